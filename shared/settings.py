@@ -1,0 +1,60 @@
+"""What a process is told by its environment, read once and frozen."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from environs import Env, EnvError
+
+PREFIX_RULE = "letters, digits and inner underscores, 16 characters at most"
+_PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
+
+
+class SettingsError(ValueError):
+    """A setting has no use as it stands; the message names it and says what it may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting, with the defaults of a first start on one machine."""
+
+    data_dir: Path
+    redis_url: str | None  # None: the embedded server in the data directory
+    audit_database_url: str  # as SQLAlchemy takes it
+    host: str
+    port: int
+    secret_key: str | None  # None: made and kept in the data directory
+    key_prefix: str
+    allow_unsafe_store: bool
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Reads `KEYLEDGER_*`. Raises SettingsError."""
+        try:
+            return cls._read(Env(prefix="KEYLEDGER_"))
+        except EnvError as error:
+            raise SettingsError(str(error)) from error
+
+    @classmethod
+    def _read(cls, env: Env) -> "Settings":
+        data_dir = Path(env.str("DATA_DIR", "") or "data").expanduser().absolute()
+        redis_url = env.str("REDIS_URL", "") or None
+        secret_key = env.str("SECRET_KEY", "") or None
+        if redis_url and not secret_key:
+            raise SettingsError(
+                "KEYLEDGER_SECRET_KEY is not set. Every web process that shares the store of "
+                "KEYLEDGER_REDIS_URL needs the same one: set it to 32 random characters or more."
+            )
+        prefix = env.str("KEY_PREFIX", "") or "kl"
+        if not _PREFIX.fullmatch(prefix):
+            raise SettingsError(f"KEYLEDGER_KEY_PREFIX is {prefix!r}; it may have {PREFIX_RULE}.")
+        return cls(
+            data_dir=data_dir,
+            redis_url=redis_url,
+            audit_database_url=env.str("AUDIT_DATABASE_URL", "") or f"sqlite:///{data_dir / 'audit.db'}",
+            host=env.str("HOST", "") or "127.0.0.1",
+            port=env.int("PORT", 8000),
+            secret_key=secret_key,
+            key_prefix=prefix,
+            allow_unsafe_store=env.bool("ALLOW_UNSAFE_STORE", False),
+        )
