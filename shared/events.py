@@ -1,0 +1,182 @@
+"""The events: their classes, their envelope and their codec. The only contract between the services."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happened, in the past tense. Its type name is permanent, and is never a class path.
+
+    Times are integers, milliseconds since 1970 in UTC; there are no floats, so that the canonical form
+    of RFC 8785 is plain JSON with sorted names.
+    """
+
+    TYPE: ClassVar[str]
+    SCHEMA: ClassVar[int]
+
+
+class KeyCreated(Fact, frozen=True, kw_only=True):
+    """A key came to be. `digest` is the SHA-256 of the whole token in hex; the token itself is nowhere."""
+
+    TYPE: ClassVar[str] = "KeyCreated"
+    SCHEMA: ClassVar[int] = 1
+
+    name: str
+    description: str
+    prefix: str
+    hint: str
+    digest: str
+    scopes: tuple[str, ...]
+    expires_at: int | None
+
+
+class KeyToggled(Fact, frozen=True, kw_only=True):
+    """A key was switched on or off."""
+
+    TYPE: ClassVar[str] = "KeyToggled"
+    SCHEMA: ClassVar[int] = 1
+
+    enabled: bool
+    reason: str | None
+
+
+class AccountAdded(Fact, frozen=True, kw_only=True):
+    """A person may sign in. The address is the subject; the password's hash lies apart from the log."""
+
+    TYPE: ClassVar[str] = "AccountAdded"
+    SCHEMA: ClassVar[int] = 1
+
+    role: str
+
+
+_FACTS: dict[str, type[Fact]] = {fact.TYPE: fact for fact in (KeyCreated, KeyToggled, AccountAdded)}
+
+EVENT_TYPES: tuple[str, ...] = tuple(_FACTS)
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who did it. `label` is what a person reads: an address, or the name of a key."""
+
+    kind: Literal["account", "key", "operator"]
+    id: str
+    label: str
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By what call it was done; the command line has neither address nor user agent."""
+
+    id: str
+    ip: str | None
+    user_agent: str | None
+
+
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event before the ledger has given it a position and a time: what is stored of it."""
+
+    id: str
+    type: str
+    schema: int
+    subject: str
+    version: int  # of the subject after this event; the first is 1
+    workspace: str
+    actor: Actor
+    request: Request
+    data: Any  # the Fact
+
+
+class Event(NewEvent, frozen=True, kw_only=True):
+    """An event of the ledger."""
+
+    position: int
+    at: int  # ms since 1970, stamped by the ledger
+
+
+class _Stored(NewEvent, frozen=True, kw_only=True):
+    """An envelope whose data is not looked into yet."""
+
+    data: msgspec.Raw
+
+
+class _StoredName(msgspec.Struct, frozen=True):
+    """The least that must be read of an event to say which it is."""
+
+    id: str
+    subject: str
+
+
+class Record(NamedTuple):
+    """An event as the ledger holds it: its position, its time, and its canonical bytes."""
+
+    position: int
+    at: int
+    body: bytes
+
+
+class UnreadableEventError(Exception):
+    """This version of the code does not understand an event; whoever met it must not guess."""
+
+    def __init__(self, position: int, subject: str | None, reason: str) -> None:
+        super().__init__(f"event at position {position} of {subject or 'an unknown subject'}: {reason}")
+        self.position = position
+        self.subject = subject
+        self.reason = reason
+
+
+Facts: TypeAlias = Sequence[Fact]
+
+_encoder = msgspec.json.Encoder(order="sorted")
+_stored_decoder = msgspec.json.Decoder(_Stored)
+_name_decoder = msgspec.json.Decoder(_StoredName)
+_fact_decoders = {(fact.TYPE, fact.SCHEMA): msgspec.json.Decoder(fact) for fact in _FACTS.values()}
+
+
+def encode(event: NewEvent) -> bytes:
+    """The canonical bytes of an event, as RFC 8785 wants them. Raises ValueError on a lone surrogate."""
+    return _encoder.encode(event)
+
+
+def decode(record: Record) -> Event:
+    """The event of a record. Raises UnreadableEventError on what this version cannot read whole."""
+    try:
+        stored = _stored_decoder.decode(record.body)
+    except msgspec.MsgspecError as error:
+        raise UnreadableEventError(record.position, name_of(record).subject, str(error)) from error
+    decoder = _fact_decoders.get((stored.type, stored.schema))
+    if decoder is None:
+        reason = f"no code for {stored.type} of schema {stored.schema}"
+        raise UnreadableEventError(record.position, stored.subject, reason)
+    try:
+        data = decoder.decode(stored.data)
+    except msgspec.MsgspecError as error:
+        raise UnreadableEventError(record.position, stored.subject, str(error)) from error
+    return Event(
+        id=stored.id,
+        type=stored.type,
+        schema=stored.schema,
+        subject=stored.subject,
+        version=stored.version,
+        workspace=stored.workspace,
+        actor=stored.actor,
+        request=stored.request,
+        data=data,
+        position=record.position,
+        at=record.at,
+    )
+
+
+class Name(NamedTuple):
+    """Which event a record holds, as far as that can be told."""
+
+    id: str | None
+    subject: str | None
+
+
+def name_of(record: Record) -> Name:
+    """Which event it is, also of one that cannot be read whole."""
+    try:
+        stored = _name_decoder.decode(record.body)
+    except msgspec.MsgspecError:
+        return Name(None, None)
+    return Name(stored.id, stored.subject)

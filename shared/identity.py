@@ -1,0 +1,89 @@
+"""Who may do what: principals, roles as sets of scopes, and the one policy function."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Protocol, TypeVar
+
+from shared.events import Actor
+
+KEYS_READ = "keyledger:keys.read"
+KEYS_WRITE = "keyledger:keys.write"
+KEYS_VERIFY = "keyledger:keys.verify"
+PLATFORM_VERIFY = "keyledger:platform.verify"
+AUDIT_READ = "keyledger:audit.read"
+ADMIN = "keyledger:admin"
+
+OWN_PREFIX = "keyledger:"
+SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
+
+ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "owner": frozenset({ADMIN}),
+        "developer": frozenset({KEYS_READ, KEYS_WRITE, KEYS_VERIFY, AUDIT_READ}),
+        "auditor": frozenset({KEYS_READ, AUDIT_READ}),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Principal:
+    """An authenticated caller: a person's account, a key, or the operator at the command line."""
+
+    kind: Literal["account", "key", "operator"]
+    id: str
+    label: str
+    workspace: str
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        """Whether the scope is held. `keyledger:admin` holds all but what crosses workspaces."""
+        return scope in self.scopes or (ADMIN in self.scopes and scope != PLATFORM_VERIFY)
+
+    @property
+    def actor(self) -> Actor:
+        """How the events name it."""
+        return Actor(kind=self.kind, id=self.id, label=self.label)
+
+
+class UnauthenticatedError(Exception):
+    """Nobody is known to be calling; the message says what to do."""
+
+
+class ForbiddenError(Exception):
+    """The caller is known, and may not."""
+
+    def __init__(self, missing: str) -> None:
+        super().__init__(f"This needs the scope {missing}.")
+        self.missing = missing
+
+
+class _OfWorkspace(Protocol):
+    @property
+    def workspace(self) -> str: ...
+
+
+_Thing = TypeVar("_Thing", bound=_OfWorkspace)
+
+
+class Authenticator(Protocol):
+    """Tells who presents a bearer token; one service lends it to another by this protocol."""
+
+    def __call__(self, token: str) -> Principal:
+        """Raises UnauthenticatedError."""
+        ...
+
+
+def authorize(principal: Principal, scope: str, granting: Iterable[str] = ()) -> None:
+    """The one policy: the caller holds the scope of what it does, and every scope that it hands on.
+
+    Raises ForbiddenError.
+    """
+    for needed in (scope, *granting):
+        if not principal.may(needed):
+            raise ForbiddenError(needed)
+
+
+def visible(principal: Principal, thing: _Thing | None) -> _Thing | None:
+    """A thing of the caller's own workspace; that of another is answered as if it were not there."""
+    return thing if thing is not None and thing.workspace == principal.workspace else None

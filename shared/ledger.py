@@ -1,0 +1,236 @@
+"""The ledger: one Redis stream of events that is only ever appended to.
+
+Every Redis key carries the hash tag `{kl:0}`, so that each atomic step stays in one slot.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from redis import Redis
+
+from shared.events import Event, NewEvent, Record, decode, encode, name_of
+
+NAMESPACE = "{kl:0}"
+LOG = f"{NAMESPACE}:log"
+_NO_KEY = f"{NAMESPACE}:none"
+_IDEMPOTENCY_LIFE_S = 24 * 60 * 60
+_HISTORY_PAGE = 500
+
+# Appends events to the log. All checks come before the first write, for Lua does not roll back.
+# KEYS  1 the log  2 the subject's index of positions  3 the idempotency record  4 the credential
+# ARGV  1 the expected version  2 the subject  3 the request's fingerprint, or ''
+#       4 the life of the idempotency record in s  5 the credential, or ''  6… the events' bodies
+# Gives {'repeated', fingerprint, subject, positions} | {'conflict', version} | {'appended', positions},
+# positions as one string of integers with blanks between.
+_APPEND = """
+local fingerprint = ARGV[3]
+if fingerprint ~= '' then
+  local record = redis.call('HMGET', KEYS[3], 'fingerprint', 'subject', 'positions')
+  if record[1] then return {'repeated', record[1], record[2], record[3]} end
+end
+local version = redis.call('LLEN', KEYS[2])
+if version ~= tonumber(ARGV[1]) then return {'conflict', version} end
+local clock = redis.call('TIME')
+local at = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last then at = math.max(at, tonumber(last[2][2])) end
+
+local positions = {}
+for i = 6, #ARGV do
+  local id = redis.call('XADD', KEYS[1], '0-*', 'at', string.format('%.0f', at), 'event', ARGV[i])
+  positions[#positions + 1] = string.sub(id, 3)
+end
+redis.call('RPUSH', KEYS[2], unpack(positions))
+positions = table.concat(positions, ' ')
+if fingerprint ~= '' then
+  redis.call('HSET', KEYS[3], 'fingerprint', fingerprint, 'subject', ARGV[2], 'positions', positions)
+  redis.call('EXPIRE', KEYS[3], ARGV[4])
+end
+if ARGV[5] ~= '' then redis.call('SET', KEYS[4], ARGV[5]) end
+return {'appended', positions}
+"""
+
+# Reads a page of one subject's events by its index.
+# KEYS  1 the log  2 the subject's index of positions
+# ARGV  1 the version to start after  2 the most events to give
+_HISTORY = """
+local entries = {}
+for _, position in ipairs(redis.call('LRANGE', KEYS[2], ARGV[1], ARGV[1] + ARGV[2] - 1)) do
+  entries[#entries + 1] = redis.call('XRANGE', KEYS[1], '0-' .. position, '0-' .. position)[1]
+end
+return entries
+"""
+
+
+class Idempotency(NamedTuple):
+    """One caller's request: `name` says which, `fingerprint` what it asked for."""
+
+    name: str
+    fingerprint: str
+
+
+class Checkpoint(NamedTuple):
+    """How far a reader got: a position, and the id of the event there. (0, '') is the beginning."""
+
+    position: int
+    event_id: str
+
+
+@dataclass(frozen=True)
+class Appended:
+    """Where the events of a command are. `repeated`: they were there from an earlier, equal request."""
+
+    subject: str
+    positions: tuple[int, ...]
+    repeated: bool = False
+
+    @property
+    def position(self) -> int:
+        """The last one."""
+        return self.positions[-1]
+
+
+class VersionConflictError(Exception):
+    """The subject is not at the version that the command was decided on."""
+
+    def __init__(self, subject: str, expected: int, actual: int) -> None:
+        super().__init__(f"{subject} is at version {actual}, not {expected}")
+        self.actual = actual
+
+
+class IdempotencyConflictError(Exception):
+    """The idempotency key was used for another request."""
+
+
+class Ledger:
+    """Append, history, read and tail, over a connection that is passed in."""
+
+    def __init__(self, store: Redis) -> None:
+        self._store = store
+        self._append = store.register_script(_APPEND)
+        self._history = store.register_script(_HISTORY)
+
+    def append(
+        self,
+        subject: str,
+        events: Sequence[NewEvent],
+        expected_version: int,
+        idempotency: Idempotency | None = None,
+        credential: str = "",
+    ) -> Appended:
+        """Appends all the events or none, and returns once the store has acknowledged them.
+
+        `credential` is kept for the subject apart from the log.
+        Raises VersionConflictError, IdempotencyConflictError, redis.RedisError; after a lost connection
+        or a time-out the outcome is unknown, and the same call with the same idempotency settles it.
+        """
+        keys = [LOG, _index_key(subject), _idempotency_key(idempotency), credential_key(subject)]
+        fingerprint = idempotency.fingerprint if idempotency else ""
+        bodies = map(encode, events)
+        arguments: list[bytes | str | int] = [expected_version, subject, fingerprint]
+        arguments += [_IDEMPOTENCY_LIFE_S, credential, *bodies]
+        reply = cast("list[Any]", self._append(keys, arguments))
+        match reply[0]:
+            case b"appended":
+                return Appended(subject, _positions(reply[1]))
+            case b"conflict":
+                raise VersionConflictError(subject, expected_version, reply[1])
+            case _:
+                return _repeated(reply[1:], fingerprint)
+
+    def recall(self, idempotency: Idempotency | None) -> Appended | None:
+        """What an earlier, equal request appended. Raises IdempotencyConflictError."""
+        if idempotency is None:
+            return None
+        key = _idempotency_key(idempotency)
+        record = cast("list[bytes]", self._store.hmget(key, "fingerprint", "subject", "positions"))
+        return _repeated(record, idempotency.fingerprint) if record[0] else None
+
+    def history(self, subject: str) -> list[Event]:
+        """All events of one subject, oldest first. Raises UnreadableEventError."""
+        return [decode(record) for record in self.records(subject)]
+
+    def records(self, subject: str) -> Iterator[Record]:
+        """The same as they are stored, page by page."""
+        version = 0
+        while True:
+            page = self._history([LOG, _index_key(subject)], [version, _HISTORY_PAGE])
+            yield from map(_record, page)
+            version += len(page)
+            if len(page) < _HISTORY_PAGE:
+                return
+
+    def read(self, after: int, limit: int) -> list[Record]:
+        """The next `limit` events after a position, oldest first."""
+        entries = self._store.xrange(LOG, min=f"(0-{after}", max="+", count=limit)
+        return [_record(entry) for entry in cast("list[Any]", entries)]
+
+    def tail(self, after: int, limit: int, wait_ms: int) -> list[Record]:
+        """The same, waiting up to `wait_ms` for the first of them. The connection must wait longer."""
+        streams = cast("Any", self._store.xread({LOG: f"0-{after}"}, count=limit, block=wait_ms))
+        if not streams:
+            return []
+        # RESP3 answers with a map from stream to pages, RESP2 with a list of pairs.
+        entries = streams[LOG.encode()][0] if isinstance(streams, dict) else streams[0][1]
+        return [_record(entry) for entry in entries]
+
+    def head(self) -> Checkpoint:
+        """The last event; the beginning, of an empty ledger."""
+        entries = cast("list[Any]", self._store.xrevrange(LOG, count=1))
+        return _checkpoint(_record(entries[0])) if entries else BEGINNING
+
+    def holds(self, checkpoint: Checkpoint) -> bool:
+        """Whether the event of a checkpoint is where it was. If not, the ledger went backwards."""
+        if checkpoint == BEGINNING:
+            return True
+        records = self.read(checkpoint.position - 1, 1)
+        return bool(records) and _checkpoint(records[0]) == checkpoint
+
+    def credential(self, subject: str) -> str | None:
+        """What is kept for the subject apart from the log."""
+        value = cast("bytes | None", self._store.get(credential_key(subject)))
+        return value.decode() if value is not None else None
+
+
+BEGINNING = Checkpoint(0, "")
+
+
+def checkpoint_at(records: Sequence[Record]) -> Checkpoint:
+    """Where a reader stands that has done all of these."""
+    return _checkpoint(records[-1])
+
+
+def credential_key(subject: str) -> str:
+    """Where a subject's credential lies, which no projection and no export reads."""
+    return f"{NAMESPACE}:credential:{subject}"
+
+
+def _checkpoint(record: Record) -> Checkpoint:
+    return Checkpoint(record.position, name_of(record).id or "")
+
+
+def _index_key(subject: str) -> str:
+    return f"{NAMESPACE}:subject:{subject}"
+
+
+def _idempotency_key(idempotency: Idempotency | None) -> str:
+    return f"{NAMESPACE}:idempotency:{idempotency.name}" if idempotency else _NO_KEY
+
+
+def _positions(text: bytes) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+def _record(entry: tuple[bytes, Any]) -> Record:
+    entry_id, fields = entry
+    # redis-py gives fields as a mapping, a script as the flat list that the store sent.
+    at, body = (fields[b"at"], fields[b"event"]) if isinstance(fields, dict) else (fields[1], fields[3])
+    return Record(int(entry_id[2:]), int(at), body)
+
+
+def _repeated(record: Sequence[bytes], fingerprint: str) -> Appended:
+    stored_fingerprint, subject, positions = record
+    if stored_fingerprint.decode() != fingerprint:
+        raise IdempotencyConflictError
+    return Appended(subject.decode(), _positions(positions), repeated=True)
