@@ -1,6 +1,6 @@
 """The events: their classes, their envelope and their codec. The only contract between the services."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -125,6 +125,34 @@ class UnreadableEventError(Exception):
 
 
 Facts: TypeAlias = Sequence[Fact]
+
+
+def enveloped(
+    facts: Facts,
+    *,
+    subject: str,
+    after_version: int,
+    workspace: str,
+    actor: Actor,
+    request: Request,
+    new_id: Callable[[], str],
+) -> list[NewEvent]:
+    """The events that follow a subject's version `after_version`, ready to be appended."""
+    return [
+        NewEvent(
+            id=new_id(),
+            type=fact.TYPE,
+            schema=fact.SCHEMA,
+            subject=subject,
+            version=version,
+            workspace=workspace,
+            actor=actor,
+            request=request,
+            data=fact,
+        )
+        for version, fact in enumerate(facts, after_version + 1)
+    ]
+
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _stored_decoder = msgspec.json.Decoder(_Stored)

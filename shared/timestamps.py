@@ -18,3 +18,8 @@ def parse_rfc3339(text: str) -> int:
         return (datetime.fromisoformat(text) - _EPOCH) // _MS
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("It must be a time like 2026-11-23T18:59:21.123Z.") from error
+
+
+def date_utc(at: int) -> str:
+    """What a person reads: `23 Nov 2026, 18:59 UTC`."""
+    return f"{_EPOCH + at * _MS:%d %b %Y, %H:%M} UTC".lstrip("0")

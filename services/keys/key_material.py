@@ -1,0 +1,93 @@
+"""What a key is made of: mint, parse, checksum, digest, hint. Pure, and small enough to read in one sitting.
+
+A token is `<prefix>_<id 12><secret 32><checksum 6>` in base62. The first two characters of the id are the
+shard of its workspace; the checksum is the CRC-32 of all before it, so that a typing error is refused
+without a look-up and a secret scanner can match `kl_[0-9A-Za-z]{50}`.
+"""
+
+import hashlib
+import hmac
+import re
+import zlib
+from collections.abc import Callable
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID, _SECRET, _CHECKSUM, _SHARD = 12, 32, 6, 2
+_BODY = _ID + _SECRET + _CHECKSUM
+_TOKEN = re.compile(rf"(?P<prefix>[0-9A-Za-z]+(?:_[0-9A-Za-z]+)*)_(?P<body>[0-9A-Za-z]{{{_BODY}}})")
+_KEY_ID = re.compile(rf"[0-9A-Za-z]{{{_ID}}}")
+
+
+class ApiKey:
+    """A whole token. Its repr is the hint, so that a log or a traceback cannot tell it."""
+
+    __slots__ = ("_token", "id", "prefix")
+
+    def __init__(self, token: str, prefix: str, key_id: str) -> None:
+        self._token = token
+        self.prefix = prefix
+        self.id = key_id
+
+    def __repr__(self) -> str:
+        return f"<ApiKey {self.hint}>"
+
+    @property
+    def hint(self) -> str:
+        """The partial view: prefix, the first 4 of the id, `…`, the last 4 of the checksum."""
+        return f"{self.prefix}_{self.id[:4]}…{self._token[-4:]}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole token in hex: all that is stored. 190 random bits need no slow hash."""
+        return hashlib.sha256(self._token.encode()).hexdigest()
+
+    def matches(self, digest: str) -> bool:
+        """Whether this is the token of that digest, in constant time."""
+        return hmac.compare_digest(self.digest, digest)
+
+    def reveal(self) -> str:
+        """The token itself, for the one answer that shows it."""
+        return self._token
+
+
+class MalformedKeyError(Exception):
+    """The text is no key of ours, or was mistyped."""
+
+
+def mint(prefix: str, workspace: str, choose: Callable[[str], str]) -> ApiKey:
+    """A new key. `choose` picks one character of a text at random, fit for secrets (`secrets.choice`)."""
+    key_id = shard(workspace) + "".join(choose(ALPHABET) for _ in range(_ID - _SHARD))
+    secret = "".join(choose(ALPHABET) for _ in range(_SECRET))
+    payload = f"{prefix}_{key_id}{secret}"
+    return ApiKey(payload + checksum(payload), prefix, key_id)
+
+
+def parse(text: str) -> ApiKey:
+    """The key in a text, under whatever prefix it was minted. Raises MalformedKeyError."""
+    match = _TOKEN.fullmatch(text)
+    if match is None or checksum(text[:-_CHECKSUM]) != text[-_CHECKSUM:]:
+        raise MalformedKeyError
+    return ApiKey(text, match["prefix"], match["body"][:_ID])
+
+
+def is_key_id(text: str) -> bool:
+    """Whether a text has the form of a key's id."""
+    return _KEY_ID.fullmatch(text) is not None
+
+
+def checksum(payload: str) -> str:
+    """CRC-32 of the text in base62, 6 characters."""
+    return _base62(zlib.crc32(payload.encode()), _CHECKSUM)
+
+
+def shard(workspace: str) -> str:
+    """The first two characters of the ids of a workspace's keys."""
+    return _base62(zlib.crc32(workspace.encode()) % len(ALPHABET) ** _SHARD, _SHARD)
+
+
+def _base62(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, digit = divmod(number, len(ALPHABET))
+        digits = ALPHABET[digit] + digits
+    return digits

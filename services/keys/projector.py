@@ -1,0 +1,67 @@
+"""The process that builds the views from the ledger, from its own checkpoint; and how one step is done."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event as Stop
+
+import structlog
+from redis import RedisError
+
+from services.keys.projections import Changes, key_ids, project
+from services.keys.views import Generation, Views
+from shared.events import Record
+from shared.ledger import Ledger, checkpoint_at
+
+PAGE = 500
+_WAIT_MS = 500
+_RETRY_S = 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Projector:
+    """Tails the ledger into the live generation. Several may run: each page counts once.
+
+    `rebuild` is what to do when the ledger went backwards.
+    """
+
+    ledger: Ledger
+    views: Views
+    rebuild: Callable[[], None]
+
+    def run(self, stop: Stop) -> None:
+        """Works until told to stop; waits for a store that is away."""
+        away = False
+        while not stop.is_set():
+            try:
+                self.step(_WAIT_MS)
+                if away:
+                    _log.info("the store is back")
+                away = False
+            except RedisError as error:
+                if not away:
+                    _log.warning("the store is away; waiting for it", error=str(error))
+                away = True
+                stop.wait(_RETRY_S)
+
+    def step(self, wait_ms: int) -> int:
+        """Projects the next page, and gives how many events that were; waits for the first of them."""
+        live = self.views.live()
+        checkpoint = live.checkpoint()
+        records = self.ledger.tail(checkpoint.position, PAGE, wait_ms)
+        if not records and not self.ledger.holds(checkpoint):
+            _log.error("the ledger went backwards: rebuilding the views", checkpoint=checkpoint)
+            self.rebuild()
+            return 0
+        if not records:
+            return 0
+        changes = changes_of(records, live)
+        for key_id, reason in changes.parked.items():
+            _log.error("parked a key", key_id=key_id, reason=reason)
+        return len(records) if live.save(checkpoint, changes, checkpoint_at(records)) else 0
+
+
+def changes_of(records: list[Record], generation: Generation) -> Changes:
+    """What a page of events changes in a generation."""
+    return project(records, generation.rows(key_ids(records)), generation.parked())

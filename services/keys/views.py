@@ -1,0 +1,279 @@
+"""The read models of keys in Redis: one row a key, one sorted set a workspace, by generations.
+
+A generation is a whole copy of the views with a checkpoint of its own. Each projection version has a
+pointer to its live one, so that two versions of the code can run side by side.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, cast
+
+import msgspec
+from redis import Redis, WatchError
+
+from services.keys.domain import Key
+from services.keys.projections import VERSION, Changes
+from shared.ledger import BEGINNING, NAMESPACE, Checkpoint
+
+_ROOT = f"{NAMESPACE}:view:{VERSION}:"
+_POINTER = f"{_ROOT}live"
+_LEASE = f"{_ROOT}rebuild"
+_LEASE_S = 15
+_SCAN_PAGE = 1_000
+_WAIT_S = 2.0
+_POLL_S = 0.005
+
+_T = TypeVar("_T")
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Key).decode
+
+
+class Page(NamedTuple):
+    """Some keys, newest first, and the cursor of those that follow, if any do."""
+
+    keys: list[Key]
+    next_cursor: int | None
+
+
+class Entry(NamedTuple):
+    """One thing that a generation holds, whatever its order: for comparing two of them."""
+
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One whole copy of the views."""
+
+    store: Redis
+    name: str
+
+    @property
+    def checkpoint_key(self) -> str:
+        """Where its checkpoint lies."""
+        return self._key("checkpoint")
+
+    def checkpoint(self) -> Checkpoint:
+        """How far it is built."""
+        return _read_checkpoint(cast("bytes | None", self.store.get(self.checkpoint_key)))
+
+    def parked(self) -> dict[str, str]:
+        """The keys set aside because of an event that could not be applied, with the reason."""
+        found = cast("dict[bytes, bytes]", self.store.hgetall(self._key("parked")))
+        return {key_id.decode(): reason.decode() for key_id, reason in found.items()}
+
+    def rows(self, key_ids: Iterable[str]) -> dict[str, Key]:
+        """The rows of these keys, as far as there are any."""
+        names = [self._row(key_id) for key_id in key_ids]
+        values = cast("list[bytes | None]", self.store.mget(names)) if names else []
+        return {key.id: key for key in map(_decode, filter(None, values))}
+
+    def save(self, expected: Checkpoint, changes: Changes, reached: Checkpoint) -> bool:
+        """Writes the changes and the checkpoint in one atomic step; False, and nothing written, if the
+        checkpoint is no longer the expected one or somebody holds the views still.
+        """
+        with cast("Any", self.store.pipeline()) as pipe:
+            pipe.watch(self.checkpoint_key, self._key("hold"))
+            watched = cast("list[bytes | None]", pipe.mget(self.checkpoint_key, self._key("hold")))
+            if _read_checkpoint(watched[0]) != expected or watched[1] is not None:
+                return False
+            pipe.multi()
+            self._queue(pipe, changes)
+            pipe.set(self.checkpoint_key, f"{reached.position} {reached.event_id}")
+            try:
+                pipe.execute()
+            except WatchError:
+                return False
+            return True
+
+    def find(self, key_id: str) -> Key | None:
+        """One row."""
+        return self.rows([key_id]).get(key_id)
+
+    def page(self, workspace: str, limit: int, before: int | None) -> Page:
+        """Some of a workspace's keys, newest first, those made before a position."""
+        newest = f"({before}" if before is not None else "+inf"
+        ids = cast(
+            "list[tuple[bytes, float]]",
+            self.store.zrevrangebyscore(
+                self._key(f"workspace:{workspace}"), newest, "-inf", 0, limit + 1, withscores=True
+            ),
+        )
+        rows = self.rows(member.decode() for member, _ in ids[:limit])
+        return Page(list(rows.values()), int(ids[limit - 1][1]) if len(ids) > limit else None)
+
+    def entries(self) -> Iterator[Entry]:
+        """All that it holds: rows, places in the lists, parked keys."""
+        for names in self._scan():
+            rows = [name for name in names if name.startswith(self._row("").encode())]
+            for name, value in zip(
+                rows, cast("list[bytes]", self.store.mget(rows) if rows else []), strict=True
+            ):
+                yield Entry(self._short(name), value)
+            for name in names:
+                if name.startswith(self._key("workspace:").encode()):
+                    for member, score in self.store.zscan_iter(name, count=_SCAN_PAGE):
+                        yield Entry(f"{self._short(name)}:{member.decode()}", b"%d" % score)
+        for key_id, reason in self.parked().items():
+            yield Entry(f"parked:{key_id}", reason.encode())
+
+    def hold(self, seconds: int) -> None:
+        """Keeps every projector from changing it, for so long or until it is released."""
+        self.store.set(self._key("hold"), "1", ex=seconds)
+
+    def release(self) -> None:
+        """Ends a hold."""
+        self.store.delete(self._key("hold"))
+
+    def delete(self) -> None:
+        """Removes it, a page at a time, so that the store is never held up."""
+        for names in self._scan():
+            self.store.unlink(*names)
+
+    def _queue(self, pipe: Any, changes: Changes) -> None:
+        if changes.rows:
+            pipe.mset({self._row(key.id): _encode(key) for key in changes.rows.values()})
+        for workspace, members in _by_workspace(changes.rows.values()).items():
+            pipe.zadd(self._key(f"workspace:{workspace}"), members)
+        if changes.parked:
+            pipe.hset(self._key("parked"), mapping=changes.parked)
+
+    def _scan(self) -> Iterator[list[bytes]]:
+        cursor = 0
+        while True:
+            # The namespace has no character that a pattern would take for its own.
+            reply = self.store.scan(cursor, match=self._key("*"), count=_SCAN_PAGE)
+            cursor, names = cast("tuple[int, list[bytes]]", reply)
+            if names:
+                yield names
+            if cursor == 0:
+                return
+
+    def _key(self, name: str) -> str:
+        return f"{_ROOT}{self.name}:{name}"
+
+    def _row(self, key_id: str) -> str:
+        return self._key(f"key:{key_id}")
+
+    def _short(self, name: bytes) -> str:
+        return name.decode().removeprefix(self._key(""))
+
+
+class LeaseTakenError(Exception):
+    """Another process is rebuilding the views."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to rebuild; it ends by itself some seconds after its holder died."""
+
+    store: Redis
+    token: str
+
+    def extend(self) -> None:
+        """Keeps it. Raises LeaseTakenError, if it was lost."""
+        if cast("bytes | None", self.store.getex(_LEASE, ex=_LEASE_S)) != self.token.encode():
+            raise LeaseTakenError
+
+    def release(self) -> None:
+        """Gives it back."""
+        if cast("bytes | None", self.store.get(_LEASE)) == self.token.encode():
+            self.store.delete(_LEASE)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What readers see: the live generation."""
+
+    store: Redis
+
+    def live(self) -> Generation:
+        """The generation that the pointer names; the first one, before there is a pointer."""
+        name = cast("bytes | None", self.store.get(_POINTER))
+        return self.generation(name.decode() if name else "first")
+
+    def generation(self, name: str) -> Generation:
+        """A generation by its name, whether it is there or not."""
+        return Generation(self.store, name)
+
+    def find(self, key_id: str) -> Key | None:
+        """One key."""
+        return self._read(lambda live: live.find(key_id))
+
+    def page(self, workspace: str, limit: int, before: int | None = None) -> Page:
+        """Some of a workspace's keys, newest first."""
+        empty = Page([], None)
+        page = self._read(
+            lambda live: None if (found := live.page(workspace, limit, before)) == empty else found
+        )
+        return page or empty
+
+    def wait_for(self, position: int) -> bool:
+        """Waits until the views have a position, 2 s at most; whether they have."""
+        deadline = time.monotonic() + _WAIT_S
+        while self.live().checkpoint().position < position:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def flip(self, old: Generation, new: Generation, *, even_if_behind: bool) -> bool:
+        """Makes `new` the live one, unless it is behind the old one or another took that one's place."""
+        with cast("Any", self.store.pipeline()) as pipe:
+            pipe.watch(_POINTER, old.checkpoint_key, new.checkpoint_key)
+            behind = new.checkpoint().position < old.checkpoint().position
+            if self.live() != old or (behind and not even_if_behind):
+                return False
+            pipe.multi()
+            pipe.set(_POINTER, new.name)
+            try:
+                pipe.execute()
+            except WatchError:
+                return False
+            return True
+
+    def delete_all_but(self, kept: Generation) -> None:
+        """Removes what interrupted or finished rebuilds left. Only the holder of the lease may."""
+        names = {name.decode().removeprefix(_ROOT).split(":")[0] for name in self._checkpoints()}
+        for name in names - {kept.name}:
+            self.generation(name).delete()
+
+    @contextmanager
+    def lease(self) -> Iterator["Lease"]:
+        """The right to rebuild, which one process has at a time. Raises LeaseTakenError."""
+        lease = Lease(self.store, uuid.uuid4().hex)
+        if not self.store.set(_LEASE, lease.token, nx=True, ex=_LEASE_S):
+            raise LeaseTakenError
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    def _checkpoints(self) -> Iterator[bytes]:
+        return self.store.scan_iter(f"{_ROOT}*:checkpoint", count=_SCAN_PAGE)
+
+    def _read(self, read: Callable[[Generation], _T | None]) -> _T | None:
+        """Reads again where nothing was found because the generation went away meanwhile."""
+        live = self.live()
+        while (found := read(live)) is None and (now_live := self.live()) != live:
+            live = now_live
+        return found
+
+
+def _read_checkpoint(value: bytes | None) -> Checkpoint:
+    if value is None:
+        return BEGINNING
+    position, _, event_id = value.decode().partition(" ")
+    return Checkpoint(int(position), event_id)
+
+
+def _by_workspace(rows: Iterable[Key]) -> Mapping[str, dict[str, int]]:
+    members: dict[str, dict[str, int]] = {}
+    for key in rows:
+        members.setdefault(key.workspace, {})[key.id] = key.created_position
+    return members

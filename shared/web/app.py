@@ -1,0 +1,188 @@
+"""The web application that every service's pages and calls are attached to."""
+
+import re
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+
+import structlog
+from flask import Flask, Response, g, redirect, render_template, request, url_for
+from flask.sessions import SessionInterface
+from flask_smorest import Api
+from flask_wtf.csrf import CSRFError, CSRFProtect
+from redis import RedisError
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
+
+from shared.connections import StoreError
+from shared.events import UnreadableEventError
+from shared.identity import ForbiddenError, UnauthenticatedError
+from shared.ledger import IdempotencyConflictError, VersionConflictError
+from shared.timestamps import date_utc, rfc3339
+from shared.web.access import Access, attach
+from shared.web.problems import field_errors, problem
+
+_HERE = Path(__file__).parent
+_REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_MAX_BODY_BYTES = 64 * 1024
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class JsonApi(Api):  # type: ignore[misc]  # flask-smorest publishes no types
+    """flask-smorest, with its errors left to the one mapping below."""
+
+    def _register_error_handlers(self) -> None:
+        pass
+
+
+def create_app(*, secret_key: str, sessions: SessionInterface, access: Access) -> tuple[Flask, JsonApi]:
+    """An app with sessions, CSRF, errors and headers, and the API that JSON blueprints are registered on."""
+    app = Flask("keyledger", static_folder=_HERE / "static", template_folder=_HERE / "templates")
+    app.config.update(
+        SECRET_KEY=secret_key,
+        MAX_CONTENT_LENGTH=_MAX_BODY_BYTES,
+        MAX_FORM_MEMORY_SIZE=_MAX_BODY_BYTES,
+        SEND_FILE_MAX_AGE_DEFAULT=300,
+        WTF_CSRF_TIME_LIMIT=None,  # a form is good for as long as its session
+        API_TITLE="Keyledger",
+        API_VERSION="1",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/",
+        OPENAPI_JSON_PATH="openapi.json",
+    )
+    app.session_interface = sessions
+    app.add_template_filter(rfc3339, "datetime_utc")
+    app.add_template_filter(date_utc)
+    app.context_processor(lambda: {"principal": g.get("principal")})
+    app.before_request(_take_request_id)
+    app.before_request(_refuse_other_media)
+    app.after_request(_finish)
+    attach(app, access)
+    _map_errors(app)
+    CSRFProtect(app)
+    return app, JsonApi(app)
+
+
+def attach_calls(app: Flask, api: JsonApi, blueprint: object) -> None:
+    """Attaches JSON calls. They know callers by their bearer token alone, so they need no CSRF token."""
+    app.extensions["csrf"].exempt(blueprint)
+    api.register_blueprint(blueprint)
+
+
+def _take_request_id() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _refuse_other_media() -> Response | None:
+    if _is_call() and request.method in {"POST", "PUT", "PATCH"} and not request.is_json:
+        return problem(415, "Send a JSON body with the header Content-Type: application/json.")
+    return None
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers.update(_HEADERS)
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def _is_call() -> bool:
+    return request.path.startswith("/v1/")
+
+
+def _map_errors(app: Flask) -> None:
+    handlers: dict[type[Exception], Callable[..., AnyResponse]] = {
+        HTTPException: _http_error,
+        CSRFError: _stale_form,
+        UnauthenticatedError: _unauthenticated,
+        ForbiddenError: lambda error: refuse(403, f"{error} Ask an owner of your workspace for it."),
+        VersionConflictError: lambda _: refuse(
+            409, "Somebody else changed this at the same moment. Read it again and repeat your change."
+        ),
+        IdempotencyConflictError: lambda _: refuse(
+            422, "This Idempotency-Key was used for another request. Use a new one for a new request."
+        ),
+        UnreadableEventError: _unreadable,
+        RedisError: _store_away,
+        StoreError: _store_away,
+        Exception: _unexpected,
+    }
+    for kind, handler in handlers.items():
+        app.register_error_handler(kind, handler)
+
+
+def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """An error in the form that suits the caller: a problem for a call, a page for a person."""
+    if _is_call():
+        return problem(status, detail, headers=headers)
+    page = render_template(
+        "error.html",
+        status=status,
+        title=HTTPStatus(status).phrase,
+        detail=detail,
+        request_id=g.request_id,
+    )
+    return Response(page, status, headers)
+
+
+def _http_error(error: HTTPException) -> AnyResponse:
+    data = getattr(error, "data", None)  # where webargs keeps what was wrong with which field
+    if data and "messages" in data:
+        rows = [row for place in data["messages"].values() for row in field_errors(place)]
+        if error.code == HTTPStatus.BAD_REQUEST:
+            return problem(400, "The body is not valid JSON. Mend it and send the request again.")
+        return problem(422, "Mend the fields that `errors` names and send the request again.", rows)
+    status = error.code or 500
+    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return refuse(status, _ADVICE.get(status, error.description or ""), headers)
+
+
+_ADVICE = {
+    404: "There is nothing at this address. Check it, or begin at /keys.",
+    405: "This address does not take that method. The header Allow names those that it takes.",
+    413: f"The body is too large; {_MAX_BODY_BYTES // 1024} KiB are the most.",
+}
+
+
+def _stale_form(_: CSRFError) -> AnyResponse:
+    return refuse(400, "This form is no longer good. Go back, reload the page and send it again.")
+
+
+def _unauthenticated(error: UnauthenticatedError) -> AnyResponse:
+    if _is_call():
+        return problem(401, str(error), headers={"WWW-Authenticate": "Bearer"})
+    return redirect(url_for("accounts.sign_in"), 303)
+
+
+def _store_away(error: Exception) -> AnyResponse:
+    _log.warning("store away", error=str(error), request_id=g.request_id)
+    detail = "The store does not answer at the moment. Try again in a few seconds."
+    if request.method not in {"GET", "HEAD"}:
+        detail += (
+            " Whether this request was carried out is not known:"
+            " send the same one again with the same Idempotency-Key, or look before you repeat it."
+        )
+    return refuse(503, detail, {"Retry-After": "2"})
+
+
+def _unreadable(error: Exception) -> AnyResponse:
+    _log.error("unreadable event", error=str(error), request_id=g.request_id)
+    detail = "This has a history that this version of Keyledger cannot read whole. Update Keyledger."
+    return refuse(503, detail, {"Retry-After": "60"})
+
+
+def _unexpected(error: Exception) -> AnyResponse:
+    _log.error("unexpected error", request_id=g.request_id, exc_info=error)
+    return refuse(500, "This is our fault. Try again; if it stays, report the request id.")

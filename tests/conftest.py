@@ -1,0 +1,66 @@
+"""What all tests share: real stores, and what a missing program means."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+from redis import Redis
+
+from shared.connections import EmbeddedServer, connect
+from tests.real import need, served
+
+_DURABLE = ["--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no"]
+
+
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[Path]:
+    """A directory with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="kl-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(short_tmp: Path) -> Iterator[str]:
+    """The embedded Valkey, for the whole session."""
+    server = EmbeddedServer.in_directory(short_tmp / "valkey")
+    yield from served(server.command, server.url)
+
+
+@pytest.fixture(scope="session")
+def redis_url(short_tmp: Path) -> Iterator[str]:
+    """A Redis 7 of the system, for the whole session."""
+    binary = need(shutil.which("redis-server"), "redis-server")
+    directory = short_tmp / "redis"
+    directory.mkdir()
+    socket = directory / "redis.sock"
+    options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--save", "", *_DURABLE]
+    yield from served([binary, *options], f"unix://{socket}")
+
+
+@pytest.fixture
+def fake_store() -> Redis:
+    """A store in memory, empty."""
+    store: Redis = fakeredis.FakeRedis()
+    return store
+
+
+@pytest.fixture
+def store(valkey_url: str) -> Iterator[Redis]:
+    """A real store, empty."""
+    with connect(valkey_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(params=["fakeredis", "valkey", "redis"])
+def any_store(request: pytest.FixtureRequest) -> Iterator[Redis]:
+    """Each kind of store, empty."""
+    if request.param == "fakeredis":
+        yield fakeredis.FakeRedis()
+        return
+    with connect(request.getfixturevalue(f"{request.param}_url")) as client:
+        client.flushall()
+        yield client

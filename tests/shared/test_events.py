@@ -1,0 +1,95 @@
+import msgspec
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.events import (
+    AccountAdded,
+    Actor,
+    Fact,
+    KeyCreated,
+    KeyToggled,
+    NewEvent,
+    Record,
+    Request,
+    UnreadableEventError,
+    decode,
+    encode,
+    enveloped,
+    name_of,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+FACTS = st.one_of(
+    st.builds(
+        KeyCreated,
+        name=TEXT,
+        description=TEXT,
+        prefix=TEXT,
+        hint=TEXT,
+        digest=TEXT,
+        scopes=st.lists(TEXT).map(tuple),
+        expires_at=st.none() | st.integers(0, 2**53 - 1),
+    ),
+    st.builds(KeyToggled, enabled=st.booleans(), reason=st.none() | TEXT),
+    st.builds(AccountAdded, role=TEXT),
+)
+
+
+def event(fact: Fact, label: str = "op") -> NewEvent:
+    return enveloped(
+        [fact],
+        subject="key:a",
+        after_version=0,
+        workspace="default",
+        actor=Actor(kind="operator", id="o", label=label),
+        request=Request(id="r", ip=None, user_agent=None),
+        new_id=lambda: "id1",
+    )[0]
+
+
+def body(**changes: object) -> bytes:
+    stored = msgspec.json.decode(encode(event(KeyToggled(enabled=True, reason=None))))
+    return msgspec.json.encode(stored | changes)
+
+
+@given(FACTS, TEXT)
+def test_what_is_stored_is_canonical_json_by_rfc_8785(fact: Fact, label: str) -> None:
+    stored = encode(event(fact, label))
+    assert stored == rfc8785.dumps(msgspec.json.decode(stored))
+
+
+@given(FACTS)
+def test_an_event_is_read_as_it_was_written(fact: Fact) -> None:
+    read = decode(Record(7, 1234, encode(event(fact))))
+    assert (read.data, read.position, read.at, read.version, read.type) == (fact, 7, 1234, 1, fact.TYPE)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"{}",
+        b"\xff",
+        body(type="KeyTeleported"),
+        body(schema=99),
+        body(data={}),
+        body(data={"enabled": "yes", "reason": None}),
+        body(data={"enabled": True, "reason": None, "more": 1}),
+        body(colour="blue"),
+    ],
+)
+def test_what_is_not_understood_whole_is_refused_and_says_where(stored: bytes) -> None:
+    with pytest.raises(UnreadableEventError, match="position 9"):
+        decode(Record(9, 0, stored))
+
+
+def test_an_event_that_cannot_be_read_whole_can_still_be_named() -> None:
+    assert name_of(Record(1, 0, body(type="KeyTeleported"))) == ("id1", "key:a")
+    assert name_of(Record(1, 0, b"nonsense")) == (None, None)
+
+
+def test_text_that_is_no_unicode_cannot_become_an_event() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        encode(event(KeyToggled(enabled=True, reason="\ud800")))
