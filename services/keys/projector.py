@@ -1,15 +1,13 @@
 """The process that builds the views from the ledger, from its own checkpoint; and how one step is done."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event as Stop
 
 import structlog
 from redis import RedisError
 
-from services.keys.projections import Changes, key_ids, project
-from services.keys.views import Generation, Views
-from shared.events import Record
+from services.keys.rebuild import replay
+from services.keys.views import LeaseTakenError, Views
 from shared.ledger import Ledger, checkpoint_at
 
 PAGE = 500
@@ -21,14 +19,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Projector:
-    """Tails the ledger into the live generation. Several may run: each page counts once.
-
-    `rebuild` is what to do when the ledger went backwards.
-    """
+    """Tails the ledger into the live generation. Several may run: each page counts once."""
 
     ledger: Ledger
     views: Views
-    rebuild: Callable[[], None]
 
     def run(self, stop: Stop) -> None:
         """Works until told to stop; waits for a store that is away."""
@@ -39,6 +33,8 @@ class Projector:
                 if away:
                     _log.info("the store is back")
                 away = False
+            except LeaseTakenError:
+                stop.wait(_RETRY_S)  # another projector rebuilds
             except RedisError as error:
                 if not away:
                     _log.warning("the store is away; waiting for it", error=str(error))
@@ -52,16 +48,12 @@ class Projector:
         records = self.ledger.tail(checkpoint.position, PAGE, wait_ms)
         if not records and not self.ledger.holds(checkpoint):
             _log.error("the ledger went backwards: rebuilding the views", checkpoint=checkpoint)
-            self.rebuild()
+            replay(self.ledger, self.views)
             return 0
         if not records:
             return 0
-        changes = changes_of(records, live)
+        changes = live.changes(records)
         for key_id, reason in changes.parked.items():
             _log.error("parked a key", key_id=key_id, reason=reason)
         return len(records) if live.save(checkpoint, changes, checkpoint_at(records)) else 0
 
-
-def changes_of(records: list[Record], generation: Generation) -> Changes:
-    """What a page of events changes in a generation."""
-    return project(records, generation.rows(key_ids(records)), generation.parked())

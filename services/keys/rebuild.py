@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.keys.projector import changes_of
 from services.keys.views import Generation, Lease, Views
 from shared.ledger import Ledger, checkpoint_at
 
@@ -37,7 +36,11 @@ class Comparison:
         return self.live_digest == self.copy_digest
 
 
-def replay(ledger: Ledger, views: Views, progress: Progress) -> int:
+def _silently(_done: int, _all: int) -> None:
+    pass
+
+
+def replay(ledger: Ledger, views: Views, progress: Progress = _silently) -> int:
     """Builds a new generation while the old one serves, then makes it the live one; gives its position.
 
     Interrupted anywhere, it can be run again. Raises RebuildError, redis.RedisError.
@@ -58,7 +61,7 @@ def replay(ledger: Ledger, views: Views, progress: Progress) -> int:
     return position
 
 
-def check(ledger: Ledger, views: Views, progress: Progress) -> Comparison:
+def check(ledger: Ledger, views: Views, progress: Progress = _silently) -> Comparison:
     """Compares the live views with a copy built from the beginning, which is thrown away afterwards.
 
     The projectors are held only while the last events are added and the rows are compared.
@@ -87,7 +90,7 @@ def _build(
         records = ledger.read(checkpoint.position, wanted) if wanted > 0 else []
         if not records:
             return
-        changes = changes_of(records, generation)
+        changes = generation.changes(records)
         for key_id, reason in changes.parked.items():
             raise RebuildError(
                 f"Key {key_id} cannot be rebuilt: {reason}. The old views still serve. "

@@ -6,7 +6,7 @@ pointer to its live one, so that two versions of the code can run side by side.
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
@@ -15,7 +15,8 @@ import msgspec
 from redis import Redis, WatchError
 
 from services.keys.domain import Key
-from services.keys.projections import VERSION, Changes
+from services.keys.projections import VERSION, Changes, key_ids, project
+from shared.events import Record
 from shared.ledger import BEGINNING, NAMESPACE, Checkpoint
 
 _ROOT = f"{NAMESPACE}:view:{VERSION}:"
@@ -72,6 +73,10 @@ class Generation:
         names = [self._row(key_id) for key_id in key_ids]
         values = cast("list[bytes | None]", self.store.mget(names)) if names else []
         return {key.id: key for key in map(_decode, filter(None, values))}
+
+    def changes(self, records: Sequence[Record]) -> Changes:
+        """What a page of events changes here."""
+        return project(records, self.rows(key_ids(records)), self.parked())
 
     def save(self, expected: Checkpoint, changes: Changes, reached: Checkpoint) -> bool:
         """Writes the changes and the checkpoint in one atomic step; False, and nothing written, if the
