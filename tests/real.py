@@ -1,11 +1,19 @@
 """Real programs for the tests: whether they are there, and waiting for what they do."""
 
+import json
 import os
+import re
+import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
 
 import pytest
+import requests
 from redis import RedisError
 
 from shared.connections import connect
@@ -44,3 +52,104 @@ def _answers(url: str) -> bool:
             return bool(client.ping())
     except RedisError:
         return False
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+KEYLEDGER = str(Path(sys.executable).with_name("keyledger"))
+
+
+class Service:
+    """A whole Keyledger as `keyledger up` runs it, in a data directory and on a port of its own."""
+
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = _environment() | {
+            "KEYLEDGER_DATA_DIR": str(data_dir),
+            "KEYLEDGER_PORT": str(self.port),
+            **settings,
+        }
+        self.output = ""
+
+    def start(self) -> None:
+        """Starts it and waits until it is ready."""
+        self._process = subprocess.Popen(
+            [KEYLEDGER, "up"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+        until(self.is_ready, 60, f"readiness of {self.url}")
+
+    def stop(self) -> int:
+        """Ends it as a person would, and gives its exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        status = self._process.wait(30)
+        self._reader.join(10)
+        return status
+
+    def is_ready(self) -> bool:
+        """Whether it says so; fails at once if it has ended."""
+        assert self._process.poll() is None, self.output
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def sign_in(self) -> tuple[str, str]:
+        """The address and the password that the first start printed."""
+        found = re.search(r"(?m)(\S+@\S+)\s+password\s+(\S+)", self.output)
+        assert found, self.output
+        return found[1], found[2]
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs another command of keyledger with the same settings."""
+        return subprocess.run(
+            [KEYLEDGER, *arguments],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+
+    def key(self, *scopes: str) -> str:
+        """A new key that holds the scopes."""
+        options = [word for scope in scopes for word in ("--scope", scope)]
+        made = self.run("key", "create", "caller", *options, "--json")
+        assert made.returncode == 0, made.stderr
+        token: str = json.loads(made.stdout)["api_key"]
+        return token
+
+    def pid(self, *words: str) -> int:
+        """The process that `up` started whose command has these words."""
+        for child in _children(self._process.pid):
+            command = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+            if all(any(word in part for part in command) for word in words):
+                return child
+        raise LookupError(words)
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self.output += line
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

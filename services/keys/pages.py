@@ -23,12 +23,6 @@ _PAGE = 50
 blueprint = Blueprint("keys", __name__, template_folder="templates")
 
 
-@blueprint.get("/")
-def home() -> Response:
-    """The dashboard begins with the keys."""
-    return redirect(url_for("keys.list_keys"))
-
-
 @blueprint.get("/keys")
 @signed_in(KEYS_READ)
 def list_keys(principal: Principal) -> str:
@@ -78,7 +72,6 @@ def key_details(principal: Principal, key_id: str) -> str:
         "keys/details.html",
         key=_row(fold(events)),
         lifecycle=lifecycle(events),
-        can_write=principal.may(KEYS_WRITE),
     )
 
 

@@ -45,8 +45,13 @@ class JsonApi(Api):  # type: ignore[misc]  # flask-smorest publishes no types
         pass
 
 
-def create_app(*, secret_key: str, sessions: SessionInterface, access: Access) -> tuple[Flask, JsonApi]:
-    """An app with sessions, CSRF, errors and headers, and the API that JSON blueprints are registered on."""
+def create_app(
+    *, secret_key: str, sessions: SessionInterface, access: Access, home: str
+) -> tuple[Flask, JsonApi]:
+    """An app with sessions, CSRF, errors and headers, and the API that JSON blueprints are registered on.
+
+    `home` is the endpoint of the page that the dashboard begins with.
+    """
     app = Flask("keyledger", static_folder=_HERE / "static", template_folder=_HERE / "templates")
     app.config.update(
         SECRET_KEY=secret_key,
@@ -63,7 +68,8 @@ def create_app(*, secret_key: str, sessions: SessionInterface, access: Access) -
     app.session_interface = sessions
     app.add_template_filter(rfc3339, "datetime_utc")
     app.add_template_filter(date_utc)
-    app.context_processor(lambda: {"principal": g.get("principal")})
+    app.context_processor(lambda: {"principal": g.get("principal"), "endpoints": app.view_functions})
+    app.add_url_rule("/", "home", lambda: redirect(url_for(home)))
     app.before_request(_take_request_id)
     app.before_request(_refuse_other_media)
     app.after_request(_finish)

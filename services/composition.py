@@ -1,0 +1,178 @@
+"""Builds each process from its parts. Only this module and the command line know all the services."""
+
+import os
+import secrets
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from flask import Flask
+from redis import Redis, RedisError
+
+from services.accounts.app import register as register_accounts
+from services.accounts.commands import Accounts
+from services.accounts.credentials import Passwords
+from services.audit.app import register as register_audit
+from services.audit.audit_log import AuditDatabaseError, AuditLog
+from services.keys.app import register as register_keys
+from services.keys.commands import KeyCommands
+from services.keys.projector import Projector
+from services.keys.service import Keys
+from services.keys.verification import KeyAuthenticator
+from services.keys.views import Views
+from shared.connections import connect
+from shared.ledger import Ledger
+from shared.settings import Settings
+from shared.telemetry import configure_logs
+from shared.web.access import Access
+from shared.web.app import JsonApi, create_app
+from shared.web.health import attach_health
+from shared.web.session import RedisSessions
+
+_BLOCKING_READ_S = 5.0
+_LAG_MOST = 1_000  # events that a reader may be behind and the service still be called ready
+
+
+def now_ms() -> int:
+    """The present time in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """A name for an event or a request."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the processes are made of, on one store. Nothing connects before it is used."""
+
+    settings: Settings
+    store_url: str
+
+    @cached_property
+    def store(self) -> Redis:
+        """A client whose answers come within 2 s, or not at all."""
+        return connect(self.store_url, allow_unsafe=self.settings.allow_unsafe_store)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, to append and to read."""
+        return Ledger(self.store)
+
+    @cached_property
+    def tailed_ledger(self) -> Ledger:
+        """The ledger on a connection that may wait for what comes."""
+        unsafe = self.settings.allow_unsafe_store
+        return Ledger(connect(self.store_url, allow_unsafe=unsafe, timeout=_BLOCKING_READ_S))
+
+    @cached_property
+    def views(self) -> Views:
+        """The read models of keys."""
+        return Views(self.store)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Commands on keys, and their views."""
+        commands = KeyCommands(self.ledger, self.settings.key_prefix, secrets.choice, new_id)
+        return Keys(commands, self.views)
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """The people."""
+        return Accounts(self.ledger, Passwords(), new_id)
+
+    @cached_property
+    def audit_log(self) -> AuditLog:
+        """The audit log."""
+        return AuditLog(self.settings.audit_database_url)
+
+    @cached_property
+    def projector(self) -> Projector:
+        """What builds the views."""
+        return Projector(self.tailed_ledger, self.views)
+
+
+def secret_key(settings: Settings) -> str:
+    """What the cookies and forms are signed with: set, or made once and kept in the data directory."""
+    if settings.secret_key:
+        return settings.secret_key
+    path = settings.data_dir / "secret_key"
+    # Made whole under another name, then linked: of several processes one wins, and all read the same.
+    draft = path.with_name(f"secret_key.{os.getpid()}")
+    if not path.exists():
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(48))
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+        draft.unlink()
+    return path.read_text()
+
+
+def create_web() -> Flask:
+    """The whole web application, from the environment: what each web process begins with."""
+    parts = _parts_of_environment()
+    app, api = _base(parts, home="keys.list_keys")
+    register_keys(app, api, parts.keys)
+    register_accounts(app, parts.accounts)
+    register_audit(app, api, parts.audit_log, parts.ledger)
+    return app
+
+
+def create_audit_web() -> Flask:
+    """The audit pages and calls alone."""
+    parts = _parts_of_environment()
+    app, api = _base(parts, home="audit.entries_page")
+    register_accounts(app, parts.accounts)
+    register_audit(app, api, parts.audit_log, parts.ledger)
+    return app
+
+
+def _parts_of_environment() -> Parts:
+    configure_logs()
+    settings = Settings.from_environment()
+    if settings.redis_url is None:
+        raise RuntimeError("a web process is told its store by the process that starts it")
+    return Parts(settings, settings.redis_url)
+
+
+def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
+    access = Access(KeyAuthenticator(parts.ledger, now_ms), parts.accounts.principal_of)
+    app, api = create_app(
+        secret_key=parts.settings.secret_key or "",
+        sessions=RedisSessions(parts.store),
+        access=access,
+        home=home,
+    )
+    attach_health(app, {"store": lambda: _store(parts), "views": lambda: _views(parts), "audit": lambda: _audit(parts)})
+    return app, api
+
+
+def _store(parts: Parts) -> str | None:
+    try:
+        parts.store.ping()
+    except RedisError as error:
+        return str(error)
+    return None
+
+
+def _views(parts: Parts) -> str | None:
+    try:
+        return _lag(parts.ledger.head().position, parts.views.live().checkpoint().position, "The projector")
+    except RedisError as error:
+        return str(error)
+
+
+def _audit(parts: Parts) -> str | None:
+    try:
+        return _lag(parts.ledger.head().position, parts.audit_log.last().position, "The audit log")
+    except (RedisError, AuditDatabaseError) as error:
+        return str(error)
+
+
+def _lag(head: int, reached: int, who: str) -> str | None:
+    if reached > head:
+        return f"{who} is ahead of the ledger: the ledger went backwards."
+    return f"{who} is {head - reached} events behind." if head - reached > _LAG_MOST else None

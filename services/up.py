@@ -1,0 +1,85 @@
+"""What `keyledger up` does: every process of a Keyledger on one machine, and the first sign-in."""
+
+import os
+import socket
+import sys
+
+import click
+
+from services.accounts.credentials import new_password
+from services.composition import Parts, new_id
+from services.supervisor import Process, supervise
+from services.web import refuse_taken_address
+from shared.connections import EmbeddedServer, ensure_reachable
+from shared.events import Request
+from shared.identity import ADMIN, Principal
+from shared.ledger import BEGINNING
+from shared.settings import Settings
+
+DEFAULT_WORKSPACE = "default"
+_FIRST_OWNER = "owner@localhost"
+
+
+def run_everything(settings: Settings) -> None:
+    """Starts all, and keeps it running until SIGTERM or Ctrl-C.
+
+    Raises AddressError, StoreError, NotReadyError.
+    """
+    refuse_taken_address(settings)
+    if settings.redis_url:
+        parts = Parts(settings, settings.redis_url)
+        ensure_reachable(parts.store)
+        supervise(_programs(settings), when_ready=lambda: _welcome(parts))
+        return
+    server = EmbeddedServer.in_directory(settings.data_dir)
+    with server.held() as lock:
+        store = Process(name="store", argv=server.command, pass_fds=(lock,), ready=server.is_ready)
+        parts = Parts(settings, server.url)
+        supervise([store, *_programs(settings)], when_ready=lambda: _welcome(parts))
+
+
+def _programs(settings: Settings) -> list[Process]:
+    environment = {"KEYLEDGER_LOG_FORMAT": "text", **os.environ}
+    commands = {
+        "projector": ["projector"],
+        "relay": ["audit", "relay"],
+        "worker": ["audit", "worker"],
+        "web": ["web"],
+    }
+    return [
+        Process(
+            name=name,
+            argv=[sys.executable, "-m", "services.cli", *command],
+            env=environment,
+            ready=(lambda: _listens(settings)) if name == "web" else None,
+        )
+        for name, command in commands.items()
+    ]
+
+
+def _listens(settings: Settings) -> bool:
+    try:
+        with socket.create_connection((settings.host, settings.port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _welcome(parts: Parts) -> None:
+    """Says where the dashboard is and, once, to the terminal only, how to sign in."""
+    host = f"[{parts.settings.host}]" if ":" in parts.settings.host else parts.settings.host
+    click.echo(f"\n  Keyledger is at http://{host}:{parts.settings.port}")
+    if parts.ledger.head() == BEGINNING:
+        password = new_password()
+        operator = Principal(
+            kind="operator",
+            id="up",
+            label="first start",
+            workspace=DEFAULT_WORKSPACE,
+            scopes=frozenset({ADMIN}),
+        )
+        request = Request(id=new_id(), ip=None, user_agent=None)
+        parts.accounts.add(operator, _FIRST_OWNER, "owner", password, request)
+        click.echo(f"\n  Sign in as {_FIRST_OWNER}   password {password}")
+        click.echo("  This is shown once. Keep it, or add accounts with `keyledger account add`.")
+    click.echo("  Ctrl-C stops everything.\n")

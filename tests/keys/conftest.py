@@ -1,0 +1,21 @@
+"""Keys on a store in memory."""
+
+import random
+from itertools import count
+
+import pytest
+from redis import Redis
+
+from services.keys.commands import KeyCommands
+from shared.ledger import Ledger
+
+
+@pytest.fixture
+def ledger(fake_store: Redis) -> Ledger:
+    return Ledger(fake_store)
+
+
+@pytest.fixture
+def commands(ledger: Ledger) -> KeyCommands:
+    ids = (f"event-{number}" for number in count(1))
+    return KeyCommands(ledger, "kl", random.Random(7).choice, ids.__next__)

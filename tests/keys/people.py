@@ -1,0 +1,17 @@
+"""Who acts on keys in the tests, and by what request."""
+
+from shared.events import Request
+from shared.identity import ADMIN, Principal
+
+REQUEST = Request(id="r1", ip="127.0.0.1", user_agent=None)
+
+
+def person(workspace: str = "default", *scopes: str) -> Principal:
+    """Somebody of a workspace who holds the scopes; an owner, if none are named."""
+    return Principal(
+        kind="account",
+        id="account:a@b",
+        label="a@b",
+        workspace=workspace,
+        scopes=frozenset(scopes or {ADMIN}),
+    )

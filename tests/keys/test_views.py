@@ -1,0 +1,288 @@
+"""The projection, its checkpoint, the rebuild and its check, on every kind of store."""
+
+import random
+from itertools import count
+
+import msgspec
+import pytest
+from redis import Redis
+
+from services.keys.commands import KeyCommands, NewKey, fold
+from services.keys.domain import Key, ToggleKey
+from services.keys.projections import Changes
+from services.keys.projector import Projector
+from services.keys.rebuild import RebuildError, check, replay
+from services.keys.views import Generation, LeaseTakenError, Views
+from shared.ledger import LOG, Checkpoint, Ledger
+from tests.keys.people import REQUEST, person
+
+
+class Keyledger:
+    """Commands, ledger and views on one store."""
+
+    def __init__(self, store: Redis) -> None:
+        self.store = store
+        self.ledger = Ledger(store)
+        self.views = Views(store)
+        self.projector = Projector(self.ledger, self.views)
+        ids = (f"event-{number}" for number in count(1))
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__)
+
+    def create(self, name: str, workspace: str = "default") -> str:
+        return self.commands.create(person(workspace), NewKey(name=name), REQUEST).key.id
+
+    def toggle(self, key_id: str, *, enabled: bool) -> None:
+        self.commands.toggle(person(), key_id, ToggleKey(enabled=enabled), REQUEST)
+
+    def project(self) -> None:
+        while self.projector.step(wait_ms=1):
+            pass
+
+    def listed(self, workspace: str = "default") -> list[Key]:
+        return self.views.page(workspace, 100).keys
+
+    def folded(self, *key_ids: str) -> list[Key]:
+        return [fold(self.ledger.history(f"key:{key_id}")) for key_id in key_ids]
+
+
+@pytest.fixture
+def kl(any_store: Redis) -> Keyledger:
+    return Keyledger(any_store)
+
+
+def test_the_list_is_the_fold_of_the_events_newest_first(kl: Keyledger) -> None:
+    first, second = kl.create("first"), kl.create("second")
+    kl.toggle(first, enabled=False)
+    kl.project()
+    assert kl.listed() == kl.folded(second, first)
+    assert kl.views.live().checkpoint() == kl.ledger.head()
+
+
+def test_each_workspace_has_its_own_list(kl: Keyledger) -> None:
+    kl.create("ours", "a")
+    kl.create("theirs", "b")
+    kl.project()
+    assert [key.name for key in kl.listed("a")] == ["ours"]
+
+
+def test_pages_follow_each_other_without_gap_or_repeat(kl: Keyledger) -> None:
+    made = [kl.create(str(number)) for number in range(7)]
+    kl.project()
+    seen, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = kl.views.page("default", 3, cursor)
+        seen += [key.id for key in page.keys]
+        cursor, pages = page.next_cursor, pages + 1
+    assert (seen, pages) == (made[::-1], 3)
+
+
+def test_a_step_that_another_projector_did_first_writes_nothing(kl: Keyledger) -> None:
+    kl.create("one")
+    live, records = kl.views.live(), kl.ledger.read(0, 10)
+    changes = live.changes(records)
+    kl.project()
+    assert not live.save(Checkpoint(0, ""), changes, Checkpoint(1, "late"))
+    assert live.checkpoint() == kl.ledger.head()
+
+
+def test_a_step_whose_checkpoint_moves_meanwhile_writes_nothing(
+    kl: Keyledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = kl.create("one")
+    live = kl.views.live()
+    late = live.changes(kl.ledger.read(0, 1))
+    queue = Generation._queue  # noqa: SLF001  # to stand between its check and its write
+
+    def meanwhile(self: Generation, pipe: object, changes: Changes) -> None:
+        monkeypatch.setattr(Generation, "_queue", queue)
+        kl.toggle(key, enabled=False)
+        kl.project()
+        queue(self, pipe, changes)
+
+    monkeypatch.setattr(Generation, "_queue", meanwhile)
+    assert not live.save(Checkpoint(0, ""), late, Checkpoint(1, "late"))
+    assert kl.listed() == kl.folded(key)
+
+
+def unreadable(kl: Keyledger, key_id: str) -> None:
+    """Appends an event of a type that this version does not know."""
+    stored = msgspec.json.decode(kl.ledger.read(0, 1)[0].body)
+    stored |= {"subject": f"key:{key_id}", "type": "KeyTeleported", "version": 2, "id": "strange"}
+    kl.store.xadd(LOG, {"at": 1, "event": msgspec.json.encode(stored)}, id="0-*")
+
+
+def test_an_event_that_cannot_be_read_parks_its_key_and_stops_no_other(kl: Keyledger) -> None:
+    bad = kl.create("bad")
+    unreadable(kl, bad)
+    good = kl.create("good")
+    kl.project()
+    assert "KeyTeleported" in kl.views.live().parked()[bad]
+    assert [key.id for key in kl.listed()] == [good, bad]
+    assert kl.views.live().checkpoint() == kl.ledger.head()
+
+
+def test_a_replay_of_what_cannot_be_read_fails_and_leaves_the_old_views(kl: Keyledger) -> None:
+    bad = kl.create("bad")
+    kl.project()
+    unreadable(kl, bad)
+    with pytest.raises(RebuildError, match="old views still serve"):
+        replay(kl.ledger, kl.views)
+    assert [key.id for key in kl.listed()] == [bad]
+
+
+def test_a_replay_gives_the_same_views_and_leaves_nothing_of_the_old(kl: Keyledger) -> None:
+    first = kl.create("first")
+    kl.toggle(first, enabled=False)
+    kl.create("second")
+    kl.project()
+    before, old = kl.listed(), kl.views.live()
+    assert replay(kl.ledger, kl.views) == 3
+    assert kl.listed() == before
+    assert kl.views.live() != old
+    assert not list(old.entries())
+    assert check(kl.ledger, kl.views).equal
+
+
+@pytest.fixture(autouse=True)
+def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.keys.rebuild._OLD_GENERATION_S", 0)
+
+
+def test_a_replay_repairs_views_that_were_deleted_or_damaged(kl: Keyledger) -> None:
+    keys = [kl.create(str(number)) for number in range(3)]
+    kl.project()
+    before = kl.listed()
+    for name in [*kl.store.scan_iter("{kl:0}:view:*")][::2]:
+        kl.store.delete(name)
+    replay(kl.ledger, kl.views)
+    assert kl.listed() == before
+    for name in [*kl.store.scan_iter("{kl:0}:view:*")]:
+        kl.store.delete(name)
+    assert kl.listed() == []
+    replay(kl.ledger, kl.views)
+    assert kl.listed() == before == kl.folded(*keys[::-1])
+
+
+def test_the_old_views_serve_while_a_replay_goes_on(kl: Keyledger) -> None:
+    kl.create("one")
+    kl.project()
+    seen: list[int] = []
+    replay(kl.ledger, kl.views, lambda *_: seen.append(len(kl.listed())))
+    assert seen == [1]
+
+
+def test_events_that_come_during_a_replay_are_in_the_new_views(kl: Keyledger) -> None:
+    kl.create("before")
+    kl.project()
+    late: list[str] = []
+
+    def meanwhile(_done: int, _total: int) -> None:
+        if not late:
+            late.append(kl.create("meanwhile"))
+            kl.project()
+
+    replay(kl.ledger, kl.views, meanwhile)
+    assert kl.listed()[0].id == late[0]
+
+
+def test_an_abandoned_replay_changes_nothing_and_the_next_one_clears_it_away(kl: Keyledger) -> None:
+    kl.create("one")
+    kl.project()
+    before = kl.listed()
+
+    def give_up(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replay(kl.ledger, kl.views, give_up)
+    assert kl.listed() == before
+    replay(kl.ledger, kl.views)
+    assert len([*kl.store.scan_iter("{kl:0}:view:*:checkpoint")]) == 1
+
+
+def test_one_replay_at_a_time(kl: Keyledger) -> None:
+    with kl.views.lease(), pytest.raises(LeaseTakenError):
+        replay(kl.ledger, kl.views)
+
+
+def test_a_reader_of_a_generation_that_went_away_reads_the_new_one(kl: Keyledger) -> None:
+    kl.create("one")
+    kl.project()
+    stale = kl.views.live()
+    replay(kl.ledger, kl.views)
+
+    class Late(Views):
+        def live(self) -> Generation:
+            looks.append(1)
+            return stale if len(looks) == 1 else super().live()
+
+    looks: list[int] = []
+    assert len(Late(kl.store).page("default", 10).keys) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", ["row changed", "row missing", "row added", "place missing", "place added"]
+)
+def test_a_check_names_what_differs(kl: Keyledger, damage: str) -> None:
+    kl.create("one")
+    key = kl.create("two")
+    kl.project()
+    assert check(kl.ledger, kl.views).equal
+    root = "{kl:0}:view:1:first:"
+    match damage:
+        case "row changed":
+            row = msgspec.structs.replace(kl.listed()[0], name="three")
+            kl.store.set(f"{root}key:{key}", msgspec.json.encode(row))
+        case "row missing":
+            kl.store.delete(f"{root}key:{key}")
+        case "row added":
+            kl.store.copy(f"{root}key:{key}", f"{root}key:zzzzzzzzzzzz")
+        case "place missing":
+            kl.store.zrem(f"{root}workspace:default", key)
+        case "place added":
+            kl.store.zadd(f"{root}workspace:default", {"zzzzzzzzzzzz": 9})
+    found = check(kl.ledger, kl.views)
+    assert not found.equal
+    assert len(found.differing) == 1
+    assert ("zzzzzzzzzzzz" if "added" in damage else key) in found.differing[0]
+
+
+def test_a_check_holds_the_projectors_and_leaves_no_copy(
+    kl: Keyledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kl.create("one")
+    kl.project()
+    kl.create("two")
+    steps: list[int] = []
+    entries = Generation.entries
+
+    def while_compared(self: Generation) -> object:
+        steps.append(kl.projector.step(wait_ms=1))
+        return entries(self)
+
+    monkeypatch.setattr(Generation, "entries", while_compared)
+    assert check(kl.ledger, kl.views).equal
+    assert set(steps) == {0}
+    kl.project()
+    assert len(kl.listed()) == 2
+    assert len([*kl.store.scan_iter("{kl:0}:view:*:checkpoint")]) == 1
+
+
+def test_the_projector_rebuilds_when_the_ledger_went_backwards(kl: Keyledger) -> None:
+    kept = kl.create("kept")
+    kl.create("lost")
+    kl.project()
+    kl.store.xdel(LOG, "0-2")
+    kl.project()
+    assert [key.id for key in kl.listed()] == [kept]
+    assert kl.views.live().checkpoint().position == 1
+
+
+def test_a_reader_waits_for_its_write_and_says_when_it_waited_in_vain(
+    kl: Keyledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kl.create("one")
+    monkeypatch.setattr("services.keys.views._WAIT_S", 0.05)
+    assert not kl.views.wait_for(1)
+    kl.project()
+    assert kl.views.wait_for(1)
