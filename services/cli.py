@@ -18,14 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from services.accounts.domain import AccountExistsError, InvalidFieldError
-from services.audit.audit_log import AuditDatabaseError
-from services.audit.jobs import run_worker
-from services.audit.relay import Relay
+from services.audit.database import AuditDatabaseError
+from services.audit.integrity import check as check_audit_log
+from services.audit.worker import run_worker
 from services.composition import Parts, new_id, now_ms, secret_key
 from services.keys.commands import NoSuchKeyError
 from services.keys.domain import ToggleKey
 from services.keys.rebuild import RebuildError, check, replay
-from services.keys.schemas import NewKeySchema, key_json
+from services.keys.schemas import KeySchema, NewKeySchema, presented
 from services.keys.views import LeaseTakenError
 from services.supervisor import NotReadyError
 from services.up import DEFAULT_WORKSPACE, run_everything
@@ -66,7 +66,9 @@ class _Keyledger(click.Group):
             raise click.ClickException(str(error)) from error
         except ValidationError as error:
             rows = field_errors(error.messages)
-            raise click.ClickException(" ".join(f"{row['field']}: {row['message']}" for row in rows)) from error
+            raise click.ClickException(
+                " ".join(f"{row['field']}: {row['message']}" for row in rows)
+            ) from error
         except NoSuchKeyError as error:
             raise click.ClickException(
                 f"There is no key {error} in this workspace; `keyledger key list` shows those that there are."
@@ -148,7 +150,7 @@ def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: 
         done = parts.keys.commands.create(_operator(workspace), new, _request())
     token = done.api_key.reveal() if done.api_key else ""
     if as_json:
-        click.echo(json.dumps(key_json(done.key) | {"api_key": token}, ensure_ascii=False))
+        click.echo(json.dumps(KeySchema().dump(presented(done.key)) | {"api_key": token}, ensure_ascii=False))
         return
     click.echo(f"{token}\n\nThis is the only time that the key of {done.key.name!r} is shown.", err=False)
 
@@ -168,12 +170,16 @@ def list_keys(workspace: str, as_json: bool) -> None:
             if cursor is None:
                 break
     if as_json:
-        click.echo(json.dumps({"keys": [key_json(found) for found in keys]}, ensure_ascii=False))
+        click.echo(json.dumps({"keys": KeySchema(many=True).dump(map(presented, keys))}, ensure_ascii=False))
         return
     table = Table("ID", "Name", "API Key", "Date Created", "Status")
     for found in keys:
         table.add_row(
-            found.id, Text(found.name), found.hint, date_utc(found.created_at), found.status(now_ms()).capitalize()
+            found.id,
+            Text(found.name),
+            found.hint,
+            date_utc(found.created_at),
+            found.status(now_ms()).capitalize(),
         )
     Console().print(table if keys else "No API keys Found!")
 
@@ -201,7 +207,7 @@ def _toggle(key_id: str, command: ToggleKey, workspace: str, as_json: bool) -> N
     with _parts() as parts:
         done = parts.keys.commands.toggle(_operator(workspace), key_id, command, _request())
     if as_json:
-        click.echo(json.dumps(key_json(done.key), ensure_ascii=False))
+        click.echo(json.dumps(KeySchema().dump(presented(done.key)), ensure_ascii=False))
     else:
         click.echo(f"{done.key.name} ({done.key.hint}) is {'on' if done.key.enabled else 'off'}.")
 
@@ -248,7 +254,21 @@ def audit_relay() -> None:
 def audit_worker() -> None:
     """Write the audit log."""
     with _parts() as parts:
-        parts.run_audit_worker()
+        run_worker(parts.waiting_store, parts.audit_log, parts.ledger)
+
+
+@audit.command("check")
+def audit_check() -> None:
+    """Go through the audit log: its chain, its entries, and the ledger's events beside them."""
+    with _parts() as parts, _progress("checking") as advance:
+        found = check_audit_log(parts.audit_log, parts.ledger, advance)
+    click.echo(f"{found.entries} entries, {found.behind} events not yet in the log")
+    for finding in found.findings:
+        click.echo(
+            f"{finding.kind} ({found.counts[finding.kind]}), first at {finding.position}: {finding.detail}"
+        )
+    click.echo("the audit log is sound" if found.ok else "THE AUDIT LOG IS NOT SOUND")
+    sys.exit(0 if found.ok else 1)
 
 
 @audit.command("web")
@@ -283,7 +303,13 @@ def _catch_up(parts: Parts) -> None:
 @contextmanager
 def _progress(what: str) -> Iterator[Any]:
     """A bar with rate and time left; nothing where standard error is no terminal."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"), TimeRemainingColumn())
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}/s"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None, rate="-")
@@ -306,7 +332,9 @@ def _operator(workspace: str) -> Principal:
     """Whoever can run commands on this machine may do everything."""
     name = getpass.getuser()
     scopes = frozenset({ADMIN, PLATFORM_VERIFY})
-    return Principal(kind="operator", id=name, label=f"{name} (command line)", workspace=workspace, scopes=scopes)
+    return Principal(
+        kind="operator", id=name, label=f"{name} (command line)", workspace=workspace, scopes=scopes
+    )
 
 
 def _request() -> Request:

@@ -15,7 +15,10 @@ from services.accounts.app import register as register_accounts
 from services.accounts.commands import Accounts
 from services.accounts.credentials import Passwords
 from services.audit.app import register as register_audit
-from services.audit.audit_log import AuditDatabaseError, AuditLog
+from services.audit.audit_log import AuditLog
+from services.audit.database import AuditDatabaseError
+from services.audit.jobs import Requests
+from services.audit.relay import Relay
 from services.keys.app import register as register_keys
 from services.keys.commands import KeyCommands
 from services.keys.projector import Projector
@@ -29,7 +32,7 @@ from shared.telemetry import configure_logs
 from shared.web.access import Access
 from shared.web.app import JsonApi, create_app
 from shared.web.health import attach_health
-from shared.web.session import RedisSessions
+from shared.web.session import StoredSessions
 
 _BLOCKING_READ_S = 5.0
 _LAG_MOST = 1_000  # events that a reader may be behind and the service still be called ready
@@ -63,10 +66,15 @@ class Parts:
         return Ledger(self.store)
 
     @cached_property
-    def tailed_ledger(self) -> Ledger:
-        """The ledger on a connection that may wait for what comes."""
+    def waiting_store(self) -> Redis:
+        """A client for reads that wait for what comes."""
         unsafe = self.settings.allow_unsafe_store
-        return Ledger(connect(self.store_url, allow_unsafe=unsafe, timeout=_BLOCKING_READ_S))
+        return connect(self.store_url, allow_unsafe=unsafe, timeout=_BLOCKING_READ_S)
+
+    @cached_property
+    def tailed_ledger(self) -> Ledger:
+        """The ledger, to be tailed."""
+        return Ledger(self.waiting_store)
 
     @cached_property
     def views(self) -> Views:
@@ -93,6 +101,11 @@ class Parts:
     def projector(self) -> Projector:
         """What builds the views."""
         return Projector(self.tailed_ledger, self.views)
+
+    @cached_property
+    def relay(self) -> Relay:
+        """What tells the audit worker of new events."""
+        return Relay(self.tailed_ledger, self.audit_log, Requests(self.store))
 
 
 def secret_key(settings: Settings) -> str:
@@ -142,11 +155,13 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
     access = Access(KeyAuthenticator(parts.ledger, now_ms), parts.accounts.principal_of)
     app, api = create_app(
         secret_key=parts.settings.secret_key or "",
-        sessions=RedisSessions(parts.store),
+        sessions=StoredSessions(parts.store),
         access=access,
         home=home,
     )
-    attach_health(app, {"store": lambda: _store(parts), "views": lambda: _views(parts), "audit": lambda: _audit(parts)})
+    attach_health(
+        app, {"store": lambda: _store(parts), "views": lambda: _views(parts), "audit": lambda: _audit(parts)}
+    )
     return app, api
 
 

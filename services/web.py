@@ -49,7 +49,7 @@ def serve(settings: Settings, store_url: str, secret_key: str, factory: str) -> 
         blocking_threads=_THREADS,
         backpressure=_THREADS,
         websockets=False,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
         respawn_failed_workers=True,
         respawn_interval=0.5,
         workers_kill_timeout=_STOP_S,

@@ -143,8 +143,9 @@ class Service:
 
     def _read(self) -> None:
         assert self._process.stdout
-        for line in self._process.stdout:
-            self.output += line
+        with self._process.stdout as lines:
+            for line in lines:
+                self.output += line
 
 
 def _environment() -> dict[str, str]:

@@ -17,6 +17,7 @@ from services.keys.schemas import (
     KeySchema,
     ListQuerySchema,
     NewKeySchema,
+    presented,
 )
 from services.keys.service import Keys
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
@@ -41,9 +42,8 @@ blueprint = Blueprint("keys_api", __name__, url_prefix="/v1/keys", description="
 def create_key(principal: Principal, new: NewKey) -> Any:
     """Create a key. The answer is the only one that ever holds it whole."""
     done = attached(Keys).commands.create(principal, new, origin(), idempotency(principal))
-    body = KeySchema().dump(done.key)
     extra = {"api_key": done.api_key.reveal()} if done.api_key else {"notice": _SHOWN_ONCE}
-    return body | extra, 201, _headers(done)
+    return presented(done.key) | extra, 201, _headers(done)
 
 
 @blueprint.route("", methods=["GET"])
@@ -54,7 +54,7 @@ def list_keys(principal: Principal, query: dict[str, Any]) -> Any:
     """List the keys of your workspace, newest first."""
     headers = _wait_for(query["after"])
     page = attached(Keys).page(principal, query["limit"], query["cursor"])
-    return page._asdict(), 200, headers
+    return {"keys": map(presented, page.keys), "next_cursor": page.next_cursor}, 200, headers
 
 
 @blueprint.route("/<key_id>", methods=["GET"])
@@ -65,7 +65,7 @@ def read_key(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
     """Read one key."""
     headers = _wait_for(query["after"])
     key = attached(Keys).find(principal, key_id)
-    return key, 200, headers | {"ETag": _etag(key)}
+    return presented(key), 200, headers | {"ETag": _etag(key)}
 
 
 @blueprint.route("/<key_id>", methods=["PATCH"])
@@ -75,7 +75,7 @@ def read_key(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
 def change_key(principal: Principal, command: ToggleKey, key_id: str) -> Any:
     """Switch a key on or off. Where it is so already, nothing happens."""
     done = attached(Keys).commands.toggle(principal, key_id, command, origin(), _if_match())
-    return done.key, 200, _headers(done)
+    return presented(done.key), 200, _headers(done)
 
 
 @blueprint.route("/<key_id>/history", methods=["GET"])

@@ -1,19 +1,16 @@
 """The dashboard's pages on keys. They only translate: who, what, do it, show."""
 
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from flask import Blueprint, redirect, render_template, request, url_for
 from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from services.keys.commands import fold
-from services.keys.domain import Key
 from services.keys.lifecycle import lifecycle
-from services.keys.schemas import KeyChangeSchema, ListQuerySchema, NewKeySchema
+from services.keys.schemas import KeyChangeSchema, ListQuerySchema, NewKeySchema, presented
 from services.keys.service import Keys
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
 from shared.web.access import attached, idempotency_of, origin, signed_in
@@ -57,7 +54,7 @@ def create_key(principal: Principal) -> str | Response | tuple[str, int]:
         return redirect(url_for("keys.list_keys", after=done.position), 303)
     return render_template(
         "keys/created.html",
-        key=_row(done.key),
+        key=presented(done.key),
         api_key=done.api_key.reveal(),
         **_list(principal, done.position, None),
     )
@@ -70,7 +67,7 @@ def key_details(principal: Principal, key_id: str) -> str:
     events = attached(Keys).commands.history(principal, key_id)
     return render_template(
         "keys/details.html",
-        key=_row(fold(events)),
+        key=presented(fold(events)),
         lifecycle=lifecycle(events),
     )
 
@@ -90,11 +87,7 @@ def _list(principal: Principal, after: int, cursor: int | None) -> dict[str, Any
     keys = attached(Keys)
     behind = not keys.views.wait_for(after)
     page = keys.page(principal, _PAGE, cursor)
-    return {"keys": [_row(key) for key in page.keys], "next_cursor": page.next_cursor, "behind": behind}
-
-
-def _row(key: Key) -> dict[str, Any]:
-    return msgspec.structs.asdict(key) | {"status": key.status(round(time.time() * 1000))}
+    return {"keys": [presented(key) for key in page.keys], "next_cursor": page.next_cursor, "behind": behind}
 
 
 def _form(typed: Mapping[str, str], errors: Mapping[str, Any]) -> str:

@@ -56,4 +56,3 @@ class Projector:
         for key_id, reason in changes.parked.items():
             _log.error("parked a key", key_id=key_id, reason=reason)
         return len(records) if live.save(checkpoint, changes, checkpoint_at(records)) else 0
-

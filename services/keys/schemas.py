@@ -132,7 +132,7 @@ class KeySchema(Schema):
     name = fields.String()
     description = fields.String()
     hint = fields.String()
-    status = fields.Function(lambda key: key.status(round(time.time() * 1000)))
+    status = fields.String()
     enabled = fields.Boolean()
     scopes = fields.List(fields.String())
     created_at = Timestamp()
@@ -232,7 +232,6 @@ def _facts(event: Event) -> dict[str, Any]:
     return facts
 
 
-def key_json(key: Key) -> dict[str, Any]:
-    """A key as the API gives it, for the command line."""
-    found: dict[str, Any] = KeySchema().dump(key)
-    return found
+def presented(key: Key) -> dict[str, Any]:
+    """A key with its status at this moment, as schemas and templates take it."""
+    return msgspec.structs.asdict(key) | {"status": key.status(time.time_ns() // 1_000_000)}

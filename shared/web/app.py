@@ -12,7 +12,7 @@ from flask.sessions import SessionInterface
 from flask_smorest import Api
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from redis import RedisError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.wrappers import Response as AnyResponse
 
 from shared.connections import StoreError
@@ -123,6 +123,7 @@ def _map_errors(app: Flask) -> None:
         UnreadableEventError: _unreadable,
         RedisError: _store_away,
         StoreError: _store_away,
+        InternalServerError: _failed_late,
         Exception: _unexpected,
     }
     for kind, handler in handlers.items():
@@ -172,7 +173,7 @@ def _unauthenticated(error: UnauthenticatedError) -> AnyResponse:
     return redirect(url_for("accounts.sign_in"), 303)
 
 
-def _store_away(error: Exception) -> AnyResponse:
+def _store_away(error: BaseException) -> AnyResponse:
     _log.warning("store away", error=str(error), request_id=g.request_id)
     detail = "The store does not answer at the moment. Try again in a few seconds."
     if request.method not in {"GET", "HEAD"}:
@@ -189,6 +190,12 @@ def _unreadable(error: Exception) -> AnyResponse:
     return refuse(503, detail, {"Retry-After": "60"})
 
 
-def _unexpected(error: Exception) -> AnyResponse:
+def _failed_late(error: InternalServerError) -> AnyResponse:
+    """What fails after the view, as keeping the session may, comes from Flask wrapped in an error 500."""
+    original = error.original_exception or error
+    return _store_away(original) if isinstance(original, RedisError | StoreError) else _unexpected(original)
+
+
+def _unexpected(error: BaseException) -> AnyResponse:
     _log.error("unexpected error", request_id=g.request_id, exc_info=error)
     return refuse(500, "This is our fault. Try again; if it stays, report the request id.")

@@ -54,6 +54,7 @@ class Session(SessionMixin):
 
     def __init__(self, fetch: Callable[[], _Record | None], *, secure: bool) -> None:
         self.secure = secure
+        self.tried = False  # to be saved
         self.record: _Record | None = None
         self.ended: _Record | None = None
         self._fetch = fetch
@@ -115,6 +116,9 @@ class StoredSessions(SessionInterface):
         session = cast("Session", session)
         if session.accessed:
             response.vary.add("Cookie")
+        if session.tried:
+            return  # the page that tells of the failure of the first try
+        session.tried = True
         if session.modified:
             self._save(session, response)
         elif session.record:

@@ -60,7 +60,9 @@ def test_the_guide_from_no_keys_to_switching_one(page: Page) -> None:
         page.reload()
         expect(switch).to_have_attribute("aria-checked", state)
         expect(listed).to_contain_text(word)
-    expect(page.get_by_role("switch", name="Status of Data Sync Script")).to_have_attribute("aria-checked", "true")
+    expect(page.get_by_role("switch", name="Status of Data Sync Script")).to_have_attribute(
+        "aria-checked", "true"
+    )
 
     page.get_by_role("link", name="My Web App Integration").click()
     expect(page.get_by_text("The shop's front end")).to_be_visible()
@@ -129,7 +131,9 @@ def test_a_bad_field_gets_its_message_beside_it_and_keeps_what_was_typed(
     page: Page, field: str, typed: str, message: str
 ) -> None:
     page.goto("/keys/new")
-    page.evaluate("document.querySelectorAll('[name]').forEach(f => { f.required = false; f.maxLength = 9999 })")
+    page.evaluate(
+        "document.querySelectorAll('[name]').forEach(f => { f.required = false; f.maxLength = 9999 })"
+    )
     page.evaluate("document.querySelectorAll('form').forEach(form => { form.noValidate = true })")
     other = "description" if field == "name" else "name"
     page.locator(f"[name={field}]").fill(typed)

@@ -1,0 +1,114 @@
+"""Passwords are hashed by argon2id, and verified with the same work for everybody."""
+
+import pytest
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import InvalidHashError
+from argon2.low_level import Type
+
+from services.accounts.credentials import Passwords, new_password
+from services.accounts.domain import InvalidFieldError
+
+PASSWORD = "correct horse battery"
+
+
+class CountingHasher(PasswordHasher):
+    """Cheap, and remembers against what it verified."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.hashed = 0
+        self.verified: list[str] = []
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        self.hashed += 1
+        return super().hash(password, salt=salt)
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002
+        self.verified.append(str(hash))
+        return super().verify(hash, password)
+
+
+@pytest.fixture
+def hasher() -> CountingHasher:
+    return CountingHasher()
+
+
+@pytest.fixture
+def passwords(hasher: CountingHasher) -> Passwords:
+    return Passwords(hasher)
+
+
+def test_the_right_password_is_verified_and_no_other(passwords: Passwords) -> None:
+    kept = passwords.hash_password(PASSWORD)
+    assert passwords.verify(kept, PASSWORD)
+    assert not passwords.verify(kept, PASSWORD + " ")
+    assert not passwords.verify(kept, "")
+
+
+def test_where_nothing_is_kept_no_password_is_right(passwords: Passwords) -> None:
+    assert not passwords.verify(None, PASSWORD)
+
+
+def test_where_nothing_is_kept_not_even_a_hit_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountingHasher, "verify", lambda *_: True)
+    assert not Passwords(CountingHasher()).verify(None, PASSWORD)
+
+
+def test_an_unknown_account_takes_the_work_of_a_known_one(
+    hasher: CountingHasher, passwords: Passwords
+) -> None:
+    kept = passwords.hash_password(PASSWORD)
+    passwords.verify(kept, "wrong password")
+    passwords.verify(None, "wrong password")
+    known, unknown = hasher.verified
+    assert extract_parameters(known) == extract_parameters(unknown)
+
+
+@pytest.mark.parametrize("first_is_known", [True, False])
+def test_the_first_verification_does_the_same_work_too(
+    hasher: CountingHasher, passwords: Passwords, first_is_known: bool
+) -> None:
+    kept = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+    for _ in range(3):
+        passwords.verify(kept if first_is_known else None, "wrong password")
+    assert (hasher.hashed, len(hasher.verified)) == (1, 3)
+
+
+def test_the_default_is_argon2id_in_the_parameters_of_rfc_9106() -> None:
+    parameters = extract_parameters(Passwords().hash_password(PASSWORD))
+    assert parameters.type is Type.ID
+    assert (parameters.time_cost, parameters.memory_cost, parameters.parallelism) == (3, 64 * 1024, 4)
+    assert (parameters.salt_len, parameters.hash_len) == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("password", "rule"),
+    [("", "at least 12"), ("a" * 11, "at least 12"), ("a" * 1025, "1,024 characters at most")],
+)
+def test_a_new_password_is_refused_by_its_length(passwords: Passwords, password: str, rule: str) -> None:
+    with pytest.raises(InvalidFieldError, match=rf"^The password .*{rule}") as refusal:
+        passwords.hash_password(password)
+    assert refusal.value.field == "password"
+    assert not password or password not in str(refusal.value)
+
+
+@pytest.mark.parametrize("password", ["a" * 12, "a" * 1024, "пароль пароль", "half a pair \ud800"])
+def test_any_text_of_the_right_length_is_a_password(passwords: Passwords, password: str) -> None:
+    assert passwords.verify(passwords.hash_password(password), password)
+
+
+def test_two_ways_to_type_a_letter_are_one_password(passwords: Passwords) -> None:
+    assert passwords.verify(
+        passwords.hash_password("caf\u00e9 caf\u00e9 caf\u00e9"), "cafe\u0301 cafe\u0301 cafe\u0301"
+    )
+
+
+def test_a_hash_that_cannot_be_read_is_an_error_and_no_answer(passwords: Passwords) -> None:
+    with pytest.raises(InvalidHashError):
+        passwords.verify("rubbish", PASSWORD)
+
+
+def test_a_first_password_is_long_enough_and_never_the_same(passwords: Passwords) -> None:
+    made = {new_password() for _ in range(100)}
+    assert len(made) == 100
+    assert all(passwords.hash_password(password) for password in made)

@@ -1,0 +1,285 @@
+"""`keyledger up` and its neighbours, as an operator meets them in a terminal."""
+
+import os
+import shutil
+import socket
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+from redis import Redis
+
+from shared.connections import EmbeddedServer, connect
+from tests.real import Service, free_port, need, until
+
+
+def refusal(service: Service) -> str:
+    """The one line with which `up` refuses to start."""
+    ended = service.run("up")
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    (line,) = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+    return line
+
+
+def test_a_port_in_use_is_refused_in_one_line(data_dir: Path) -> None:
+    service = Service(data_dir)
+    with socket.create_server(("127.0.0.1", service.port)):
+        line = refusal(service)
+    assert str(service.port) in line
+    assert "KEYLEDGER_PORT" in line
+
+
+def test_a_data_directory_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "KEYLEDGER_DATA_DIR" in refusal(Service(tmp_path / "file" / "data"))
+
+
+def test_an_unreachable_store_is_refused_in_one_line(data_dir: Path) -> None:
+    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
+    line = refusal(Service(data_dir, KEYLEDGER_REDIS_URL=url, KEYLEDGER_SECRET_KEY="s" * 32))
+    assert "KEYLEDGER_REDIS_URL" in line
+    assert "hunter2" not in line
+
+
+def test_an_unsafe_store_is_refused_in_one_line_that_names_the_setting(
+    data_dir: Path, short_tmp: Path
+) -> None:
+    binary = need(shutil.which("redis-server"), "redis-server")
+    socket_path = short_tmp / "unsafe.sock"
+    command = [binary, "--port", "0", "--unixsocket", str(socket_path), "--dir", str(short_tmp), "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        until(socket_path.exists)
+        service = Service(
+            data_dir, KEYLEDGER_REDIS_URL=f"unix://{socket_path}", KEYLEDGER_SECRET_KEY="s" * 32
+        )
+        line = refusal(service)
+    finally:
+        server.terminate()
+        server.wait(10)
+    assert "`appendonly yes`" in line
+    assert "`appendfsync always`" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("PORT", "http"), ("KEY_PREFIX", "_kl"), ("AUDIT_DATABASE_URL", "nonsense")]
+)
+def test_a_setting_of_no_use_is_refused_in_one_line_that_names_it(
+    data_dir: Path, setting: str, value: str
+) -> None:
+    assert f"KEYLEDGER_{setting}" in refusal(Service(data_dir, **{f"KEYLEDGER_{setting}": value}))
+
+
+def test_a_store_of_ones_own_demands_a_secret_key(data_dir: Path) -> None:
+    line = refusal(Service(data_dir, KEYLEDGER_REDIS_URL="redis://127.0.0.1:1/0"))
+    assert "KEYLEDGER_SECRET_KEY" in line
+
+
+@pytest.fixture
+def running(data_dir: Path) -> Iterator[Service]:
+    service = Service(data_dir)
+    service.start()
+    yield service
+    service.stop()
+
+
+def test_a_second_up_on_the_same_directory_is_refused_in_one_line(running: Service) -> None:
+    second = Service(running.data_dir)
+    assert "already runs" in refusal(second)
+    assert running.is_ready()
+
+
+def test_all_is_still_there_after_stopping_and_starting_again(data_dir: Path) -> None:
+    service = Service(data_dir)
+    service.start()
+    made = service.run("key", "create", "Kept", "--json")
+    assert made.returncode == 0
+    first_sign_in = service.sign_in()
+    assert service.stop() == 0
+    printed = service.output
+    service.output = ""
+    service.start()
+    assert "password" not in service.output
+    assert '"name": "Kept"' in service.run("key", "list", "--json").stdout
+    assert service.stop() == 0
+    assert printed.count(first_sign_in[1]) == 1
+
+
+def test_stopping_leaves_nothing_running(data_dir: Path) -> None:
+    service = Service(data_dir)
+    service.start()
+    started = {service.pid(word) for word in ("valkey-server", "projector", "relay", "worker", "web")}
+    assert len(started) == 5
+    assert service.stop() == 0
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert not _users_of(data_dir)
+
+
+def _users_of(data_dir: Path) -> list[str]:
+    """Commands of processes that were started for this data directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                str(data_dir).encode() in (process / "environ").read_bytes()
+                and int(process.name) != os.getpid()
+            ):
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_very_deep_data_directory_works(tmp_path: Path) -> None:
+    service = Service(tmp_path / ("deep" * 30) / ("deeper" * 20) / "data")
+    service.start()
+    assert service.run("key", "create", "Deep").returncode == 0
+    assert service.stop() == 0
+
+
+def test_the_command_line_works_without_anything_running(data_dir: Path) -> None:
+    service = Service(data_dir)
+    made = service.run("key", "create", "Alone", "--description", "d", "--scope", "orders:read")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("kl_")
+    listed = service.run("key", "list")
+    assert "Alone" in listed.stdout
+    key_id = listed.stdout.split("│")[1].strip() if "│" in listed.stdout else ""
+    assert service.run("key", "disable", key_id, "--reason", "leaked").stdout.endswith("is off.\n")
+    assert "Inactive" in service.run("key", "list").stdout
+    assert service.run("key", "enable", key_id).stdout.endswith("is on.\n")
+    assert service.run("replay").returncode == 0
+    assert "equal" in service.run("replay", "--check").stdout
+    assert not _users_of(data_dir)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("key", "create", ""), "name: Enter a name"),
+        (("key", "create", "n" * 101), "name: It may have 100 characters"),
+        (("key", "create", "n", "--scope", "Bad Scope"), "is no scope"),
+        (("key", "disable", "000000000000"), "no key 000000000000"),
+        (("account", "add", "nobody", "--role", "owner", "--password-stdin"), "e-mail"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_in_one_line(
+    data_dir: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    ended = Service(data_dir).run(*arguments, stdin="a long password\n")
+    assert ended.returncode == 1
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_account_that_is_added_may_sign_in(running: Service) -> None:
+    added = running.run(
+        "account",
+        "add",
+        "Dev@Example.org",
+        "--role",
+        "developer",
+        "--password-stdin",
+        stdin="a long password\n",
+    )
+    assert added.returncode == 0, added.stderr
+    browser = requests.Session()
+    form = browser.get(f"{running.url}/sign-in", timeout=5).text
+    token = form.split('name="csrf_token" value="')[1].split('"')[0]
+    typed = {"email": "dev@example.org", "password": "a long password", "csrf_token": token}
+    assert browser.post(f"{running.url}/sign-in", data=typed, timeout=5).url.endswith("/keys")
+
+
+def test_views_that_were_deleted_come_back_by_a_replay(running: Service) -> None:
+    for number in range(3):
+        assert running.run("key", "create", f"Key {number}").returncode == 0
+    before = running.run("key", "list", "--json").stdout
+    with connect(EmbeddedServer.in_directory(running.data_dir).url) as store:
+        views = [*store.scan_iter("{kl:0}:view:*")]
+        assert views
+        store.delete(*views)
+    replayed = running.run("replay")
+    assert replayed.returncode == 0, replayed.stderr
+    assert running.run("key", "list", "--json").stdout == before
+    checked = running.run("replay", "--check")
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.splitlines()[-1] == "equal"
+
+
+def test_a_difference_that_a_check_finds_is_its_exit_status(running: Service) -> None:
+    assert running.run("key", "create", "Changed").returncode == 0
+    assert running.run("replay", "--check").returncode == 0
+    with connect(EmbeddedServer.in_directory(running.data_dir).url) as store:
+        (row,) = store.scan_iter("{kl:0}:view:*:key:*")
+        store.set(row, store.get(row).replace(b"Changed", b"Forged!"))
+    checked = running.run("replay", "--check")
+    assert checked.returncode == 1
+    assert "DIFFERENT" in checked.stdout
+    assert row.decode().rsplit(":")[-1] in checked.stdout
+
+
+def _everything(store: Redis) -> Iterator[bytes]:
+    """Every name and value in a store; what RQ compressed as it was before."""
+    readers: dict[object, Callable[[bytes], object]] = {
+        b"string": store.get,
+        b"hash": store.hgetall,
+        b"list": lambda name: store.lrange(name, 0, -1),
+        b"set": store.smembers,
+        b"zset": lambda name: store.zrange(name, 0, -1),
+        b"stream": store.xrange,
+    }
+    for name in store.scan_iter():
+        yield name
+        for value in _flat(readers[store.type(name)](name)):
+            yield value
+            with suppress(zlib.error):
+                yield zlib.decompress(value)
+
+
+def _flat(value: object) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set):
+        for inner in value:
+            yield from _flat(inner)
+    elif isinstance(value, bytes):
+        yield value
+
+
+def test_no_secret_is_in_any_file_or_in_the_store(running: Service) -> None:
+    """Plants keys, passwords and a session, then searches for them wherever something is kept."""
+    password = "correct horse battery staple"
+    running.run("account", "add", "a@b", "--role", "owner", "--password-stdin", stdin=f"{password}\n")
+    token = running.key("keyledger:admin")
+    bearer = {"Authorization": f"Bearer {token}"}
+    made = requests.post(f"{running.url}/v1/keys", json={"name": "Canary"}, headers=bearer, timeout=5).json()
+    mistyped = made["api_key"][:-1] + "_"
+    for wrong in (mistyped, made["api_key"]):
+        requests.get(f"{running.url}/v1/keys", headers={"Authorization": f"Bearer {wrong}"}, timeout=5)
+    browser = requests.Session()
+    form = browser.get(f"{running.url}/sign-in", timeout=5).text
+    csrf = form.split('name="csrf_token" value="')[1].split('"')[0]
+    browser.post(
+        f"{running.url}/sign-in", data={"email": "a@b", "password": password, "csrf_token": csrf}, timeout=5
+    )
+    cookie = browser.cookies["keyledger_session"]
+    until(lambda: running.run("audit", "check").returncode == 0)
+    secrets = [token[:-7], made["api_key"][:-7], password, cookie, running.sign_in()[1]]
+
+    with connect(EmbeddedServer.in_directory(running.data_dir).url) as store:
+        kept = b"\n".join(_everything(store))
+    files = [path for path in running.data_dir.rglob("*") if path.is_file()]
+    assert {"audit.db", "secret_key"} <= {path.name for path in files}
+    assert any(path.suffix == ".aof" for path in files)
+    for path in files:
+        kept += path.read_bytes()
+    log = running.output.replace(running.sign_in()[1], "", 1)
+    for secret in secrets:
+        assert secret.encode() not in kept
+        assert secret not in log
+    assert made["hint"].encode() in kept

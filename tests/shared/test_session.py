@@ -1,0 +1,399 @@
+"""Sessions in the store, on an app as small as can be."""
+
+import hashlib
+import re
+import time
+from typing import Any
+
+import fakeredis
+import pytest
+from flask import Flask, request, session
+from flask.testing import FlaskClient
+from flask_wtf.csrf import CSRFProtect, generate_csrf
+from redis import ConnectionError as StoreAwayError
+from werkzeug.exceptions import InternalServerError
+from werkzeug.test import TestResponse
+
+from shared.web.session import ABSOLUTE_LIFE_S, COOKIE, IDLE_LIFE_S, StoredSessions, renew
+
+HOUR = 60 * 60
+
+
+class Clock:
+    """Time for the sessions and for the store's own expiry."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def server() -> Any:
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+def store(server: Any) -> Any:
+    return fakeredis.FakeRedis(server=server)
+
+
+@pytest.fixture
+def app(store: Any, clock: Clock) -> Flask:
+    app = Flask(__name__)
+    app.secret_key = "unused by the sessions"
+    app.session_interface = StoredSessions(store, now=clock)
+
+    @app.get("/set/<name>/<value>")
+    def set_value(name: str, value: str) -> str:
+        session[name] = value
+        return value
+
+    @app.get("/get/<name>")
+    def get_value(name: str) -> str:
+        return str(session.get(name, "nothing"))
+
+    @app.get("/renew/<name>/<value>")
+    def go_on_in_a_new_one(name: str, value: str) -> str:
+        renew(session)
+        session[name] = value
+        return value
+
+    @app.get("/end")
+    def end() -> str:
+        session.clear()
+        return "ended"
+
+    @app.get("/pop/<name>")
+    def pop(name: str) -> str:
+        return str(session.pop(name, "nothing"))
+
+    @app.get("/none")
+    def none() -> str:
+        return "no session needed"
+
+    return app
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def session_id(client: FlaskClient) -> str:
+    cookie = client.get_cookie(COOKIE)
+    assert cookie is not None
+    return cookie.value
+
+
+def get(client: FlaskClient, name: str = "name") -> str:
+    return client.get(f"/get/{name}").text
+
+
+def visitor_with(app: Flask, cookie: str) -> FlaskClient:
+    client = app.test_client()
+    client.set_cookie(COOKIE, cookie)
+    return client
+
+
+def cookies_of(answer: TestResponse) -> list[str]:
+    return answer.headers.getlist("Set-Cookie")
+
+
+def test_what_is_set_is_there_in_the_next_request_and_for_nobody_else(
+    app: Flask, client: FlaskClient
+) -> None:
+    client.get("/set/name/Ada")
+    assert get(client) == "Ada"
+    assert get(app.test_client()) == "nothing"
+
+
+def test_an_empty_new_session_writes_nothing_and_sets_no_cookie(client: FlaskClient, store: Any) -> None:
+    for path in ("/none", "/get/name", "/pop/name", "/end"):
+        assert cookies_of(client.get(path)) == []
+    assert store.keys() == []
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: FlaskClient) -> None:
+    (cookie,) = cookies_of(client.get("/set/name/Ada"))
+    assert re.fullmatch(rf"{COOKIE}=[0-9A-Za-z_-]{{43}}; HttpOnly; Path=/; SameSite=Lax", cookie)
+
+
+def test_the_cookie_of_an_https_request_is_for_https_only(client: FlaskClient) -> None:
+    (cookie,) = cookies_of(client.get("/set/name/Ada", base_url="https://localhost"))
+    assert "; Secure;" in cookie
+
+
+def test_the_cookie_is_given_once_and_caches_are_told_of_it(client: FlaskClient) -> None:
+    client.get("/set/name/Ada")
+    again = client.get("/set/name/Bob")
+    assert cookies_of(again) == []
+    assert "Cookie" in again.vary
+
+
+def test_the_store_holds_no_id_that_opens_a_session(app: Flask, client: FlaskClient, store: Any) -> None:
+    client.get("/set/name/Ada")
+    given = session_id(client)
+    (key,) = store.keys()
+    assert key.decode() == "{kl:0}:session:" + hashlib.sha256(given.encode()).hexdigest()
+    assert given.encode() not in store.get(key)
+    assert get(visitor_with(app, key.decode().removeprefix("{kl:0}:session:"))) == "nothing"
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    ["", "x", "a" * 43, "a" * 44, "a" * 4_000, "../" + "a" * 40, "ä" * 43, '"\\377\\000"', "*" * 43],
+)
+def test_a_cookie_that_nobody_gave_is_an_empty_new_session(app: Flask, store: Any, cookie: str) -> None:
+    client = visitor_with(app, cookie)
+    assert get(client) == "nothing"
+    assert store.keys() == []
+    client.get("/set/name/Ada")
+    assert session_id(client) != cookie
+    assert get(client) == "Ada"
+
+
+def test_a_cookie_that_cannot_be_one_of_ours_asks_the_store_nothing(app: Flask, server: Any) -> None:
+    server.connected = False
+    assert get(visitor_with(app, "a" * 44)) == "nothing"
+
+
+def test_a_tampered_cookie_opens_nothing(app: Flask, client: FlaskClient) -> None:
+    client.get("/set/name/Ada")
+    given = session_id(client)
+    for tampered in (
+        given[:-1] + ("A" if given[-1] != "A" else "B"),
+        given + "A",
+        given[:-1],
+        given.swapcase(),
+    ):
+        assert get(visitor_with(app, tampered)) == "nothing"
+
+
+def test_a_new_session_takes_over_neither_id_nor_content_and_ends_the_old(
+    app: Flask, client: FlaskClient, store: Any
+) -> None:
+    client.get("/set/planted/yes")
+    planted = session_id(client)
+    client.get("/renew/account/ada")
+    assert session_id(client) != planted
+    assert get(client, "account") == "ada"
+    assert get(client, "planted") == "nothing"
+    attacker = visitor_with(app, planted)
+    assert get(attacker, "account") == get(attacker, "planted") == "nothing"
+    assert len(store.keys()) == 1
+
+
+@pytest.mark.parametrize("end", ["/end", "/pop/account"])
+def test_an_ended_session_is_gone_from_the_store_and_the_browser(
+    app: Flask, client: FlaskClient, store: Any, end: str
+) -> None:
+    client.get("/set/account/ada")
+    stolen = session_id(client)
+    client.get(end)
+    assert client.get_cookie(COOKIE) is None
+    assert store.keys() == []
+    assert get(visitor_with(app, stolen), "account") == "nothing"
+
+
+@pytest.mark.parametrize("late", ["/look", "/change"])
+def test_a_request_that_was_under_way_does_not_bring_an_ended_session_back(
+    app: Flask, client: FlaskClient, store: Any, clock: Clock, late: str
+) -> None:
+    def end_meanwhile() -> str:
+        visitor_with(app, request.cookies[COOKIE]).get("/end")
+        return "too late"
+
+    @app.get("/look")
+    def look() -> str:
+        assert session["account"] == "ada"
+        return end_meanwhile()
+
+    @app.get("/change")
+    def change() -> str:
+        session["name"] = "Ada"
+        return end_meanwhile()
+
+    client.get("/set/account/ada")
+    stolen = session_id(client)
+    clock.pass_by(5 * 60)  # so that a mere look moves the idle expiry
+    assert client.get(late).text == "too late"
+    assert store.keys() == []
+    assert get(visitor_with(app, stolen), "account") == "nothing"
+
+
+def test_a_look_undoes_no_change_of_a_request_beside_it(
+    app: Flask, client: FlaskClient, clock: Clock
+) -> None:
+    @app.get("/look")
+    def look() -> str:
+        assert session["name"] == "Ada"
+        visitor_with(app, request.cookies[COOKIE]).get("/set/name/Bob")
+        return "looked"
+
+    client.get("/set/name/Ada")
+    clock.pass_by(5 * 60)
+    client.get("/look")
+    assert get(client) == "Bob"
+
+
+def test_a_session_that_is_not_used_ends(client: FlaskClient, clock: Clock) -> None:
+    client.get("/set/name/Ada")
+    clock.pass_by(IDLE_LIFE_S - 1)
+    assert get(client) == "Ada"
+    clock.pass_by(IDLE_LIFE_S + 1)
+    assert get(client) == "nothing"
+
+
+def test_a_session_ends_at_last_however_much_it_is_used(
+    client: FlaskClient, clock: Clock, store: Any
+) -> None:
+    client.get("/set/name/Ada")
+    for hour in range(1, 12):
+        clock.pass_by(HOUR)
+        assert client.get(f"/set/hour/{hour}").status_code == 200
+        assert get(client) == "Ada"
+    assert 0 < store.ttl(store.keys()[0]) <= HOUR
+    clock.pass_by(HOUR + 1)
+    assert get(client) == "nothing"
+    assert store.keys() == []
+
+
+def test_the_absolute_end_holds_even_where_the_store_kept_the_record(
+    client: FlaskClient, clock: Clock, store: Any
+) -> None:
+    client.get("/set/name/Ada")
+    store.persist(store.keys()[0])
+    clock.pass_by(ABSOLUTE_LIFE_S)
+    assert get(client) == "nothing"
+
+
+def test_a_new_session_has_a_whole_life_of_its_own(client: FlaskClient, clock: Clock) -> None:
+    client.get("/set/name/Ada")
+    for _ in range(7):
+        clock.pass_by(1.5 * HOUR)
+        get(client)
+    client.get("/renew/name/Ada")
+    clock.pass_by(1.9 * HOUR)
+    assert get(client) == "Ada"
+
+
+def test_looking_writes_at_most_once_a_minute(client: FlaskClient, clock: Clock, store: Any) -> None:
+    client.get("/set/name/Ada")
+    (key,) = store.keys()
+    clock.pass_by(50)
+    get(client)
+    assert store.ttl(key) == IDLE_LIFE_S - 50
+    clock.pass_by(20)
+    get(client)
+    assert store.ttl(key) == IDLE_LIFE_S
+
+
+def test_a_record_of_another_form_is_an_empty_new_session(
+    app: Flask, client: FlaskClient, store: Any
+) -> None:
+    client.get("/set/name/Ada")
+    (key,) = store.keys()
+    for body in (b"", b"\x80\x04pickle", b"[]", b'{"data": {}}', b'{"created": "now", "data": {}}'):
+        store.set(key, body)
+        assert get(visitor_with(app, session_id(client))) == "nothing"
+
+
+def test_a_store_that_is_away_is_an_error_where_errors_are_mapped(
+    app: Flask, client: FlaskClient, server: Any
+) -> None:
+    app.register_error_handler(StoreAwayError, lambda _: ("the store is away", 503))
+    client.get("/set/name/Ada")
+    server.connected = False
+    assert client.get("/get/name").status_code == 503
+    assert client.get("/set/name/Bob").status_code == 503
+    assert client.get("/none").status_code == 200
+    server.connected = True
+    assert get(client) == "Ada"
+
+
+def test_a_store_that_goes_away_before_the_session_is_kept_is_an_error_that_can_be_mapped_too(
+    app: Flask, client: FlaskClient, server: Any
+) -> None:
+    failures = []
+
+    # Flask gives what fails after the view to the handler of error 500, and to no other.
+    @app.errorhandler(InternalServerError)
+    def failed_late(error: InternalServerError) -> tuple[str, int]:
+        failures.append(error.original_exception)
+        return "the store is away", 503
+
+    @app.after_request
+    def lose_the_store(response: Any) -> Any:
+        server.connected = False
+        return response
+
+    answer = client.get("/set/name/Ada")
+    assert (answer.status_code, cookies_of(answer)) == (503, [])
+    (failure,) = failures
+    assert isinstance(failure, StoreAwayError)
+
+
+def test_a_session_that_could_not_be_kept_is_not_tried_again(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def fail(*_: Any) -> None:
+        tries.append("once")
+        raise StoreAwayError
+
+    monkeypatch.setattr(StoredSessions, "_begin", fail)
+    assert client.get("/set/name/Ada").status_code == 500
+    assert tries == ["once"]
+
+
+def test_neither_id_nor_content_shows_in_a_session_as_text(app: Flask, client: FlaskClient) -> None:
+    client.get("/set/name/Ada")
+    with client:
+        get(client)
+        shown = f"{session!r} {session.record!r} {app.session_interface!r}"  # type: ignore[attr-defined]
+    assert session_id(client) not in shown
+    assert "Ada" not in shown
+
+
+def test_the_test_client_can_look_into_a_session(client: FlaskClient) -> None:
+    with client.session_transaction() as opened:
+        opened["name"] = "Ada"
+    assert get(client) == "Ada"
+
+
+@pytest.fixture
+def protected(app: Flask) -> FlaskClient:
+    CSRFProtect(app)
+    app.add_url_rule("/form", "form", generate_csrf)
+    app.add_url_rule("/form", "post", lambda: "done", methods=["POST"])
+    return app.test_client()
+
+
+def test_a_form_with_the_sessions_csrf_token_is_taken(protected: FlaskClient) -> None:
+    token = protected.get("/form").text
+    for _ in range(2):
+        assert protected.post("/form", data={"csrf_token": token}).text == "done"
+
+
+def test_a_form_without_token_with_anothers_or_from_an_ended_session_is_refused(
+    app: Flask, protected: FlaskClient
+) -> None:
+    own, anothers = protected.get("/form").text, app.test_client().get("/form").text
+    assert protected.post("/form").status_code == 400
+    assert protected.post("/form", data={"csrf_token": anothers}).status_code == 400
+    assert app.test_client().post("/form", data={"csrf_token": own}).status_code == 400
+    protected.get("/renew/account/ada")
+    assert protected.post("/form", data={"csrf_token": own}).status_code == 400
