@@ -23,19 +23,23 @@ _FIRST_OWNER = "owner@localhost"
 def run_everything(settings: Settings) -> None:
     """Starts all, and keeps it running until SIGTERM or Ctrl-C.
 
-    Raises AddressError, StoreError, NotReadyError.
+    Raises AddressError, StoreError, AuditDatabaseError, NotReadyError.
     """
     refuse_taken_address(settings)
     if settings.redis_url:
         parts = Parts(settings, settings.redis_url)
         ensure_reachable(parts.store)
-        supervise(_programs(settings), when_ready=lambda: _welcome(parts))
+        _supervise([], parts)
         return
     server = EmbeddedServer.in_directory(settings.data_dir)
     with server.held() as lock:
         store = Process(name="store", argv=server.command, pass_fds=(lock,), ready=server.is_ready)
-        parts = Parts(settings, server.url)
-        supervise([store, *_programs(settings)], when_ready=lambda: _welcome(parts))
+        _supervise([store], Parts(settings, server.url))
+
+
+def _supervise(store: list[Process], parts: Parts) -> None:
+    parts.audit_log.last()  # finds out now whether its database can be used
+    supervise([*store, *_programs(parts.settings)], when_ready=lambda: _welcome(parts))
 
 
 def _programs(settings: Settings) -> list[Process]:

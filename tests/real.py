@@ -91,6 +91,7 @@ class Service:
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
         until(self.is_ready, 60, f"readiness of {self.url}")
+        until(lambda: "Ctrl-C stops everything" in self.output, 10, "the last line of the start")
 
     def stop(self) -> int:
         """Ends it as a person would, and gives its exit status."""

@@ -55,7 +55,7 @@ def page(context: BrowserContext, service: Service) -> Page:
     email, password = service.sign_in()
     opened = context.new_page()
     opened.goto("/")
-    opened.get_by_label("E-mail").fill(email)
+    opened.get_by_label("Email").fill(email)
     opened.get_by_label("Password").fill(password)
     opened.get_by_role("button", name="Sign in").click()
     opened.wait_for_url("**/keys")

@@ -59,7 +59,10 @@ function presentNewKey(dialog) {
 
   // The button's form leads to the list without script; with it, it closes the dialog as Escape does.
   dialog.querySelector("#close-created").method = "dialog";
-  dialog.addEventListener("close", () => location.replace(keysUrl));
+  dialog.addEventListener("close", () => {
+    code.remove();
+    location.replace(keysUrl);
+  });
   dialog.removeAttribute("open");
   dialog.showModal();
   holdFocus(dialog);
