@@ -30,7 +30,8 @@ from services.keys.views import LeaseTakenError
 from services.supervisor import NotReadyError
 from services.up import DEFAULT_WORKSPACE, run_everything
 from services.web import AddressError, refuse_taken_address, serve
-from shared.connections import StoreError, ensure_reachable, open_store
+from shared.connections import StoreError, ensure_reachable
+from shared.embedded import open_store
 from shared.events import Request
 from shared.identity import ADMIN, PLATFORM_VERIFY, ROLES, Principal
 from shared.settings import Settings, SettingsError

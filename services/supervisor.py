@@ -76,7 +76,6 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._child_ended = asyncio.Event()
-        self._farewell = signal.SIGTERM
 
     async def run(self, when_ready: Callable[[], None] | None = None) -> None:
         """Starts the processes in order and keeps them running until `stop`. Raises NotReadyError."""
@@ -101,7 +100,6 @@ class Supervisor:
     def stop(self) -> None:
         """Makes `run` stop the processes and return; called again, it kills them."""
         if self._stopping.is_set():
-            self._farewell = signal.SIGKILL
             for child in self._children.values():
                 _kill_session(child.pid)
         else:
@@ -160,7 +158,7 @@ class Supervisor:
 
     async def _end(self, names: Sequence[str]) -> None:
         for child in self._running(names):
-            child.send_signal(self._farewell)
+            child.terminate()
         tasks = [self._tasks[name] for name in names]
         if not tasks:
             return

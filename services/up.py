@@ -10,7 +10,8 @@ from services.accounts.credentials import new_password
 from services.composition import Parts, new_id
 from services.supervisor import Process, supervise
 from services.web import refuse_taken_address
-from shared.connections import EmbeddedServer, ensure_reachable
+from shared.connections import ensure_reachable
+from shared.embedded import EmbeddedServer
 from shared.events import Request
 from shared.identity import ADMIN, Principal
 from shared.ledger import BEGINNING

@@ -9,7 +9,8 @@ import fakeredis
 import pytest
 from redis import Redis
 
-from shared.connections import EmbeddedServer, connect
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
 from tests.real import need, served
 
 _DURABLE = ["--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no"]

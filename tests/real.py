@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -40,13 +41,14 @@ def served(command: list[str], url: str) -> Iterator[str]:
     """Runs a store while it is used, and gives its URL."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            until(lambda: _answers(url), what="the store's answer")
+            until(lambda: answers(url), what="the store's answer")
             yield url
         finally:
             server.terminate()
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a store can be used now."""
     try:
         with connect(url) as client:
             return bool(client.ping())
@@ -100,6 +102,21 @@ class Service:
         self._reader.join(10)
         return status
 
+    def kill(self) -> None:
+        """Ends it as no program can prevent."""
+        self._process.kill()
+        self._process.wait(10)
+        self._reader.join(10)
+
+    def processes(self) -> list[str]:
+        """The commands of all processes that were started for its data directory."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if str(self.data_dir).encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text())
+        return found
+
     def is_ready(self) -> bool:
         """Whether it says so; fails at once if it has ended."""
         assert self._process.poll() is None, self.output
@@ -136,7 +153,7 @@ class Service:
 
     def pid(self, *words: str) -> int:
         """The process that `up` started whose command has these words."""
-        for child in _children(self._process.pid):
+        for child in children(self._process.pid):
             command = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
             if all(any(word in part for part in command) for word in words):
                 return child
@@ -153,5 +170,34 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that a process started, oldest first."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class FakeServer:
+    """Answers each command by the first word of it, or OK, on a Unix socket."""
+
+    def __init__(self, path: Path, **replies: bytes) -> None:
+        self.replies = replies
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            with peer, peer.makefile("rb") as lines:
+                while head := lines.readline():
+                    words = [lines.read(int(lines.readline()[1:]) + 2)[:-2] for _ in range(int(head[1:]))]
+                    peer.sendall(self.replies.get(words[0].decode(), b"+OK") + b"\r\n")
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()

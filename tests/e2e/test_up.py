@@ -1,6 +1,5 @@
 """`keyledger up` and its neighbours, as an operator meets them in a terminal."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -13,7 +12,8 @@ import pytest
 import requests
 from redis import Redis
 
-from shared.connections import EmbeddedServer, connect
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
 from tests.real import Service, free_port, need, until
 
 
@@ -117,22 +117,7 @@ def test_stopping_leaves_nothing_running(data_dir: Path) -> None:
     assert len(started) == 5
     assert service.stop() == 0
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
-    assert not _users_of(data_dir)
-
-
-def _users_of(data_dir: Path) -> list[str]:
-    """Commands of processes that were started for this data directory."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (
-                str(data_dir).encode() in (process / "environ").read_bytes()
-                and int(process.name) != os.getpid()
-            ):
-                found.append((process / "cmdline").read_text())
-        except OSError:
-            continue
-    return found
+    assert not service.processes()
 
 
 def test_a_very_deep_data_directory_works(tmp_path: Path) -> None:
@@ -155,7 +140,7 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
     assert service.run("key", "enable", key_id).stdout.endswith("is on.\n")
     assert service.run("replay").returncode == 0
     assert "equal" in service.run("replay", "--check").stdout
-    assert not _users_of(data_dir)
+    assert not service.processes()
 
 
 @pytest.mark.parametrize(

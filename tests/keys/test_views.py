@@ -91,7 +91,7 @@ def test_a_step_whose_checkpoint_moves_meanwhile_writes_nothing(
     key = kl.create("one")
     live = kl.views.live()
     late = live.changes(kl.ledger.read(0, 1))
-    queue = Generation._queue  # noqa: SLF001  # to stand between its check and its write
+    queue = Generation._queue  # to stand between its check and its write
 
     def meanwhile(self: Generation, pipe: object, changes: Changes) -> None:
         monkeypatch.setattr(Generation, "_queue", queue)

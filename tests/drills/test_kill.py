@@ -1,0 +1,147 @@
+"""Every process is killed while keys are created: nothing acknowledged may be lost or doubled."""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Self
+
+import pytest
+import requests
+
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from shared.events import decode
+from shared.ledger import Ledger
+from tests.real import Service, children, until
+
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+
+_WRITERS = 8
+_BETWEEN_KILLS = 150  # acknowledged creates
+
+
+class Load:
+    """Writers that create keys as fast as they are answered, and note what was acknowledged."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = f"{url}/v1/keys"
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._over = Event()
+        self.acknowledged: list[str] = []
+        self.refused: Counter[str] = Counter()
+        self._threads = [Thread(target=self._write, args=(number,)) for number in range(_WRITERS)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def wait(self) -> None:
+        """Until some more are acknowledged."""
+        goal = len(self.acknowledged) + _BETWEEN_KILLS
+        until(lambda: len(self.acknowledged) >= goal, 60, f"{_BETWEEN_KILLS} creates")
+
+    def _write(self, number: int) -> None:
+        session, count = requests.Session(), 0
+        while not self._over.is_set():
+            count += 1
+            try:
+                answer = session.post(
+                    self._url, json={"name": f"{number}-{count}"}, headers=self._headers, timeout=10
+                )
+            except requests.RequestException as error:
+                self.refused[type(error).__name__] += 1
+                time.sleep(0.01)
+                continue
+            if answer.status_code == 201:
+                self.acknowledged.append(answer.json()["id"])
+            else:
+                self.refused[str(answer.status_code)] += 1
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    running = Service(tmp_path / "data")
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_no_kill_loses_or_doubles_what_was_acknowledged(service: Service) -> None:
+    token = service.key("keyledger:admin")
+    with Load(service.url, token) as load:
+        for victim in ("store", "projector", "relay", "worker", "web", "a web worker"):
+            load.wait()
+            pid = _pid(service, victim)
+            os.kill(pid, signal.SIGKILL)
+            print(f"killed {victim} ({pid}) after {len(load.acknowledged)} acknowledged creates")
+            until(partial(_is_gone, pid), 10, f"the end of {victim}")
+            until(service.is_ready, 30, "readiness")
+        load.wait()
+    print(f"{len(load.acknowledged)} acknowledged, others: {dict(load.refused)}")
+    _settle(service)
+    _account_for(service, token, load.acknowledged)
+
+    service.kill()
+    until(lambda: not service.processes(), 15, "the end of what a killed `up` leaves")
+    service.start()
+    _account_for(service, token, load.acknowledged)
+
+
+def _pid(service: Service, victim: str) -> int:
+    words = {"store": "valkey-server", "a web worker": "web"}.get(victim, victim)
+    pid = service.pid(words)
+    return children(pid)[-1] if victim == "a web worker" else pid
+
+
+def _is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def _settle(service: Service) -> None:
+    with connect(EmbeddedServer.in_directory(service.data_dir).url) as store:
+        ledger = Ledger(store)
+        until(lambda: "0 events not yet" in service.run("audit", "check").stdout, 30, "the audit log")
+        head = ledger.head().position
+        print(f"settled at position {head}")
+
+
+def _account_for(service: Service, token: str, acknowledged: list[str]) -> None:
+    """Each acknowledged key is in the ledger, the list and the audit log, once; no position is missing."""
+    with connect(EmbeddedServer.in_directory(service.data_dir).url) as store:
+        records = Ledger(store).read(0, 10**6)
+    assert [record.position for record in records] == list(range(1, len(records) + 1))
+    subjects = Counter(decode(record).subject for record in records)
+    assert set(Counter(acknowledged).values()) == {1}
+    assert all(subjects[f"key:{key_id}"] == 1 for key_id in acknowledged)
+
+    listed = Counter(row["id"] for row in _pages(service, token, "/v1/keys", "keys"))
+    assert all(listed[key_id] == 1 for key_id in acknowledged)
+    assert set(listed.values()) == {1}
+    audited = Counter(row["key_id"] for row in _pages(service, token, "/v1/audit/entries", "entries"))
+    assert all(audited[key_id] == 1 for key_id in acknowledged)
+    for command in (("audit", "check"), ("replay", "--check")):
+        ended = service.run(*command)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def _pages(service: Service, token: str, path: str, name: str) -> Iterator[dict[str, Any]]:
+    cursor = ""
+    while True:
+        answer = requests.get(
+            f"{service.url}{path}?limit=200{cursor}", headers={"Authorization": f"Bearer {token}"}, timeout=10
+        ).json()
+        yield from answer[name]
+        if answer["next_cursor"] is None:
+            return
+        cursor = f"&cursor={answer['next_cursor']}"

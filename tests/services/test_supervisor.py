@@ -1,0 +1,430 @@
+"""What `services.supervisor` promises, with real processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from services.supervisor import NotReadyError, Process, Supervisor, Timing
+
+SOON = Timing(first_pause=0.02, longest_pause=0.05, settled=30.0, ready=10.0, grace=10.0)
+IDLE = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def python(name: str, code: str, *, ready: Callable[[], bool] | None = None) -> Process:
+    return Process(name=name, argv=[sys.executable, "-c", textwrap.dedent(code)], ready=ready)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"  # nothing of it is left but its entry, which init clears away
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        await asyncio.sleep(0.005)
+
+
+class Output:
+    """The lines that were written."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def of(self, name: str) -> list[str]:
+        """The lines of one process."""
+        told = (line.partition(" | ") for line in self.lines)
+        return [text for prefix, _, text in told if prefix.strip() == name]
+
+    def pids(self, name: str) -> list[int]:
+        return [int(text) for text in self.of(name) if text.isdigit()]
+
+
+Scenario = Callable[[Output, Supervisor], Awaitable[None]]
+
+
+def play(processes: list[Process], scenario: Scenario, timing: Timing = SOON) -> Output:
+    """Runs the processes until the scenario has ended, and then stops them."""
+    output = Output()
+
+    async def run() -> None:
+        supervisor = Supervisor(processes, timing, output.lines.append, coloured=False)
+        running = asyncio.create_task(supervisor.run())
+        try:
+            await scenario(output, supervisor)
+        finally:
+            supervisor.stop()
+            await asyncio.wait_for(running, 30)
+
+    asyncio.run(run())
+    return output
+
+
+PID = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+
+
+def test_each_line_is_printed_with_the_name_of_its_process() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: len(output.of("web")) == 5)
+        await until(lambda: output.of("projector"))
+
+    says = r"""
+        import os, time
+        os.write(1, b'one\ntwo\r\n')
+        os.write(2, b'not UTF-8: \xff\n')
+        os.write(1, b'an empty one:\n\n')
+        time.sleep(60)
+    """
+    output = play([python("web", says), python("projector", IDLE)], scenario)
+    assert [line for line in output.lines if line.startswith("web")] == [
+        "web       | one",
+        "web       | two",
+        "web       | not UTF-8: �",
+        "web       | an empty one:",
+        "web       | ",
+    ]
+    assert "projector | up" in output.lines
+
+
+def test_names_are_coloured_if_wanted() -> None:
+    output = Output()
+
+    async def run() -> None:
+        supervisor = Supervisor([python("web", IDLE)], SOON, output.lines.append, coloured=True)
+        running = asyncio.create_task(supervisor.run())
+        await until(lambda: output.lines)
+        supervisor.stop()
+        await running
+
+    asyncio.run(run())
+    assert output.lines[0] == "\x1b[33mweb | \x1b[0mup"
+
+
+def test_a_line_longer_than_any_buffer_is_printed_before_it_ends_and_harms_nobody() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: len("".join(output.of("web"))) > 900_000)
+
+    endless = "import time; print('x' * 1_000_000, end='', flush=True); time.sleep(60)"
+    output = play([python("web", endless)], scenario)
+    assert "".join(output.of("web")) == "x" * 1_000_000
+
+
+def test_the_last_words_of_a_process_are_printed_without_a_line_end() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: "last words" in output.of("web"))
+
+    play([python("web", "print('last words', end='')")], scenario)
+
+
+def test_the_next_process_is_started_when_the_one_before_is_ready(tmp_path: Path) -> None:
+    store = f"""
+        import pathlib, time
+        time.sleep(0.2)
+        pathlib.Path({str(tmp_path / "ready")!r}).touch()
+        time.sleep(60)
+    """
+    web = f"""
+        import pathlib, time
+        print(pathlib.Path({str(tmp_path / "ready")!r}).exists(), flush=True)
+        time.sleep(60)
+    """
+
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: output.of("web"))
+
+    output = play([python("store", store, ready=(tmp_path / "ready").exists), python("web", web)], scenario)
+    assert output.of("web") == ["True"]
+
+
+def test_all_is_stopped_if_a_process_is_not_ready_in_time() -> None:
+    output = Output()
+    processes = [python("store", PID), python("web", IDLE, ready=lambda: False)]
+    timing = Timing(ready=0.3)
+    with pytest.raises(NotReadyError, match=r"^web was not ready within 0\.3 s\.$"):
+        asyncio.run(Supervisor(processes, timing, output.lines.append, coloured=False).run())
+    assert all(map(is_gone, output.pids("store")))
+
+
+def test_a_mistake_in_a_check_stops_all() -> None:
+    output = Output()
+
+    def mistaken() -> bool:
+        if output.pids("store"):
+            raise ZeroDivisionError
+        return False
+
+    processes = [python("store", PID, ready=mistaken)]
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(Supervisor(processes, SOON, output.lines.append, coloured=False).run())
+    assert all(map(is_gone, output.pids("store")))
+
+
+def test_a_mistake_of_its_own_stops_all() -> None:
+    output = Output()
+
+    def write(line: str) -> None:
+        output.lines.append(line)
+        if "starting it again" in line:
+            raise ZeroDivisionError
+
+    processes = [python("store", PID, ready=lambda: bool(output.pids("store"))), python("web", "")]
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(Supervisor(processes, SOON, write, coloured=False).run())
+    assert all(map(is_gone, output.pids("store")))
+
+
+def test_it_is_said_once_that_all_are_ready() -> None:
+    output = Output()
+
+    async def run() -> None:
+        supervisor = Supervisor([python("web", PID)], SOON, output.lines.append, coloured=False)
+        running = asyncio.create_task(supervisor.run(lambda: output.lines.append("up | ready")))
+        await until(lambda: output.pids("web"))
+        os.kill(output.pids("web")[0], signal.SIGKILL)
+        await until(lambda: len(output.pids("web")) == 2)
+        supervisor.stop()
+        await running
+
+    asyncio.run(run())
+    assert output.of("up").count("ready") == 1
+
+
+def test_a_killed_process_is_started_again_and_the_others_go_on() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: output.pids("web") and output.pids("worker"))
+        for run in range(1, 4):
+            os.kill(output.pids("web")[-1], signal.SIGKILL)
+            await until(lambda run=run: len(output.pids("web")) == run + 1)  # type: ignore[misc]
+
+    output = play([python("worker", PID), python("web", PID)], scenario)
+    assert len(output.pids("worker")) == 1
+    assert output.of("up")[0] == "web was ended by SIGKILL; starting it again in 0.02 s"
+
+
+def test_who_dies_again_and_again_is_waited_for_longer_and_longer() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: len(output.of("up")) >= 4)
+
+    output = play([python("web", "raise SystemExit(3)")], scenario)
+    assert output.of("up")[:4] == [
+        f"web ended with exit status 3; starting it again in {pause} s" for pause in (0.02, 0.04, 0.05, 0.05)
+    ]
+
+
+def test_who_ran_well_for_a_while_is_started_again_at_once(tmp_path: Path) -> None:
+    fails_twice_then_runs = f"""
+        import pathlib, time
+        runs = pathlib.Path({str(tmp_path / "runs")!r})
+        with runs.open("a") as file: file.write("x")
+        if len(runs.read_text()) == 3: time.sleep(0.5)
+    """
+
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: len(output.of("up")) >= 3)
+
+    timing = Timing(first_pause=0.02, longest_pause=1.0, settled=0.4)
+    output = play([python("web", fails_twice_then_runs)], scenario, timing)
+    pauses = [text.rpartition(" in ")[2] for text in output.of("up")[:3]]
+    assert pauses == ["0.02 s", "0.04 s", "0.02 s"]
+
+
+def test_a_program_that_is_missing_is_said_and_tried_again() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: len(output.of("up")) >= 2)
+
+    output = play([Process(name="web", argv=["/no/such/program"])], scenario)
+    first = "web could not be started (No such file or directory); starting it again in 0.02 s"
+    assert output.of("up")[0] == first
+
+
+FAMILY = """
+import os, subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+child = subprocess.Popen(sleep)
+outside_the_group = subprocess.Popen(sleep, process_group=0)
+print(os.getpid(), child.pid, outside_the_group.pid, flush=True)
+time.sleep(60)
+"""
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + FAMILY
+
+
+def families(output: Output) -> list[list[int]]:
+    return [[int(pid) for pid in text.split()] for text in output.of("web")]
+
+
+def test_what_a_killed_process_started_is_gone_before_it_is_started_again() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: families(output))
+        os.kill(families(output)[0][0], signal.SIGKILL)
+        await until(lambda: output.of("up"))
+        await until(lambda: all(map(is_gone, families(output)[0])), seconds=5)
+
+    play([python("web", FAMILY)], scenario, Timing(first_pause=20))
+
+
+def test_a_process_that_left_the_session_cannot_hold_up_a_restart() -> None:
+    leaves_one_behind = """
+        import os, subprocess, sys, time
+        code = "import time; time.sleep(60)"
+        left = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        print(left.pid, flush=True)
+    """
+
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: len(output.pids("web")) >= 2)
+
+    output = play([python("web", leaves_one_behind)], scenario)
+    for pid in output.pids("web"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+SLOW_TO_STOP = """
+    import os, signal, sys, time
+    def stop(*_):
+        time.sleep({seconds})
+        print("stopped", flush=True)
+        sys.exit()
+    signal.signal(signal.SIGTERM, stop)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_first_process_is_stopped_after_all_others_have_ended() -> None:
+    processes = [
+        python(name, SLOW_TO_STOP.format(seconds=seconds))
+        for name, seconds in (("store", 0), ("projector", 0.2), ("web", 0.1))
+    ]
+
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: all(output.pids(process.name) for process in processes))
+
+    output = play(processes, scenario)
+    stopped = [line.partition(" ")[0] for line in output.lines if line.endswith("stopped")]
+    assert stopped == ["web", "projector", "store"]
+
+
+def test_who_does_not_stop_is_killed_after_the_grace_with_all_that_it_started() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: families(output))
+
+    started = time.monotonic()
+    output = play([python("store", IDLE), python("web", STUBBORN)], scenario, Timing(grace=0.3))
+    assert 0.3 < time.monotonic() - started < 5
+    asyncio.run(until(lambda: all(map(is_gone, families(output)[0]))))
+
+
+def test_a_second_request_to_stop_kills_at_once() -> None:
+    async def scenario(output: Output, supervisor: Supervisor) -> None:
+        await until(lambda: families(output))
+        supervisor.stop()
+
+    started = time.monotonic()
+    output = play([python("store", IDLE), python("web", STUBBORN)], scenario, Timing(grace=25))
+    assert time.monotonic() - started < 5
+    asyncio.run(until(lambda: all(map(is_gone, families(output)[0]))))
+
+
+def test_who_waits_to_be_started_again_is_not_when_all_is_to_stop() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: output.of("up"))
+
+    started = time.monotonic()
+    play([python("web", "")], scenario, Timing(first_pause=20))
+    assert time.monotonic() - started < 5
+
+
+def test_a_process_inherits_the_descriptors_that_it_is_given_and_no_others() -> None:
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: output.of("web"))
+
+    code = """
+        import os, sys, time
+        for descriptor in map(int, sys.argv[1:]):
+            try: print(os.fstat(descriptor) is not None, flush=True)
+            except OSError: print(False, flush=True)
+        time.sleep(60)
+    """
+    given, kept = os.pipe()
+    os.set_inheritable(kept, True)
+    argv = [*python("web", code).argv, str(given), str(kept)]
+    output = play([Process(name="web", argv=argv, pass_fds=(given,))], scenario)
+    os.close(given)
+    os.close(kept)
+    assert output.of("web") == ["True", "False"]
+
+
+# As a process of its own, which signals reach
+
+UP = """
+import sys
+from services.supervisor import Process, supervise
+names = ["store", "web"]
+processes = [Process(name=n, argv=[sys.executable, "-c", code]) for n, code in zip(names, sys.argv[1:])]
+supervise(processes, when_ready=lambda: print("all are ready", flush=True))
+"""
+
+
+@contextmanager
+def up(web: str) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
+    """A supervisor that runs, and what it runs: a store and what is given for a web process."""
+    arguments = [sys.executable, "-c", UP, PID, web]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = sorted(process.stdout.readline() for _ in range(3))
+        assert lines[0] == "all are ready\n"
+        pids = [int(word) for line in lines[1:] for word in line.split() if word.isdigit()]
+        try:
+            yield process, pids
+        finally:
+            process.kill()
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_second_signal_ends_all_at_once_and_nothing_is_left(number: signal.Signals) -> None:
+    with up(STUBBORN) as (process, pids):
+        assert len(pids) == 4
+        process.send_signal(number)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up    | stopping; once more kills at once\n"
+        process.send_signal(number)
+        assert process.wait(5) == 0
+        asyncio.run(until(lambda: all(map(is_gone, pids))))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
+def test_the_processes_end_when_their_supervisor_is_killed() -> None:
+    with up(FAMILY) as (process, (store, web, *_)):
+        process.kill()
+        process.wait()
+        asyncio.run(until(lambda: is_gone(store) and is_gone(web)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the children of a process")
+def test_it_goes_on_when_nobody_reads_its_output() -> None:
+    with up(PID) as (process, (first, second)):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        assert process.stdout is not None
+        process.stdout.close()
+        os.kill(second, signal.SIGKILL)
+        asyncio.run(until(lambda: is_gone(second) and len(children.read_text().split()) == 2))
+        process.send_signal(signal.SIGTERM)
+        process.wait(5)
+        assert is_gone(first)
