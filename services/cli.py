@@ -153,7 +153,8 @@ def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: 
     if as_json:
         click.echo(json.dumps(KeySchema().dump(presented(done.key)) | {"api_key": token}, ensure_ascii=False))
         return
-    click.echo(f"{token}\n\nThis is the only time that the key of {done.key.name!r} is shown.", err=False)
+    click.echo(token)
+    click.echo(f"This is the only time that the key of {done.key.name!r} is shown.", err=True)
 
 
 @key.command("list")

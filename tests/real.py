@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -37,6 +37,7 @@ def until(condition: Callable[[], object], within: float = 10.0, what: str = "it
         time.sleep(0.02)
 
 
+@contextmanager
 def served(command: list[str], url: str) -> Iterator[str]:
     """Runs a store while it is used, and gives its URL."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
