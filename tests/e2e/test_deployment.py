@@ -37,13 +37,11 @@ def deployed(directory: Path, postgresql_server: str) -> Iterator[Service]:
         "KEYLEDGER_SECRET_KEY": "a secret of 32 characters at least",
         "KEYLEDGER_HOST": "127.0.0.1",
     }
-    service = Service(
-        directory / "data", **{name: settings[name] for name in settings if name != "KEYLEDGER_PORT"}
-    )
+    del settings["KEYLEDGER_PORT"]
+    service = Service(directory / "data", **settings)
     with ExitStack() as stack:
-        # It gives the store's URL, and stops it in the end.
-        next(store := served([valkey, *SERVICES["store"]["command"][1:], *here], f"unix://{socket}"))
-        stack.callback(store.close)
+        store = [valkey, *SERVICES["store"]["command"][1:], *here]
+        stack.enter_context(served(store, settings["KEYLEDGER_REDIS_URL"]))
         for ours in OURS.values():
             process = subprocess.Popen([KEYLEDGER, *ours["command"]], env=service.environment)
             stack.callback(process.wait, 20)
@@ -67,10 +65,8 @@ def test_the_deployment_does_the_whole_job(deployed: Service) -> None:
     bearer = {"Authorization": f"Bearer {deployed.key('keyledger:admin')}"}
     made = requests.post(f"{deployed.url}/v1/keys", json={"name": "Web"}, headers=bearer, timeout=5)
     assert made.status_code == 201
-    assert (
-        requests.get(f"{deployed.url}/v1/keys?after=3", headers=bearer, timeout=5).json()["keys"][0]["name"]
-        == "Web"
-    )
+    listed = requests.get(f"{deployed.url}/v1/keys?after=3", headers=bearer, timeout=5).json()["keys"]
+    assert listed[0]["name"] == "Web"
     entries = f"{deployed.url}/v1/audit/entries?key_id={made.json()['id']}"
     until(lambda: requests.get(entries, headers=bearer, timeout=5).json()["entries"], 2, "the audit entry")
     assert deployed.run("audit", "check").returncode == 0
