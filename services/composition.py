@@ -26,6 +26,7 @@ from services.keys.service import Keys
 from services.keys.verification import KeyAuthenticator
 from services.keys.views import Views
 from shared.connections import connect
+from shared.embedded import make_data_directory
 from shared.ledger import Ledger
 from shared.settings import Settings
 from shared.telemetry import configure_logs
@@ -95,7 +96,10 @@ class Parts:
     @cached_property
     def audit_log(self) -> AuditLog:
         """The audit log."""
-        return AuditLog(self.settings.audit_database_url)
+        if self.settings.audit_database_url:
+            return AuditLog(self.settings.audit_database_url)
+        make_data_directory(self.settings.data_dir)
+        return AuditLog(f"sqlite:///{self.settings.data_dir / 'audit.db'}")
 
     @cached_property
     def projector(self) -> Projector:

@@ -47,6 +47,12 @@ def open_store(settings: Settings) -> Iterator[str]:
         yield server.url
 
 
+def make_data_directory(data_dir: Path) -> None:
+    """Makes it for its owner alone, where it is missing. Raises DataDirectoryError."""
+    with _writing_to(data_dir):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 @dataclass(frozen=True)
 class EmbeddedServer:
     """Valkey in the data directory, on a Unix socket.
@@ -67,8 +73,8 @@ class EmbeddedServer:
     @classmethod
     def in_directory(cls, data_dir: Path) -> "EmbeddedServer":
         """Makes the directories that are missing, and starts nothing. Raises DataDirectoryError."""
+        make_data_directory(data_dir)
         with _writing_to(data_dir):
-            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             data_dir = data_dir.resolve()
             (data_dir / "store").mkdir(mode=0o700, exist_ok=True)
         return cls(data_dir, _socket_path(data_dir))

@@ -56,6 +56,11 @@ _FACTS: dict[str, type[Fact]] = {fact.TYPE: fact for fact in (KeyCreated, KeyTog
 EVENT_TYPES: tuple[str, ...] = tuple(_FACTS)
 
 
+# How the ledger names what events are about.
+KEY_SUBJECT = "key:"
+ACCOUNT_SUBJECT = "account:"
+
+
 class Actor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who did it. `label` is what a person reads: an address, or the name of a key."""
 
@@ -154,6 +159,9 @@ def enveloped(
     ]
 
 
+# Bytes that are not UTF-8 are a UnicodeDecodeError, endless nesting is a RecursionError.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.json.Encoder(order="sorted")
 _stored_decoder = msgspec.json.Decoder(_Stored)
 _name_decoder = msgspec.json.Decoder(_StoredName)
@@ -169,7 +177,7 @@ def decode(record: Record) -> Event:
     """The event of a record. Raises UnreadableEventError on what this version cannot read whole."""
     try:
         stored = _stored_decoder.decode(record.body)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise UnreadableEventError(record.position, name_of(record).subject, str(error)) from error
     decoder = _fact_decoders.get((stored.type, stored.schema))
     if decoder is None:
@@ -177,7 +185,7 @@ def decode(record: Record) -> Event:
         raise UnreadableEventError(record.position, stored.subject, reason)
     try:
         data = decoder.decode(stored.data)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise UnreadableEventError(record.position, stored.subject, str(error)) from error
     return Event(
         id=stored.id,
@@ -205,6 +213,6 @@ def name_of(record: Record) -> Name:
     """Which event it is, also of one that cannot be read whole."""
     try:
         stored = _name_decoder.decode(record.body)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return Name(None, None)
     return Name(stored.id, stored.subject)

@@ -20,7 +20,7 @@ class Settings:
 
     data_dir: Path
     redis_url: str | None  # None: the embedded server in the data directory
-    audit_database_url: str  # as SQLAlchemy takes it
+    audit_database_url: str | None  # None: SQLite in the data directory
     host: str
     port: int
     secret_key: str | None  # None: made and kept in the data directory
@@ -51,7 +51,7 @@ class Settings:
         return cls(
             data_dir=data_dir,
             redis_url=redis_url,
-            audit_database_url=env.str("AUDIT_DATABASE_URL", "") or f"sqlite:///{data_dir / 'audit.db'}",
+            audit_database_url=env.str("AUDIT_DATABASE_URL", "") or None,
             host=env.str("HOST", "") or "127.0.0.1",
             port=env.int("PORT", 8000),
             secret_key=secret_key,

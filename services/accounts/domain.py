@@ -6,10 +6,9 @@ from functools import reduce
 
 import msgspec
 
-from shared.events import AccountAdded, Event, Facts, UnreadableEventError
+from shared.events import ACCOUNT_SUBJECT, AccountAdded, Event, Facts, UnreadableEventError
 from shared.identity import ROLES
 
-SUBJECT_PREFIX = "account:"
 EMAIL_LENGTH = 254  # what fits into the path of an SMTP envelope (RFC 5321, 4.5.3.1.3)
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 
@@ -65,7 +64,7 @@ def evolve(account: Account | None, event: Event) -> Account:
         case AccountAdded(role=role), None if event.version == version + 1 and role in ROLES:
             return Account(
                 subject=event.subject,
-                email=event.subject.removeprefix(SUBJECT_PREFIX),
+                email=event.subject.removeprefix(ACCOUNT_SUBJECT),
                 workspace=event.workspace,
                 role=role,
                 version=event.version,
@@ -83,7 +82,7 @@ def fold(history: Iterable[Event]) -> Account | None:
 
 def subject(email: str) -> str:
     """The name of an account in the ledger: one address has one, however it is typed."""
-    return SUBJECT_PREFIX + normalized(email)
+    return ACCOUNT_SUBJECT + normalized(email)
 
 
 def normalized(email: str) -> str:

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from shared.events import Event, Fact, KeyCreated, KeyToggled, UnreadableEventError
+from shared.events import KEY_SUBJECT, Event, Fact, KeyCreated, KeyToggled, UnreadableEventError
 
 Status: TypeAlias = Literal["active", "inactive", "expired"]
 
@@ -110,14 +110,11 @@ def _created(event: Event, fact: KeyCreated) -> Key:
     )
 
 
-SUBJECT_PREFIX = "key:"
-
-
 def subject(key_id: str) -> str:
     """The name of a key in the ledger."""
-    return SUBJECT_PREFIX + key_id
+    return KEY_SUBJECT + key_id
 
 
 def key_id(subject: str) -> str:
     """The inverse."""
-    return subject.removeprefix(SUBJECT_PREFIX)
+    return subject.removeprefix(KEY_SUBJECT)

@@ -9,9 +9,10 @@ from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from services.keys.commands import fold
-from services.keys.lifecycle import lifecycle
 from services.keys.schemas import KeyChangeSchema, ListQuerySchema, NewKeySchema, presented
 from services.keys.service import Keys
+from shared.descriptions import describe
+from shared.events import Event
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
 from shared.web.access import attached, idempotency_of, origin, signed_in
 
@@ -68,7 +69,7 @@ def key_details(principal: Principal, key_id: str) -> str:
     return render_template(
         "keys/details.html",
         key=presented(fold(events)),
-        lifecycle=lifecycle(events),
+        lifecycle=[_moment(event) for event in reversed(events)],
     )
 
 
@@ -88,6 +89,17 @@ def _list(principal: Principal, after: int, cursor: int | None) -> dict[str, Any
     behind = not keys.views.wait_for(after)
     page = keys.page(principal, _PAGE, cursor)
     return {"keys": [presented(key) for key in page.keys], "next_cursor": page.next_cursor, "behind": behind}
+
+
+def _moment(event: Event) -> dict[str, Any]:
+    """What happened to a key: when, by whom, from where, from what to what."""
+    return {
+        "at": event.at,
+        "actor": event.actor.label,
+        "ip": event.request.ip,
+        "position": event.position,
+        **describe(event.data)._asdict(),
+    }
 
 
 def _form(typed: Mapping[str, str], errors: Mapping[str, Any]) -> str:

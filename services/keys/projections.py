@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from services.keys.domain import SUBJECT_PREFIX, Key, evolve, key_id
-from shared.events import Record, UnreadableEventError, decode, name_of
+from services.keys.domain import Key, evolve, key_id
+from shared.events import KEY_SUBJECT, Record, UnreadableEventError, decode, name_of
 
 VERSION = 1  # another fold or another row needs another number, and so views of its own
 
@@ -20,7 +20,7 @@ class Changes:
 def key_ids(records: Iterable[Record]) -> set[str]:
     """The keys that a page of events is about."""
     subjects = (name_of(record).subject or "" for record in records)
-    return {key_id(subject) for subject in subjects if subject.startswith(SUBJECT_PREFIX)}
+    return {key_id(subject) for subject in subjects if subject.startswith(KEY_SUBJECT)}
 
 
 def project(records: Iterable[Record], rows: Mapping[str, Key], parked: Iterable[str]) -> Changes:
@@ -33,7 +33,7 @@ def project(records: Iterable[Record], rows: Mapping[str, Key], parked: Iterable
     aside = set(parked)
     for record in records:
         name = name_of(record).subject
-        if name is not None and not name.startswith(SUBJECT_PREFIX):
+        if name is not None and not name.startswith(KEY_SUBJECT):
             continue
         id_ = key_id(name) if name else f"?{record.position}"
         if id_ in aside:

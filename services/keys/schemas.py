@@ -6,20 +6,20 @@ import unicodedata
 from typing import Any
 
 import msgspec
-from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from services.keys.commands import NewKey
 from services.keys.domain import Key, ToggleKey
 from shared.events import Event
 from shared.identity import OWN_PREFIX, SCOPES
-from shared.timestamps import parse_rfc3339, rfc3339
+from shared.schemas import ActorSchema, PageSchema, RequestSchema, StrictSchema, Timestamp
+from shared.timestamps import rfc3339
 
 NAME_LENGTH = 100
 DESCRIPTION_LENGTH = 500
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
 _SCOPES_MOST = 50
 _LINES = frozenset("\n\t")
-_CURSOR = "Take it from next_cursor of the page before."
 
 
 class Text(fields.String):
@@ -37,19 +37,6 @@ class Text(fields.String):
         return text
 
 
-class Timestamp(fields.Field[int]):
-    """RFC 3339 outside, milliseconds inside."""
-
-    def _serialize(self, value: int | None, *_: Any, **__: Any) -> str | None:
-        return None if value is None else rfc3339(value)
-
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
-        try:
-            return parse_rfc3339(value)
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-
-
 def _check_scopes(scopes: list[str]) -> None:
     for scope in scopes:
         if not _SCOPE.fullmatch(scope):
@@ -65,12 +52,7 @@ def _in_future(at: int) -> None:
         raise ValidationError("It must be in the future.")
 
 
-class _Strict(Schema):
-    class Meta:
-        unknown = RAISE
-
-
-class NewKeySchema(_Strict):
+class NewKeySchema(StrictSchema):
     """`POST /v1/keys`, and the form of Create API Key."""
 
     name = Text(
@@ -102,7 +84,7 @@ class NewKeySchema(_Strict):
         return NewKey(**data | {"scopes": tuple(dict.fromkeys(data["scopes"]))})
 
 
-class KeyChangeSchema(_Strict):
+class KeyChangeSchema(StrictSchema):
     """`PATCH /v1/keys/{id}`, and the switch on the pages."""
 
     enabled = fields.Boolean(
@@ -149,7 +131,7 @@ class CreatedKeySchema(KeySchema):
     notice = fields.String(metadata={"description": "In a repeated answer: where the key went."})
 
 
-class AfterSchema(_Strict):
+class AfterSchema(StrictSchema):
     """The position of the ledger that an answer must have seen: what the header X-Ledger-Position gave."""
 
     after = fields.Integer(
@@ -159,24 +141,11 @@ class AfterSchema(_Strict):
     )
 
 
-class _PageSchema(_Strict):
-    limit = fields.Integer(
-        load_default=50,
-        validate=validate.Range(1, 200, error="It must be from {min} to {max}."),
-        error_messages={"invalid": "It must be a whole number."},
-    )
-    cursor = fields.Integer(
-        load_default=None,
-        validate=validate.Range(1, 2**53, error=_CURSOR),
-        error_messages={"invalid": _CURSOR},
-    )
-
-
-class ListQuerySchema(AfterSchema, _PageSchema):
+class ListQuerySchema(AfterSchema, PageSchema):
     """`GET /v1/keys?limit=&cursor=&after=`."""
 
 
-class HistoryQuerySchema(_PageSchema):
+class HistoryQuerySchema(PageSchema):
     """`GET /v1/keys/{id}/history?limit=&cursor=`."""
 
 
@@ -185,22 +154,6 @@ class KeyListSchema(Schema):
 
     keys = fields.List(fields.Nested(KeySchema))
     next_cursor = fields.String(allow_none=True)
-
-
-class ActorSchema(Schema):
-    """Who did it."""
-
-    kind = fields.String()
-    id = fields.String()
-    label = fields.String()
-
-
-class RequestSchema(Schema):
-    """By what call."""
-
-    id = fields.String()
-    ip = fields.String(allow_none=True)
-    user_agent = fields.String(allow_none=True)
 
 
 class EventSchema(Schema):

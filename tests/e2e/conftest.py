@@ -29,9 +29,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert running.stop() == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium."""
+    """The system's Chromium. Not for the whole session: Playwright keeps an event loop running in it."""
     binary = need(shutil.which("chromium") or shutil.which("chromium-browser"), "chromium")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=binary, args=_CHROMIUM)

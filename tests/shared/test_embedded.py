@@ -37,7 +37,7 @@ def settings(data_dir: Path, redis_url: str | None = None) -> Settings:
     return Settings(
         data_dir=data_dir,
         redis_url=redis_url,
-        audit_database_url="sqlite://",
+        audit_database_url=None,
         host="127.0.0.1",
         port=8000,
         secret_key=None,

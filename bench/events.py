@@ -1,0 +1,32 @@
+"""Events like those of real keys, for the benchmarks."""
+
+from shared.events import Actor, Fact, KeyCreated, KeyToggled, NewEvent, Request, enveloped
+
+_ACTOR = Actor(kind="key", id="00abcdefghij", label="provisioning")
+_REQUEST = Request(id="6f1c2a9be2d14ef0a3c5d7f80912b4c6", ip="192.0.2.17", user_agent="python-requests/2.34")
+
+
+def event_of(key_id: str, version: int) -> NewEvent:
+    """The event that brings a key to a version: created at first, then switched."""
+    fact: Fact = (
+        KeyCreated(
+            name=f"Service {key_id}",
+            description="",
+            prefix="kl",
+            hint=f"kl_{key_id[:4]}…x7Qz",
+            digest="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            scopes=("orders:read",),
+            expires_at=None,
+        )
+        if version == 1
+        else KeyToggled(enabled=version % 2 == 1, reason=None)
+    )
+    return enveloped(
+        [fact],
+        subject=f"key:{key_id}",
+        after_version=version - 1,
+        workspace="default",
+        actor=_ACTOR,
+        request=_REQUEST,
+        new_id=lambda: f"{key_id}{version:020d}",
+    )[0]

@@ -1,0 +1,23 @@
+"""A store for the benchmarks: the embedded Valkey at fsync always, in a directory that goes away."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.embedded import EmbeddedServer
+from tests.real import answers, until
+
+
+@contextmanager
+def fresh_store() -> Iterator[str]:
+    """The URL of an empty one."""
+    with tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
+        server = EmbeddedServer.in_directory(Path(directory))
+        with subprocess.Popen(server.command, stdout=subprocess.DEVNULL) as process:
+            try:
+                until(lambda: answers(server.url))
+                yield server.url
+            finally:
+                process.terminate()

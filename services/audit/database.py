@@ -1,0 +1,237 @@
+"""The database of the audit log: SQLite or PostgreSQL, and the rules that it enforces itself."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+_BUSY_S = 30  # how long a writer waits for those before it
+_RETRY_S = 0.01
+_CONNECT_S = 5
+_WRITERS_LOCK = 0x6B65796C_65646765  # "keyledge"; the lock's name among all of the PostgreSQL server
+
+_metadata = MetaData()
+
+
+class _Bytes(LargeBinary):
+    """Bytes as the driver gives them: a file that was tampered with may hold anything."""
+
+    def result_processor(self, *_: Any) -> None:
+        return None
+
+
+# Named and ordered as services.audit.entries.Entry.
+ENTRIES = Table(
+    "audit_entries",
+    _metadata,
+    # SQLite gives out its own row ids only under this very name of the type.
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("event_id", Text),
+    Column("at", BigInteger, nullable=False),
+    Column("workspace", Text),
+    Column("subject", Text),
+    Column("key_id", Text),
+    Column("type", Text),
+    Column("actor_kind", Text),
+    Column("actor_id", Text),
+    Column("actor_label", Text),
+    Column("ip", Text),
+    Column("request_id", Text),
+    Column("record", _Bytes, nullable=False),
+    Column("previous_hash", _Bytes, nullable=False),
+    Column("entry_hash", _Bytes, nullable=False),
+    # One a filter of the pages; the newest first page of each is a walk along its end.
+    Index("audit_entries_of_workspace", "workspace", "position"),
+    Index("audit_entries_of_key", "workspace", "key_id", "position"),
+    Index("audit_entries_of_type", "workspace", "type", "position"),
+    Index("audit_entries_of_actor_id", "workspace", "actor_id", "position"),
+    Index("audit_entries_of_actor_label", "workspace", "actor_label", "position"),
+    Index("audit_entries_at", "at", "position"),
+)
+
+# An insert is looked at before its conflict is resolved, so INSERT OR REPLACE is refused here as well.
+_SQLITE_RULES = (
+    """CREATE TRIGGER IF NOT EXISTS audit_entries_no_update BEFORE UPDATE ON audit_entries
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only ever appended to'); END""",
+    """CREATE TRIGGER IF NOT EXISTS audit_entries_no_delete BEFORE DELETE ON audit_entries
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only ever appended to'); END""",
+    """CREATE TRIGGER IF NOT EXISTS audit_entries_only_next BEFORE INSERT ON audit_entries
+    WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM audit_entries)
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only ever appended to'); END""",
+)
+
+# ALWAYS, for else a session could switch the triggers off for itself.
+_POSTGRESQL_RULES = (
+    """CREATE OR REPLACE FUNCTION audit_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'the audit log is only ever appended to'; END $$""",
+    """CREATE OR REPLACE FUNCTION audit_entries_only_next() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+      IF NEW.position IS DISTINCT FROM (SELECT coalesce(max(position), 0) + 1 FROM audit_entries) THEN
+        RAISE EXCEPTION 'the audit log is only ever appended to';
+      END IF;
+      RETURN NEW;
+    END $$""",
+    """CREATE OR REPLACE TRIGGER audit_entries_no_change BEFORE UPDATE OR DELETE OR TRUNCATE
+    ON audit_entries FOR EACH STATEMENT EXECUTE FUNCTION audit_entries_refuse()""",
+    """CREATE OR REPLACE TRIGGER audit_entries_only_next BEFORE INSERT
+    ON audit_entries FOR EACH ROW EXECUTE FUNCTION audit_entries_only_next()""",
+    "ALTER TABLE audit_entries ENABLE ALWAYS TRIGGER audit_entries_no_change",
+    "ALTER TABLE audit_entries ENABLE ALWAYS TRIGGER audit_entries_only_next",
+)
+
+_RULES = {"sqlite": _SQLITE_RULES, "postgresql": _POSTGRESQL_RULES}
+
+# What makes a transaction the only one that writes, from its first statement on. A deferred transaction
+# of SQLite would fail at once, whatever its timeout, if another writer came between its read and its write.
+_LOCKS = {"sqlite": "BEGIN IMMEDIATE", "postgresql": f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})"}
+
+
+class AuditDatabaseError(Exception):
+    """The audit log's database cannot be used; the message says which, and why, but no password."""
+
+
+class Database:
+    """Transactions on the audit log's database, which is connected to and set up when it is first used."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is as SQLAlchemy takes it. Raises AuditDatabaseError for one of no use."""
+        parsed = _parse(url)
+        self._place = _place(parsed)
+        self._engine = _engine(parsed)
+        self._ready = False
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engine.dialect.name
+
+    def close(self) -> None:
+        """Closes the connections; another use opens new ones."""
+        self._engine.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that has the database to itself for writing. Raises AuditDatabaseError."""
+        self._set_up()
+        with self._errors(), self._engine.begin() as connection:
+            self._lock(connection)
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Raises AuditDatabaseError."""
+        self._set_up()
+        with self._errors(), self._engine.connect() as connection:
+            yield connection
+
+    def _set_up(self) -> None:
+        """Creates what is missing; several processes may do so at once."""
+        if self._ready:
+            return
+        with self._errors(), self._engine.begin() as connection:
+            self._lock(connection)
+            _metadata.create_all(connection)
+            for rule in _RULES[self.dialect]:
+                connection.exec_driver_sql(rule)
+        self._ready = True
+
+    def _lock(self, connection: Connection) -> None:
+        connection.exec_driver_sql(_LOCKS[self.dialect])
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OSError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            reason = " ".join(str(cause).split())
+            raise AuditDatabaseError(f"The audit log's {self._place} cannot be used: {reason}") from error
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # The parser's words may hold the password.
+        raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL is no URL. {_WANTED}") from None
+    if url.get_backend_name() in {"postgresql", "postgres"}:
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
+        raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL has no use. {_WANTED}")
+    return url.set(drivername="sqlite")
+
+
+_WANTED = "It must look like postgresql://user:password@host/database or sqlite:////path/to/file."
+
+
+def _place(url: URL) -> str:
+    if url.get_backend_name() == "sqlite":
+        return f"SQLite file {url.database}"
+    address = f"{url.host or 'the local socket'}{f':{url.port}' if url.port else ''}"
+    return f"PostgreSQL database {url.database} at {address}"
+
+
+def _engine(url: URL) -> Engine:
+    # What goes wrong is told without the statement's values.
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_S})
+        event.listen(engine, "do_connect", _protect_file)
+        event.listen(engine, "connect", _prepare_sqlite)
+        return engine
+    return create_engine(
+        url,
+        hide_parameters=True,
+        isolation_level="READ COMMITTED",  # so that what is read after the lock is what the last writer left
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": _CONNECT_S},
+    )
+
+
+def _protect_file(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
+    """The file is for its owner alone, and SQLite makes those beside it with the same mode."""
+    path = Path(arguments[0])
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where _LOCKS says, and nowhere else
+    deadline = time.monotonic() + _BUSY_S
+    while not _has_journal(connection):
+        if time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(_RETRY_S)
+    connection.execute("PRAGMA synchronous = FULL")
+    # Text that is none comes from a file that was tampered with: the check has to read it to find it.
+    connection.text_factory = lambda text: text.decode(errors="backslashreplace")
+
+
+def _has_journal(connection: Any) -> bool:
+    # Where several processes make the file at once, SQLite fails here without waiting for its timeout.
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""The page of the audit log. It only translates: who, what, show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, render_template, request
+from marshmallow import ValidationError
+
+from services.audit.entries import Entry, description_of
+from services.audit.schemas import PageQuerySchema, actor_of
+from services.audit.service import Audit
+from shared.events import EVENT_TYPES
+from shared.identity import AUDIT_READ, Principal
+from shared.web.access import attached, signed_in
+
+_FILTERS = ("key_id", "actor", "type", "since", "until", "q")
+_UNKNOWN = "Unknown"
+
+blueprint = Blueprint("audit", __name__, template_folder="templates")
+
+
+@blueprint.get("/audit")
+@signed_in(AUDIT_READ)
+def entries_page(principal: Principal) -> str | tuple[str, int]:
+    """The newest entries that match the filter in the address."""
+    typed = {name: request.args.get(name, "") for name in _FILTERS}
+    try:
+        query = PageQuerySchema().load(typed | _cursor(request.args))
+    except ValidationError as error:
+        return _page(typed, [], errors=error.messages_dict), 422
+    audit = attached(Audit)
+    page = audit.page(principal, **query)
+    names = audit.key_names(principal, page.entries)
+    return _page(typed, [row(entry, names) for entry in page.entries], next_cursor=page.next_cursor)
+
+
+def _cursor(arguments: Mapping[str, str]) -> dict[str, str]:
+    """Where the page begins; one that was mangled begins with the newest."""
+    cursor = arguments.get("cursor", "")
+    return {"cursor": cursor} if not PageQuerySchema(only=["cursor"]).validate({"cursor": cursor}) else {}
+
+
+def _page(typed: Mapping[str, str], entries: list[dict[str, Any]], **more: Any) -> str:
+    return render_template(
+        "audit/entries.html",
+        filters=typed,
+        entries=entries,
+        event_types=EVENT_TYPES,
+        lag=attached(Audit).lag(),
+        **{"errors": {}, "next_cursor": None} | more,
+    )
+
+
+def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
+    """An entry as the page shows it."""
+    description = description_of(entry)
+    return {
+        "position": entry.position,
+        "at": entry.at,
+        "type": entry.type or _UNKNOWN,
+        "title": description.title,
+        "actor": {name: value or _UNKNOWN for name, value in actor_of(entry).items()},
+        "key_id": entry.key_id,
+        "key_name": key_names.get(entry.key_id or ""),
+        "subject": entry.subject or _UNKNOWN,
+        "ip": entry.ip,
+        "request_id": entry.request_id,
+        "changes": [change._asdict() for change in description.changes],
+        "entry_hash": entry.entry_hash.hex(),
+    }

@@ -1,0 +1,35 @@
+"""What the API and the pages of the audit log work with."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.audit.audit_log import AuditLog, Filters, Page
+from services.audit.entries import Entry
+from shared.identity import AUDIT_READ, Principal, authorize
+from shared.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit log as a caller may see it: that of the own workspace."""
+
+    log: AuditLog
+    ledger: Ledger
+
+    def page(self, principal: Principal, criteria: Mapping[str, Any], limit: int, cursor: int | None) -> Page:
+        """The newest entries that match. `criteria` are the fields of Filters, without the workspace.
+
+        Raises ForbiddenError, AuditDatabaseError.
+        """
+        authorize(principal, AUDIT_READ)
+        return self.log.search(Filters(workspace=principal.workspace, **criteria), limit, cursor)
+
+    def key_names(self, principal: Principal, entries: Iterable[Entry]) -> dict[str, str]:
+        """What the keys of the entries are called. Raises ForbiddenError, AuditDatabaseError."""
+        authorize(principal, AUDIT_READ)
+        return self.log.key_names(principal.workspace, {entry.key_id for entry in entries if entry.key_id})
+
+    def lag(self) -> int:
+        """How many events are still to be appended. Raises AuditDatabaseError, redis.RedisError."""
+        return max(self.ledger.head().position - self.log.last().position, 0)

@@ -1,0 +1,140 @@
+"""The process that does the audit log's jobs: an RQ worker that takes no orders but ours."""
+
+import time
+from contextlib import suppress
+from threading import Event as Stop
+from types import TracebackType
+from typing import Any
+
+import structlog
+from redis import Redis, RedisError, ResponseError
+from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.utils import now
+from rq.worker import WorkerStatus
+from rq.worker_registration import clean_worker_registry
+
+from services.audit.audit_log import AuditLog
+from services.audit.jobs import QUEUE, CatchUpJob, RefusedJobError, Requests, catch_up, job_class
+from shared.ledger import Ledger
+
+_WORKER_TTL_S = 30
+_MAINTENANCE_S = 10
+_PAUSE_S = 1.0
+_STRAYS = 100  # ids that RQ took from the queue and may forget, if their worker died
+
+_log = structlog.get_logger(__name__)
+
+
+def run_worker(store: Redis, log: AuditLog, ledger: Ledger) -> None:
+    """Does the audit log's jobs until SIGTERM or SIGINT, in the main thread; waits for a store that is away.
+
+    `store` is a client of its own, for RQ makes its answers take as long as its blocking reads.
+    """
+    requests = Requests(store)
+
+    def work() -> None:
+        if catch_up(log, ledger):
+            requests.ask()
+
+    stop = Stop()
+    # From its first worker on, a signal that finds no job at work raises StopRequested.
+    with suppress(StopRequested):
+        while not stop.is_set():
+            _work(store, job_class(work), stop)
+
+
+def _work(store: Redis, jobs: type[CatchUpJob], stop: Stop) -> None:
+    """Works until told to stop, or until RQ gives up because of the store."""
+    try:
+        worker = AuditWorker(
+            [AuditQueue(QUEUE, connection=store, job_class=jobs, serializer=JSONSerializer)],
+            connection=store,
+            job_class=jobs,
+            queue_class=AuditQueue,
+            serializer=JSONSerializer,
+            worker_ttl=_WORKER_TTL_S,
+            maintenance_interval=_MAINTENANCE_S,
+        )
+        worker.stop = stop
+        worker.work(logging_level="WARNING")
+    except RedisError as error:
+        _log.warning("the store is away; the audit worker waits for it", reason=str(error))
+    stop.wait(_PAUSE_S)
+
+
+class AuditQueue(Queue):  # type: ignore[misc]  # RQ is not looked into for types
+    """A queue that survives what is put into it, and starts no job because of another."""
+
+    @classmethod
+    def dequeue_any(cls, *arguments: Any, **options: Any) -> Any:
+        """The next job; ids that cannot be one are left out."""
+        while True:
+            try:
+                return super().dequeue_any(*arguments, **options)
+            except ValueError as error:
+                _log.warning("left out what was in the audit queue and names no job", reason=str(error))
+
+    def move_dependents_to_ready(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+        """None: no job of ours has dependents."""
+        return {}
+
+    def enqueue_dependents(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+        """None: no job of ours has dependents."""
+        return {}
+
+
+class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ is not looked into for types
+    """A worker without RQ's other ways to be told what to do."""
+
+    max_connection_wait_time = 2.0  # in seconds
+
+    stop: Stop
+
+    def request_stop(self, *_: Any) -> None:
+        """A signal: ends at once when idle, else after the job."""
+        self.stop.set()
+        self._stop_requested = True
+        if self.get_state() != WorkerStatus.BUSY:
+            raise StopRequested
+
+    def subscribe(self) -> None:
+        """Listens to no commands."""
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Is not suspended by a key in the store."""
+
+    def run_maintenance_tasks(self) -> None:
+        """Removes what ended jobs and dead workers left behind.
+
+        RQ's own would also bring in jobs that wait for others, in its registries.
+        """
+        for queue in self.queues:
+            try:
+                _clean(queue)
+            except (ValueError, ResponseError) as error:
+                _log.warning("did not clean up behind the audit worker", reason=str(error))
+        self.last_cleaned_at = now()
+
+    def handle_exception(
+        self, job: CatchUpJob, _: type[BaseException], error: BaseException, __: TracebackType
+    ) -> None:
+        """Says in one line why a job failed."""
+        if isinstance(error, RefusedJobError):
+            _log.warning("refused a job", job=job.id, reason=str(error))
+        else:
+            _log.error("the audit log could not catch up", reason=str(error) or repr(error))
+
+
+def _clean(queue: AuditQueue) -> None:
+    connection, started = queue.connection, queue.started_job_registry.key
+    queue.finished_job_registry.cleanup()
+    queue.failed_job_registry.cleanup()
+    # Jobs of workers that died; the relay has asked for others since.
+    for execution in connection.zrangebyscore(started, 0, time.time()):
+        connection.delete(Job.redis_job_namespace_prefix.encode() + execution.partition(b":")[0])
+        connection.zrem(started, execution)
+    connection.ltrim(queue.intermediate_queue_key, -_STRAYS, -1)
+    clean_worker_registry(queue)

@@ -1,0 +1,42 @@
+"""Events in human words, as the pages and the audit log tell them. Pure."""
+
+from typing import Any, NamedTuple
+
+from shared.events import AccountAdded, Fact, KeyCreated, KeyToggled
+
+
+class Change(NamedTuple):
+    """What an event changed, for people. `before` is None where there was nothing before."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+class Description(NamedTuple):
+    """An event in human words."""
+
+    title: str
+    changes: tuple[Change, ...]
+
+
+def describe(fact: Fact) -> Description:
+    """The one place to put a new event into words."""
+    match fact:
+        case KeyCreated():
+            return Description("Key created", _set(fact, "name", "description", "scopes", "expires_at"))
+        case KeyToggled(enabled=enabled):
+            toggled = Change("enabled", not enabled, enabled)
+            return Description(
+                "Key switched on" if enabled else "Key switched off", (toggled, *_set(fact, "reason"))
+            )
+        case AccountAdded():
+            return Description("Account added", _set(fact, "role"))
+        case _:
+            return Description(fact.TYPE, ())
+
+
+def _set(fact: Fact, *names: str) -> tuple[Change, ...]:
+    """The fields that the event gave a value to, where there was none before."""
+    values = ((name, getattr(fact, name)) for name in names)
+    return tuple(Change(name, None, value) for name, value in values if value not in (None, "", ()))

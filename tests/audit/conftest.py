@@ -1,0 +1,64 @@
+"""A database of each kind for the audit log, empty for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from services.audit.audit_log import AuditLog
+from shared.ledger import Ledger
+from tests.audit.tampering import Tampered
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'audit.db'}"
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """A database, emptied."""
+    url = f"postgresql://keyledger@/postgres?host={postgresql_server}"
+    server = Tampered(url)
+    server.run("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    server.close()
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each kind of database, empty."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def log(database_url: str) -> Iterator[AuditLog]:
+    """An audit log on each kind of database."""
+    audit_log = AuditLog(database_url)
+    yield audit_log
+    audit_log.close()
+
+
+@pytest.fixture
+def sqlite_log(sqlite_url: str) -> Iterator[AuditLog]:
+    """An audit log in a file, for what does not depend on the database."""
+    audit_log = AuditLog(sqlite_url)
+    yield audit_log
+    audit_log.close()
+
+
+@pytest.fixture
+def tampered(database_url: str) -> Iterator[Tampered]:
+    """The way into the database of `log`."""
+    way = Tampered(database_url)
+    yield way
+    way.close()
+
+
+@pytest.fixture
+def ledger(store: Redis) -> Ledger:
+    """A ledger on the embedded Valkey, empty."""
+    return Ledger(store)

@@ -1,0 +1,82 @@
+"""Events for the tests of the audit log."""
+
+from collections.abc import Iterable, Sequence
+from itertools import count
+
+from services.audit.audit_log import AuditLog
+from services.audit.integrity import check
+from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
+from shared.ledger import Ledger
+
+ACTOR = Actor(kind="account", id="account:ann@example.org", label="ann@example.org")
+REQUEST = Request(id="request-1", ip="192.0.2.7", user_agent="tests/1")
+AT = 1_795_460_361_123
+_ids = count(1)
+
+
+def created(name: str = "My Web App Integration", **fields: object) -> KeyCreated:
+    """A key comes to be."""
+    values = {
+        "name": name,
+        "description": "",
+        "prefix": "kl",
+        "hint": "kl_3fA9…x7Qz",
+        "digest": "ab" * 32,
+        "scopes": ("orders.read",),
+        "expires_at": None,
+    }
+    return KeyCreated(**values | fields)  # type: ignore[arg-type]  # the names and types are the class's
+
+
+def record(
+    position: int,
+    fact: Fact | None = None,
+    *,
+    subject: str = "key:1",
+    workspace: str = "default",
+    actor: Actor = ACTOR,
+    request: Request = REQUEST,
+    at: int | None = None,
+) -> Record:
+    """An event of a ledger."""
+    event = enveloped(
+        [fact or KeyToggled(enabled=position % 2 == 1, reason=None)],
+        subject=subject,
+        after_version=0,
+        workspace=workspace,
+        actor=actor,
+        request=request,
+        new_id=lambda: f"event-{position}",
+    )[0]
+    return Record(position, AT + position if at is None else at, encode(event))
+
+
+def records(positions: Iterable[int]) -> list[Record]:
+    """Events of three keys."""
+    return [record(position, subject=f"key:{position % 3}") for position in positions]
+
+
+def grow(ledger: Ledger, events: int, subject: str = "key:1", facts: Sequence[Fact] | None = None) -> None:
+    """Appends events of one subject to a real ledger."""
+    version = sum(1 for _ in ledger.records(subject))
+    for start in range(0, events, 500):
+        some = facts or [
+            KeyToggled(enabled=n % 2 == 1, reason=None) for n in range(start, min(start + 500, events))
+        ]
+        new = enveloped(
+            some,
+            subject=subject,
+            after_version=version,
+            workspace="default",
+            actor=ACTOR,
+            request=REQUEST,
+            new_id=lambda: f"event-{next(_ids)}",
+        )
+        ledger.append(subject, new, version)
+        version += len(new)
+
+
+def in_step(log: AuditLog, ledger: Ledger) -> bool:
+    """Whether the log has each event of the ledger once, in order."""
+    result = check(log, ledger, lambda *_: None)
+    return result.ok and result.behind == 0

@@ -1,0 +1,52 @@
+"""What somebody does who has the audit log's file, or its server."""
+
+from typing import Any
+
+from sqlalchemy import create_engine, make_url, text
+
+from services.audit.entries import Entry
+
+
+def copied(source: int, position: int | str) -> str:
+    """What gives an entry another position."""
+    columns = ", ".join(Entry._fields[1:])
+    return f"SELECT {position}, {columns} FROM audit_entries WHERE position = {source}"  # noqa: S608  # a test's own
+
+
+class Tampered:
+    """A way into the database past the audit log, as whoever owns the file or the server has it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self._engine = create_engine(parsed, isolation_level="AUTOCOMMIT")
+        self.dialect = self._engine.dialect.name
+
+    def run(self, *statements: str, **values: Any) -> None:
+        """Runs statements, each by itself."""
+        with self._engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement), values)
+
+    def change(self, entry_at: int, assignments: str, **values: Any) -> None:
+        """Changes an entry."""
+        statement = f"UPDATE audit_entries SET {assignments} WHERE position = {entry_at}"  # noqa: S608  # a test's own
+        self.run(statement, **values)
+
+    def copy(self, source: int, position: int | str) -> None:
+        """Inserts an entry a second time, at another position."""
+        self.run(f"INSERT INTO audit_entries {copied(source, position)}")
+
+    def disarm(self) -> None:
+        """Takes the database's own rules away."""
+        if self.dialect == "sqlite":
+            names = ("audit_entries_no_update", "audit_entries_no_delete", "audit_entries_only_next")
+            self.run(*(f"DROP TRIGGER {name}" for name in names))
+        else:
+            self.run("ALTER TABLE audit_entries DISABLE TRIGGER ALL")
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()

@@ -1,0 +1,157 @@
+"""Event -> entry, in words, and the chain."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.audit.entries import (
+    GENESIS,
+    GENESIS_PREIMAGE,
+    canonical,
+    chain,
+    description_of,
+    entry_of,
+    key_name,
+    record_of,
+    stored_event,
+)
+from shared.descriptions import Change
+from shared.events import AccountAdded, Actor, KeyToggled, Record, Request
+from tests.audit.histories import AT, created, record, records
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
+
+
+@given(texts, texts, texts, st.none() | texts)
+def test_a_record_is_the_canonical_json_of_its_event_time_and_position(
+    name: str, label: str, subject: str, user_agent: str | None
+) -> None:
+    actor = Actor(kind="key", id="k", label=label)
+    request = Request(id="r", ip=None, user_agent=user_agent)
+    event = record(7, created(name), subject=subject, actor=actor, request=request)
+    whole = {"at": event.at, "event": json.loads(event.body), "position": 7}
+    assert canonical(event) == rfc8785.dumps(whole)
+
+
+@given(st.integers(1, 2**53), st.integers(0, 2**53), st.binary(max_size=200))
+def test_the_event_is_found_again_in_its_record(position: int, at: int, body: bytes) -> None:
+    event = Record(position, at, body)
+    assert record_of(canonical(event)) == event
+
+
+@pytest.mark.parametrize("sealed", [b"", b"{}", b'{"at":1,"event":{}}', b'{"at":x,"event":{},"position":1}'])
+def test_other_bytes_are_no_record(sealed: bytes) -> None:
+    assert record_of(sealed) is None
+
+
+def test_the_hash_of_an_entry_seals_it_and_all_before_it() -> None:
+    entries = list(chain(records(range(1, 4)), GENESIS))
+    previous = hashlib.sha256(GENESIS_PREIMAGE).digest()
+    for entry in entries:
+        assert entry.previous_hash == previous
+        previous = hashlib.sha256(previous + entry.record).digest()
+        assert entry.entry_hash == previous
+
+
+def test_the_columns_say_what_the_event_says() -> None:
+    entry = entry_of(record(1, created(), subject="key:3fA9"), GENESIS)
+    assert (entry.position, entry.event_id, entry.at, entry.workspace) == (1, "event-1", AT + 1, "default")
+    assert (entry.subject, entry.key_id, entry.type) == ("key:3fA9", "3fA9", "KeyCreated")
+    assert (entry.actor_kind, entry.actor_id) == ("account", "account:ann@example.org")
+    assert (entry.actor_label, entry.ip, entry.request_id) == ("ann@example.org", "192.0.2.7", "request-1")
+
+
+def test_only_a_key_has_a_key_id() -> None:
+    entry = entry_of(record(1, AccountAdded(role="owner"), subject="account:a@example.org"), GENESIS)
+    assert (entry.subject, entry.key_id) == ("account:a@example.org", None)
+
+
+def test_columns_hold_what_every_database_can_hold() -> None:
+    label = "\x00" + "x" * 1000
+    entry = entry_of(record(1, actor=Actor(kind="key", id="k", label=label)), GENESIS)
+    assert entry.actor_label == "\ufffd" + "x" * 299
+    assert stored_event(entry)["actor"]["label"] == label
+
+
+def without(name: str, **other: Any) -> bytes:
+    stored = json.loads(record(1, created()).body)
+    del stored[name]
+    return json.dumps(stored | other).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no JSON",
+        b"[1]",
+        b'"text"',
+        b"{}",
+        b'{"id":"\xff"}',
+        b'{"id":"\\ud800"}',
+        b'{"id":1,"actor":[],"request":"x"}',
+        b"[" * 50_000,
+        without("subject", type=3),
+        without("actor", request=None),
+    ],
+)
+def test_what_cannot_be_read_is_kept_all_the_same(body: bytes) -> None:
+    event = Record(1, AT, body)
+    entry = entry_of(event, GENESIS)
+    assert record_of(entry.record) == event
+    assert entry.entry_hash == hashlib.sha256(GENESIS + canonical(event)).digest()
+    assert description_of(entry).changes == ()
+
+
+def test_an_unknown_event_shows_its_own_name_and_who_did_it() -> None:
+    entry = entry_of(Record(1, AT, without("data", type="KeyBlessed", data={"by": "x"})), GENESIS)
+    assert description_of(entry) == ("KeyBlessed", ())
+    assert (entry.type, entry.actor_label, entry.key_id) == ("KeyBlessed", "ann@example.org", "1")
+
+
+def test_a_newer_form_of_a_known_event_is_not_guessed_at() -> None:
+    entry = entry_of(Record(1, AT, without("data", schema=99, data={})), GENESIS)
+    assert description_of(entry) == ("KeyCreated", ())
+
+
+def test_what_changed_in_human_words() -> None:
+    fact = created("CI", description="Nightly", scopes=("a", "b"), expires_at=AT)
+    assert description_of(entry_of(record(1, fact), GENESIS)) == (
+        "Key created",
+        (
+            Change("name", None, "CI"),
+            Change("description", None, "Nightly"),
+            Change("scopes", None, ("a", "b")),
+            Change("expires_at", None, AT),
+        ),
+    )
+    off = KeyToggled(enabled=False, reason="leaked")
+    assert description_of(entry_of(record(2, off), GENESIS)) == (
+        "Key switched off",
+        (Change("enabled", True, False), Change("reason", None, "leaked")),
+    )
+    on = KeyToggled(enabled=True, reason=None)
+    assert description_of(entry_of(record(3, on), GENESIS)) == (
+        "Key switched on",
+        (Change("enabled", False, True),),
+    )
+    added = AccountAdded(role="auditor")
+    assert description_of(entry_of(record(4, added), GENESIS)) == (
+        "Account added",
+        (Change("role", None, "auditor"),),
+    )
+
+
+def test_what_was_not_set_did_not_change() -> None:
+    fact = created("CI", description="", scopes=(), expires_at=None)
+    assert description_of(entry_of(record(1, fact), GENESIS)).changes == (Change("name", None, "CI"),)
+
+
+def test_the_entry_of_its_creation_names_a_key() -> None:
+    assert key_name(entry_of(record(1, created("CI")), GENESIS)) == "CI"
+    assert key_name(entry_of(record(1), GENESIS)) is None

@@ -1,0 +1,228 @@
+"""The check: it finds what was done to the log, names it, and accuses no honest log."""
+
+import pytest
+from redis import Redis
+
+from services.audit.audit_log import AuditLog
+from services.audit.entries import Entry, chain, entry_of, record_of
+from services.audit.integrity import Finding, Kind, Result, check
+from services.audit.jobs import catch_up
+from shared.events import Record
+from shared.ledger import LOG, Ledger
+from tests.audit.histories import AT, created, grow, record
+from tests.audit.tampering import Tampered
+
+
+def checked(log: AuditLog, ledger: Ledger) -> Result:
+    return check(log, ledger, lambda *_: None)
+
+
+def kinds(result: Result) -> dict[Kind, tuple[int, int]]:
+    """How many of each kind, and where the first is."""
+    return {kind: (result.counts[kind], finding.position) for kind, finding in result.first.items()}
+
+
+@pytest.fixture
+def full(log: AuditLog, ledger: Ledger) -> AuditLog:
+    """A log of ten entries."""
+    grow(ledger, 6, "key:1")
+    grow(ledger, 4, "key:2")
+    catch_up(log, ledger)
+    return log
+
+
+def test_an_honest_log_is_not_accused(full: AuditLog, ledger: Ledger) -> None:
+    result = checked(full, ledger)
+    assert result.ok
+    assert (result.entries, result.log_position, result.ledger_position, result.behind) == (10, 10, 10, 0)
+    assert result.findings == []
+
+
+def test_an_empty_log_is_not_accused(log: AuditLog, ledger: Ledger) -> None:
+    assert checked(log, ledger) == Result()
+
+
+def test_a_log_that_is_behind_is_not_accused(full: AuditLog, ledger: Ledger) -> None:
+    grow(ledger, 3, "key:3")
+    result = checked(full, ledger)
+    assert result.ok
+    assert result.behind == 3
+
+
+def test_events_that_this_version_cannot_read_are_not_accused(
+    log: AuditLog, ledger: Ledger, store: Redis
+) -> None:
+    for body in ("no JSON", '{"id":"a","subject":"key:1","type":"KeyBlessed","data":{}}', "{}"):
+        store.xadd(LOG, {"at": AT, "event": body}, id="0-*")
+    catch_up(log, ledger)
+    result = checked(log, ledger)
+    assert result.ok
+    assert result.entries == 3
+
+
+def test_a_log_that_grows_meanwhile_is_not_accused(sqlite_log: AuditLog, ledger: Ledger) -> None:
+    grow(ledger, 2_500)
+    catch_up(sqlite_log, ledger)
+
+    def grow_on(*_: int) -> None:
+        grow(ledger, 10)
+        catch_up(sqlite_log, ledger)
+
+    result = check(sqlite_log, ledger, grow_on)
+    assert result.ok
+    assert result.entries == 2_500
+
+
+def test_progress_is_told_to_the_end(sqlite_log: AuditLog, ledger: Ledger) -> None:
+    grow(ledger, 2_500)
+    catch_up(sqlite_log, ledger)
+    told: list[tuple[int, int]] = []
+    check(sqlite_log, ledger, lambda done, total: told.append((done, total)))
+    assert told == [(1000, 2500), (2000, 2500), (2500, 2500)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("event_id", "'another'"),
+        ("at", "at + 1"),
+        ("workspace", "'other'"),
+        ("subject", "'key:9'"),
+        ("key_id", "'9'"),
+        ("key_id", "NULL"),
+        ("type", "'KeyCreated'"),
+        ("actor_kind", "'operator'"),
+        ("actor_id", "'account:eve@example.org'"),
+        ("actor_label", "'eve@example.org'"),
+        ("ip", "'198.51.100.1'"),
+        ("request_id", "''"),
+        ("entry_hash", "previous_hash"),
+        ("previous_hash", "entry_hash"),
+    ],
+)
+def test_a_changed_field_is_found(
+    full: AuditLog, ledger: Ledger, tampered: Tampered, column: str, value: str
+) -> None:
+    tampered.disarm()
+    tampered.change(4, f"{column} = {value}")
+    result = checked(full, ledger)
+    assert kinds(result) == {Kind.CHANGED: (1, 4)}
+    assert column in result.findings[0].detail
+
+
+def overwrite(tampered: Tampered, entry: Entry) -> None:
+    """Puts an entry in the place of another."""
+    columns = ", ".join(f"{name} = :{name}" for name in Entry._fields[1:])
+    tampered.change(entry.position, columns, **entry._asdict())
+
+
+def own_record(entry: Entry) -> Record:
+    found = record_of(entry.record)
+    assert found
+    return found
+
+
+def test_a_forged_event_with_fitting_columns_and_hash_is_found(
+    full: AuditLog, ledger: Ledger, tampered: Tampered
+) -> None:
+    tampered.disarm()
+    before = list(full.walk(10))[2]
+    overwrite(tampered, entry_of(record(4, created("forged")), before.entry_hash))
+    result = checked(full, ledger)
+    assert result.findings == [Finding(Kind.CHANGED, 4, "the event in the ledger is another")]
+    assert result.counts == {Kind.CHANGED: 1}
+
+
+def test_a_chain_that_was_computed_again_behind_a_forged_event_is_found(
+    full: AuditLog, ledger: Ledger, tampered: Tampered
+) -> None:
+    tampered.disarm()
+    entries = list(full.walk(10))
+    events = [record(4, created("forged")), *map(own_record, entries[4:])]
+    for entry in chain(events, entries[2].entry_hash):
+        overwrite(tampered, entry)
+    assert kinds(checked(full, ledger)) == {Kind.CHANGED: (1, 4)}
+
+
+def test_a_deleted_entry_is_found(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
+    tampered.disarm()
+    tampered.run("DELETE FROM audit_entries WHERE position IN (4, 5, 8)")
+    assert kinds(checked(full, ledger)) == {Kind.MISSING: (3, 4)}
+
+
+def test_a_deleted_beginning_is_found(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
+    tampered.disarm()
+    tampered.run("DELETE FROM audit_entries WHERE position < 3")
+    assert kinds(checked(full, ledger)) == {Kind.MISSING: (2, 1)}
+
+
+def test_an_entry_that_moved_is_found(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
+    tampered.disarm()
+    tampered.run(
+        "UPDATE audit_entries SET position = 99 WHERE position = 4",
+        "UPDATE audit_entries SET position = 4 WHERE position = 5",
+        "UPDATE audit_entries SET position = 5 WHERE position = 99",
+    )
+    result = checked(full, ledger)
+    assert kinds(result) == {Kind.OUT_OF_ORDER: (2, 4)}
+    assert result.findings[0].detail == "it is the entry of position 5"
+
+
+@pytest.mark.parametrize("position", [-3, 0, 11])
+def test_an_inserted_entry_is_found(
+    full: AuditLog, ledger: Ledger, tampered: Tampered, position: int
+) -> None:
+    tampered.disarm()
+    tampered.copy(7, position)
+    assert kinds(checked(full, ledger)) == {Kind.EXTRA: (1, position)}
+
+
+def test_an_entry_whose_event_is_gone_from_the_ledger_is_found(
+    full: AuditLog, ledger: Ledger, store: Redis
+) -> None:
+    store.xdel(LOG, "0-4")
+    assert kinds(checked(full, ledger)) == {Kind.EXTRA: (1, 4)}
+
+
+def test_a_ledger_that_is_shorter_than_the_log_is_found(full: AuditLog, ledger: Ledger, store: Redis) -> None:
+    store.xdel(LOG, "0-9", "0-10")
+    result = checked(full, ledger)
+    assert kinds(result) == {Kind.LEDGER_SHORTER: (2, 9)}
+    assert result.behind == 0
+
+
+def test_each_kind_is_told_apart(full: AuditLog, ledger: Ledger, tampered: Tampered, store: Redis) -> None:
+    tampered.disarm()
+    tampered.change(4, "ip = '198.51.100.1'")
+    tampered.run("DELETE FROM audit_entries WHERE position = 6")
+    tampered.copy(2, 0)
+    store.xdel(LOG, "0-10")
+    assert kinds(checked(full, ledger)) == {
+        Kind.EXTRA: (1, 0),
+        Kind.CHANGED: (1, 4),
+        Kind.MISSING: (1, 6),
+        Kind.LEDGER_SHORTER: (1, 10),
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "record = CAST(record AS TEXT)",
+        "record = ''",
+        "record = 7",
+        "entry_hash = 'text'",
+        "previous_hash = 7",
+        "at = 'text'",
+        "actor_label = CAST(x'ff' AS TEXT)",
+        "ip = 7",
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_values_of_other_types_are_found(
+    full: AuditLog, ledger: Ledger, tampered: Tampered, value: str
+) -> None:
+    # SQLite keeps a value of any type in any column.
+    tampered.disarm()
+    tampered.change(4, value)
+    assert kinds(checked(full, ledger)) == {Kind.CHANGED: (1, 4)}

@@ -1,0 +1,113 @@
+"""Catching up with the ledger, and asking for it."""
+
+import json
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from services.audit.audit_log import AuditLog
+from services.audit.jobs import (
+    FUNCTION,
+    PAGE,
+    QUEUE,
+    QUEUED_TTL_S,
+    LedgerWentBackwardsError,
+    Requests,
+    catch_up,
+    refusal,
+)
+from shared.ledger import Ledger
+from tests.audit.histories import grow, in_step
+
+
+def positions(log: AuditLog) -> list[int]:
+    return [entry.position for entry in log.walk(2**62)]
+
+
+def test_catching_up_brings_the_log_to_the_head(sqlite_log: AuditLog, ledger: Ledger) -> None:
+    assert catch_up(sqlite_log, ledger) is False
+    grow(ledger, 2 * PAGE + 5)
+    assert catch_up(sqlite_log, ledger) is False
+    assert in_step(sqlite_log, ledger)
+    grow(ledger, 1)
+    catch_up(sqlite_log, ledger)
+    assert in_step(sqlite_log, ledger)
+
+
+def test_a_job_ends_after_some_pages_and_says_that_there_is_more(
+    sqlite_log: AuditLog, ledger: Ledger
+) -> None:
+    grow(ledger, 2 * PAGE + 5)
+    assert catch_up(sqlite_log, ledger, pages=2) is True
+    assert sqlite_log.last().position == 2 * PAGE
+    assert catch_up(sqlite_log, ledger, pages=2) is False
+    assert in_step(sqlite_log, ledger)
+
+
+def test_jobs_at_the_same_time_write_each_event_once(database_url: str, ledger: Ledger) -> None:
+    grow(ledger, 300)
+    logs = [AuditLog(database_url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda log: catch_up(log, ledger), logs))
+    assert in_step(logs[0], ledger)
+    for log in logs:
+        log.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_written_when_the_ledger_went_backwards(
+    sqlite_log: AuditLog, ledger: Ledger, store: Redis, replaced: bool
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    store.flushall()
+    grow(ledger, 9 if replaced else 3)
+    with pytest.raises(LedgerWentBackwardsError, match="position 5"):
+        catch_up(sqlite_log, ledger)
+    assert positions(sqlite_log) == [1, 2, 3, 4, 5]
+
+
+def test_a_ledger_that_is_exchanged_between_two_pages_is_noticed(
+    sqlite_log: AuditLog, ledger: Ledger, store: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(ledger, PAGE + 5)
+    append = sqlite_log.append
+
+    def exchange(page: Any) -> int:
+        appended = append(page)
+        store.flushall()
+        grow(ledger, PAGE + 5)
+        return appended
+
+    monkeypatch.setattr(sqlite_log, "append", exchange)
+    with pytest.raises(LedgerWentBackwardsError):
+        catch_up(sqlite_log, ledger)
+    assert sqlite_log.last().position == PAGE
+
+
+def test_each_page_is_told_in_one_line(sqlite_log: AuditLog, ledger: Ledger) -> None:
+    grow(ledger, 3)
+    with capture_logs() as lines:
+        catch_up(sqlite_log, ledger)
+    assert lines == [
+        {"event": "appended to the audit log", "events": 3, "position": 3, "log_level": "info"},
+    ]
+
+
+def test_at_most_one_request_waits(store: Redis) -> None:
+    requests = Requests(store)
+    assert [requests.ask() for _ in range(3)] == [True, False, False]
+    assert store.llen(f"rq:queue:{QUEUE}") == 1
+
+
+def test_a_request_says_only_catch_up_and_does_not_stay_for_ever(store: Redis) -> None:
+    Requests(store).ask()
+    (key,) = store.scan_iter("rq:job:*")
+    fields: Any = store.hgetall(key)
+    assert json.loads(zlib.decompress(fields[b"data"])) == [FUNCTION, None, [], {}]
+    assert refusal(fields) is None
+    assert 0 < store.ttl(key) <= QUEUED_TTL_S

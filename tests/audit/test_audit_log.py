@@ -1,0 +1,311 @@
+"""Append and search, on each kind of database."""
+
+import multiprocessing
+import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from services.audit.audit_log import AuditLog, Filters, GapError
+from services.audit.database import AuditDatabaseError
+from services.audit.entries import GENESIS, chain
+from shared.events import AccountAdded, Actor, Record, Request
+from shared.ledger import BEGINNING, Checkpoint
+from tests.audit.histories import AT, created, record, records
+from tests.audit.tampering import Tampered, copied
+
+
+def whole(log: AuditLog) -> list[int]:
+    """The positions of a log whose every entry is as its event says, in its place of the chain."""
+    entries = list(log.walk(2**62))
+    assert entries == list(chain(records(entry.position for entry in entries), GENESIS))
+    return [entry.position for entry in entries]
+
+
+def test_an_empty_log_is_at_the_beginning(log: AuditLog) -> None:
+    assert log.last() == BEGINNING
+    assert log.search(Filters(workspace="default"), 10) == ([], None)
+
+
+def test_events_are_appended_in_order(log: AuditLog) -> None:
+    assert log.append(records(range(1, 4))) == 3
+    assert log.append(records(range(4, 6))) == 2
+    assert whole(log) == [1, 2, 3, 4, 5]
+    assert log.last() == Checkpoint(5, "event-5")
+
+
+def test_what_is_there_already_is_not_written_again(log: AuditLog) -> None:
+    log.append(records(range(1, 4)))
+    assert log.append(records(range(1, 4))) == 0
+    assert log.append(records(range(2, 7))) == 3
+    assert log.append([]) == 0
+    assert whole(log) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("positions", [[5, 6], [4, 6], [4, 5, 7], [4, 4]])
+def test_a_gap_is_refused_and_nothing_is_written(log: AuditLog, positions: list[int]) -> None:
+    log.append(records(range(1, 4)))
+    with pytest.raises(GapError):
+        log.append(records(positions))
+    assert whole(log) == [1, 2, 3]
+
+
+def test_what_cannot_be_read_does_not_stop_the_log(log: AuditLog) -> None:
+    bodies = [b"no JSON", b"\x00\xff", b'{"id":"\\u0000","subject":"\\u0000","type":"\\u0000"}']
+    odd = [Record(position, AT, body) for position, body in enumerate(bodies, 1)]
+    label = "\x00" + "é" * 5_000
+    odd.append(record(4, actor=Actor(kind="key", id="\x00", label=label)))
+    assert log.append(odd) == 4
+    assert list(log.walk(4)) == list(chain(odd, GENESIS))
+    assert [entry.position for entry in log.search(Filters(workspace="default", actor=label), 9).entries] == [
+        4
+    ]
+
+
+def test_ten_threads_append_the_same_events_at_once(database_url: str) -> None:
+    pages = [records(range(start, start + 10)) for start in range(1, 101, 10)]
+
+    def write(_: int) -> int:
+        log = AuditLog(database_url)
+        try:
+            return sum(log.append(page) for page in pages)
+        finally:
+            log.close()
+
+    with ThreadPoolExecutor(10) as threads:
+        written = sum(threads.map(write, range(10)))
+    log = AuditLog(database_url)
+    assert written == 100
+    assert whole(log) == list(range(1, 101))
+    log.close()
+
+
+def append_all(url: str) -> int:
+    """What each of the processes does."""
+    log = AuditLog(url)
+    return sum(log.append(records(range(start, start + 5))) for start in range(1, 101, 5))
+
+
+def test_several_processes_make_the_file_and_append_at_once(sqlite_url: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as processes:
+        written = sum(processes.map(append_all, [sqlite_url] * 4, chunksize=1))
+        processes.close()
+        processes.join()
+    log = AuditLog(sqlite_url)
+    assert written == 100
+    assert whole(log) == list(range(1, 101))
+    log.close()
+
+
+def test_a_file_that_another_process_makes_at_this_moment_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "audit.db"
+    log = AuditLog(f"sqlite:///{file}")
+    # SQLite waits for no lock while it changes the kind of its journal: it fails at once.
+    with sqlite3.connect(file, isolation_level=None) as other, ThreadPoolExecutor(1) as thread:
+        other.execute("BEGIN IMMEDIATE")
+        appended = thread.submit(log.append, records([1]))
+        with pytest.raises(TimeoutError):
+            appended.result(0.2)
+        other.execute("COMMIT")
+        assert appended.result(10) == 1
+    other.close()
+    log.close()
+
+
+def refused(log: AuditLog, tampered: Tampered, *statements: str) -> None:
+    log.append(records(range(1, 4)))
+    with pytest.raises(DBAPIError, match="the audit log is only ever appended to"):
+        tampered.run(*statements)
+    assert whole(log) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_entries SET actor_label = 'somebody else' WHERE position = 2",
+        "UPDATE audit_entries SET position = 9 WHERE position = 3",
+        "DELETE FROM audit_entries WHERE position = 3",
+        "DELETE FROM audit_entries",
+        f"INSERT INTO audit_entries {copied(2, 2)}",
+        f"INSERT INTO audit_entries {copied(2, 5)}",
+        f"INSERT INTO audit_entries {copied(2, 0)}",
+        f"INSERT INTO audit_entries {copied(2, -1)}",
+        f"INSERT INTO audit_entries {copied(2, 'NULL')}",
+        f"INSERT INTO audit_entries {copied(2, 2)} ON CONFLICT DO NOTHING",
+        f"INSERT INTO audit_entries {copied(2, 2)} ON CONFLICT (position) DO UPDATE SET actor_label = 'x'",
+    ],
+)
+def test_the_database_itself_refuses_to_change_what_was_written(
+    log: AuditLog, tampered: Tampered, statement: str
+) -> None:
+    refused(log, tampered, statement)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"INSERT OR REPLACE INTO audit_entries {copied(2, 2)}",
+        f"INSERT OR IGNORE INTO audit_entries {copied(2, 2)}",
+        f"REPLACE INTO audit_entries {copied(2, 3)}",
+        "UPDATE OR REPLACE audit_entries SET position = 2 WHERE position = 3",
+        "UPDATE OR IGNORE audit_entries SET ip = 'x'",
+    ],
+)
+def test_sqlite_refuses_its_own_ways_to_overwrite(log: AuditLog, tampered: Tampered, statement: str) -> None:
+    refused(log, tampered, statement)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["TRUNCATE audit_entries"],
+        ["TRUNCATE audit_entries CASCADE"],
+        ["SET session_replication_role = replica", "DELETE FROM audit_entries"],
+    ],
+)
+def test_postgresql_refuses_its_own_ways_to_overwrite(
+    log: AuditLog, tampered: Tampered, statements: list[str]
+) -> None:
+    refused(log, tampered, *statements)
+
+
+def test_the_rules_come_back_with_the_next_process(
+    database_url: str, log: AuditLog, tampered: Tampered
+) -> None:
+    log.append(records([1]))
+    if tampered.dialect == "sqlite":
+        tampered.run("DROP TRIGGER audit_entries_no_delete")
+    else:
+        tampered.run("DROP TRIGGER audit_entries_no_change ON audit_entries")
+    again = AuditLog(database_url)
+    again.last()
+    with pytest.raises(DBAPIError, match="only ever appended to"):
+        tampered.run("DELETE FROM audit_entries")
+    again.close()
+
+
+def test_the_file_is_for_its_owner_alone_and_safe_against_a_power_cut(tmp_path: Path) -> None:
+    file = tmp_path / "audit.db"
+    file.touch(mode=0o644)
+    log = AuditLog(f"sqlite:///{file}")
+    log.append(records([1]))
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+    assert len(list(tmp_path.iterdir())) == 3  # the journal and its index beside it
+    with log._database.reading() as connection:  # nothing else shows a connection's settings
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    log.close()
+
+
+@pytest.fixture
+def varied(log: AuditLog) -> AuditLog:
+    """Six entries of two workspaces."""
+    bob = Actor(kind="key", id="key:bob", label="Bob's CI")
+    log.append(
+        [
+            record(1, AccountAdded(role="owner"), subject="account:ann@example.org", at=AT),
+            record(2, created("Müller & Söhne"), subject="key:1", at=AT + 10),
+            record(3, created('a "quoted"\nname'), subject="key:2", actor=bob, at=AT + 20),
+            record(4, subject="key:1", actor=bob, at=AT + 20),
+            record(5, subject="key:1", workspace="other", at=AT + 30),
+            record(
+                6, subject="key:2", request=Request(id="r6", ip="2001:db8::7", user_agent=None), at=AT + 40
+            ),
+        ]
+    )
+    return log
+
+
+@pytest.mark.parametrize(
+    ("criteria", "positions"),
+    [
+        ({}, [6, 4, 3, 2, 1]),
+        ({"workspace": "other"}, [5]),
+        ({"workspace": "none"}, []),
+        ({"key_id": "1"}, [4, 2]),
+        ({"key_id": "none"}, []),
+        ({"actor": "Bob's CI"}, [4, 3]),
+        ({"actor": "account:ann@example.org"}, [6, 2, 1]),
+        ({"actor": "Bob"}, []),
+        ({"type": "KeyCreated"}, [3, 2]),
+        ({"since": AT + 20}, [6, 4, 3]),
+        ({"until": AT + 20}, [2, 1]),
+        ({"since": AT + 10, "until": AT + 40, "actor": "Bob's CI", "key_id": "2"}, [3]),
+        ({"q": "Müller"}, [2]),
+        ({"q": "MüLLER"}, [2]),
+        ({"q": 'a "quoted"\nname'}, [3]),
+        ({"q": "2001:DB8::7"}, [6]),
+        ({"q": "101"}, []),
+        ({"q": "100%"}, []),
+        ({"q": "Bob_s"}, []),
+        ({"q": "x\x00"}, []),
+        ({"actor": "x\x00"}, []),
+    ],
+)
+def test_a_search_finds_what_matches_newest_first(
+    varied: AuditLog, criteria: dict[str, object], positions: list[int]
+) -> None:
+    filters = Filters(**{"workspace": "default"} | criteria)  # type: ignore[arg-type]  # the names are right
+    assert [entry.position for entry in varied.search(filters, 10).entries] == positions
+
+
+def test_pages_follow_each_other_without_a_gap(log: AuditLog) -> None:
+    log.append(records(range(1, 8)))
+    cursor = None
+    for expected in ([7, 6, 5], [4, 3, 2], [1]):
+        page = log.search(Filters(workspace="default"), 3, cursor)
+        assert [entry.position for entry in page.entries] == expected
+        cursor = page.next_cursor
+        log.append(records([log.last().position + 1]))  # newer ones do not move the pages
+    assert cursor is None
+
+
+def test_a_last_page_that_is_full_has_no_next(log: AuditLog) -> None:
+    log.append(records(range(1, 4)))
+    assert log.search(Filters(workspace="default"), 3).next_cursor is None
+
+
+def test_keys_have_the_names_that_they_were_created_with(varied: AuditLog) -> None:
+    assert varied.key_names("default", ["1", "2", "9"]) == {"1": "Müller & Söhne", "2": 'a "quoted"\nname'}
+    assert varied.key_names("other", ["1"]) == {}
+    assert varied.key_names("default", []) == {}
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
+def test_an_unreachable_database_is_told_without_its_password(scheme: str) -> None:
+    log = AuditLog(f"{scheme}://audit:hunter2@127.0.0.1:9/keyledger")
+    with pytest.raises(AuditDatabaseError) as caught:
+        log.last()
+    assert "PostgreSQL database keyledger at 127.0.0.1:9" in str(caught.value)
+    assert "hunter2" not in str(caught.value) + repr(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "hunter2", "mysql://u:hunter2@host/db", "postgresql://u:hunter2@host:x/db", "sqlite://"]
+)
+def test_a_url_of_no_use_is_told_with_what_is_wanted(url: str) -> None:
+    with pytest.raises(AuditDatabaseError, match="It must look like postgresql://") as caught:
+        AuditLog(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    log = AuditLog(f"sqlite:///{tmp_path / 'none' / 'audit.db'}")
+    with pytest.raises(AuditDatabaseError, match=r"none/audit\.db cannot be used: .*No such file"):
+        log.append(records([1]))
+    (tmp_path / "text").write_text(
+        "This is no database, but a text that is long enough to look like one." * 20
+    )
+    log = AuditLog(f"sqlite:///{tmp_path / 'text'}")
+    with pytest.raises(AuditDatabaseError, match="file is not a database"):
+        log.last()
+
+
+def test_nothing_connects_before_it_is_used(tmp_path: Path) -> None:
+    AuditLog(f"sqlite:///{tmp_path / 'audit.db'}")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,258 @@
+"""The relay, and relay and worker together: what is in the ledger comes into the log."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from services.audit import relay as relay_module
+from services.audit.audit_log import AuditLog
+from services.audit.jobs import QUEUE, Requests, catch_up
+from services.audit.relay import Relay
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from shared.ledger import LOG, Checkpoint, Ledger
+from tests.audit.histories import grow, in_step
+from tests.audit.processes import ended, relay, running, started, work
+from tests.real import served, until
+
+
+@pytest.fixture
+def requests(store: Redis) -> Requests:
+    return Requests(store)
+
+
+@pytest.fixture
+def quick_relay(
+    ledger: Ledger, sqlite_log: AuditLog, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> Relay:
+    """One that looks at every step, and takes a job for lost at once."""
+    monkeypatch.setattr(relay_module, "_LOOK_S", 0)
+    monkeypatch.setattr(relay_module, "_LAG_S", 0)
+    return Relay(ledger, sqlite_log, requests)
+
+
+def waiting(store: Redis) -> int:
+    """How many jobs wait in the queue."""
+    return store.llen(f"rq:queue:{QUEUE}")
+
+
+def blocked(store: Redis) -> int:
+    """How many clients wait for something to come."""
+    clients: Any = store.info("clients")
+    return int(clients["blocked_clients"])
+
+
+def take(store: Redis) -> None:
+    """Takes the jobs out of the queue, as a worker does, or as they are lost."""
+    store.delete(f"rq:queue:{QUEUE}")
+
+
+def test_news_is_asked_for_once(
+    quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
+) -> None:
+    assert quick_relay.step(1) is False
+    grow(ledger, 5)
+    assert quick_relay.step(1) is True
+    assert waiting(store) == 1
+    take(store)
+    catch_up(sqlite_log, ledger)
+    assert quick_relay.step(1) is False
+    assert waiting(store) == 0
+
+
+def test_a_backlog_from_before_the_relay_began_is_asked_for(
+    quick_relay: Relay, ledger: Ledger, store: Redis
+) -> None:
+    grow(ledger, 5)
+    assert quick_relay.step(1) is True
+    assert waiting(store) == 1
+
+
+def test_one_that_waits_is_enough(quick_relay: Relay, ledger: Ledger, store: Redis) -> None:
+    for _ in range(3):
+        grow(ledger, 5)
+        quick_relay.step(1)
+    assert waiting(store) == 1
+
+
+def test_a_job_that_was_lost_is_asked_for_again(quick_relay: Relay, ledger: Ledger, store: Redis) -> None:
+    grow(ledger, 5)
+    quick_relay.step(1)
+    take(store)
+    assert quick_relay.step(1) is True
+    assert waiting(store) == 1
+
+
+def test_a_job_is_not_taken_for_lost_too_soon(
+    ledger: Ledger, sqlite_log: AuditLog, requests: Requests, store: Redis
+) -> None:
+    slow = Relay(ledger, sqlite_log, requests)
+    grow(ledger, 5)
+    slow.step(1)
+    take(store)
+    assert slow.step(1) is False
+
+
+def test_a_ledger_that_went_backwards_is_told_once_and_no_job_is_asked_for(
+    quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    with capture_logs() as lines:
+        quick_relay.step(1)
+        store.xdel(LOG, "0-5")
+        for _ in range(3):
+            assert quick_relay.step(1) is False
+        grow(ledger, 9, "key:2")
+        assert quick_relay.step(1) is False
+    assert [(line["event"], line["log_level"]) for line in lines] == [("the ledger went backwards", "error")]
+    assert "position 5" in lines[0]["reason"]
+    assert waiting(store) == 0
+
+
+def test_a_ledger_that_came_back_whole_is_followed_again(
+    quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    quick_relay.step(1)
+    last = store.dump(LOG)
+    store.xdel(LOG, "0-5")
+    quick_relay.step(1)
+    assert last
+    store.restore(LOG, 0, last, replace=True)
+    grow(ledger, 1)
+    with capture_logs() as lines:
+        assert quick_relay.step(1) is True
+    assert [line["event"] for line in lines] == ["the ledger holds the audit log's last event again"]
+
+
+def test_an_end_that_was_lost_before_it_was_written_down_does_not_deafen_the_relay(
+    quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_LAG_S", 60)
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    shorter = store.dump(LOG)
+    grow(ledger, 5, "key:2")
+    quick_relay.step(1)  # it has seen position 10
+    assert shorter
+    store.restore(LOG, 0, shorter, replace=True)
+    take(store)
+    quick_relay.step(1)
+    grow(ledger, 1, "key:3")
+    take(store)
+    assert quick_relay.step(1) is True
+    assert waiting(store) == 1
+
+
+class CountedLog(AuditLog):
+    """Counts how often it is asked for its end."""
+
+    asked = 0
+
+    def last(self) -> Checkpoint:
+        self.asked += 1
+        return super().last()
+
+
+@pytest.fixture
+def stop() -> Iterator[Event]:
+    event = Event()
+    yield event
+    event.set()
+
+
+def test_a_database_that_is_away_is_waited_for_and_told_once(
+    ledger: Ledger, requests: Requests, store: Redis, tmp_path: Path, stop: Event
+) -> None:
+    log = CountedLog(f"sqlite:///{tmp_path / 'later' / 'audit.db'}")
+    grow(ledger, 5)
+    with capture_logs() as lines, ThreadPoolExecutor(1) as thread:
+        run = thread.submit(Relay(ledger, log, requests).run, stop)
+        until(lambda: log.asked == 4, what="trying again")
+        (tmp_path / "later").mkdir()
+        until(lambda: waiting(store) == 1, what="asking for a job")
+        stop.set()
+        run.result(5)
+    assert [line["event"] for line in lines] == [
+        "the audit relay waits for what is away",
+        "the audit relay goes on",
+    ]
+    assert "later/audit.db" in lines[0]["reason"]
+    log.close()
+
+
+def test_the_relay_ends_soon_when_it_is_told_to(
+    valkey_url: str, sqlite_log: AuditLog, requests: Requests, stop: Event
+) -> None:
+    with connect(valkey_url, timeout=5) as store:
+        idle = Thread(target=Relay(Ledger(store), sqlite_log, requests).run, args=(stop,))
+        idle.start()
+        until(lambda: blocked(store) == 1, what="waiting for news")
+        began = time.monotonic()
+        stop.set()
+        idle.join(5)
+        assert not idle.is_alive()
+        assert time.monotonic() - began < 1.5
+
+
+def test_what_is_acknowledged_is_in_the_log_soon(
+    valkey_url: str, database_url: str, log: AuditLog, ledger: Ledger
+) -> None:
+    with running(relay, valkey_url, database_url), running(work, valkey_url, database_url):
+        grow(ledger, 30)
+        until(lambda: log.last().position == 30, what="the beginning")
+        for _ in range(3):
+            grow(ledger, 1)
+            until(lambda: in_step(log, ledger), within=2, what="the audit log's entry")
+
+
+def test_a_large_backlog_is_caught_up_with_job_after_job(
+    valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger, store: Redis
+) -> None:
+    grow(ledger, 25_000)
+    with running(work, valkey_url, sqlite_url):
+        Requests(store).ask()  # once
+        until(lambda: sqlite_log.last().position == 25_000, 20, "the end of the backlog")
+    assert in_step(sqlite_log, ledger)
+
+
+def test_each_event_is_in_the_log_once_whoever_is_killed(
+    valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger
+) -> None:
+    kinds = [relay, work, work]
+    processes = [started(kind, valkey_url, sqlite_url) for kind in kinds]
+    grow(ledger, 10)
+    until(lambda: sqlite_log.last().position == 10, what="the beginning")
+    for round_ in range(6):
+        grow(ledger, 3_000)
+        victim = round_ % 3
+        processes[victim].kill()
+        processes[victim].join()
+        processes[victim] = started(kinds[victim], valkey_url, sqlite_url)
+    until(lambda: in_step(sqlite_log, ledger), 30, "settling")
+    assert [ended(process) for process in processes] == [0, 0, 0]
+    assert in_step(sqlite_log, ledger)
+
+
+def test_a_store_that_went_away_and_came_back_is_followed_on(
+    short_tmp: Path, sqlite_url: str, sqlite_log: AuditLog
+) -> None:
+    server = EmbeddedServer.in_directory(short_tmp / "coming-and-going")
+    processes = [started(kind, server.url, sqlite_url) for kind in (relay, work)]
+    for _ in range(2):
+        with served(server.command, server.url), connect(server.url) as store:
+            ledger = Ledger(store)
+            grow(ledger, 5)
+            until(partial(in_step, sqlite_log, ledger), 30, "going on")
+    assert all(process.is_alive() for process in processes)
+    assert [ended(process) for process in processes] == [0, 0]

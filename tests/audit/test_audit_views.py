@@ -1,0 +1,271 @@
+"""The audit log's call and page, on a web application of their own."""
+
+import re
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask
+from flask.sessions import SecureCookieSessionInterface
+from flask.testing import FlaskClient
+
+from services.audit.app import register
+from services.audit.audit_log import AuditLog
+from services.audit.entries import GENESIS, entry_of
+from services.audit.jobs import catch_up
+from services.audit.pages import row
+from shared.events import AccountAdded, Actor, KeyToggled, Record, Request, enveloped
+from shared.identity import AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
+from shared.ledger import Ledger
+from shared.timestamps import parse_rfc3339, rfc3339
+from shared.web.access import Access
+from shared.web.app import create_app
+from tests.audit.histories import AT, created, record
+
+PEOPLE = {
+    "ann": ("default", AUDIT_READ),
+    "bob": ("other", AUDIT_READ),
+    "dan": ("new", AUDIT_READ),
+    "eve": ("default", KEYS_READ),
+}
+
+
+def principal_of(name: str) -> Principal | None:
+    if name not in PEOPLE:
+        return None
+    workspace, scope = PEOPLE[name]
+    return Principal(kind="account", id=name, label=name, workspace=workspace, scopes=frozenset({scope}))
+
+
+def authenticate(token: str) -> Principal:
+    principal = principal_of(token)
+    if principal is None:
+        raise UnauthenticatedError("Who is that?")
+    return principal
+
+
+@pytest.fixture
+def app(sqlite_log: AuditLog, ledger: Ledger) -> Flask:
+    app, api = create_app(
+        secret_key="secret",
+        sessions=SecureCookieSessionInterface(),
+        access=Access(authenticate, principal_of),
+        home="audit.entries_page",
+    )
+    register(app, api, sqlite_log, ledger)
+    accounts = Blueprint("accounts", __name__)
+    accounts.add_url_rule("/sign-in", "sign_in", lambda: "")
+    accounts.add_url_rule("/sign-out", "sign_out", lambda: "", methods=["POST"])
+    app.register_blueprint(accounts)
+    return app
+
+
+def append(ledger: Ledger, subject: str, *facts: Any, workspace: str = "default", label: str = "Ann") -> None:
+    version = len(ledger.history(subject))
+    events = enveloped(
+        facts,
+        subject=subject,
+        after_version=version,
+        workspace=workspace,
+        actor=Actor(kind="account", id=f"account:{label}", label=label),
+        request=Request(id="r-1", ip="192.0.2.7", user_agent="curl/8"),
+        new_id=iter(f"{subject}/{version + n}" for n in range(1, 99)).__next__,
+    )
+    ledger.append(subject, events, version)
+
+
+@pytest.fixture
+def client(app: Flask, ledger: Ledger, sqlite_log: AuditLog) -> FlaskClient:
+    append(ledger, "account:ann@example.org", AccountAdded(role="owner"))
+    append(ledger, "key:1", created("My <Web> App", expires_at=AT))
+    append(ledger, "key:1", KeyToggled(enabled=False, reason="leaked"), label="Bo & Co")
+    append(ledger, "key:2", created("Theirs"), workspace="other")
+    catch_up(sqlite_log, ledger)
+    return app.test_client()
+
+
+def get(client: FlaskClient, query: str = "", caller: str = "ann") -> Any:
+    return client.get(f"/v1/audit/entries?{query}", headers={"Authorization": f"Bearer {caller}"})
+
+
+def test_a_call_gives_the_own_workspaces_entries_newest_first(client: FlaskClient) -> None:
+    body = get(client).json
+    assert [entry["title"] for entry in body["entries"]] == [
+        "Key switched off",
+        "Key created",
+        "Account added",
+    ]
+    assert body["next_cursor"] is None
+    assert [entry["position"] for entry in get(client, caller="bob").json["entries"]] == [4]
+
+
+def test_an_entry_says_everything_of_its_event(client: FlaskClient, sqlite_log: AuditLog) -> None:
+    entry = get(client, "type=KeyCreated").json["entries"][0]
+    stored = list(sqlite_log.walk(2))[1]
+    assert entry == {
+        "position": 2,
+        "event_id": "key:1/1",
+        "at": rfc3339(stored.at),
+        "type": "KeyCreated",
+        "title": "Key created",
+        "key_id": "1",
+        "subject": "key:1",
+        "workspace": "default",
+        "actor": {"kind": "account", "id": "account:Ann", "label": "Ann"},
+        "request": {"id": "r-1", "ip": "192.0.2.7", "user_agent": "curl/8"},
+        "data": {
+            "name": "My <Web> App",
+            "description": "",
+            "prefix": "kl",
+            "hint": "kl_3fA9…x7Qz",
+            "digest": "ab" * 32,
+            "scopes": ["orders.read"],
+            "expires_at": AT,
+        },
+        "changes": [
+            {"field": "name", "before": None, "after": "My <Web> App"},
+            {"field": "scopes", "before": None, "after": ["orders.read"]},
+            {"field": "expires_at", "before": None, "after": rfc3339(AT)},
+        ],
+        "entry_hash": stored.entry_hash.hex(),
+        "previous_hash": stored.previous_hash.hex(),
+    }
+
+
+def test_each_filter_is_taken(client: FlaskClient) -> None:
+    def found(query: str) -> list[int]:
+        return [entry["position"] for entry in get(client, query).json["entries"]]
+
+    at = get(client, "key_id=1&type=KeyCreated").json["entries"][0]["at"]
+    later = rfc3339(parse_rfc3339(at) + 60_000)
+    assert found("key_id=1") == [3, 2]
+    assert found("actor=Bo+%26+Co") == [3]
+    assert found("actor=account:Ann") == [2, 1]
+    assert found("type=AccountAdded") == [1]
+    assert found("q=LEAKED") == [3]
+    assert found(f"since={at}&key_id=1") == [3, 2]
+    assert found(f"since={later}") == []
+    assert found(f"until={later}") == [3, 2, 1]
+    assert found("key_id=&q=&cursor=&limit=") == [3, 2, 1]
+    assert found("actor=%00&q=%ff%00") == []
+
+
+def test_pages_follow_each_other_by_the_cursor(client: FlaskClient) -> None:
+    first = get(client, "limit=2").json
+    assert first["next_cursor"] == "2"
+    second = get(client, f"limit=2&cursor={first['next_cursor']}").json
+    assert [entry["position"] for entry in second["entries"]] == [1]
+    assert second["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("limit=x", "limit"),
+        ("cursor=x", "cursor"),
+        ("cursor=0", "cursor"),
+        (f"cursor={'9' * 30}", "cursor"),
+        ("since=yesterday", "since"),
+        ("until=2026-11-23T18:59", "until"),
+        (f"q={'x' * 301}", "q"),
+        ("actr=ann", "actr"),
+    ],
+)
+def test_a_bad_field_is_named(client: FlaskClient, query: str, field: str) -> None:
+    response = get(client, query)
+    assert response.status_code == 422
+    assert [error["field"] for error in response.json["errors"]] == [field]
+
+
+def test_who_may_not_read_the_audit_log_is_refused(client: FlaskClient) -> None:
+    assert get(client, caller="nobody").status_code == 401
+    assert get(client, caller="eve").status_code == 403
+    assert client.get("/v1/audit/entries").status_code == 401
+
+
+def test_a_database_that_is_away_is_a_503(app: Flask, ledger: Ledger, client: FlaskClient) -> None:
+    app.extensions["keyledger.Audit"].log.close()
+    app.extensions["keyledger.Audit"] = type(app.extensions["keyledger.Audit"])(
+        AuditLog("sqlite:////nowhere/audit.db"), ledger
+    )
+    response = get(client)
+    assert response.status_code == 503
+    assert response.content_type == "application/problem+json"
+    assert "nowhere" not in response.text
+
+
+def test_the_call_is_described(client: FlaskClient) -> None:
+    described = client.get("/openapi.json").json
+    assert described
+    parameters = {p["name"] for p in described["paths"]["/v1/audit/entries"]["get"]["parameters"]}
+    assert parameters == {"key_id", "actor", "type", "since", "until", "q", "limit", "cursor"}
+
+
+@pytest.fixture
+def page(client: FlaskClient) -> FlaskClient:
+    with client.session_transaction() as session:
+        session["account"] = "ann"
+    return client
+
+
+def titles(html: str) -> list[str]:
+    return re.findall(r"<strong>(.*?)</strong>", html)
+
+
+def test_the_page_shows_what_happened_newest_first(page: FlaskClient) -> None:
+    html = page.get("/audit").text
+    assert titles(html) == ["Key switched off", "Key created", "Account added"]
+    assert "My &lt;Web&gt; App" in html
+    assert "leaked" in html
+    assert "Bo &amp; Co" in html
+    assert "Theirs" not in html
+
+
+def test_the_page_filters_and_keeps_what_was_typed(page: FlaskClient) -> None:
+    html = page.get("/audit?key_id=1&type=KeyCreated&since=2020-01-01T00:00&until=2100-01-01T00:00").text
+    assert titles(html) == ["Key created"]
+    assert 'value="2020-01-01T00:00"' in html
+    assert "<option selected>KeyCreated</option>" in html
+
+
+def test_a_field_that_needs_mending_keeps_what_was_typed(page: FlaskClient) -> None:
+    response = page.get("/audit?since=yesterday&q=leaked")
+    assert response.status_code == 422
+    assert "It must be a time like 2026-11-23T18:59." in response.text
+    assert 'value="yesterday"' in response.text
+    assert 'value="leaked"' in response.text
+
+
+def test_a_mangled_cursor_begins_with_the_newest(page: FlaskClient) -> None:
+    assert titles(page.get("/audit?cursor=x").text) == titles(page.get("/audit").text)
+
+
+def test_none_yet_and_no_match_are_told_apart(page: FlaskClient) -> None:
+    assert "No entries match" in page.get("/audit?q=nothing+like+it").text
+    with page.session_transaction() as session:
+        session["account"] = "dan"
+    assert "Nothing recorded yet" in page.get("/audit").text
+
+
+def test_the_page_says_that_it_is_behind(page: FlaskClient, ledger: Ledger) -> None:
+    assert "on the way" not in page.get("/audit").text
+    append(ledger, "key:1", KeyToggled(enabled=True, reason=None))
+    assert "1 event is on the way" in page.get("/audit").text
+
+
+def test_an_entry_that_cannot_be_read_is_shown() -> None:
+    entry = row(entry_of(Record(1, AT, b"no JSON"), GENESIS), {})
+    assert (entry["title"], entry["type"], entry["changes"]) == ("Unreadable event", "Unknown", [])
+    assert entry["actor"] == {"kind": "Unknown", "id": "Unknown", "label": "Unknown"}
+
+
+def test_a_row_of_the_page_names_its_key() -> None:
+    assert row(entry_of(record(1, subject="key:7"), GENESIS), {"7": "CI"})["key_name"] == "CI"
+
+
+def test_people_without_the_scope_or_a_session_see_nothing(client: FlaskClient) -> None:
+    assert client.get("/audit").status_code == 303
+    with client.session_transaction() as session:
+        session["account"] = "eve"
+    assert client.get("/audit").status_code == 403
