@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 import yaml
@@ -26,14 +27,24 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def deployed(directory: Path, postgresql_server: str) -> Iterator[Service]:
+def database_url(postgresql_server: str) -> str:
+    """A database that is new."""
+    with psycopg.connect(
+        f"postgresql://keyledger@/postgres?host={postgresql_server}", autocommit=True
+    ) as server:
+        server.execute("CREATE DATABASE deployed")
+    return f"postgresql://keyledger@/deployed?host={postgresql_server}"
+
+
+@pytest.fixture
+def deployed(directory: Path, database_url: str) -> Iterator[Service]:
     """Store, database and every process of ours, by the commands and settings of the Compose file."""
     valkey = EmbeddedServer.in_directory(directory / "unused").command[0]
     socket = directory / "store.sock"
     here = ["--port", "0", "--unixsocket", str(socket), "--dir", str(directory)]
     settings = OURS["web"]["environment"] | {
         "KEYLEDGER_REDIS_URL": f"unix://{socket}",
-        "KEYLEDGER_AUDIT_DATABASE_URL": f"postgresql://keyledger@/postgres?host={postgresql_server}",
+        "KEYLEDGER_AUDIT_DATABASE_URL": database_url,
         "KEYLEDGER_SECRET_KEY": "a secret of 32 characters at least",
         "KEYLEDGER_HOST": "127.0.0.1",
     }
