@@ -2,15 +2,16 @@
 
 import os
 import platform
+from itertools import chain
 
-from bench import append
+from bench import append, replay
 
 
 def main() -> None:
     """Prints a line a figure."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    for figure in append.figures():
-        print(figure)
+    for figure in chain(append.figures(), replay.figures()):
+        print(figure, flush=True)
 
 
 main()

@@ -19,7 +19,7 @@ def event_of(key_id: str, version: int) -> NewEvent:
             expires_at=None,
         )
         if version == 1
-        else KeyToggled(enabled=version % 2 == 1, reason=None)
+        else KeyToggled(enabled=version % 2 == 1, reason="")
     )
     return enveloped(
         [fact],

@@ -3,7 +3,7 @@
 Every Redis key carries the hash tag `{kl:0}`, so that each atomic step stays in one slot.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -63,6 +63,24 @@ return entries
 """
 
 
+# Fills the log with events that have their positions and times already, as only an import does. All checks
+# come before the first write.
+# KEYS  1 the log  2… of each event the index of its subject, or the key of none
+# ARGV  1 the position that the log must end at  2 the key of none  3… of each event its time and its body
+# Gives the id that the log ends at instead, or nothing once the events are written.
+_FILL = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local head = last and last[1] or '0-0'
+if head ~= '0-' .. ARGV[1] then return head end
+for i = 2, #KEYS do
+  local position = string.format('%.0f', ARGV[1] + i - 1)
+  redis.call('XADD', KEYS[1], '0-' .. position, 'at', ARGV[2 * i - 1], 'event', ARGV[2 * i])
+  if KEYS[i] ~= ARGV[2] then redis.call('RPUSH', KEYS[i], position) end
+end
+return false
+"""
+
+
 class Idempotency(NamedTuple):
     """One caller's request: `name` says which, `fingerprint` what it asked for."""
 
@@ -103,13 +121,18 @@ class IdempotencyConflictError(Exception):
     """The idempotency key was used for another request."""
 
 
+class UnexpectedHeadError(Exception):
+    """The log does not end where an import left it: somebody else wrote to it."""
+
+
 class Ledger:
     """Append, history, read and tail, over a connection that is passed in."""
 
     def __init__(self, store: Redis) -> None:
-        self._store = store
+        self._store = _unshaped(store)
         self._append = store.register_script(_APPEND)
         self._history = store.register_script(_HISTORY)
+        self._fill = store.register_script(_FILL)
 
     def append(
         self,
@@ -139,6 +162,21 @@ class Ledger:
             case _:
                 return _repeated(reply[1:], fingerprint)
 
+    def fill(self, after: int, records: Sequence[Record]) -> None:
+        """Writes the events that follow position `after`, with their own times, all of them or none.
+
+        Only for an import. Raises UnexpectedHeadError, redis.RedisError.
+        """
+        subjects = (name_of(record).subject for record in records)
+        indices = [_NO_KEY if subject is None else _index_key(subject) for subject in subjects]
+        bodies = (value for record in records for value in (record.at, record.body))
+        if self._fill([LOG, *indices], [after, _NO_KEY, *bodies]) is not None:
+            raise UnexpectedHeadError
+
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever written: neither an event nor, of a log that was deleted, an index."""
+        return self.head() == BEGINNING and not any(self._store.scan_iter(_index_key("*"), count=1_000))
+
     def recall(self, idempotency: Idempotency | None) -> Appended | None:
         """What an earlier, equal request appended. Raises IdempotencyConflictError."""
         if idempotency is None:
@@ -166,14 +204,27 @@ class Ledger:
         entries = self._store.xrange(LOG, min=f"(0-{after}", max="+", count=limit)
         return [_record(entry) for entry in cast("list[Any]", entries)]
 
+    def pages(self, after: int, limit: int) -> Generator[list[Record], None, None]:
+        """All that is there after a position, by pages. Each is asked for while the one before is worked on."""
+        # Any: redis-py publishes no types of a single connection.
+        connection: Any = self._store.connection_pool.get_connection()
+        try:
+            connection.send_command("XRANGE", LOG, f"(0-{after}", "+", "COUNT", limit)
+            while entries := connection.read_response():
+                connection.send_command("XRANGE", LOG, f"({entries[-1][0].decode()}", "+", "COUNT", limit)
+                yield [_record(entry) for entry in entries]
+        except BaseException:
+            connection.disconnect()  # an answer may still be under way
+            raise
+        finally:
+            self._store.connection_pool.release(connection)
+
     def tail(self, after: int, limit: int, wait_ms: int) -> list[Record]:
         """The same, waiting up to `wait_ms` for the first of them. The connection must wait longer."""
         streams = cast("Any", self._store.xread({LOG: f"0-{after}"}, count=limit, block=wait_ms))
-        if not streams:
-            return []
-        # RESP3 answers with a map from stream to pages, RESP2 with a list of pairs.
-        entries = streams[LOG.encode()][0] if isinstance(streams, dict) else streams[0][1]
-        return [_record(entry) for entry in entries]
+        # RESP3 answers with a map from stream to entries, RESP2 with a list of pairs.
+        pairs = streams.items() if isinstance(streams, dict) else streams or ()
+        return [_record(entry) for _, entries in pairs for entry in entries]
 
     def head(self) -> Checkpoint:
         """The last event; the beginning, of an empty ledger."""
@@ -222,10 +273,16 @@ def _positions(text: bytes) -> tuple[int, ...]:
     return tuple(map(int, text.split()))
 
 
-def _record(entry: tuple[bytes, Any]) -> Record:
-    entry_id, fields = entry
-    # redis-py gives fields as a mapping, a script as the flat list that the store sent.
-    at, body = (fields[b"at"], fields[b"event"]) if isinstance(fields, dict) else (fields[1], fields[3])
+def _unshaped(store: Redis) -> Redis:
+    """The same connections, without redis-py's work on what the store sends of a stream."""
+    client = Redis(connection_pool=store.connection_pool)
+    for command in ("XRANGE", "XREVRANGE", "XREAD"):
+        client.set_response_callback(command, lambda reply, **_: reply)
+    return client
+
+
+def _record(entry: tuple[bytes, list[bytes]]) -> Record:
+    entry_id, (_, at, _, body) = entry
     return Record(int(entry_id[2:]), int(at), body)
 
 

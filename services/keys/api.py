@@ -5,15 +5,16 @@ from typing import Any
 from flask import Response, request
 from flask_smorest import Blueprint
 
-from services.keys.commands import Done, NewKey, NoSuchKeyError, StaleVersionError
+from services.keys.commands import Done, NewKey, NoSuchKeyError, StaleVersionError, fold
 from services.keys.domain import Key, ToggleKey
+from services.keys.moments import Moment, MomentError, NotYetCreatedError
 from services.keys.schemas import (
-    AfterSchema,
     CreatedKeySchema,
     HistoryQuerySchema,
     HistorySchema,
     KeyChangeSchema,
     KeyListSchema,
+    KeyQuerySchema,
     KeySchema,
     ListQuerySchema,
     NewKeySchema,
@@ -21,6 +22,7 @@ from services.keys.schemas import (
 )
 from services.keys.service import Keys
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
+from shared.timestamps import rfc3339
 from shared.web.access import attached, bearer, idempotency, origin
 from shared.web.app import refuse
 
@@ -59,10 +61,12 @@ def list_keys(principal: Principal, query: dict[str, Any]) -> Any:
 
 @blueprint.route("/<key_id>", methods=["GET"])
 @bearer(KEYS_READ)
-@blueprint.arguments(AfterSchema, location="query")
+@blueprint.arguments(KeyQuerySchema, location="query")
 @blueprint.response(200, KeySchema)
 def read_key(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
-    """Read one key."""
+    """Read one key, as it is or as it was."""
+    if query["at"] is not None:
+        return _past_key(principal, key_id, query["at"])
     headers = _wait_for(query["after"])
     key = attached(Keys).find(principal, key_id)
     return presented(key), 200, headers | {"ETag": _etag(key)}
@@ -99,6 +103,29 @@ def stale_version(error: StaleVersionError) -> Response:
     """412: If-Match names a version that is no longer the key's."""
     detail = f"{error} Read it again, and send your change with its new ETag in If-Match."
     return refuse(412, detail, {"ETag": f'"{error.actual}"'})
+
+
+def no_such_moment(error: MomentError) -> Response:
+    """422: a time or a position that is no good."""
+    rows = [{"field": "at", "message": str(error)}]
+    return refuse(422, f"There is no such moment to show. {error}", errors=rows)
+
+
+def not_yet_created(error: NotYetCreatedError) -> Response:
+    """404: a key of the caller's own workspace, before it came to be."""
+    created = error.created
+    detail = (
+        f"There was no such API key then: it was created at {rfc3339(created.at)}, "
+        f"position {created.position} of the ledger. Ask for that moment or a later one."
+    )
+    return refuse(404, detail)
+
+
+def _past_key(principal: Principal, key_id: str, moment: Moment) -> Any:
+    """Read from the ledger itself, which has all that it acknowledged, so there is nothing to wait for."""
+    past = attached(Keys).past(principal, key_id, moment)
+    key = fold(list(past.before))
+    return presented(key, past.at), 200, {_POSITION: str(past.last.position), "ETag": _etag(key)}
 
 
 def _wait_for(after: int) -> dict[str, str]:

@@ -70,7 +70,7 @@ def decide(command: Command, key: Key | None) -> Sequence[Fact]:
         case ToggleKey():
             if key is None or key.enabled == command.enabled:
                 return ()
-            return (KeyToggled(enabled=command.enabled, reason=command.reason),)
+            return (KeyToggled(enabled=command.enabled, reason=command.reason or ""),)
 
 
 def evolve(key: Key | None, event: Event) -> Key:
@@ -117,4 +117,4 @@ def subject(key_id: str) -> str:
 
 def key_id(subject: str) -> str:
     """The inverse."""
-    return subject.removeprefix(KEY_SUBJECT)
+    return subject[len(KEY_SUBJECT) :]

@@ -9,6 +9,7 @@ from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from services.keys.commands import fold
+from services.keys.moments import parse_moment
 from services.keys.schemas import KeyChangeSchema, ListQuerySchema, NewKeySchema, presented
 from services.keys.service import Keys
 from shared.descriptions import describe
@@ -64,7 +65,9 @@ def create_key(principal: Principal) -> str | Response | tuple[str, int]:
 @blueprint.get("/keys/<key_id>")
 @signed_in(KEYS_READ)
 def key_details(principal: Principal, key_id: str) -> str:
-    """One key, with its lifecycle."""
+    """One key, with its lifecycle; with `?at=` as it was."""
+    if (at := request.args.get("at")) is not None:
+        return _past_details(principal, key_id, at)
     events = attached(Keys).commands.history(principal, key_id)
     return render_template(
         "keys/details.html",
@@ -89,6 +92,18 @@ def _list(principal: Principal, after: int, cursor: int | None) -> dict[str, Any
     behind = not keys.views.wait_for(after)
     page = keys.page(principal, _PAGE, cursor)
     return {"keys": [presented(key) for key in page.keys], "next_cursor": page.next_cursor, "behind": behind}
+
+
+def _past_details(principal: Principal, key_id: str, at: str) -> str:
+    """One key as it was, with the steps to what happened before and after."""
+    past = attached(Keys).past(principal, key_id, parse_moment(at))
+    return render_template(
+        "keys/details.html",
+        key=presented(fold(list(past.before)), past.at),
+        lifecycle=[_moment(event) for event in reversed([*past.before, *past.after])],
+        past=past,
+        last=_moment(past.last),
+    )
 
 
 def _moment(event: Event) -> dict[str, Any]:

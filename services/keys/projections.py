@@ -1,53 +1,79 @@
 """Events -> changes of the views. Pure, without side effects, the same at every replay."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from services.keys.domain import Key, evolve, key_id
-from shared.events import KEY_SUBJECT, Record, UnreadableEventError, decode, name_of
+from shared.events import KEY_SUBJECT, Event, Record, UnreadableEventError, decode
 
 VERSION = 1  # another fold or another row needs another number, and so views of its own
 
 
 @dataclass
 class Changes:
-    """What a page of events makes of the rows: those changed, and the keys set aside with the reason."""
+    """What a page of events makes of the rows: those changed, which of them are new, and the keys set
+    aside with the reason.
+    """
 
     rows: dict[str, Key] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
     parked: dict[str, str] = field(default_factory=dict)
 
 
-def key_ids(records: Iterable[Record]) -> set[str]:
+Read: TypeAlias = Event | UnreadableEventError
+
+
+def read(records: Iterable[Record]) -> list[Read]:
+    """The events of a page; in the place of one that cannot be read whole, why."""
+    return [_read(record) for record in records]
+
+
+def key_ids(events: Iterable[Read]) -> set[str]:
     """The keys that a page of events is about."""
-    subjects = (name_of(record).subject or "" for record in records)
-    return {key_id(subject) for subject in subjects if subject.startswith(KEY_SUBJECT)}
+    return {
+        key_id(event.subject) for event in events if event.subject and event.subject.startswith(KEY_SUBJECT)
+    }
 
 
-def project(records: Iterable[Record], rows: Mapping[str, Key], parked: Iterable[str]) -> Changes:
+def project(events: Iterable[Read], rows: Mapping[str, Key], parked: Container[str]) -> Changes:
     """Folds a page of events into the rows that were there.
 
     A key whose event cannot be applied is parked with its reason, and so are its later events: live, one
     bad event stops nothing else. An event that a row has already is passed over.
     """
     changes = Changes()
-    aside = set(parked)
-    for record in records:
-        name = name_of(record).subject
-        if name is not None and not name.startswith(KEY_SUBJECT):
+    aside = changes.parked
+    for event in events:
+        subject = event.subject
+        if subject is None:  # nobody can tell whose it is
+            aside[f"?{event.position}"] = str(event)
             continue
-        id_ = key_id(name) if name else f"?{record.position}"
-        if id_ in aside:
+        if not subject.startswith(KEY_SUBJECT):
+            continue
+        id_ = key_id(subject)
+        if id_ in aside or id_ in parked:
             continue
         try:
-            _apply(record, id_, rows, changes)
+            _apply(event, id_, changes, rows)
         except UnreadableEventError as error:
-            aside.add(id_)
-            changes.parked[id_] = str(error)
+            aside[id_] = str(error)
     return changes
 
 
-def _apply(record: Record, id_: str, rows: Mapping[str, Key], changes: Changes) -> None:
-    event = decode(record)
+def _apply(event: Read, id_: str, changes: Changes, rows: Mapping[str, Key]) -> None:
+    if isinstance(event, UnreadableEventError):
+        raise event
     key = changes.rows.get(id_) or rows.get(id_)
-    if key is None or event.version > key.version:
+    if key is None:
+        changes.rows[id_] = evolve(None, event)
+        changes.new.append(id_)
+    elif event.version > key.version:
         changes.rows[id_] = evolve(key, event)
+
+
+def _read(record: Record) -> Read:
+    try:
+        return decode(record)
+    except UnreadableEventError as error:
+        return error

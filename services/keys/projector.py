@@ -6,6 +6,7 @@ from threading import Event as Stop
 import structlog
 from redis import RedisError
 
+from services.keys.projections import read
 from services.keys.rebuild import replay
 from services.keys.views import LeaseTakenError, Views
 from shared.ledger import Ledger, checkpoint_at
@@ -52,7 +53,7 @@ class Projector:
             return 0
         if not records:
             return 0
-        changes = live.changes(records)
+        changes = live.changes(read(records))
         for key_id, reason in changes.parked.items():
             _log.error("parked a key", key_id=key_id, reason=reason)
         return len(records) if live.save(checkpoint, changes, checkpoint_at(records)) else 0

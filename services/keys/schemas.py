@@ -10,6 +10,7 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from services.keys.commands import NewKey
 from services.keys.domain import Key, ToggleKey
+from services.keys.moments import Moment, MomentError, parse_moment
 from shared.events import Event
 from shared.identity import OWN_PREFIX, SCOPES
 from shared.schemas import ActorSchema, PageSchema, RequestSchema, StrictSchema, Timestamp
@@ -141,6 +142,28 @@ class AfterSchema(StrictSchema):
     )
 
 
+class MomentField(fields.Field[Moment]):
+    """A moment of the past: a time, or a position of the ledger."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Moment:
+        try:
+            return parse_moment(value)
+        except MomentError as error:
+            raise ValidationError(str(error)) from error
+
+
+class KeyQuerySchema(AfterSchema):
+    """`GET /v1/keys/{id}?at=&after=`."""
+
+    at = MomentField(
+        load_default=None,
+        metadata={
+            "description": "Show the key as it was then: an RFC 3339 time, or a position of the ledger.",
+            "type": "string",
+        },
+    )
+
+
 class ListQuerySchema(AfterSchema, PageSchema):
     """`GET /v1/keys?limit=&cursor=&after=`."""
 
@@ -178,13 +201,16 @@ class HistorySchema(Schema):
 
 
 def _facts(event: Event) -> dict[str, Any]:
-    """An event's data, its times as everywhere in the API."""
+    """An event's data, its times and its absent reason as everywhere in the API."""
     facts: dict[str, Any] = msgspec.to_builtins(event.data)
+    if facts.get("reason") == "":
+        facts["reason"] = None
     if facts.get("expires_at") is not None:
         facts["expires_at"] = rfc3339(facts["expires_at"])
     return facts
 
 
-def presented(key: Key) -> dict[str, Any]:
-    """A key with its status at this moment, as schemas and templates take it."""
-    return msgspec.structs.asdict(key) | {"status": key.status(time.time_ns() // 1_000_000)}
+def presented(key: Key, at: int | None = None) -> dict[str, Any]:
+    """A key with its status at a time in ms, or at this moment, as schemas and templates take it."""
+    now = time.time_ns() // 1_000_000
+    return msgspec.structs.asdict(key) | {"status": key.status(now if at is None else at)}

@@ -1,9 +1,11 @@
 """What the API and the pages of keys work with."""
 
+import time
 from dataclasses import dataclass
 
 from services.keys.commands import KeyCommands, NoSuchKeyError
 from services.keys.domain import Key
+from services.keys.moments import Moment, MomentError, Past, Position, past
 from services.keys.views import Page, Views
 from shared.identity import KEYS_READ, Principal, authorize, visible
 
@@ -27,3 +29,23 @@ class Keys:
         if key is None:
             raise NoSuchKeyError(key_id)
         return key
+
+    def past(self, principal: Principal, key_id: str, moment: Moment) -> Past:
+        """One of the caller's keys as it was.
+
+        Raises ForbiddenError, NoSuchKeyError, NotYetCreatedError; MomentError, if the moment is yet to come.
+        """
+        history = self.commands.history(principal, key_id)
+        return past(history, moment, self._time_of(moment, history[-1].at))
+
+    def _time_of(self, moment: Moment, latest: int) -> int:
+        """When the moment was, in ms. What has an event has been, though the store's clock may be ahead."""
+        if isinstance(moment, Position):
+            ledger = self.commands.ledger
+            there = ledger.read(moment.position - 1, 1)
+            if not there:
+                raise MomentError(f"The ledger is at position {ledger.head().position}, and not yet there.")
+            return there[0].at
+        if moment.at > max(latest, time.time_ns() // 1_000_000):
+            raise MomentError("It is in the future: it must be a time that has come.")
+        return moment.at

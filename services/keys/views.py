@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 from redis import Redis, WatchError
 
 from services.keys.domain import Key
-from services.keys.projections import VERSION, Changes, key_ids, project
-from shared.events import Record
+from services.keys.projections import VERSION, Changes, Read, key_ids, project
 from shared.ledger import BEGINNING, NAMESPACE, Checkpoint
 
 _ROOT = f"{NAMESPACE}:view:{VERSION}:"
@@ -70,31 +70,56 @@ class Generation:
 
     def rows(self, key_ids: Iterable[str]) -> dict[str, Key]:
         """The rows of these keys, as far as there are any."""
-        names = [self._row(key_id) for key_id in key_ids]
+        row = self._row("")
+        names = [row + key_id for key_id in key_ids]
         values = cast("list[bytes | None]", self.store.mget(names)) if names else []
         return {key.id: key for key in map(_decode, filter(None, values))}
 
-    def changes(self, records: Sequence[Record]) -> Changes:
+    def changes(self, events: Sequence[Read]) -> Changes:
         """What a page of events changes here."""
-        return project(records, self.rows(key_ids(records)), self.parked())
+        return project(events, self.rows(key_ids(events)), self.parked())
 
     def save(self, expected: Checkpoint, changes: Changes, reached: Checkpoint) -> bool:
         """Writes the changes and the checkpoint in one atomic step; False, and nothing written, if the
         checkpoint is no longer the expected one or somebody holds the views still.
         """
         with cast("Any", self.store.pipeline()) as pipe:
-            pipe.watch(self.checkpoint_key, self._key("hold"))
-            watched = cast("list[bytes | None]", pipe.mget(self.checkpoint_key, self._key("hold")))
-            if _read_checkpoint(watched[0]) != expected or watched[1] is not None:
+            pipe.watch(*self.guards)
+            if not self.may_write(expected, pipe.mget(*self.guards)):
                 return False
             pipe.multi()
-            self._queue(pipe, changes)
-            pipe.set(self.checkpoint_key, f"{reached.position} {reached.event_id}")
+            for command in self.commands(changes, reached):
+                pipe.execute_command(*command)
             try:
                 pipe.execute()
             except WatchError:
                 return False
             return True
+
+    @property
+    def guards(self) -> tuple[str, str]:
+        """What nobody else may touch between the look and the write: the checkpoint, and the hold."""
+        return self.checkpoint_key, self._key("hold")
+
+    def may_write(self, expected: Checkpoint, guards: Sequence[bytes | None]) -> bool:
+        """Whether the values of the guards allow who expects this checkpoint to write."""
+        checkpoint, hold = guards
+        return _read_checkpoint(checkpoint) == expected and hold is None
+
+    def commands(self, changes: Changes, reached: Checkpoint) -> Iterator[tuple[Any, ...]]:
+        """The writes of a page, as commands of the store."""
+        row = self._row("")
+        if changes.rows:
+            values = map(_encode, changes.rows.values())
+            yield (
+                "MSET",
+                *chain.from_iterable(zip([row + key_id for key_id in changes.rows], values, strict=True)),
+            )
+        for workspace, places in _by_workspace(changes.rows[key_id] for key_id in changes.new).items():
+            yield "ZADD", self._key(f"workspace:{workspace}"), *places
+        if changes.parked:
+            yield "HSET", self._key("parked"), *chain.from_iterable(changes.parked.items())
+        yield "SET", self.checkpoint_key, f"{reached.position} {reached.event_id}"
 
     def find(self, key_id: str) -> Key | None:
         """One row."""
@@ -114,8 +139,11 @@ class Generation:
 
     def entries(self) -> Iterator[Entry]:
         """All that it holds: rows, places in the lists, parked keys."""
+        row, seen = self._row("").encode(), set[bytes]()
         for names in self._scan():
-            rows = [name for name in names if name.startswith(self._row("").encode())]
+            # A scan gives a name twice where the store's table grows meanwhile.
+            rows = [name for name in dict.fromkeys(names) if name.startswith(row) and name not in seen]
+            seen.update(rows)
             for name, value in zip(
                 rows, cast("list[bytes]", self.store.mget(rows) if rows else []), strict=True
             ):
@@ -139,14 +167,6 @@ class Generation:
         """Removes it, a page at a time, so that the store is never held up."""
         for names in self._scan():
             self.store.unlink(*names)
-
-    def _queue(self, pipe: Any, changes: Changes) -> None:
-        if changes.rows:
-            pipe.mset({self._row(key.id): _encode(key) for key in changes.rows.values()})
-        for workspace, members in _by_workspace(changes.rows.values()).items():
-            pipe.zadd(self._key(f"workspace:{workspace}"), members)
-        if changes.parked:
-            pipe.hset(self._key("parked"), mapping=changes.parked)
 
     def _scan(self) -> Iterator[list[bytes]]:
         cursor = 0
@@ -277,8 +297,9 @@ def _read_checkpoint(value: bytes | None) -> Checkpoint:
     return Checkpoint(int(position), event_id)
 
 
-def _by_workspace(rows: Iterable[Key]) -> Mapping[str, dict[str, int]]:
-    members: dict[str, dict[str, int]] = {}
-    for key in rows:
-        members.setdefault(key.workspace, {})[key.id] = key.created_position
-    return members
+def _by_workspace(keys: Iterable[Key]) -> Mapping[str, list[str | int]]:
+    """The places of keys in the lists: score and member in turn."""
+    places: dict[str, list[str | int]] = {}
+    for key in keys:
+        places.setdefault(key.workspace, []).extend((key.created_position, key.id))
+    return places

@@ -1,7 +1,9 @@
 """The projection, its checkpoint, the rebuild and its check, on every kind of store."""
 
 import random
+from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,7 +11,7 @@ from redis import Redis
 
 from services.keys.commands import KeyCommands, NewKey, fold
 from services.keys.domain import Key, ToggleKey
-from services.keys.projections import Changes
+from services.keys.projections import Changes, read
 from services.keys.projector import Projector
 from services.keys.rebuild import RebuildError, check, replay
 from services.keys.views import Generation, LeaseTakenError, Views
@@ -79,7 +81,7 @@ def test_pages_follow_each_other_without_gap_or_repeat(kl: Keyledger) -> None:
 def test_a_step_that_another_projector_did_first_writes_nothing(kl: Keyledger) -> None:
     kl.create("one")
     live, records = kl.views.live(), kl.ledger.read(0, 10)
-    changes = live.changes(records)
+    changes = live.changes(read(records))
     kl.project()
     assert not live.save(Checkpoint(0, ""), changes, Checkpoint(1, "late"))
     assert live.checkpoint() == kl.ledger.head()
@@ -90,16 +92,16 @@ def test_a_step_whose_checkpoint_moves_meanwhile_writes_nothing(
 ) -> None:
     key = kl.create("one")
     live = kl.views.live()
-    late = live.changes(kl.ledger.read(0, 1))
-    queue = Generation._queue  # to stand between its check and its write
+    late = live.changes(read(kl.ledger.read(0, 1)))
+    commands = Generation.commands
 
-    def meanwhile(self: Generation, pipe: object, changes: Changes) -> None:
-        monkeypatch.setattr(Generation, "_queue", queue)
+    def meanwhile(self: Generation, changes: Changes, reached: Checkpoint) -> Iterator[tuple[Any, ...]]:
+        monkeypatch.setattr(Generation, "commands", commands)
         kl.toggle(key, enabled=False)
         kl.project()
-        queue(self, pipe, changes)
+        return commands(self, changes, reached)
 
-    monkeypatch.setattr(Generation, "_queue", meanwhile)
+    monkeypatch.setattr(Generation, "commands", meanwhile)
     assert not live.save(Checkpoint(0, ""), late, Checkpoint(1, "late"))
     assert kl.listed() == kl.folded(key)
 

@@ -1,0 +1,110 @@
+"""Rebuilding and checking the views, beside the same events read and the same rows written from packed bytes."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from redis import Redis
+
+from bench.events import event_of
+from bench.figures import Figure
+from bench.store import fresh_store
+from services.keys import rebuild
+from services.keys.views import Generation, Views
+from shared.connections import connect
+from shared.events import encode
+from shared.ledger import LOG, NAMESPACE, Ledger
+
+_SIZES = (10_000, 100_000, 1_000_000)
+_LAG = 50_000  # keys made between a key's creation and its switching, so that its row must be read back
+_PAGE = 1_000
+
+
+def figures() -> Iterator[Figure | str]:
+    """Each size with its floor; for the largest also the check, the memory, and what a key costs the store."""
+    costs = []
+    for size in _SIZES:
+        with fresh_store() as url, connect(url, timeout=60) as store:
+            empty = _memory(store)
+            _fill(store, size)
+            ledger, views = Ledger(store), Views(store)
+            with _recorded() as packed:
+                rebuild.replay(ledger, views)
+            per_key = (_memory(store) - empty) / (size // 2)
+            took = _replay(ledger, views)
+            costs.append(took / size)
+            floor = _floor(store, packed)
+            yield Figure(f"replay, {size:,} events", size / took, size / floor)
+            if size == _SIZES[-1]:
+                start = time.perf_counter()
+                assert rebuild.check(ledger, views).equal
+                yield Figure(
+                    f"replay --check, {size:,} events", size / (time.perf_counter() - start), size / floor
+                )
+    yield f"cost of an event at {_SIZES[-1]:,} events beside {_SIZES[0]:,}: {costs[-1] / costs[0]:.2f}"
+    yield f"bytes in the store per key with two events: {per_key:,.0f}"
+    yield f"peak memory of the client: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+
+
+def _replay(ledger: Ledger, views: Views) -> float:
+    start = time.perf_counter()
+    rebuild.replay(ledger, views)
+    return time.perf_counter() - start - rebuild._OLD_GENERATION_S
+
+
+@contextmanager
+def _recorded() -> Iterator[list[bytes]]:
+    """Keeps the bytes of the rows that a replay writes, page by page."""
+    packed: list[bytes] = []
+    commands = Generation.commands
+
+    def record(self: Generation, *page: Any) -> list[tuple[Any, ...]]:
+        written = [*commands(self, *page)]
+        connection = cast("Any", self.store.connection_pool.get_connection())
+        packed.append(b"".join(connection.pack_commands([written[0]])))
+        self.store.connection_pool.release(connection)
+        return written
+
+    Generation.commands = record  # type: ignore[method-assign,assignment]  # to look on, and changes nothing
+    try:
+        yield packed
+    finally:
+        Generation.commands = commands  # type: ignore[method-assign]
+
+
+def _floor(store: Redis, packed: list[bytes]) -> float:
+    """Reads every event and writes every row again, and does nothing with either."""
+    connection = cast("Any", store.connection_pool.get_connection())
+    store = Redis(connection_pool=store.connection_pool)
+    store.set_response_callback("XRANGE", lambda reply, **_: reply)
+    start, after = time.perf_counter(), "0-0"
+    for rows in packed:
+        after = cast("Any", store.xrange(LOG, min=f"({after}", count=_PAGE))[-1][0].decode()
+        connection.send_packed_command([rows])
+        connection.read_response()
+    return time.perf_counter() - start
+
+
+def _fill(store: Redis, size: int) -> None:
+    """Half as many keys as events: each is created, and switched off some time later."""
+    keys = size // 2
+    lag = min(_LAG, keys // 4)
+    order = (
+        (f"{n - back:012d}", version)
+        for n in range(keys + lag)
+        for back, version in ((0, 1), (lag, 2))
+        if 0 <= n - back < keys
+    )
+    pipe = store.pipeline(transaction=False)
+    for position, (key_id, version) in enumerate(order, 1):
+        body = encode(event_of(key_id, version))
+        pipe.xadd(LOG, {"at": 1_790_000_000_000 + position, "event": body}, id="0-*")
+        pipe.rpush(f"{NAMESPACE}:subject:key:{key_id}", position)
+        if position % _PAGE == 0:
+            pipe.execute()
+
+
+def _memory(store: Redis) -> int:
+    return cast("dict[str, int]", store.info("memory"))["used_memory"]
