@@ -1,4 +1,4 @@
-"""Rebuilding and checking the views, beside the same events read and the same rows written from packed bytes."""
+"""Rebuilding and checking the views, beside bare reading of the events and bare writing of the rows."""
 
 import resource
 import time
@@ -23,7 +23,7 @@ _PAGE = 1_000
 
 
 def figures() -> Iterator[Figure | str]:
-    """Each size with its floor; for the largest also the check, the memory, and what a key costs the store."""
+    """Each size with its floor; for the largest also the check, the memory, and what a key costs."""
     costs = []
     for size in _SIZES:
         with fresh_store() as url, connect(url, timeout=60) as store:

@@ -4,11 +4,14 @@ import os
 import secrets
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from flask import Flask
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily as Gauge
 from redis import Redis, RedisError
 
 from services.accounts.app import register as register_accounts
@@ -21,6 +24,7 @@ from services.audit.jobs import Requests
 from services.audit.relay import Relay
 from services.keys.app import register as register_keys
 from services.keys.commands import KeyCommands
+from services.keys.operations import status
 from services.keys.projector import Projector
 from services.keys.service import Keys
 from services.keys.verification import KeyAuthenticator
@@ -58,13 +62,13 @@ class Parts:
 
     @cached_property
     def store(self) -> Redis:
-        """A client whose answers come within 2 s, or not at all."""
+        """A client whose answers come soon enough for a request to be refused within 2 s, or not at all."""
         return connect(self.store_url, allow_unsafe=self.settings.allow_unsafe_store)
 
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger, to append and to read."""
-        return Ledger(self.store)
+        return Ledger(self.store, self.settings.ack_replicas)
 
     @cached_property
     def waiting_store(self) -> Redis:
@@ -163,8 +167,11 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
         access=access,
         home=home,
     )
+    checks = {"store": _store, "views": _views, "audit": _audit}
     attach_health(
-        app, {"store": lambda: _store(parts), "views": lambda: _views(parts), "audit": lambda: _audit(parts)}
+        app,
+        {name: partial(check, parts) for name, check in checks.items()},
+        partial(_figures, parts),
     )
     return app, api
 
@@ -195,3 +202,25 @@ def _lag(head: int, reached: int, who: str) -> str | None:
     if reached > head:
         return f"{who} is ahead of the ledger: the ledger went backwards."
     return f"{who} is {head - reached} events behind." if head - reached > _LAG_MOST else None
+
+
+def _figures(parts: Parts) -> Iterator[Metric]:
+    """By the conventions of Prometheus: base units, and the unit at the end of the name."""
+    try:
+        views = status(parts.ledger, parts.views, now_ms())
+    except RedisError:
+        yield Gauge("keyledger_store_up", "Whether the store answers.", 0)
+        return
+    yield Gauge("keyledger_store_up", "Whether the store answers.", 1)
+    yield Gauge("keyledger_ledger_position", "The last position of the ledger.", views.head)
+    yield Gauge("keyledger_projector_position", "The last position in the views.", views.position)
+    yield Gauge("keyledger_projector_lag_events", "Events that are not in the views.", views.lag)
+    yield Gauge(
+        "keyledger_projector_lag_seconds",
+        "How long the oldest event waits that is not in the views.",
+        views.lag_ms / 1000,
+    )
+    yield Gauge("keyledger_projector_parked_keys", "Keys set aside by the projector.", len(views.parked))
+    with suppress(AuditDatabaseError):
+        lag = views.head - parts.audit_log.last().position
+        yield Gauge("keyledger_audit_lag_events", "Events that are not in the audit log.", lag)

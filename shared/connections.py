@@ -46,7 +46,7 @@ class DataDirectoryInUseError(StoreError):
     """Another process runs the embedded server of the data directory."""
 
 
-def connect(url: str, *, allow_unsafe: bool = False, timeout: float = 2.0) -> Redis:
+def connect(url: str, *, allow_unsafe: bool = False, timeout: float = 1.5) -> Redis:
     """A client of the server at `url`, which connects when it is first used.
 
     `timeout` is in seconds and bounds each answer: it must be longer than any blocking read.

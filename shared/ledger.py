@@ -16,6 +16,7 @@ LOG = f"{NAMESPACE}:log"
 _NO_KEY = f"{NAMESPACE}:none"
 _IDEMPOTENCY_LIFE_S = 24 * 60 * 60
 _HISTORY_PAGE = 500
+_WAIT_MS = 1_000  # for replicas; shorter than a client waits for an answer
 
 # Appends events to the log. All checks come before the first write, for Lua does not roll back.
 # KEYS  1 the log  2 the subject's index of positions  3 the idempotency record  4 the credential
@@ -39,9 +40,10 @@ if last then at = math.max(at, tonumber(last[2][2])) end
 local positions = {}
 for i = 6, #ARGV do
   local id = redis.call('XADD', KEYS[1], '0-*', 'at', string.format('%.0f', at), 'event', ARGV[i])
-  positions[#positions + 1] = string.sub(id, 3)
+  local position = string.sub(id, 3)
+  redis.call('RPUSH', KEYS[2], position)
+  positions[#positions + 1] = position
 end
-redis.call('RPUSH', KEYS[2], unpack(positions))
 positions = table.concat(positions, ' ')
 if fingerprint ~= '' then
   redis.call('HSET', KEYS[3], 'fingerprint', fingerprint, 'subject', ARGV[2], 'positions', positions)
@@ -117,6 +119,13 @@ class VersionConflictError(Exception):
         self.actual = actual
 
 
+class NotReplicatedError(Exception):
+    """The store has the events, but too few replicas said in time that they have them too.
+
+    Whether they outlast a failover is unknown; the same call with the same idempotency settles it.
+    """
+
+
 class IdempotencyConflictError(Exception):
     """The idempotency key was used for another request."""
 
@@ -126,10 +135,14 @@ class UnexpectedHeadError(Exception):
 
 
 class Ledger:
-    """Append, history, read and tail, over a connection that is passed in."""
+    """Append, history, read and tail, over a connection that is passed in.
 
-    def __init__(self, store: Redis) -> None:
+    An append is acknowledged when the store has it on disk, and so many replicas have it.
+    """
+
+    def __init__(self, store: Redis, ack_replicas: int = 0) -> None:
         self._store = _unshaped(store)
+        self._ack_replicas = ack_replicas
         self._append = store.register_script(_APPEND)
         self._history = store.register_script(_HISTORY)
         self._fill = store.register_script(_FILL)
@@ -145,22 +158,23 @@ class Ledger:
         """Appends all the events or none, and returns once the store has acknowledged them.
 
         `credential` is kept for the subject apart from the log.
-        Raises VersionConflictError, IdempotencyConflictError, redis.RedisError; after a lost connection
-        or a time-out the outcome is unknown, and the same call with the same idempotency settles it.
+        Raises VersionConflictError, IdempotencyConflictError, NotReplicatedError, redis.RedisError; after a
+        lost connection or a time-out the outcome is unknown, and the same call with the same idempotency
+        settles it.
         """
         keys = [LOG, _index_key(subject), _idempotency_key(idempotency), credential_key(subject)]
         fingerprint = idempotency.fingerprint if idempotency else ""
         bodies = map(encode, events)
         arguments: list[bytes | str | int] = [expected_version, subject, fingerprint]
         arguments += [_IDEMPOTENCY_LIFE_S, credential, *bodies]
-        reply = cast("list[Any]", self._append(keys, arguments))
+        reply = self._run_append(keys, arguments)
         match reply[0]:
             case b"appended":
                 return Appended(subject, _positions(reply[1]))
             case b"conflict":
                 raise VersionConflictError(subject, expected_version, reply[1])
             case _:
-                return _repeated(reply[1:], fingerprint)
+                return self._repeated(reply[1:], keys[2], fingerprint)
 
     def fill(self, after: int, records: Sequence[Record]) -> None:
         """Writes the events that follow position `after`, with their own times, all of them or none.
@@ -178,12 +192,12 @@ class Ledger:
         return self.head() == BEGINNING and not any(self._store.scan_iter(_index_key("*"), count=1_000))
 
     def recall(self, idempotency: Idempotency | None) -> Appended | None:
-        """What an earlier, equal request appended. Raises IdempotencyConflictError."""
+        """What an earlier, equal request appended. Raises IdempotencyConflictError, NotReplicatedError."""
         if idempotency is None:
             return None
         key = _idempotency_key(idempotency)
         record = cast("list[bytes]", self._store.hmget(key, "fingerprint", "subject", "positions"))
-        return _repeated(record, idempotency.fingerprint) if record[0] else None
+        return self._repeated(record, key, idempotency.fingerprint) if record[0] else None
 
     def history(self, subject: str) -> list[Event]:
         """All events of one subject, oldest first. Raises UnreadableEventError."""
@@ -205,7 +219,7 @@ class Ledger:
         return [_record(entry) for entry in cast("list[Any]", entries)]
 
     def pages(self, after: int, limit: int) -> Generator[list[Record], None, None]:
-        """All that is there after a position, by pages. Each is asked for while the one before is worked on."""
+        """All after a position, by pages. Each is asked for while the one before is worked on."""
         # Any: redis-py publishes no types of a single connection.
         connection: Any = self._store.connection_pool.get_connection()
         try:
@@ -242,6 +256,31 @@ class Ledger:
         """What is kept for the subject apart from the log."""
         value = cast("bytes | None", self._store.get(credential_key(subject)))
         return value.decode() if value is not None else None
+
+    def _run_append(self, keys: list[str], arguments: list[bytes | str | int]) -> list[Any]:
+        if not self._ack_replicas:
+            return cast("list[Any]", self._append(keys, arguments))
+        return cast("list[Any]", self._replicated("EVAL", _APPEND, len(keys), *keys, *arguments))
+
+    def _repeated(self, record: Sequence[bytes], record_key: str, fingerprint: str) -> Appended:
+        stored_fingerprint, subject, positions = record
+        if stored_fingerprint.decode() != fingerprint:
+            raise IdempotencyConflictError
+        if self._ack_replicas:
+            # The first answer may have been that replicas lacked it. Replicas get writes in order, so one
+            # that has this one has that too.
+            self._replicated("EXPIRE", record_key, _IDEMPOTENCY_LIFE_S)
+        return Appended(subject.decode(), _positions(positions), repeated=True)
+
+    def _replicated(self, *write: Any) -> Any:
+        """Writes, and waits on the same connection until the replicas have it. Raises NotReplicatedError."""
+        with cast("Any", self._store.pipeline(transaction=False)) as pipe:
+            pipe.execute_command(*write)
+            pipe.execute_command("WAIT", self._ack_replicas, _WAIT_MS)
+            reply, replicas = pipe.execute()
+        if replicas < self._ack_replicas:
+            raise NotReplicatedError(f"{replicas} of {self._ack_replicas} replicas have it")
+        return reply
 
 
 BEGINNING = Checkpoint(0, "")
@@ -284,10 +323,3 @@ def _unshaped(store: Redis) -> Redis:
 def _record(entry: tuple[bytes, list[bytes]]) -> Record:
     entry_id, (_, at, _, body) = entry
     return Record(int(entry_id[2:]), int(at), body)
-
-
-def _repeated(record: Sequence[bytes], fingerprint: str) -> Appended:
-    stored_fingerprint, subject, positions = record
-    if stored_fingerprint.decode() != fingerprint:
-        raise IdempotencyConflictError
-    return Appended(subject.decode(), _positions(positions), repeated=True)

@@ -26,6 +26,7 @@ class Settings:
     secret_key: str | None  # None: made and kept in the data directory
     key_prefix: str
     allow_unsafe_store: bool
+    ack_replicas: int  # that must have an event before it is acknowledged
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -57,4 +58,5 @@ class Settings:
             secret_key=secret_key,
             key_prefix=prefix,
             allow_unsafe_store=env.bool("ALLOW_UNSAFE_STORE", False),
+            ack_replicas=env.int("ACK_REPLICAS", 0),
         )

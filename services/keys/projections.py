@@ -12,13 +12,14 @@ VERSION = 1  # another fold or another row needs another number, and so views of
 
 @dataclass
 class Changes:
-    """What a page of events makes of the rows: those changed, which of them are new, and the keys set
-    aside with the reason.
+    """What a page of events makes of the rows: those changed, which of them are new, the keys set aside
+    with the reason, and those that are no longer.
     """
 
     rows: dict[str, Key] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
     parked: dict[str, str] = field(default_factory=dict)
+    taken_up: list[str] = field(default_factory=list)
 
 
 Read: TypeAlias = Event | UnreadableEventError

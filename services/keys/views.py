@@ -119,6 +119,8 @@ class Generation:
             yield "ZADD", self._key(f"workspace:{workspace}"), *places
         if changes.parked:
             yield "HSET", self._key("parked"), *chain.from_iterable(changes.parked.items())
+        if changes.taken_up:
+            yield "HDEL", self._key("parked"), *changes.taken_up
         yield "SET", self.checkpoint_key, f"{reached.position} {reached.event_id}"
 
     def find(self, key_id: str) -> Key | None:

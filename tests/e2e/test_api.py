@@ -210,7 +210,7 @@ def test_callers_without_a_good_key_are_told_why(service: Service, admin: Caller
     for token, words in (
         (None, "Authorization: Bearer"),
         ("nonsense", "mistyped"),
-        (off["api_key"][:-1] + "0", "mistyped"),
+        (off["api_key"][:-1] + ("1" if off["api_key"].endswith("0") else "0"), "mistyped"),
         (off["api_key"], "switched off"),
     ):
         answer = Caller(service, token)("GET", "/v1/keys")
@@ -250,3 +250,17 @@ def test_a_request_id_is_taken_up_and_told_by_the_event(admin: Caller) -> None:
     assert answer.headers["X-Request-Id"] == "checkout-42"
     events = admin("GET", f"/v1/keys/{answer.json()['id']}/history").json()["events"]
     assert events[0]["request"]["id"] == "checkout-42"
+
+
+def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> None:
+    made = admin("POST", "/v1/keys", json={"name": "Measured"})
+    head = int(made.headers["X-Ledger-Position"])
+    admin("GET", "/v1/keys", position(made))
+    told = json.loads(service.run("projector", "status", "--json").stdout)
+    assert (told["head"], told["position"], told["lag_events"], told["parked"]) == (head, head, 0, {})
+    assert "No key is parked" in service.run("projector", "retry").stdout
+    figures = requests.get(f"{service.url}/metrics", timeout=5).text
+    assert f"keyledger_ledger_position {head}.0" in figures
+    assert "keyledger_projector_lag_events 0.0" in figures
+    assert "keyledger_projector_lag_seconds 0.0" in figures
+    assert "keyledger_projector_parked_keys 0.0" in figures

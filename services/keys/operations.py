@@ -1,0 +1,59 @@
+"""What an operator asks of the projection: how far it is, and to take parked keys up again."""
+
+from dataclasses import dataclass
+
+from services.keys.commands import fold
+from services.keys.domain import subject
+from services.keys.key_material import is_key_id
+from services.keys.projections import Changes
+from services.keys.views import Views
+from shared.events import UnreadableEventError
+from shared.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where the views stand, and where the ledger's own end is."""
+
+    position: int
+    head: int
+    lag_ms: int  # how long the oldest event waits that is not in the views
+    parked: dict[str, str]  # the keys set aside, with the reason
+
+    @property
+    def lag(self) -> int:
+        """In events; negative, if the ledger went backwards."""
+        return self.head - self.position
+
+
+def status(ledger: Ledger, views: Views, now: int) -> Status:
+    """How far the views are. `now` is in ms. Raises redis.RedisError."""
+    live = views.live()
+    position, head = live.checkpoint().position, ledger.head().position
+    waiting = ledger.read(position, 1)
+    return Status(position, head, max(now - waiting[0].at, 0) if waiting else 0, live.parked())
+
+
+def retry(ledger: Ledger, views: Views) -> dict[str, str | None]:
+    """Takes parked keys up again, from their whole history; those that still cannot be read keep a reason.
+
+    Raises redis.RedisError.
+    """
+    return {key_id: _retry(ledger, views, key_id) for key_id in views.live().parked()}
+
+
+def _retry(ledger: Ledger, views: Views, key_id: str) -> str | None:
+    if not is_key_id(key_id):
+        return "its event does not say which key it is of"
+    while True:
+        live = views.live()
+        checkpoint = live.checkpoint()
+        try:
+            events = [e for e in ledger.history(subject(key_id)) if e.position <= checkpoint.position]
+            key = fold(events)
+        except UnreadableEventError as error:
+            return str(error)
+        # Nothing is written if a projector got further meanwhile: it passed over events of this key.
+        taken_up = Changes(rows={key_id: key}, new=[key_id], taken_up=[key_id])
+        if live.save(checkpoint, taken_up, checkpoint):
+            return None

@@ -1,0 +1,106 @@
+"""From one data directory to another, by the commands that an operator has."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import requests
+from redis import Redis
+
+from services.audit.audit_log import AuditLog
+from services.audit.entries import Entry
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from shared.export import lines
+from tests.real import Service, until
+from tests.services.test_moving import content
+from tests.shared.test_export import FOUR, toggled
+
+
+def store_of(service: Service) -> Redis:
+    return connect(EmbeddedServer.in_directory(service.data_dir).url)
+
+
+def audited(service: Service, count: int) -> list[Entry]:
+    """The audit log's entries with their hashes, once there are so many."""
+    log = AuditLog(f"sqlite:///{service.data_dir / 'audit.db'}")
+    try:
+        until(lambda: log.last().position == count, what="the audit log's last entry")
+        return list(log.walk(count))
+    finally:
+        log.close()
+
+
+def refusal(ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line with which a command refuses."""
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    (line,) = ended.stderr.splitlines()
+    return line
+
+
+def test_everything_but_passwords_moves(tmp_path: Path) -> None:
+    old, new = Service(tmp_path / "old"), Service(tmp_path / "new")
+    file = tmp_path / "ledger.jsonl"
+    old.start()
+    token = old.key("keyledger:admin")
+    made = json.loads(old.run("key", "create", "Moved  and «quoted»", "--json").stdout)
+    assert old.run("key", "disable", made["id"], "--reason", "leaked").returncode == 0
+    with store_of(old) as store:
+        strange = toggled(5, type="ThingTeleported", subject="thing:1", data={"to": "Mars"})
+        store.xadd("{kl:0}:log", {"at": strange.at, "event": strange.body}, id="0-5")
+        store.rpush("{kl:0}:subject:thing:1", 5)
+        moved = content(store)
+    printed = old.run("export").stdout
+    file.write_text(printed)
+    assert "argon2" not in printed
+    assert old.sign_in()[1] not in printed
+    checked = old.run("replay", "--check")
+    entries = audited(old, 5)
+    assert old.stop() == 0
+
+    imported = new.run("import", str(file))
+    assert imported.returncode == 0, imported.stderr
+    assert "Imported 5 events" in imported.stdout
+    new.start()
+    assert "password" not in new.output
+    with store_of(new) as store:
+        assert content(store) == moved
+    assert new.run("replay", "--check").stdout == checked.stdout
+    assert checked.stdout.endswith("equal\n")
+    assert audited(new, 5) == entries
+    assert new.run("audit", "check").returncode == 0
+    bearer = {"Authorization": f"Bearer {token}"}
+    listed = requests.get(f"{new.url}/v1/keys", headers=bearer, timeout=5).json()["keys"]
+    assert [(key["name"], key["status"]) for key in listed] == [
+        ("Moved  and «quoted»", "inactive"),
+        ("caller", "active"),
+    ]
+    off = requests.get(
+        f"{new.url}/v1/keys", headers={"Authorization": f"Bearer {made['api_key']}"}, timeout=5
+    )
+    assert "switched off" in off.json()["detail"]
+    assert new.stop() == 0
+
+
+def test_what_cannot_be_imported_is_refused_in_one_line_and_leaves_the_ledger_empty(tmp_path: Path) -> None:
+    file, service = tmp_path / "ledger.jsonl", Service(tmp_path / "data")
+    whole = b"".join(FOUR)
+    assert f"{file} cannot be read: No such file" in refusal(service.run("import", str(file)))
+    piped = service.run("import", "/dev/stdin", stdin=whole.decode())
+    assert "it must be a file" in refusal(piped)
+    file.write_bytes(whole[:-200])
+    assert "Nothing was written." in refusal(service.run("import", str(file)))
+    file.write_bytes(whole)
+    assert service.run("import", str(file)).returncode == 0
+    assert "The ledger is not empty" in refusal(service.run("import", str(file)))
+
+
+def test_twenty_thousand_events_move_in_a_few_seconds(tmp_path: Path) -> None:
+    file, again, service = tmp_path / "ledger.jsonl", tmp_path / "again.jsonl", Service(tmp_path / "data")
+    file.write_bytes(b"".join(lines(toggled(position) for position in range(1, 20_001))))
+    began = time.monotonic()
+    assert service.run("import", str(file)).returncode == 0
+    assert service.run("export", str(again)).returncode == 0
+    assert time.monotonic() - began < 10
+    assert again.read_bytes() == file.read_bytes()
