@@ -31,7 +31,7 @@ from services.keys.verification import KeyAuthenticator
 from services.keys.views import Views
 from shared.connections import connect
 from shared.embedded import make_data_directory
-from shared.ledger import Ledger
+from shared.ledger import Checkpoint, Ledger
 from shared.settings import Settings
 from shared.telemetry import configure_logs
 from shared.web.access import Access
@@ -186,22 +186,23 @@ def _store(parts: Parts) -> str | None:
 
 def _views(parts: Parts) -> str | None:
     try:
-        return _lag(parts.ledger.head().position, parts.views.live().checkpoint().position, "The projector")
+        return _lag(parts.ledger, parts.views.live().checkpoint(), "The projector")
     except RedisError as error:
         return str(error)
 
 
 def _audit(parts: Parts) -> str | None:
     try:
-        return _lag(parts.ledger.head().position, parts.audit_log.last().position, "The audit log")
+        return _lag(parts.ledger, parts.audit_log.last(), "The audit log")
     except (RedisError, AuditDatabaseError) as error:
         return str(error)
 
 
-def _lag(head: int, reached: int, who: str) -> str | None:
-    if reached > head:
-        return f"{who} is ahead of the ledger: the ledger went backwards."
-    return f"{who} is {head - reached} events behind." if head - reached > _LAG_MOST else None
+def _lag(ledger: Ledger, reached: Checkpoint, who: str) -> str | None:
+    if not ledger.holds(reached):
+        return f"{who} has an event at position {reached.position} that the ledger lacks: it went backwards."
+    lag = ledger.head().position - reached.position
+    return f"{who} is {lag} events behind." if lag > _LAG_MOST else None
 
 
 def _figures(parts: Parts) -> Iterator[Metric]:

@@ -47,7 +47,8 @@ class Projector:
         live = self.views.live()
         checkpoint = live.checkpoint()
         records = self.ledger.tail(checkpoint.position, PAGE, wait_ms)
-        if not records and not self.ledger.holds(checkpoint):
+        # Looked at after every read, for a ledger that lost its end may have grown past it since.
+        if not self.ledger.holds(checkpoint):
             _log.error("the ledger went backwards: rebuilding the views", checkpoint=checkpoint)
             replay(self.ledger, self.views)
             return 0

@@ -56,6 +56,8 @@ def replay(ledger: Ledger, views: Views, progress: Progress = _silently) -> int:
         views.delete_all_but(old)
         while True:
             _build(ledger, new, lease, progress)
+            if not ledger.holds(new.checkpoint()):
+                raise RebuildError("The ledger went backwards meanwhile. Run it again.")
             # Views of events that the ledger has no more are ahead of it, and must go all the same.
             if views.flip(old, new, even_if_behind=not ledger.holds(old.checkpoint())):
                 break

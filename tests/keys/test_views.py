@@ -324,6 +324,19 @@ def test_the_projector_rebuilds_when_the_ledger_went_backwards(kl: Keyledger) ->
     assert kl.views.live().checkpoint().position == 1
 
 
+def test_a_ledger_that_lost_its_end_and_grew_past_it_is_noticed_too(kl: Keyledger) -> None:
+    kept = kl.create("kept")
+    lost = kl.create("lost")
+    kl.project()
+    record = kl.ledger.read(0, 1)[0]
+    kl.store.delete(LOG, f"{{kl:0}}:subject:key:{lost}")
+    kl.store.xadd(LOG, {"at": record.at, "event": record.body}, id="0-*")
+    later = [kl.create(f"later {number}") for number in range(3)]
+    kl.project()
+    assert [key.id for key in kl.listed()] == [*later[::-1], kept]
+    assert check(kl.ledger, kl.views).equal
+
+
 def test_a_reader_waits_for_its_write_and_says_when_it_waited_in_vain(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
