@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event as Stop
 from typing import Any
 
@@ -24,9 +25,11 @@ from services.audit.worker import run_worker
 from services.composition import Parts, new_id, now_ms, secret_key
 from services.keys.commands import NoSuchKeyError
 from services.keys.domain import ToggleKey
+from services.keys.operations import retry, status
 from services.keys.rebuild import RebuildError, check, replay
 from services.keys.schemas import KeySchema, NewKeySchema, presented
 from services.keys.views import LeaseTakenError
+from services.moving import MovingError, export_file, import_file
 from services.supervisor import NotReadyError
 from services.up import DEFAULT_WORKSPACE, run_everything
 from services.web import AddressError, refuse_taken_address, serve
@@ -45,6 +48,7 @@ _TOLD = (
     AddressError,
     AuditDatabaseError,
     InvalidFieldError,
+    MovingError,
     NotReadyError,
     RebuildError,
     SettingsError,
@@ -100,11 +104,41 @@ def web() -> None:
     _serve("create_web")
 
 
-@main.command()
-def projector() -> None:
-    """Build the key list and key details from the ledger."""
+@main.group(invoke_without_command=True)
+@click.pass_context
+def projector(context: click.Context) -> None:
+    """Build the key list and key details from the ledger; or ask how far that is."""
+    if context.invoked_subcommand is None:
+        with _parts() as parts:
+            parts.projector.run(_stop_on_signal())
+
+
+@projector.command("status")
+@_as_json
+def projector_status(as_json: bool) -> None:
+    """Say how far the views are behind the ledger, and which keys are parked."""
     with _parts() as parts:
-        parts.projector.run(_stop_on_signal())
+        found = status(parts.ledger, parts.views, now_ms())
+    if as_json:
+        facts = {"position": found.position, "head": found.head, "lag_events": found.lag}
+        click.echo(json.dumps(facts | {"lag_seconds": found.lag_ms / 1000, "parked": found.parked}))
+        return
+    lag = f"{found.lag} events and {found.lag_ms / 1000:.3f} s behind"
+    click.echo(f"position {found.position} of {found.head}, {lag}")
+    for key_id, reason in found.parked.items():
+        click.echo(f"parked {key_id}: {reason}")
+
+
+@projector.command("retry")
+def projector_retry() -> None:
+    """Take parked keys up again, with the code that runs now."""
+    with _parts() as parts:
+        outcomes = retry(parts.ledger, parts.views)
+    for key_id, reason in outcomes.items():
+        click.echo(f"{key_id} is still parked: {reason}" if reason else f"{key_id} is in the views again")
+    if not outcomes:
+        click.echo("No key is parked.")
+    sys.exit(1 if any(outcomes.values()) else 0)
 
 
 @main.command("replay")
@@ -131,6 +165,25 @@ def _check(parts: Parts) -> None:
     click.echo("DIFFERENT: " + ", ".join(found.differing))
     click.echo("`keyledger replay` builds the views anew.")
     sys.exit(1)
+
+
+@main.command("export")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+def export_command(file: Path | None) -> None:
+    """Write the ledger to FILE, or to standard output, as CloudEvents: one a line, then a trailer."""
+    with _parts() as parts, _progress("exporting") as advance:
+        count = export_file(parts.ledger, file, advance)
+    click.echo(f"Exported {count:,} events. No password is among them.", err=True)
+
+
+@main.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+def import_command(file: Path) -> None:
+    """Fill an empty ledger from FILE, which an export wrote; a file that is not whole writes nothing."""
+    with _parts() as parts, _progress("importing") as advance:
+        count = import_file(parts.ledger, file, advance)
+    click.echo(f"Imported {count:,} events. The views and the audit log follow while Keyledger runs.")
+    click.echo("Keys work as before. Passwords stayed behind: let people in by `keyledger account add`.")
 
 
 @main.group()

@@ -16,6 +16,10 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     TYPE: ClassVar[str]
     SCHEMA: ClassVar[int]
 
+    def upcast(self) -> "Fact":
+        """The same fact in its type's present form; a form that is no longer written makes one."""
+        return self
+
 
 class KeyCreated(Fact, frozen=True, kw_only=True):
     """A key came to be. `digest` is the SHA-256 of the whole token in hex; the token itself is nowhere."""
@@ -33,13 +37,27 @@ class KeyCreated(Fact, frozen=True, kw_only=True):
 
 
 class KeyToggled(Fact, frozen=True, kw_only=True):
-    """A key was switched on or off."""
+    """A key was switched on or off. Without a reason, that is empty, like every text that was not given."""
+
+    TYPE: ClassVar[str] = "KeyToggled"
+    SCHEMA: ClassVar[int] = 2
+
+    enabled: bool
+    reason: str
+
+
+class KeyToggled1(Fact, frozen=True, kw_only=True):
+    """The same as it was first stored, when no reason was null."""
 
     TYPE: ClassVar[str] = "KeyToggled"
     SCHEMA: ClassVar[int] = 1
 
     enabled: bool
     reason: str | None
+
+    def upcast(self) -> KeyToggled:
+        """The present form."""
+        return KeyToggled(enabled=self.enabled, reason=self.reason or "")
 
 
 class AccountAdded(Fact, frozen=True, kw_only=True):
@@ -54,6 +72,10 @@ class AccountAdded(Fact, frozen=True, kw_only=True):
 _FACTS: dict[str, type[Fact]] = {fact.TYPE: fact for fact in (KeyCreated, KeyToggled, AccountAdded)}
 
 EVENT_TYPES: tuple[str, ...] = tuple(_FACTS)
+
+# The forms that are still read and no longer written. A new form of a type takes the class's name, and the
+# old one goes here under a name with its number; what is stored stays as it is.
+_OLDER_FORMS: tuple[type[Fact], ...] = (KeyToggled1,)
 
 
 # How the ledger names what events are about.
@@ -98,8 +120,8 @@ class Event(NewEvent, frozen=True, kw_only=True):
     at: int  # ms since 1970, stamped by the ledger
 
 
-class _Stored(NewEvent, frozen=True, kw_only=True):
-    """An envelope whose data is not looked into yet."""
+class StoredEvent(NewEvent, frozen=True, kw_only=True):
+    """An envelope whose data is not looked into: it may be of a type or a form that nobody here knows."""
 
     data: msgspec.Raw
 
@@ -163,9 +185,11 @@ def enveloped(
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encoder = msgspec.json.Encoder(order="sorted")
-_stored_decoder = msgspec.json.Decoder(_Stored)
+_stored_decoder = msgspec.json.Decoder(StoredEvent)
 _name_decoder = msgspec.json.Decoder(_StoredName)
-_fact_decoders = {(fact.TYPE, fact.SCHEMA): msgspec.json.Decoder(fact) for fact in _FACTS.values()}
+_fact_decoders = {
+    (form.TYPE, form.SCHEMA): msgspec.json.Decoder(form) for form in (*_FACTS.values(), *_OLDER_FORMS)
+}
 
 
 def encode(event: NewEvent) -> bytes:
@@ -173,24 +197,32 @@ def encode(event: NewEvent) -> bytes:
     return _encoder.encode(event)
 
 
-def decode(record: Record) -> Event:
-    """The event of a record. Raises UnreadableEventError on what this version cannot read whole."""
+def open_envelope(record: Record) -> StoredEvent:
+    """What every event has, whatever its type. Raises UnreadableEventError."""
     try:
-        stored = _stored_decoder.decode(record.body)
+        return _stored_decoder.decode(record.body)
     except _UNREADABLE as error:
         raise UnreadableEventError(record.position, name_of(record).subject, str(error)) from error
+
+
+def decode(record: Record) -> Event:
+    """The event of a record, in the present form of its type; the record keeps the form that is stored.
+
+    Raises UnreadableEventError on what this version cannot read whole.
+    """
+    stored = open_envelope(record)
     decoder = _fact_decoders.get((stored.type, stored.schema))
     if decoder is None:
         reason = f"no code for {stored.type} of schema {stored.schema}"
         raise UnreadableEventError(record.position, stored.subject, reason)
     try:
-        data = decoder.decode(stored.data)
+        data = decoder.decode(stored.data).upcast()
     except _UNREADABLE as error:
         raise UnreadableEventError(record.position, stored.subject, str(error)) from error
     return Event(
         id=stored.id,
         type=stored.type,
-        schema=stored.schema,
+        schema=data.SCHEMA,
         subject=stored.subject,
         version=stored.version,
         workspace=stored.workspace,

@@ -16,7 +16,7 @@ _LOOK_S = 1.0  # how often the audit log's end is compared with the ledger
 _LAG_S = 2.0  # how long an event may wait for its entry until a job is taken for lost
 _BREATH_S = 0.05  # events that come within it are one job's work
 _FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 5.0
+_LONGEST_RETRY_S = 1.0  # so that an old copy of the store, come back, is told of within 2 s
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +47,7 @@ class Relay:
             except (RedisError, AuditDatabaseError) as error:
                 if retry == _FIRST_RETRY_S:
                     _log.warning("the audit relay waits for what is away", reason=str(error))
+                self._next_look = 0.0  # what comes back may be an old copy
                 stop.wait(retry)
                 retry = min(2 * retry, _LONGEST_RETRY_S)
                 continue

@@ -7,23 +7,28 @@ import structlog
 from redis import RedisError
 
 from services.keys.projections import read
-from services.keys.rebuild import replay
+from services.keys.rebuild import RebuildError, replay
 from services.keys.views import LeaseTakenError, Views
-from shared.ledger import Ledger, checkpoint_at
+from shared.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
 PAGE = 500
 _WAIT_MS = 500
 _RETRY_S = 0.2
+_REBUILD_AGAIN_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Projector:
-    """Tails the ledger into the live generation. Several may run: each page counts once."""
+    """Tails the ledger into the live generation. Several may run: each page counts once.
+
+    It remembers what it saw last, for an older copy of the store brings an older checkpoint with it.
+    """
 
     ledger: Ledger
     views: Views
+    _seen: Checkpoint = BEGINNING
 
     def run(self, stop: Stop) -> None:
         """Works until told to stop; waits for a store that is away."""
@@ -36,6 +41,9 @@ class Projector:
                 away = False
             except LeaseTakenError:
                 stop.wait(_RETRY_S)  # another projector rebuilds
+            except RebuildError as error:
+                _log.error("the views cannot be rebuilt; the old ones still serve", reason=str(error))
+                stop.wait(_REBUILD_AGAIN_S)
             except RedisError as error:
                 if not away:
                     _log.warning("the store is away; waiting for it", error=str(error))
@@ -48,13 +56,19 @@ class Projector:
         checkpoint = live.checkpoint()
         records = self.ledger.tail(checkpoint.position, PAGE, wait_ms)
         # Looked at after every read, for a ledger that lost its end may have grown past it since.
-        if not self.ledger.holds(checkpoint):
-            _log.error("the ledger went backwards: rebuilding the views", checkpoint=checkpoint)
+        if not all(map(self.ledger.holds, {checkpoint, self._seen})):
+            _log.error("the ledger went backwards: rebuilding the views", position=self._seen.position)
+            self._seen = BEGINNING
             replay(self.ledger, self.views)
             return 0
+        self._seen = checkpoint
         if not records:
             return 0
         changes = live.changes(read(records))
         for key_id, reason in changes.parked.items():
             _log.error("parked a key", key_id=key_id, reason=reason)
-        return len(records) if live.save(checkpoint, changes, checkpoint_at(records)) else 0
+        reached = checkpoint_at(records)
+        if not live.save(checkpoint, changes, reached):
+            return 0
+        self._seen = reached
+        return len(records)

@@ -15,6 +15,7 @@ from shared.ledger import Checkpoint, Ledger, checkpoint_at
 
 _PAGE = 250  # what fits into a processor's own cache; larger pages cost twice as much an event
 _HOLD_S = 60
+_HOLD_EVERY = 20_000  # entries after which the hold is kept for longer
 _OLD_GENERATION_S = 2.0  # how long readers may go on with the old generation
 _NAMED_DIFFERENCES = 20
 _REPORT_EVERY_S = 0.2
@@ -56,10 +57,11 @@ def replay(ledger: Ledger, views: Views, progress: Progress = _silently) -> int:
         views.delete_all_but(old)
         while True:
             _build(ledger, new, lease, progress)
+            lease.extend()
             if not ledger.holds(new.checkpoint()):
                 raise RebuildError("The ledger went backwards meanwhile. Run it again.")
             # Views of events that the ledger has no more are ahead of it, and must go all the same.
-            if views.flip(old, new, even_if_behind=not ledger.holds(old.checkpoint())):
+            if views.flip(lease, old, new, even_if_behind=not ledger.holds(old.checkpoint())):
                 break
             if views.live() != old:
                 raise RebuildError("Another replay finished first. There is nothing left to do.")
@@ -82,7 +84,7 @@ def check(ledger: Ledger, views: Views, progress: Progress = _silently) -> Compa
             _build(ledger, copy, lease, progress, until=live.checkpoint().position)
             live.hold(_HOLD_S)
             _build(ledger, copy, lease, progress, until=live.checkpoint().position)
-            return _compare(live, copy)
+            return _compare(live, copy, lease)
         finally:
             live.release()
             copy.delete()
@@ -177,8 +179,8 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _compare(live: Generation, copy: Generation) -> Comparison:
-    live_digest, copy_digest = _digest(live), _digest(copy)
+def _compare(live: Generation, copy: Generation, lease: Lease) -> Comparison:
+    live_digest, copy_digest = _digest(live, live, lease), _digest(copy, live, lease)
     differing: list[str] = []
     if live_digest != copy_digest:
         left = {name: hash(value) for name, value in live.entries()}
@@ -188,10 +190,19 @@ def _compare(live: Generation, copy: Generation) -> Comparison:
     return Comparison(position, live_digest, copy_digest, differing[:_NAMED_DIFFERENCES])
 
 
-def _digest(generation: Generation) -> str:
+def _digest(generation: Generation, held: Generation, lease: Lease) -> str:
     """A sum of SHA-256 over all that a generation holds: the same in any order, under any name."""
     total = 0
-    for name, value in generation.entries():
+    for count, (name, value) in enumerate(generation.entries()):
         sha = hashlib.sha256(len(name).to_bytes(4) + name.encode() + value)
         total += int.from_bytes(sha.digest())
+        if count % _HOLD_EVERY == 0:
+            _keep(held, lease)
+    _keep(held, lease)
     return f"{total % 2**256:064x}"
+
+
+def _keep(held: Generation, lease: Lease) -> None:
+    lease.extend()
+    if not held.extend_hold(_HOLD_S):
+        raise RebuildError("The views could not be held still for as long as it took. Check them again.")

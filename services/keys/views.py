@@ -7,7 +7,7 @@ pointer to its live one, so that two versions of the code can run side by side.
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar, cast
@@ -161,14 +161,24 @@ class Generation:
         """Keeps every projector from changing it, for so long or until it is released."""
         self.store.set(self._key("hold"), "1", ex=seconds)
 
+    def extend_hold(self, seconds: int) -> bool:
+        """Keeps a hold for longer; False if it ran out, and so somebody may have written."""
+        return bool(self.store.expire(self._key("hold"), seconds))
+
     def release(self) -> None:
         """Ends a hold."""
         self.store.delete(self._key("hold"))
 
     def delete(self) -> None:
-        """Removes it, a page at a time, so that the store is never held up."""
+        """Removes it, a page at a time, so that the store is never held up.
+
+        The checkpoint goes last, for by it others find what is left.
+        """
         for names in self._scan():
-            self.store.unlink(*names)
+            others = [name for name in names if name != self.checkpoint_key.encode()]
+            if others:
+                self.store.unlink(*others)
+        self.store.unlink(self.checkpoint_key)
 
     def _scan(self) -> Iterator[list[bytes]]:
         cursor = 0
@@ -204,13 +214,28 @@ class Lease:
 
     def extend(self) -> None:
         """Keeps it. Raises LeaseTakenError, if it was lost."""
-        if cast("bytes | None", self.store.getex(_LEASE, ex=_LEASE_S)) != self.token.encode():
-            raise LeaseTakenError
+        self._while_held(lambda pipe: pipe.expire(_LEASE, _LEASE_S))
 
     def release(self) -> None:
-        """Gives it back."""
-        if cast("bytes | None", self.store.get(_LEASE)) == self.token.encode():
-            self.store.delete(_LEASE)
+        """Gives it back, if it was not lost."""
+        with suppress(LeaseTakenError):
+            self._while_held(lambda pipe: pipe.delete(_LEASE))
+
+    def is_held(self, value: bytes | None) -> bool:
+        """Whether the lease's value in the store is this one's."""
+        return value == self.token.encode()
+
+    def _while_held(self, act: Callable[[Any], object]) -> None:
+        with cast("Any", self.store.pipeline()) as pipe:
+            pipe.watch(_LEASE)
+            if not self.is_held(pipe.get(_LEASE)):
+                raise LeaseTakenError
+            pipe.multi()
+            act(pipe)
+            try:
+                pipe.execute()
+            except WatchError as error:
+                raise LeaseTakenError from error
 
 
 @dataclass(frozen=True)
@@ -249,10 +274,15 @@ class Views:
             time.sleep(_POLL_S)
         return True
 
-    def flip(self, old: Generation, new: Generation, *, even_if_behind: bool) -> bool:
-        """Makes `new` the live one, unless it is behind the old one or another took that one's place."""
+    def flip(self, lease: "Lease", old: Generation, new: Generation, *, even_if_behind: bool) -> bool:
+        """Makes `new` the live one, unless it is behind the old one or another took that one's place.
+
+        Raises LeaseTakenError: then somebody else may be removing what is not live.
+        """
         with cast("Any", self.store.pipeline()) as pipe:
-            pipe.watch(_POINTER, old.checkpoint_key, new.checkpoint_key)
+            pipe.watch(_POINTER, _LEASE, old.checkpoint_key, new.checkpoint_key)
+            if not lease.is_held(pipe.get(_LEASE)):
+                raise LeaseTakenError
             behind = new.checkpoint().position < old.checkpoint().position
             if self.live() != old or (behind and not even_if_behind):
                 return False

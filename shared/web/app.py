@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from shared.connections import StoreError
 from shared.events import UnreadableEventError
 from shared.identity import ForbiddenError, UnauthenticatedError
-from shared.ledger import IdempotencyConflictError, VersionConflictError
+from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
 from shared.timestamps import date_utc, rfc3339
 from shared.web.access import Access, attach
 from shared.web.problems import field_errors, problem
@@ -123,6 +123,7 @@ def _map_errors(app: Flask) -> None:
         UnreadableEventError: _unreadable,
         RedisError: _store_away,
         StoreError: _store_away,
+        NotReplicatedError: _store_away,
         InternalServerError: _failed_late,
         Exception: _unexpected,
     }
@@ -130,10 +131,15 @@ def _map_errors(app: Flask) -> None:
         app.register_error_handler(kind, handler)
 
 
-def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+def refuse(
+    status: int,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+) -> Response:
     """An error in the form that suits the caller: a problem for a call, a page for a person."""
     if _is_call():
-        return problem(status, detail, headers=headers)
+        return problem(status, detail, errors, headers)
     page = render_template(
         "error.html",
         status=status,

@@ -146,7 +146,7 @@ def test_an_account_whose_history_is_not_understood_may_do_nothing(
     add(accounts)
     name = "account:ada@example.com"
     later = enveloped(
-        [KeyToggled(enabled=True, reason=None)],
+        [KeyToggled(enabled=True, reason="")],
         subject=name,
         after_version=1,
         workspace="default",

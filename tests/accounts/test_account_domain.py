@@ -69,8 +69,8 @@ def test_no_events_are_no_account() -> None:
 @pytest.mark.parametrize(
     "history",
     [
-        [event(KeyToggled(enabled=True, reason=None))],
-        [event(AccountAdded(role="owner")), event(KeyToggled(enabled=True, reason=None), version=2)],
+        [event(KeyToggled(enabled=True, reason=""))],
+        [event(AccountAdded(role="owner")), event(KeyToggled(enabled=True, reason=""), version=2)],
         [event(AccountAdded(role="owner")), event(AccountAdded(role="auditor"), version=2)],
         [event(AccountAdded(role="owner"), version=2)],
         [event(AccountAdded(role="a role of a later version"))],

@@ -40,7 +40,7 @@ def record(
 ) -> Record:
     """An event of a ledger."""
     event = enveloped(
-        [fact or KeyToggled(enabled=position % 2 == 1, reason=None)],
+        [fact or KeyToggled(enabled=position % 2 == 1, reason="")],
         subject=subject,
         after_version=0,
         workspace=workspace,
@@ -61,7 +61,7 @@ def grow(ledger: Ledger, events: int, subject: str = "key:1", facts: Sequence[Fa
     version = sum(1 for _ in ledger.records(subject))
     for start in range(0, events, 500):
         some = facts or [
-            KeyToggled(enabled=n % 2 == 1, reason=None) for n in range(start, min(start + 500, events))
+            KeyToggled(enabled=n % 2 == 1, reason="") for n in range(start, min(start + 500, events))
         ]
         new = enveloped(
             some,

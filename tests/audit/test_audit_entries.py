@@ -135,7 +135,7 @@ def test_what_changed_in_human_words() -> None:
         "Key switched off",
         (Change("enabled", True, False), Change("reason", None, "leaked")),
     )
-    on = KeyToggled(enabled=True, reason=None)
+    on = KeyToggled(enabled=True, reason="")
     assert description_of(entry_of(record(3, on), GENESIS)) == (
         "Key switched on",
         (Change("enabled", False, True),),

@@ -250,7 +250,7 @@ def test_none_yet_and_no_match_are_told_apart(page: FlaskClient) -> None:
 
 def test_the_page_says_that_it_is_behind(page: FlaskClient, ledger: Ledger) -> None:
     assert "on the way" not in page.get("/audit").text
-    append(ledger, "key:1", KeyToggled(enabled=True, reason=None))
+    append(ledger, "key:1", KeyToggled(enabled=True, reason=""))
     assert "1 event is on the way" in page.get("/audit").text
 
 

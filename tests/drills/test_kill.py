@@ -1,7 +1,9 @@
 """Every process is killed while keys are created: nothing acknowledged may be lost or doubled."""
 
 import os
+import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,14 +17,17 @@ import requests
 
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
-from shared.events import decode
+from shared.events import Record, decode
 from shared.ledger import Ledger
+from tests.drills.writing import start_writer, stop_writer
 from tests.real import Service, children, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 _WRITERS = 8
 _BETWEEN_KILLS = 150  # acknowledged creates
+_STORE_KILLS = 20
+_BETWEEN_STORE_KILLS = 1_000  # events, and up to twice as many
 
 
 class Load:
@@ -96,6 +101,69 @@ def test_no_kill_loses_or_doubles_what_was_acknowledged(service: Service) -> Non
     until(lambda: not service.processes(), 15, "the end of what a killed `up` leaves")
     service.start()
     _account_for(service, token, load.acknowledged)
+
+
+def test_twenty_kills_of_the_store_lose_and_double_nothing(short_tmp: Path) -> None:
+    server = EmbeddedServer.in_directory(short_tmp / "killed")
+    chance = random.Random(20)
+    store = _started(server)
+    writers = [start_writer(server.url, number) for number in range(_WRITERS)]
+    began = time.monotonic()
+    try:
+        for _ in range(_STORE_KILLS):
+            _wait_for_events(server, _BETWEEN_STORE_KILLS + chance.randrange(_BETWEEN_STORE_KILLS))
+            store.kill()
+            store.wait(10)
+            store = _started(server)
+        _wait_for_events(server, _BETWEEN_STORE_KILLS)
+        seconds = time.monotonic() - began
+        outcomes = [outcome for writer in writers for outcome in stop_writer(writer)]
+        with connect(server.url) as client:
+            records = _records(Ledger(client))
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+        store.kill()
+        store.wait(10)
+
+    assert [record.position for record in records] == list(range(1, len(records) + 1))
+    held = {decode(record).subject: record.position for record in records}
+    acknowledged = {outcome.subject: outcome.position for outcome in outcomes if outcome.position}
+    lost = {subject for subject, position in acknowledged.items() if held.get(subject) != position}
+    uncertain = [outcome for outcome in outcomes if outcome.unknown]
+    print(
+        f"\n{_STORE_KILLS} kills in {seconds:.1f} s: {len(acknowledged):,} acknowledged, {len(lost)} lost, "
+        f"{len(records) - len(held)} doubled; {len(uncertain)} outcomes were unknown, "
+        f"{sum(outcome.position is not None for outcome in uncertain)} of them asked again, "
+        f"{sum(outcome.repeated for outcome in outcomes)} of these found done"
+    )
+    assert lost == set()
+    assert len(held) == len(records)
+    # What was never tried is not there; what is there beyond the acknowledged had an unknown outcome.
+    assert held.keys() - acknowledged.keys() <= {outcome.subject for outcome in uncertain}
+    # Each kill met somebody who waited for an answer.
+    assert len(uncertain) >= _STORE_KILLS
+
+
+def _started(server: EmbeddedServer) -> "subprocess.Popen[bytes]":
+    store = subprocess.Popen(server.command, stdout=subprocess.DEVNULL)
+    until(server.is_ready, 30, "the store's answer")
+    return store
+
+
+def _wait_for_events(server: EmbeddedServer, more: int) -> None:
+    with connect(server.url) as client:
+        ledger = Ledger(client)
+        goal = ledger.head().position + more
+        until(lambda: ledger.head().position >= goal, 60, f"{more} events")
+
+
+def _records(ledger: Ledger) -> list[Record]:
+    records: list[Record] = []
+    while page := ledger.read(len(records), 10_000):
+        records += page
+    return records
 
 
 def _pid(service: Service, victim: str) -> int:

@@ -1,11 +1,9 @@
 """From one data directory to another, by the commands that an operator has."""
 
-import json
 import subprocess
 import time
 from pathlib import Path
 
-import requests
 from redis import Redis
 
 from services.audit.audit_log import AuditLog
@@ -13,6 +11,7 @@ from services.audit.entries import Entry
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
 from shared.export import lines
+from tests.e2e.test_api import Caller, create
 from tests.real import Service, until
 from tests.services.test_moving import content
 from tests.shared.test_export import FOUR, toggled
@@ -44,8 +43,9 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
     file = tmp_path / "ledger.jsonl"
     old.start()
     token = old.key("keyledger:admin")
-    made = json.loads(old.run("key", "create", "Moved  and «quoted»", "--json").stdout)
-    assert old.run("key", "disable", made["id"], "--reason", "leaked").returncode == 0
+    caller = Caller(old, token)
+    made = create(caller, name="Moved  and «quoted»")
+    assert caller("PATCH", f"/v1/keys/{made['id']}", json={"enabled": False, "reason": "leaked"}).ok
     with store_of(old) as store:
         strange = toggled(5, type="ThingTeleported", subject="thing:1", data={"to": "Mars"})
         store.xadd("{kl:0}:log", {"at": strange.at, "event": strange.body}, id="0-5")
@@ -70,16 +70,12 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
     assert checked.stdout.endswith("equal\n")
     assert audited(new, 5) == entries
     assert new.run("audit", "check").returncode == 0
-    bearer = {"Authorization": f"Bearer {token}"}
-    listed = requests.get(f"{new.url}/v1/keys", headers=bearer, timeout=5).json()["keys"]
+    listed = Caller(new, token)("GET", "/v1/keys").json()["keys"]
     assert [(key["name"], key["status"]) for key in listed] == [
         ("Moved  and «quoted»", "inactive"),
         ("caller", "active"),
     ]
-    off = requests.get(
-        f"{new.url}/v1/keys", headers={"Authorization": f"Bearer {made['api_key']}"}, timeout=5
-    )
-    assert "switched off" in off.json()["detail"]
+    assert "switched off" in Caller(new, made["api_key"])("GET", "/v1/keys").json()["detail"]
     assert new.stop() == 0
 
 

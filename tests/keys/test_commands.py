@@ -11,7 +11,7 @@ from shared.ledger import Appended, Idempotency, IdempotencyConflictError, Ledge
 from tests.keys.people import REQUEST, person
 
 OFF, ON = ToggleKey(enabled=False), ToggleKey(enabled=True)
-BACK_ON = KeyToggled(enabled=True, reason=None)
+BACK_ON = KeyToggled(enabled=True, reason="")
 
 
 def test_a_created_key_is_an_event_that_tells_all_but_the_token(

@@ -10,7 +10,7 @@ CREATED = KeyCreated(
     name="Web", description="", prefix="kl", hint="kl_1234…abcd", digest="d", scopes=("a",), expires_at=None
 )
 OFF = KeyToggled(enabled=False, reason="leaked")
-ON = KeyToggled(enabled=True, reason=None)
+ON = KeyToggled(enabled=True, reason="")
 
 
 def given(*facts: Fact, first_version: int = 1) -> list[Event]:

@@ -1,11 +1,17 @@
-"""One contract, for every kind of store."""
+"""One contract, for the ledger in memory and on every kind of store; and what holds on a store alone."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import cast
 
+import fakeredis
+import msgspec
 import pytest
-from redis import Redis
+from redis import Redis, ResponseError
 
-from shared.events import Actor, KeyToggled, NewEvent, Request, enveloped
+from shared.connections import connect
+from shared.events import Actor, KeyToggled, NewEvent, Record, Request, encode, enveloped
 from shared.ledger import (
     BEGINNING,
     LOG,
@@ -14,13 +20,29 @@ from shared.ledger import (
     Idempotency,
     IdempotencyConflictError,
     Ledger,
+    UnexpectedHeadError,
     VersionConflictError,
     checkpoint_at,
 )
+from tests.shared.memory_ledger import MemoryLedger
+
+
+@pytest.fixture(params=["memory", "fakeredis", "valkey", "redis"])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """Each kind of ledger, empty: what the contract is for."""
+    if request.param == "memory":
+        yield MemoryLedger()
+    elif request.param == "fakeredis":
+        yield Ledger(fakeredis.FakeRedis())
+    else:
+        with connect(request.getfixturevalue(f"{request.param}_url")) as client:
+            client.flushall()
+            yield Ledger(client)
 
 
 @pytest.fixture
-def ledger(any_store: Redis) -> Ledger:
+def stored_ledger(any_store: Redis) -> Ledger:
+    """A ledger on each kind of store, empty: for what can be seen and broken in a store only."""
     return Ledger(any_store)
 
 
@@ -57,22 +79,61 @@ def test_a_long_history_is_whole(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("expected", [0, 2])
-def test_a_stale_or_early_version_is_a_conflict_and_writes_nothing(ledger: Ledger, expected: int) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_stale_or_early_version_is_a_conflict_and_writes_nothing(
+    ledger: Ledger, expected: int, count: int
+) -> None:
     ledger.append("key:a", toggles("key:a"), 0)
+    with pytest.raises(VersionConflictError) as conflict:
+        ledger.append("key:a", toggles("key:a", 5, count), expected, Idempotency("n", "f"), "secret")
+    assert conflict.value.actual == 1
+    assert ledger.head().position == len(ledger.history("key:a")) == 1
+    assert ledger.recall(Idempotency("n", "f")) is None
+    assert ledger.credential("key:a") is None
+
+
+def test_a_request_that_met_a_conflict_may_be_made_again(ledger: Ledger) -> None:
+    request = Idempotency("caller", "asked")
     with pytest.raises(VersionConflictError):
-        ledger.append("key:a", toggles("key:a", 5), expected, Idempotency("n", "f"), credential="secret")
-    assert ledger.head().position == 1
+        ledger.append("key:a", toggles("key:a", 1), 1, request)
+    appended = ledger.append("key:a", toggles("key:a"), 0, request)
+    assert appended == Appended("key:a", (1,))
+    assert ledger.recall(request) == Appended("key:a", (1,), repeated=True)
+
+
+def test_what_cannot_be_encoded_leaves_nothing_of_the_events_before_it(ledger: Ledger) -> None:
+    lone_surrogate = msgspec.structs.replace(toggles("key:a", 1)[0], id="\ud800")
+    with pytest.raises(ValueError, match="surrogate"):
+        ledger.append("key:a", [*toggles("key:a"), lone_surrogate], 0, Idempotency("n", "f"), "secret")
+    assert ledger.head() == BEGINNING
+    assert ledger.history("key:a") == []
     assert ledger.recall(Idempotency("n", "f")) is None
     assert ledger.credential("key:a") is None
 
 
 def test_the_same_request_again_gives_the_first_outcome_whatever_came_after(ledger: Ledger) -> None:
     request = Idempotency("caller", "asked")
+    first = ledger.append("key:a", toggles("key:a", count=2), 0, request, "first")
+    ledger.append("key:a", toggles("key:a", 2), 2)
+    again = ledger.append("key:z", toggles("key:z"), 0, request, "second")
+    assert again == Appended("key:a", first.positions, repeated=True) == ledger.recall(request)
+    assert ledger.head().position == 3
+    assert (ledger.credential("key:a"), ledger.credential("key:z")) == ("first", None)
+
+
+def test_a_repeated_request_is_known_before_its_version_is_looked_at(ledger: Ledger) -> None:
+    request = Idempotency("caller", "asked")
     first = ledger.append("key:a", toggles("key:a"), 0, request)
     ledger.append("key:a", toggles("key:a", 1), 1)
-    again = ledger.append("key:z", toggles("key:z"), 0, request)
-    assert again == Appended("key:a", first.positions, repeated=True) == ledger.recall(request)
-    assert ledger.head().position == 2
+    assert ledger.append("key:a", toggles("key:a"), 0, request).positions == first.positions
+    with pytest.raises(IdempotencyConflictError):
+        ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller", "something else"))
+
+
+def test_requests_of_two_names_do_not_know_of_each_other(ledger: Ledger) -> None:
+    ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller/1", "asked"))
+    assert ledger.recall(Idempotency("caller/2", "asked")) is None
+    assert not ledger.append("key:a", toggles("key:a", 1), 1, Idempotency("caller/2", "asked")).repeated
 
 
 def test_the_same_idempotency_key_for_another_request_is_a_conflict(ledger: Ledger) -> None:
@@ -84,33 +145,66 @@ def test_the_same_idempotency_key_for_another_request_is_a_conflict(ledger: Ledg
     assert ledger.head().position == 1
 
 
-def test_an_idempotency_record_lasts_a_day(ledger: Ledger, any_store: Redis) -> None:
-    ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller", "asked"))
-    assert 86_000 < any_store.ttl("{kl:0}:idempotency:caller") <= 86_400
-
-
 def test_a_credential_is_kept_with_its_event_and_apart_from_the_log(ledger: Ledger) -> None:
     ledger.append("account:a", toggles("account:a"), 0, credential="hash")
     assert ledger.credential("account:a") == "hash"
     assert all(b"hash" not in record.body for record in ledger.read(0, 10))
 
 
-def test_every_key_of_the_store_lies_in_one_slot(ledger: Ledger, any_store: Redis) -> None:
-    ledger.append("account:a", toggles("account:a"), 0, Idempotency("n", "f"), credential="hash")
-    assert all(name.startswith(b"{kl:0}:") for name in any_store.scan_iter())
-
-
-def test_time_never_runs_backwards_in_the_log(ledger: Ledger, any_store: Redis) -> None:
-    far = 99_999_999_999_999
-    any_store.xadd(LOG, {"at": far, "event": b"{}"}, id="0-*")
-    ledger.append("key:a", toggles("key:a"), 0)
-    assert [record.at for record in ledger.read(0, 10)] == [far, far]
-
-
 def test_a_tail_gives_what_is_there_and_waits_for_what_is_not(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a", count=3), 0)
     assert [record.position for record in ledger.tail(1, 10, 10)] == [2, 3]
     assert ledger.tail(3, 10, 10) == []
+
+
+def test_a_tail_that_waits_is_woken_by_the_next_event(ledger: Ledger) -> None:
+    ledger.append("key:a", toggles("key:a"), 0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ledger.tail, 1, 10, 1_500)
+        ledger.append("key:a", toggles("key:a", 1), 1)
+        assert [record.position for record in waiting.result(5)] == [2]
+
+
+def test_a_page_has_no_more_events_than_were_asked_for(ledger: Ledger) -> None:
+    ledger.append("key:a", toggles("key:a", count=5), 0)
+    assert [record.position for record in ledger.read(1, 2)] == [2, 3]
+    assert [record.position for record in ledger.tail(1, 2, 10)] == [2, 3]
+    assert ledger.read(5, 2) == []
+
+
+def test_the_pages_of_a_log_are_all_of_it_and_one_can_stop_between_them(ledger: Ledger) -> None:
+    ledger.append("key:a", toggles("key:a", count=5), 0)
+    assert [[record.position for record in page] for page in ledger.pages(1, 3)] == [[2, 3, 4], [5]]
+    with closing(ledger.pages(0, 2)) as pages:
+        assert next(pages) == ledger.read(0, 2)
+    assert ledger.append("key:a", toggles("key:a", 5), 5).positions == (6,)
+
+
+def test_a_fill_keeps_times_and_histories(ledger: Ledger) -> None:
+    records = [Record(n, 1_000 + n, encode(event)) for n, event in enumerate(toggles("key:a", count=4), 1)]
+    assert ledger.is_untouched()
+    ledger.fill(0, records[:3])
+    ledger.fill(3, records[3:])
+    assert ledger.read(0, 10) == list(ledger.records("key:a")) == records
+    assert not ledger.is_untouched()
+    assert ledger.append("key:a", toggles("key:a", 4), 4).positions == (5,)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_fill_of_a_log_that_ends_elsewhere_writes_nothing(ledger: Ledger, after: int) -> None:
+    ledger.append("key:a", toggles("key:a"), 0)
+    with pytest.raises(UnexpectedHeadError):
+        ledger.fill(after, [Record(after + 1, 1, encode(toggles("key:b")[0]))])
+    assert ledger.head().position == 1
+    assert ledger.history("key:b") == []
+
+
+def test_a_time_is_not_earlier_than_the_one_before_it_and_one_for_a_whole_append(ledger: Ledger) -> None:
+    for version in range(0, 6, 2):
+        ledger.append("key:a", toggles("key:a", version, 2), version)
+    times = [record.at for record in ledger.read(0, 10)]
+    assert times == sorted(times)
+    assert times[::2] == times[1::2]
 
 
 def test_a_checkpoint_holds_while_its_event_is_where_it_was(ledger: Ledger) -> None:
@@ -125,14 +219,6 @@ def test_a_checkpoint_holds_while_its_event_is_where_it_was(ledger: Ledger) -> N
 def test_a_ledger_that_went_backwards_is_told_from_an_idle_one(ledger: Ledger, lost: Checkpoint) -> None:
     ledger.append("key:a", toggles("key:a", count=2), 0)
     assert not ledger.holds(lost)
-
-
-def test_appending_goes_on_after_the_store_forgot_its_scripts(ledger: Ledger, any_store: Redis) -> None:
-    ledger.append("key:a", toggles("key:a"), 0)
-    any_store.script_flush()
-    assert ledger.append("key:a", toggles("key:a", 1), 1).positions == (2,)
-    any_store.script_flush()
-    assert len(ledger.history("key:a")) == 2
 
 
 def test_of_many_at_once_each_version_is_written_once(ledger: Ledger) -> None:
@@ -151,3 +237,81 @@ def test_of_many_at_once_each_version_is_written_once(ledger: Ledger) -> None:
     versions = [event.version for event in ledger.history("key:a")]
     assert versions == list(range(1, len(versions) + 1))
     assert len(versions) == wins == ledger.head().position
+
+
+def test_the_ledger_in_memory_inherits_nothing_that_needs_a_store() -> None:
+    public = {name for name in vars(Ledger) if not name.startswith("_")}
+    assert public <= vars(MemoryLedger).keys()
+
+
+def test_time_never_runs_backwards_in_memory() -> None:
+    ledger = MemoryLedger(now=iter([5, 3]).__next__)
+    for version in range(2):
+        ledger.append("key:a", toggles("key:a", version), version)
+    assert [record.at for record in ledger.read(0, 10)] == [5, 5]
+
+
+# What follows looks into the store itself, so there is nothing of it to ask of the ledger in memory.
+
+
+def test_time_never_runs_backwards_in_the_log(stored_ledger: Ledger, any_store: Redis) -> None:
+    far = 99_999_999_999_999
+    any_store.xadd(LOG, {"at": far, "event": b"{}"}, id="0-*")
+    stored_ledger.append("key:a", toggles("key:a"), 0)
+    assert [record.at for record in stored_ledger.read(0, 10)] == [far, far]
+
+
+def test_an_idempotency_record_lasts_a_day(stored_ledger: Ledger, any_store: Redis) -> None:
+    stored_ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller", "asked"))
+    assert 86_000 < any_store.ttl("{kl:0}:idempotency:caller") <= 86_400
+
+
+def test_every_key_of_the_store_lies_in_one_slot(stored_ledger: Ledger, any_store: Redis) -> None:
+    stored_ledger.append("account:a", toggles("account:a"), 0, Idempotency("n", "f"), credential="hash")
+    assert all(name.startswith(b"{kl:0}:") for name in any_store.scan_iter())
+
+
+def test_appending_goes_on_after_the_store_forgot_its_scripts(
+    stored_ledger: Ledger, any_store: Redis
+) -> None:
+    stored_ledger.append("key:a", toggles("key:a"), 0)
+    any_store.script_flush()
+    assert stored_ledger.append("key:a", toggles("key:a", 1), 1).positions == (2,)
+    any_store.script_flush()
+    assert len(stored_ledger.history("key:a")) == 2
+
+
+def contents(store: Redis) -> dict[bytes, bytes]:
+    """All that a store holds."""
+    return {name: cast("bytes", store.dump(name)) for name in sorted(store.scan_iter())}
+
+
+@pytest.mark.parametrize("damaged", [LOG, "{kl:0}:subject:key:a", "{kl:0}:idempotency:caller"])
+def test_an_append_that_meets_a_thing_of_another_type_writes_nothing(
+    stored_ledger: Ledger, any_store: Redis, damaged: str
+) -> None:
+    any_store.set(damaged, "not what it should be")
+    before = contents(any_store)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        stored_ledger.append("key:a", toggles("key:a", count=2), 0, Idempotency("caller", "asked"), "secret")
+    assert contents(any_store) == before
+
+
+def test_an_append_to_a_log_of_other_positions_writes_nothing(
+    stored_ledger: Ledger, any_store: Redis
+) -> None:
+    any_store.xadd(LOG, {"at": 1, "event": b"{}"}, id="7-1")
+    before = contents(any_store)
+    with pytest.raises(ResponseError, match="equal or smaller"):
+        stored_ledger.append("key:a", toggles("key:a", count=2), 0, Idempotency("caller", "asked"), "secret")
+    assert contents(any_store) == before
+
+
+def test_an_append_of_very_many_events_is_all_or_none(stored_ledger: Ledger, any_store: Redis) -> None:
+    with suppress(ResponseError):
+        stored_ledger.append("key:a", toggles("key:a", count=9_000), 0, Idempotency("caller", "asked"))
+    positions = [record.position for record in stored_ledger.read(0, 10_000)]
+    assert positions == list(range(1, len(positions) + 1))
+    assert len(positions) in (0, 9_000)
+    assert len(list(stored_ledger.records("key:a"))) == len(positions)
+    assert bool(any_store.exists("{kl:0}:idempotency:caller")) == bool(positions)

@@ -1,0 +1,301 @@
+"""Runs one operation at a time in a process that is killed at a chosen moment of it.
+
+`python -m tests.drills.crashing` takes orders as JSON lines and forks a process for each, from one that has
+everything imported, no threads and no connections.
+"""
+
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from redis.connection import AbstractConnection
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.default import DefaultDialect
+
+from services.audit import jobs, worker
+from services.audit.audit_log import AuditLog
+from services.audit.jobs import Requests, catch_up
+from services.audit.relay import Relay
+from services.audit.worker import run_worker
+from services.composition import new_id
+from services.keys import projector, rebuild
+from services.keys.commands import KeyCommands, NewKey
+from services.keys.domain import ToggleKey
+from services.keys.projector import Projector
+from services.keys.rebuild import replay
+from services.keys.views import Views
+from shared.connections import connect
+from shared.ledger import Idempotency, Ledger
+from shared.telemetry import configure_logs
+from tests.keys.people import REQUEST, person
+
+PAGE = 2  # events; small, so that a few events are several pages
+ONCE = Idempotency("crash", "POST /v1/keys one")
+_ROOT = Path(__file__).parents[2]
+
+Note = Callable[[str], None]  # takes down what was acknowledged, before anything else is done
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operation works."""
+
+    store_url: str
+    database_url: str
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, on a connection of its own."""
+        return Ledger(connect(self.store_url, timeout=5))
+
+    @property
+    def views(self) -> Views:
+        """The views, on a connection of their own."""
+        return Views(connect(self.store_url))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an operation ended: at which moment it was killed, or else after how many it was complete."""
+
+    killed: str | None = None
+    moments: int = 0
+    acknowledged: list[str] = field(default_factory=list)
+
+
+def append(place: Place, note: Note) -> None:
+    """Creates a key, and switches it off and on."""
+    commands = KeyCommands(place.ledger, "kl", secrets.choice, new_id)
+    created = commands.create(person(), NewKey(name="one"), REQUEST, ONCE)
+    note(f"{created.position} {created.key.id}")
+    for enabled in (False, True):
+        switched = commands.toggle(person(), created.key.id, ToggleKey(enabled=enabled), REQUEST)
+        note(f"{switched.position} {created.key.id}")
+
+
+def project(place: Place, _: Note) -> None:
+    """Projects page after page until there is none."""
+    working = Projector(place.ledger, place.views)
+    while working.step(wait_ms=1):
+        pass
+
+
+def rebuild_views(place: Place, _: Note) -> None:
+    """Builds the views anew."""
+    replay(place.ledger, place.views)
+
+
+def relay(place: Place, _: Note) -> None:
+    """Tells the audit worker of what is new, and finds that there is no more."""
+    relaying = Relay(place.ledger, AuditLog(place.database_url), Requests(connect(place.store_url)))
+    relaying.step(wait_ms=1)
+    relaying.step(wait_ms=1)
+
+
+def audit(place: Place, _: Note) -> None:
+    """Brings the audit log up to the ledger, without a queue."""
+    catch_up(AuditLog(place.database_url), place.ledger)
+
+
+def work(place: Place, _: Note) -> None:
+    """Does one job of the audit worker's queue, from the worker's start to its end."""
+
+    def once(log: AuditLog, ledger: Ledger) -> bool:
+        more = catch_up(log, ledger)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return more
+
+    _replace(worker, catch_up=once)
+    run_worker(connect(place.store_url, timeout=5), AuditLog(place.database_url), place.ledger)
+
+
+OPERATIONS: dict[str, Callable[[Place, Note], None]] = {
+    "append": append,
+    "project": project,
+    "rebuild": rebuild_views,
+    "relay": relay,
+    "audit": audit,
+    "work": work,
+}
+
+
+class Crasher:
+    """The process that is given the orders."""
+
+    def __init__(self, process: "subprocess.Popen[str]", journal: Path) -> None:
+        self._process = process
+        self._journal = journal
+
+    def run(self, operation: str, place: Place, kill_at: int = 0) -> Ending:
+        """Does an operation, and kills it at a moment of it; at 0, at none."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._journal.unlink(missing_ok=True)
+        order = {"operation": operation, "place": asdict(place), "kill_at": kill_at}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        ending = _read(self._journal)
+        assert status == (-signal.SIGKILL if ending.killed else 0), (operation, kill_at, status, ending)
+        return ending
+
+
+@contextmanager
+def crasher(directory: Path) -> Iterator[Crasher]:
+    """One that takes orders for a while."""
+    journal = directory / "journal"
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.drills.crashing", str(journal)],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Crasher(process, journal)
+
+
+class _Fuse:
+    """Counts the moments of an operation and kills its process at one of them.
+
+    The journal is a file, for what is written to it stays when the writer is killed.
+    """
+
+    def __init__(self, journal: Path, kill_at: int) -> None:
+        self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._kill_at = kill_at
+        self._lock = Lock()
+        self._moments = 0
+
+    def moment(self, name: str) -> None:
+        """One more."""
+        with self._lock:
+            self._moments += 1
+            if self._moments == self._kill_at:
+                self._write("killed", name)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def acknowledged(self, what: str) -> None:
+        """Takes it down."""
+        self._write("acknowledged", what)
+
+    def complete(self) -> None:
+        """The operation ended by itself."""
+        self._write("moments", str(self._moments))
+
+    def _write(self, kind: str, text: str) -> None:
+        os.write(self._journal, f"{kind} {text}\n".encode())
+
+
+def _read(journal: Path) -> Ending:
+    lines = [line.partition(" ")[::2] for line in journal.read_text().splitlines()]
+    last = dict(lines)
+    acknowledged = [text for kind, text in lines if kind == "acknowledged"]
+    return Ending(last.get("killed"), int(last.get("moments", 0)), acknowledged)
+
+
+def _count_store_calls(fuse: _Fuse) -> None:
+    """Before each is sent, when it is sent and its answer not read, and after each answer."""
+    connections: Any = AbstractConnection
+    send, read = connections.send_packed_command, connections.read_response
+    latest = ""
+
+    def counted_send(connection: Any, command: Any, *arguments: Any, **options: Any) -> None:
+        nonlocal latest
+        latest = _name(command)
+        fuse.moment(f"before {latest}")
+        send(connection, command, *arguments, **options)
+        fuse.moment(f"sent {latest}")
+
+    def counted_read(connection: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return read(connection, *arguments, **options)
+        finally:
+            fuse.moment(f"after an answer to {latest}")
+
+    _replace(AbstractConnection, send_packed_command=counted_send, read_response=counted_read)
+
+
+def _name(command: Any) -> str:
+    words = (command if isinstance(command, bytes) else b"".join(command)).split(b"\r\n", 3)
+    return words[2].decode()
+
+
+def _count_database_calls(fuse: _Fuse) -> None:
+    """Before and after each connect, statement, commit and rollback."""
+
+    @event.listens_for(Engine, "engine_connect")
+    def _(_connection: Any) -> None:
+        fuse.moment("after connecting to the database")
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def _(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        fuse.moment(f"before {statement[:40]}")
+
+    @event.listens_for(Engine, "after_cursor_execute")
+    def _(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        fuse.moment(f"after {statement[:40]}")
+
+    def counted(name: str, done: Callable[..., None]) -> Callable[..., None]:
+        def call(dialect: Any, connection: Any) -> None:
+            fuse.moment(f"before {name}")
+            done(dialect, connection)
+            fuse.moment(f"after {name}")
+
+        return call
+
+    commit, rollback = DefaultDialect.do_commit, DefaultDialect.do_rollback
+    _replace(DefaultDialect, do_commit=counted("COMMIT", commit), do_rollback=counted("ROLLBACK", rollback))
+
+
+def _replace(owner: Any, **names: Any) -> None:
+    """Puts something else in the place of what a class or a module holds, in this process."""
+    for name, value in names.items():
+        assert hasattr(owner, name), f"{owner.__name__}.{name} has another name now"
+        setattr(owner, name, value)
+
+
+def _perform(order: dict[str, Any], journal: Path) -> None:
+    fuse = _Fuse(journal, order["kill_at"])
+    _count_store_calls(fuse)
+    _count_database_calls(fuse)
+    OPERATIONS[order["operation"]](Place(**order["place"]), fuse.acknowledged)
+    fuse.complete()
+
+
+def main() -> None:
+    """Takes orders until there are no more, and says of each with which status it ended."""
+    configure_logs()
+    logging.getLogger().setLevel(logging.CRITICAL)
+    small_pages()
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _perform(json.loads(line), Path(sys.argv[1]))
+            except BaseException:  # noqa: BLE001  # whatever it was, the fork must not go on as its parent
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def small_pages() -> None:
+    """Makes several steps of what is otherwise one, and nobody wait for readers that there are none of."""
+    _replace(projector, PAGE=PAGE)
+    _replace(rebuild, _PAGE=PAGE, _OLD_GENERATION_S=0.0)
+    _replace(jobs, PAGE=PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Proof that tests can fail: each guard is taken out of a copy of the code, and a test must go red."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
+
+_ROOT = Path(__file__).parents[2]
+_COPIED = ("services", "shared", "tests", "pyproject.toml")
+_LEDGER, _VIEWS, _REBUILD = "shared/ledger.py", "services/keys/views.py", "services/keys/rebuild.py"
+_PROJECTOR = "services/keys/projector.py"
+_OF_LEDGER, _OF_VIEWS = "tests/shared/test_ledger.py", "tests/keys/test_views.py"
+_OF_MACHINE = "tests/keys/test_state_machine.py"
+_GREEN, _RED = 0, 1  # other exit statuses of pytest mean that it found no tests, or could not run them
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A guard's text, and what stands there when it is gone."""
+
+    file: str
+    text: str
+    without: str
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Something that the promises rest on, and the tests that must miss it."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+
+
+_VERSION = Edit(_LEDGER, "if version ~= tonumber(ARGV[1]) then", "if false then")
+_RECORD = Edit(_LEDGER, "if record[1] then return", "if false then return")
+_RECORDED = Edit(_LEDGER, "redis.call('HSET', KEYS[3],", "redis.call('HSET', KEYS[3] .. '-lost',")
+_FINGERPRINT = Edit(_LEDGER, "if stored_fingerprint.decode() != fingerprint:", "if False:")
+_COMPARED = Edit(_VIEWS, "_read_checkpoint(checkpoint) == expected and", "True and")
+_WATCHED = Edit(_VIEWS, "pipe.watch(*self.guards)", "pipe.watch('{kl:0}:none')")
+_HEAD = Edit(_LEDGER, "return bool(records) and _checkpoint(records[0]) == checkpoint", "return True")
+_HEAD_ID = Edit(_LEDGER, "and _checkpoint(records[0]) == checkpoint", "")
+_HEAD_SEEN = Edit(_PROJECTOR, "if not self.ledger.holds(checkpoint):", "if False:")
+_HEAD_SEEN_EVER = Edit(_PROJECTOR, "if not self.ledger", "if not records and not self.ledger")
+_HEAD_HELD = Edit(_REBUILD, "if not ledger.holds(new.checkpoint()):", "if False:")
+_DIGEST = Edit(_REBUILD, "return self.live_digest == self.copy_digest", "return True")
+_ONE_LEASE = Edit(_VIEWS, "_LEASE, lease.token, nx=True,", "_LEASE, lease.token,")
+_KEPT_LEASE = Edit(_VIEWS, "ex=_LEASE_S)) != self.token.encode()", "ex=_LEASE_S)) == b''")
+_REBUILT_ALONE = Edit(_REBUILD, "if transaction and transaction[-1] is None:", "if False:")
+_REBUILT_ON = Edit(_REBUILD, "if not self._generation.may_write(expected, self._guards):", "if False:")
+_STRICT = Edit(_REBUILD, "for key_id, reason in changes.parked.items():", "for key_id, reason in ():")
+_HELD = Edit(_VIEWS, "expected and hold is None", "expected")
+_NOT_BEHIND = Edit(_VIEWS, "self.live() != old or (behind and not even_if_behind)", "self.live() != old")
+
+GUARDS = (
+    Guard(
+        "the version check of the append",
+        (_VERSION,),
+        (f"{_OF_LEDGER}::test_a_stale_or_early_version_is_a_conflict_and_writes_nothing",),
+    ),
+    Guard(
+        "the look at the idempotency record in the append",
+        (_RECORD,),
+        (f"{_OF_LEDGER}::test_a_repeated_request_is_known_before_its_version_is_looked_at",),
+    ),
+    Guard(
+        "the idempotency record that an append writes",
+        (_RECORDED,),
+        (f"{_OF_LEDGER}::test_the_same_request_again_gives_the_first_outcome_whatever_came_after",),
+    ),
+    Guard(
+        "the fingerprint of a request",
+        (_FINGERPRINT,),
+        (f"{_OF_LEDGER}::test_the_same_idempotency_key_for_another_request_is_a_conflict",),
+    ),
+    Guard(
+        "the checkpoint comparison of a save, and its watch",
+        (_COMPARED, _WATCHED),
+        (f"{_OF_VIEWS}::test_a_step_that_another_projector_did_first_writes_nothing",),
+    ),
+    Guard(
+        "the checkpoint comparison of a save alone",
+        (_COMPARED,),
+        (f"{_OF_VIEWS}::test_a_step_that_another_projector_did_first_writes_nothing",),
+    ),
+    Guard(
+        "the watch of a save alone",
+        (_WATCHED,),
+        (f"{_OF_VIEWS}::test_a_step_whose_checkpoint_moves_meanwhile_writes_nothing",),
+    ),
+    Guard(
+        "the head check",
+        (_HEAD,),
+        (
+            f"{_OF_LEDGER}::test_a_ledger_that_went_backwards_is_told_from_an_idle_one",
+            f"{_OF_VIEWS}::test_the_projector_rebuilds_when_the_ledger_went_backwards",
+        ),
+    ),
+    Guard(
+        "the event's id in the head check",
+        (_HEAD_ID,),
+        (f"{_OF_LEDGER}::test_a_ledger_that_went_backwards_is_told_from_an_idle_one",),
+    ),
+    Guard(
+        "the projector's look at the head",
+        (_HEAD_SEEN,),
+        (f"{_OF_VIEWS}::test_the_projector_rebuilds_when_the_ledger_went_backwards",),
+    ),
+    Guard(
+        "the projector's look at the head when there is a page",
+        (_HEAD_SEEN_EVER,),
+        (f"{_OF_MACHINE}::test_a_ledger_that_went_backwards_and_grew_past_the_views_is_seen_all_the_same",),
+    ),
+    Guard(
+        "the look at the head before the flip",
+        (_HEAD_HELD,),
+        (f"{_OF_MACHINE}::test_a_rebuild_under_which_the_ledger_goes_backwards_is_not_shown",),
+    ),
+    Guard(
+        "the digest that the check compares",
+        (_DIGEST,),
+        (f"{_OF_VIEWS}::test_a_check_names_what_differs",),
+    ),
+    Guard(
+        "the lease that one rebuild has at a time",
+        (_ONE_LEASE,),
+        (f"{_OF_VIEWS}::test_one_replay_at_a_time",),
+    ),
+    Guard(
+        "the lease that a rebuild must still have",
+        (_KEPT_LEASE,),
+        (f"{_OF_MACHINE}::test_a_rebuild_that_lost_its_lease_on_the_way_ends_and_the_old_views_serve",),
+    ),
+    Guard(
+        "the checkpoint comparison of a rebuild, and its watch",
+        (_REBUILT_ON, _REBUILT_ALONE),
+        (f"{_OF_MACHINE}::test_a_rebuild_whose_views_are_removed_on_the_way_ends_and_the_old_views_serve",),
+    ),
+    Guard(
+        "the strictness of a rebuild",
+        (_STRICT,),
+        (f"{_OF_VIEWS}::test_a_replay_of_what_cannot_be_read_fails_and_leaves_the_old_views",),
+    ),
+    Guard(
+        "the hold of a check",
+        (_HELD,),
+        (f"{_OF_VIEWS}::test_a_check_holds_the_projectors_and_leaves_no_copy",),
+    ),
+    Guard(
+        "the comparison of the flip",
+        (_NOT_BEHIND,),
+        (f"{_OF_MACHINE}::test_a_rebuild_catches_up_before_it_takes_the_place_of_the_old_views",),
+    ),
+)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The code and its tests, where they can be broken."""
+    for name in _COPIED:
+        if (_ROOT / name).is_dir():
+            shutil.copytree(_ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(_ROOT / name, tmp_path)
+    # A plugin that shows what code the tests ran on, for the installed one would be whole.
+    (tmp_path / "whence.py").write_text(
+        "from services.keys import rebuild, views\n"
+        "from shared import ledger\n"
+        "def pytest_report_header():\n"
+        "    return [f'ran on {module.__file__}' for module in (ledger, rebuild, views)]\n"
+    )
+    return tmp_path
+
+
+def ran(copy: Path, tests: tuple[str, ...]) -> tuple[int, str]:
+    """Runs tests of the copy on the copy; the exit status, and what was printed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "whence", "-p", "no:cacheprovider", *tests]
+    # Without bytecode, for an edit within the second of a compilation could be overlooked.
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    for module in (_LEDGER, _REBUILD, _VIEWS):
+        assert f"ran on {copy / module}" in result.stdout, result.stdout + result.stderr
+    return result.returncode, result.stdout
+
+
+def without(copy: Path, edit: Edit) -> None:
+    """Takes a guard out of the copy."""
+    file = copy / edit.file
+    code = file.read_text()
+    assert code.count(edit.text) == 1, f"{edit.file} has not, or not once: {edit.text}"
+    file.write_text(code.replace(edit.text, edit.without))
+
+
+def test_with_every_guard_in_its_place_the_tests_are_green(copy: Path) -> None:
+    tests = tuple(dict.fromkeys(test for guard in GUARDS for test in guard.tests))
+    status, output = ran(copy, tests)
+    assert status == _GREEN, output
+    print(f"\nwith every guard: {len(tests)} tests, all green")
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name.replace(" ", "-"))
+def test_without_a_guard_a_test_goes_red(copy: Path, guard: Guard) -> None:
+    for edit in guard.edits:
+        without(copy, edit)
+    # One by one: each of the tests that are named must notice by itself.
+    for test in guard.tests:
+        status, output = ran(copy, (test,))
+        assert status == _RED, output
+        failed = re.search(r"(?m)^FAILED \S+?::(.+?)(?: - |$)", output)
+        reason = re.search(r"(?m)^E +(.+)", output)
+        assert failed, output
+        assert reason, output
+        print(f"\nwithout {guard.name}: red is {failed[1]}: {reason[1][:100]}")

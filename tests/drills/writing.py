@@ -1,0 +1,98 @@
+"""Writers that append to a ledger as fast as it takes it: `python -m tests.drills.writing URL NUMBER`.
+
+Each goes on until its standard input ends, through whatever happens to the store, and then says as JSON lines
+what became of each of its appends.
+"""
+
+import json
+import select
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from redis import RedisError
+
+from shared.connections import connect
+from shared.events import NewEvent, enveloped
+from shared.ledger import Idempotency, Ledger
+from tests.audit.histories import ACTOR, REQUEST, created
+
+_ROOT = Path(__file__).parents[2]
+_PAUSE_S = 0.002
+
+
+@dataclass
+class Outcome:
+    """What a writer knows of one append."""
+
+    subject: str
+    position: int | None = None  # where it was acknowledged
+    unknown: int = 0  # how often it was not known whether it was done
+    repeated: bool = False  # whether a repetition found it done
+
+
+def one_created(subject: str) -> list[NewEvent]:
+    """The first event of a key."""
+    return enveloped(
+        [created()],
+        subject=subject,
+        after_version=0,
+        workspace="default",
+        actor=ACTOR,
+        request=REQUEST,
+        new_id=lambda: subject,
+    )
+
+
+def start_writer(url: str, number: int) -> "subprocess.Popen[str]":
+    """A writer in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.drills.writing", url, str(number)],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def stop_writer(writer: "subprocess.Popen[str]") -> list[Outcome]:
+    """Ends it, and gives what became of its appends."""
+    output, _ = writer.communicate(timeout=60)
+    assert writer.returncode == 0
+    return [Outcome(**json.loads(line)) for line in output.splitlines()]
+
+
+def main() -> None:
+    """Appends until told to stop."""
+    url, number = sys.argv[1:]
+    outcomes: list[Outcome] = []
+    with connect(url) as store:
+        ledger = Ledger(store)
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            subject = f"key:{number}-{len(outcomes)}"
+            # Every second one is left as it is when its outcome is unknown; the other half asks again.
+            outcomes.append(_append(ledger, subject, again=len(outcomes) % 2 == 0))
+    for outcome in outcomes:
+        print(json.dumps(asdict(outcome)))
+
+
+def _append(ledger: Ledger, subject: str, *, again: bool) -> Outcome:
+    outcome = Outcome(subject)
+    events, idempotency = one_created(subject), Idempotency(subject, subject)
+    while True:
+        try:
+            appended = ledger.append(subject, events, 0, idempotency)
+        except RedisError:
+            outcome.unknown += 1
+            if not again:
+                return outcome
+            time.sleep(_PAUSE_S)
+        else:
+            outcome.position, outcome.repeated = appended.position, appended.repeated
+            return outcome
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""A key as it was: which of its events had happened, and what it said then."""
+
+import pytest
+from redis import Redis
+
+from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, fold
+from services.keys.domain import ToggleKey
+from services.keys.moments import (
+    Moment,
+    MomentError,
+    NotYetCreatedError,
+    Position,
+    Time,
+    parse_moment,
+    past,
+)
+from services.keys.service import Keys
+from services.keys.views import Views
+from shared.events import Event, KeyToggled
+from shared.identity import ForbiddenError
+from tests.keys.people import REQUEST, person
+from tests.keys.test_domain import CREATED, OFF, given
+
+# Created at position 10 and time 1000, off at 20 and 2000, on at 30 and 3000.
+LIFE = given(CREATED, OFF, KeyToggled(enabled=True, reason=""))
+
+
+@pytest.mark.parametrize(
+    ("moment", "version", "enabled"),
+    [
+        (Position(10), 1, True),
+        (Position(19), 1, True),
+        (Position(20), 2, False),
+        (Position(30), 3, True),
+        (Position(999), 3, True),
+        (Time(1000), 1, True),
+        (Time(1999), 1, True),
+        (Time(2000), 2, False),
+        (Time(99_000), 3, True),
+    ],
+)
+def test_a_key_as_it_was_is_the_fold_of_what_had_happened(
+    moment: Moment, version: int, enabled: bool
+) -> None:
+    found = past(LIFE, moment, 0)
+    key = fold(list(found.before))
+    assert (key.version, key.enabled, found.last.version) == (version, enabled, version)
+    assert [*found.before, *found.after] == LIFE
+
+
+@pytest.mark.parametrize("moment", [Position(9), Time(999)])
+def test_before_its_creation_there_was_no_key(moment: Moment) -> None:
+    with pytest.raises(NotYetCreatedError) as refused:
+        past(LIFE, moment, 0)
+    assert refused.value.created.position == 10
+
+
+def test_the_steps_lead_from_event_to_event_and_end_at_both_ends() -> None:
+    def step(event: Event | None) -> int | None:
+        return event.position if event else None
+
+    steps = [past(LIFE, Position(at), 0) for at in (10, 20, 30)]
+    assert [(step(found.step_back), step(found.step_on)) for found in steps] == [
+        (None, 20),
+        (10, 30),
+        (20, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("17", Position(17)),
+        ("017", Position(17)),
+        ("1970-01-01T00:00:01.500Z", Time(1500)),
+        ("1970-01-01T01:00:01+01:00", Time(1000)),
+    ],
+)
+def test_a_moment_is_a_position_or_a_time(text: str, moment: Moment) -> None:
+    assert parse_moment(text) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "-1", "1.5", "١٧", "9" * 16, "9" * 5000, "yesterday", "2026-11-23", "2026-11-23T18:59:21"],
+)
+def test_what_is_neither_is_refused_with_an_example_of_both(text: str) -> None:
+    with pytest.raises(MomentError, match=r"2026-11-23T18:59:21\.123Z.*position of the ledger, like 17"):
+        parse_moment(text)
+
+
+@pytest.fixture
+def keys(commands: KeyCommands, fake_store: Redis) -> Keys:
+    return Keys(commands, Views(fake_store))
+
+
+def test_a_moment_that_is_yet_to_come_is_refused(keys: Keys) -> None:
+    key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
+    with pytest.raises(MomentError, match="in the future"):
+        keys.past(person(), key.id, Time(99_000_000_000_000))
+    with pytest.raises(MomentError, match="at position 1, and not yet there"):
+        keys.past(person(), key.id, Position(2))
+
+
+def test_the_time_of_a_position_is_that_of_its_event_whatever_that_is_about(keys: Keys) -> None:
+    key = keys.commands.create(person(), NewKey(name="a", expires_at=1), REQUEST).key
+    other = keys.commands.create(person("other"), NewKey(name="b"), REQUEST).key
+    found = keys.past(person(), key.id, Position(2))
+    assert (found.at, found.last.position) == (other.created_at, 1)
+
+
+def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
+    monkeypatch.setattr("services.keys.service.time.time_ns", lambda: 0)
+    assert keys.past(person(), key.id, Time(key.created_at)).at == key.created_at
+    with pytest.raises(MomentError):
+        keys.past(person(), key.id, Time(key.created_at + 1))
+
+
+def test_the_past_is_as_closed_to_others_as_the_present(keys: Keys) -> None:
+    key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
+    keys.commands.toggle(person(), key.id, ToggleKey(enabled=False), REQUEST)
+    for stranger_asks in (Position(1), Time(0), Position(99)):
+        with pytest.raises(NoSuchKeyError):
+            keys.past(person("other"), key.id, stranger_asks)
+    with pytest.raises(ForbiddenError):
+        keys.past(person("default", "orders:read"), key.id, Position(1))

@@ -1,0 +1,179 @@
+"""Export and import, on every kind of store."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from services.moving import MovingError, export_file, import_file
+from shared.events import Record
+from shared.ledger import LOG, Ledger, UnexpectedHeadError
+from tests.shared.test_export import DAMAGE, FOUR, file_of, toggled
+from tests.shared.test_ledger import toggles
+
+NO_JSON = Record(2, 7, b"\xffno JSON")
+
+
+def silently(_done: int, _all: int) -> None:
+    pass
+
+
+def content(store: Redis) -> dict[bytes, object]:
+    """All that a store holds of the ledger: the log, and the indices."""
+    indices = {name: store.lrange(name, 0, -1) for name in store.scan_iter("{kl:0}:subject:*")}
+    return {LOG.encode(): store.xrange(LOG), **indices}
+
+
+def written(path: Path, file: list[bytes]) -> Path:
+    path.write_bytes(b"".join(file))
+    return path
+
+
+@pytest.fixture
+def ledger(any_store: Redis) -> Ledger:
+    return Ledger(any_store)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.jsonl"
+
+
+def test_a_ledger_moves_with_its_times_positions_and_indices(
+    ledger: Ledger, any_store: Redis, path: Path
+) -> None:
+    ledger.append("key:a", toggles("key:a", count=600), 0)
+    ledger.append("account:b", toggles("account:b"), 0, credential="a password's hash")
+    ledger.append("key:a", toggles("key:a", 600), 600)
+    before = content(any_store)
+    assert export_file(ledger, path, silently) == 602
+    assert b"a password's hash" not in path.read_bytes()
+    any_store.flushall()
+    assert import_file(ledger, path, silently) == 602
+    assert content(any_store) == before
+    assert [event.version for event in ledger.history("key:a")] == list(range(1, 602))
+    assert ledger.append("key:a", toggles("key:a", 601), 601).positions == (603,)
+
+
+def test_an_event_that_nobody_can_read_moves_as_it_is(ledger: Ledger, any_store: Redis, path: Path) -> None:
+    strange = toggled(1, type="KeyTeleported", data={"to": "Mars"}, colour="blue")
+    import_file(ledger, written(path, file_of(strange, NO_JSON)), silently)
+    assert ledger.read(0, 10) == [strange, NO_JSON]
+    assert any_store.lrange("{kl:0}:subject:key:00abcdefghij", 0, -1) == [b"1"]
+    again = path.with_name("again")
+    export_file(ledger, again, silently)
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_writes_nothing(fake_store: Redis, path: Path, damage: str) -> None:
+    written(path, DAMAGE[damage](FOUR))
+    with pytest.raises(MovingError, match=r"is not a whole export\. .* Nothing was written\."):
+        import_file(Ledger(fake_store), path, silently)
+    assert fake_store.dbsize() == 0
+
+
+def test_a_ledger_that_is_not_empty_stays_as_it_is(ledger: Ledger, any_store: Redis, path: Path) -> None:
+    written(path, FOUR)
+    ledger.append("key:a", toggles("key:a"), 0)
+    before = content(any_store)
+    with pytest.raises(MovingError, match="not empty: it holds 1 events"):
+        import_file(ledger, path, silently)
+    assert content(any_store) == before
+
+
+def test_the_same_file_fills_a_ledger_once(ledger: Ledger, any_store: Redis, path: Path) -> None:
+    import_file(ledger, written(path, FOUR), silently)
+    before = content(any_store)
+    with pytest.raises(MovingError, match="holds all 4 events of the file already"):
+        import_file(ledger, path, silently)
+    assert content(any_store) == before
+
+
+def test_a_ledger_whose_log_was_deleted_is_not_taken_for_an_empty_one(
+    ledger: Ledger, any_store: Redis, path: Path
+) -> None:
+    ledger.append("key:a", toggles("key:a"), 0)
+    any_store.delete(LOG)
+    with pytest.raises(MovingError, match="not empty"):
+        import_file(ledger, written(path, FOUR), silently)
+    assert not any_store.exists(LOG)
+
+
+class Interrupted(Exception):  # noqa: N818  # it stands for a signal
+    pass
+
+
+def interrupted_import(ledger: Ledger, path: Path) -> None:
+    def interrupt(done: int, _all: int) -> None:
+        if ledger.head().position == done:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        import_file(ledger, path, interrupt)
+
+
+def test_an_interrupted_import_is_gone_on_with(ledger: Ledger, any_store: Redis, path: Path) -> None:
+    events = [toggled(position) for position in range(1, 1_202)]
+    interrupted_import(ledger, written(path, file_of(*events)))
+    assert ledger.head().position == 500
+    assert import_file(ledger, path, silently) == 1_201
+    assert ledger.read(0, 2_000) == events
+    assert any_store.llen("{kl:0}:subject:key:00abcdefghij") == 1_201
+
+
+def test_an_interrupted_import_is_not_gone_on_with_from_another_file(ledger: Ledger, path: Path) -> None:
+    interrupted_import(ledger, written(path, file_of(*(toggled(n) for n in range(1, 701)))))
+    other = [toggled(n, workspace="other" if n == 3 else "default") for n in range(1, 701)]
+    with pytest.raises(MovingError, match="not empty: it holds 500 events"):
+        import_file(ledger, written(path, file_of(*other)), silently)
+    assert ledger.head().position == 500
+
+
+def test_an_event_that_comes_during_an_import_ends_it(ledger: Ledger, path: Path) -> None:
+    def meanwhile(done: int, _all: int) -> None:
+        if ledger.head().position == done == 500:
+            ledger.append("key:b", toggles("key:b"), 0)
+
+    with pytest.raises(MovingError, match="Somebody else wrote to the ledger"):
+        import_file(ledger, written(path, file_of(*(toggled(n) for n in range(1, 1_001)))), meanwhile)
+    assert ledger.head().position == 501
+
+
+def test_a_log_that_ends_elsewhere_is_not_filled(ledger: Ledger, any_store: Redis) -> None:
+    ledger.fill(0, [toggled(1)])
+    before = content(any_store)
+    for after in (0, 2):
+        with pytest.raises(UnexpectedHeadError):
+            ledger.fill(after, [toggled(after + 1)])
+    assert content(any_store) == before
+
+
+def test_an_export_ends_where_the_ledger_ended_when_it_began(ledger: Ledger, path: Path) -> None:
+    ledger.append("key:a", toggles("key:a", count=3), 0)
+    late: list[int] = []
+
+    def meanwhile(_done: int, _all: int) -> None:
+        late.append(ledger.append("key:b", toggles("key:b", len(late)), len(late)).position)
+
+    assert export_file(ledger, path, meanwhile) == 3
+    assert late == [4]
+    assert path.read_bytes().count(b"\n") == 4
+
+
+def test_a_failed_export_leaves_the_file_of_the_last_one(
+    ledger: Ledger, any_store: Redis, path: Path
+) -> None:
+    written(path, FOUR)
+    ledger.append("key:a", toggles("key:a", count=3), 0)
+    any_store.xdel(LOG, "0-2")
+    with pytest.raises(MovingError, match="no event at position 2"):
+        export_file(ledger, path, silently)
+    assert path.read_bytes() == b"".join(FOUR)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_export_is_for_its_owners_eyes(ledger: Ledger, path: Path) -> None:
+    export_file(ledger, path, silently)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

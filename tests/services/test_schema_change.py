@@ -1,0 +1,132 @@
+"""Events that an older version stored: read in the present form, and kept as they are."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from redis import Redis
+
+from services.audit.audit_log import AuditLog
+from services.audit.entries import canonical, description_of, stored_event
+from services.audit.integrity import check as check_audit_log
+from services.keys.commands import fold
+from services.keys.projector import Projector
+from services.keys.rebuild import check
+from services.keys.schemas import EventSchema
+from services.keys.views import Views
+from shared.descriptions import Change
+from shared.events import (
+    Actor,
+    Fact,
+    KeyCreated,
+    KeyToggled,
+    NewEvent,
+    Record,
+    Request,
+    decode,
+    encode,
+    enveloped,
+)
+from shared.ledger import Ledger
+
+FIXTURES = Path(__file__).parents[1] / "shared" / "fixtures"
+KEY = "00abcdefghij"
+CREATED = KeyCreated(
+    name="Old", description="", prefix="kl", hint="kl_00ab…x7Qz", digest="d", scopes=(), expires_at=None
+)
+
+
+def stored(name: str) -> bytes:
+    """An event to the byte as the version before stored it."""
+    return (FIXTURES / f"{name}.json").read_bytes()
+
+
+SWITCHED_OFF = stored("key_toggled_schema_1_with_reason")
+SWITCHED_ON = stored("key_toggled_schema_1_without_reason")
+
+
+def new(fact: Fact, version: int) -> NewEvent:
+    return enveloped(
+        [fact],
+        subject=f"key:{KEY}",
+        after_version=version - 1,
+        workspace="default",
+        actor=Actor(kind="operator", id="o", label="op"),
+        request=Request(id="r", ip=None, user_agent=None),
+        new_id=lambda: f"event-{version}",
+    )[0]
+
+
+@pytest.fixture
+def ledger(fake_store: Redis) -> Ledger:
+    """A key that was created, switched off and on again before the change, and off after it."""
+    ledger = Ledger(fake_store)
+    old = [encode(new(CREATED, 1)), SWITCHED_OFF, SWITCHED_ON]
+    ledger.fill(0, [Record(position, position * 1000, body) for position, body in enumerate(old, 1)])
+    ledger.append(f"key:{KEY}", [new(KeyToggled(enabled=False, reason=""), 4)], 3)
+    return ledger
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[AuditLog]:
+    audit_log = AuditLog(f"sqlite:///{tmp_path / 'audit.db'}")
+    yield audit_log
+    audit_log.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "fact"),
+    [
+        (SWITCHED_OFF, KeyToggled(enabled=False, reason="leaked")),
+        (SWITCHED_ON, KeyToggled(enabled=True, reason="")),
+    ],
+)
+def test_an_old_event_is_read_in_the_present_form(body: bytes, fact: Fact) -> None:
+    event = decode(Record(2, 5, body))
+    assert (event.data, type(event.data), event.schema) == (fact, KeyToggled, 2)
+    assert (event.version, event.actor.label) == (json.loads(body)["version"], "ann@example.org")
+
+
+def test_views_of_old_and_new_events_are_those_of_their_history(ledger: Ledger, fake_store: Redis) -> None:
+    views = Views(fake_store)
+    while Projector(ledger, views).step(wait_ms=1):
+        pass
+    (row,) = views.page("default", 10).keys
+    assert row == fold(ledger.history(f"key:{KEY}"))
+    assert (row.enabled, row.version, row.name) == (False, 4, "Old")
+    assert views.live().parked() == {}
+    assert check(ledger, views).equal
+
+
+def test_the_audit_log_keeps_an_old_event_as_it_is_stored_and_accuses_nobody(
+    ledger: Ledger, log: AuditLog
+) -> None:
+    log.append(ledger.read(0, 10))
+    found = check_audit_log(log, ledger, lambda *_: None)
+    assert (found.ok, found.entries, found.behind) == (True, 4, 0)
+    _, off, on, _ = log.walk(4)
+    assert off.record == canonical(Record(2, 2000, SWITCHED_OFF))
+    assert stored_event(on) == json.loads(SWITCHED_ON)
+    assert description_of(off) == (
+        "Key switched off",
+        (Change("enabled", True, False), Change("reason", None, "leaked")),
+    )
+    assert description_of(on).changes == (Change("enabled", False, True),)
+
+
+def test_the_api_tells_old_and_new_events_alike(ledger: Ledger) -> None:
+    told = [EventSchema().dump(event) for event in ledger.history(f"key:{KEY}")[1:]]
+    assert [(event["schema"], event["data"]) for event in told] == [
+        (2, {"enabled": False, "reason": "leaked"}),
+        (2, {"enabled": True, "reason": None}),
+        (2, {"enabled": False, "reason": None}),
+    ]
+
+
+def test_reading_rewrites_nothing(ledger: Ledger) -> None:
+    ledger.history(f"key:{KEY}")
+    bodies = [record.body for record in ledger.read(0, 10)]
+    assert bodies[1:3] == [SWITCHED_OFF, SWITCHED_ON]
+    assert msgspec.json.decode(bodies[3])["schema"] == 2
