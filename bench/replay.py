@@ -80,11 +80,16 @@ def _floor(store: Redis, packed: list[bytes]) -> float:
     connection = cast("Any", store.connection_pool.get_connection())
     store = Redis(connection_pool=store.connection_pool)
     store.set_response_callback("XRANGE", lambda reply, **_: reply)
+    # In pages of _PAGE events, which are faster read than those of a rebuild.
+    together = _PAGE // rebuild._PAGE
+    pages = [b"".join(packed[first : first + together]) for first in range(0, len(packed), together)]
+    answers = [min(together, len(packed) - first) for first in range(0, len(packed), together)]
     start, after = time.perf_counter(), "0-0"
-    for rows in packed:
+    for rows, expected in zip(pages, answers, strict=True):
         after = cast("Any", store.xrange(LOG, min=f"({after}", count=_PAGE))[-1][0].decode()
         connection.send_packed_command([rows])
-        connection.read_response()
+        for _ in range(expected):
+            connection.read_response()
     return time.perf_counter() - start
 
 
