@@ -11,6 +11,7 @@ from shared.settings import Settings
 
 _WORKERS = 2
 _THREADS = 16  # requests that a worker has under way at once; more than that wait their turn
+_CONNECTIONS = 512  # that a worker keeps open, most of them idle: browsers and clients' pools hold several
 _STOP_S = 8
 
 
@@ -47,7 +48,7 @@ def serve(settings: Settings, store_url: str, secret_key: str, factory: str) -> 
         interface=Interfaces.WSGI,
         workers=_WORKERS,
         blocking_threads=_THREADS,
-        backpressure=_THREADS,
+        backpressure=_CONNECTIONS,
         websockets=False,
         log_level=LogLevels.error,
         respawn_failed_workers=True,

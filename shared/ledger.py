@@ -148,7 +148,6 @@ class Ledger:
         self._store = _unshaped(store)
         self._ack_replicas = ack_replicas
         self._history = store.register_script(_HISTORY)
-        self._fill = store.register_script(_FILL)
 
     def append(
         self,
@@ -182,12 +181,12 @@ class Ledger:
     def fill(self, after: int, records: Sequence[Record]) -> None:
         """Writes the events that follow position `after`, with their own times, all of them or none.
 
-        Only for an import. Raises UnexpectedHeadError, redis.RedisError.
+        Only for an import. Raises UnexpectedHeadError, NotReplicatedError, redis.RedisError.
         """
         subjects = (name_of(record).subject for record in records)
         indices = [_NO_KEY if subject is None else _index_key(subject) for subject in subjects]
         bodies = (value for record in records for value in (record.at, record.body))
-        if self._fill([LOG, *indices], [after, _NO_KEY, *bodies]) is not None:
+        if self._written("EVAL", _FILL, 1 + len(indices), LOG, *indices, after, _NO_KEY, *bodies) is not None:
             raise UnexpectedHeadError
 
     def is_untouched(self) -> bool:
@@ -269,7 +268,7 @@ class Ledger:
                 return cast("list[Any]", execute("EVALSHA", _APPEND_SHA, *call))
             except NoScriptError:  # the store was restarted, and knows it no more
                 return cast("list[Any]", execute("EVAL", _APPEND, *call))
-        return cast("list[Any]", self._replicated("EVAL", _APPEND, len(keys), *keys, *arguments))
+        return cast("list[Any]", self._written("EVAL", _APPEND, len(keys), *keys, *arguments))
 
     def _repeated(self, record: Sequence[bytes], record_key: str, fingerprint: str) -> Appended:
         stored_fingerprint, subject, positions = record
@@ -278,11 +277,13 @@ class Ledger:
         if self._ack_replicas:
             # The first answer may have been that replicas lacked it. Replicas get writes in order, so one
             # that has this one has that too.
-            self._replicated("EXPIRE", record_key, _IDEMPOTENCY_LIFE_S)
+            self._written("EXPIRE", record_key, _IDEMPOTENCY_LIFE_S)
         return Appended(subject.decode(), _positions(positions), repeated=True)
 
-    def _replicated(self, *write: Any) -> Any:
+    def _written(self, *write: Any) -> Any:
         """Writes, and waits on the same connection until the replicas have it. Raises NotReplicatedError."""
+        if not self._ack_replicas:
+            return cast("Any", self._store).execute_command(*write)
         with cast("Any", self._store.pipeline(transaction=False)) as pipe:
             pipe.execute_command(*write)
             pipe.execute_command("WAIT", self._ack_replicas, _WAIT_MS)

@@ -4,16 +4,19 @@ import gc
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from services.keys.projections import Changes, read
+from services.keys.domain import Key
+from services.keys.projections import Changes, Read, key_ids, project, read
 from services.keys.views import Generation, Lease, Views
+from shared.events import Record
 from shared.ledger import Checkpoint, Ledger, checkpoint_at
 
-_PAGE = 250  # what fits into a processor's own cache; larger pages cost twice as much an event
+_PAGE = 100  # about as much as the store sends at once: of a larger answer the rest waits for its next turn
 _HOLD_S = 60
 _HOLD_EVERY = 20_000  # entries after which the hold is kept for longer
 _OLD_GENERATION_S = 2.0  # how long readers may go on with the old generation
@@ -95,23 +98,22 @@ def _build(
 ) -> None:
     """Brings a generation up to a position, or to the ledger's head. Strict: nothing is parked."""
     checkpoint, next_report = generation.checkpoint(), 0.0
+    # The rows of the last two pages: they may not have been written yet when those of a page were asked for.
+    recent: deque[dict[str, Key]] = deque([{}, {}], maxlen=2)
     with (
         _without_collector(),
         _Writer(generation) as writer,
+        _Reader(generation) as reader,
         closing(ledger.pages(checkpoint.position, _PAGE)) as pages,
     ):
-        for page in pages:
-            records = page if until is None else [record for record in page if record.position <= until]
-            if not records:
-                break
-            events = read(records)
-            writer.finish()  # for some of its rows may be wanted now
-            changes = generation.changes(events)
+        for records, events in reader.ahead(_until(until, pages)):
+            changes = project(events, {**reader.rows(), **recent[0], **recent[1]}, parked=())
             for key_id, reason in changes.parked.items():
                 raise RebuildError(
                     f"Key {key_id} cannot be rebuilt: {reason}. The old views still serve. "
                     "Run the version of Keyledger that wrote this event."
                 )
+            recent.append(changes.rows)
             reached = checkpoint_at(records)
             writer.begin(checkpoint, changes, reached)
             checkpoint = reached
@@ -121,6 +123,53 @@ def _build(
                 progress(checkpoint.position, ledger.head().position)
         writer.finish()
     progress(checkpoint.position, checkpoint.position)
+
+
+def _until(position: int | None, pages: Iterable[list[Record]]) -> Iterator[list[Record]]:
+    for page in pages:
+        records = page if position is None else [record for record in page if record.position <= position]
+        if not records:
+            return
+        yield records
+
+
+class _Reader:
+    """Reads the rows that pages are folded into, those of each while the page before is folded."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._asked: deque[list[str]] = deque()
+
+    def __enter__(self) -> Self:
+        # Any: redis-py publishes no types of a single connection.
+        self._connection: Any = self._generation.store.connection_pool.get_connection()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.disconnect()  # answers may be under way
+        self._generation.store.connection_pool.release(self._connection)
+
+    def ahead(self, pages: Iterable[list[Record]]) -> Iterator[tuple[list[Record], list[Read]]]:
+        """The pages with their events. The rows of each are to be read before the next is taken."""
+        waiting: tuple[list[Record], list[Read]] | None = None
+        for records in pages:
+            events = read(records)
+            self._ask(key_ids(events))
+            if waiting:
+                yield waiting
+            waiting = records, events
+        if waiting:
+            yield waiting
+
+    def rows(self) -> dict[str, Key]:
+        """The rows of a page as they were when the page before was not yet folded."""
+        return self._generation.decoded(self._connection.read_response() if self._asked.popleft() else ())
+
+    def _ask(self, key_ids: Iterable[str]) -> None:
+        names = self._generation.row_names(key_ids)
+        if names:
+            self._connection.send_command("MGET", *names)
+        self._asked.append(names)
 
 
 class _Writer:

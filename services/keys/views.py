@@ -70,9 +70,17 @@ class Generation:
 
     def rows(self, key_ids: Iterable[str]) -> dict[str, Key]:
         """The rows of these keys, as far as there are any."""
+        names = self.row_names(key_ids)
+        return self.decoded(cast("list[bytes | None]", self.store.mget(names)) if names else ())
+
+    def row_names(self, key_ids: Iterable[str]) -> list[str]:
+        """Where the rows of these keys lie."""
         row = self._row("")
-        names = [row + key_id for key_id in key_ids]
-        values = cast("list[bytes | None]", self.store.mget(names)) if names else []
+        return [row + key_id for key_id in key_ids]
+
+    @staticmethod
+    def decoded(values: Iterable[bytes | None]) -> dict[str, Key]:
+        """Rows as they are stored, by their keys; those that are missing are left out."""
         return {key.id: key for key in map(_decode, filter(None, values))}
 
     def changes(self, events: Sequence[Read]) -> Changes:

@@ -1,6 +1,7 @@
 """The calls, from another service's side: real HTTP, a real store, a real queue."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -250,6 +251,32 @@ def test_a_request_id_is_taken_up_and_told_by_the_event(admin: Caller) -> None:
     assert answer.headers["X-Request-Id"] == "checkout-42"
     events = admin("GET", f"/v1/keys/{answer.json()['id']}/history").json()["events"]
     assert events[0]["request"]["id"] == "checkout-42"
+
+
+def test_writers_read_their_writes_while_all_of_them_write(admin: Caller) -> None:
+    def write_and_read(writer: int) -> None:
+        for number in range(25):
+            made = admin("POST", "/v1/keys", json={"name": f"{writer}/{number}"})
+            key = made.json()
+            listed = admin("GET", "/v1/keys?limit=100", position(made))
+            assert "X-Ledger-Behind" not in listed.headers
+            assert key["id"] in [row["id"] for row in listed.json()["keys"]]
+            off = admin("PATCH", f"/v1/keys/{key['id']}", json={"enabled": False})
+            seen = admin("GET", f"/v1/keys/{key['id']}", position(off))
+            assert "X-Ledger-Behind" not in seen.headers
+            assert (seen.json()["status"], seen.headers["ETag"]) == ("inactive", '"2"')
+
+    with ThreadPoolExecutor(8) as writers:
+        assert [*writers.map(write_and_read, range(8))] == [None] * 8
+
+
+def test_idle_connections_keep_nobody_waiting(service: Service, admin: Caller) -> None:
+    idle = [requests.Session() for _ in range(100)]
+    for session in idle:
+        session.get(f"{service.url}/healthz", timeout=5)
+    assert admin("GET", "/v1/keys").status_code == 200
+    for session in idle:
+        session.close()
 
 
 def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> None:

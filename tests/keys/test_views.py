@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from redis import Redis
 
+from services.keys import rebuild
 from services.keys.commands import KeyCommands, NewKey, fold
 from services.keys.domain import Key, ToggleKey
 from services.keys.operations import retry, status
@@ -192,6 +193,32 @@ def test_a_replay_gives_the_same_views_and_leaves_nothing_of_the_old(kl: Keyledg
 @pytest.fixture(autouse=True)
 def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.keys.rebuild._OLD_GENERATION_S", 0)
+
+
+def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
+    kl: Keyledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LateWriter(rebuild._Writer):
+        """Sends a page as late as a busy network could."""
+
+        _late: list[tuple[Any, ...]] | None = None
+
+        def _send(self, commands: list[tuple[Any, ...]]) -> None:
+            self._late = commands
+
+        def finish(self) -> None:
+            if self._late:
+                super()._send(self._late)
+                self._late = None
+            super().finish()
+
+    monkeypatch.setattr(rebuild, "_Writer", LateWriter)
+    monkeypatch.setattr(rebuild, "_PAGE", 1)
+    keys = [kl.create("first"), kl.create("second")]
+    for number in range(12):
+        kl.toggle(keys[number % 5 % 2], enabled=number % 3 == 0)
+    replay(kl.ledger, kl.views)
+    assert kl.listed() == kl.folded(*keys[::-1])
 
 
 def test_a_replay_repairs_views_that_were_deleted_or_damaged(kl: Keyledger) -> None:
