@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from threading import Thread
 
 from bench.store import fresh_store
-from services.composition import new_id
+from services.composition import new_id, now_ms
 from services.keys.commands import KeyCommands, NewKey
 from services.keys.views import Views
 from shared.connections import connect
@@ -49,7 +49,7 @@ def _delays(url: str) -> list[float]:
     visible: dict[int, float] = {}
     total = _RATE * _SECONDS
     with connect(url) as writing, connect(url) as reading:
-        commands = KeyCommands(Ledger(writing), "kl", secrets.choice, new_id)
+        commands = KeyCommands(Ledger(writing), "kl", secrets.choice, new_id, now_ms)
         views = Views(reading)
         commands.create(_CALLER, NewKey(name="first"), _REQUEST)
         until(lambda: views.live().checkpoint().position == 1)  # the projector runs

@@ -24,7 +24,7 @@ from services.audit.integrity import check as check_audit_log
 from services.audit.worker import run_worker
 from services.composition import Parts, new_id, now_ms, secret_key
 from services.keys.commands import NoSuchKeyError
-from services.keys.domain import ToggleKey
+from services.keys.domain import ChangeKey
 from services.keys.operations import retry, status
 from services.keys.rebuild import RebuildError, check, replay
 from services.keys.schemas import KeySchema, NewKeySchema, presented
@@ -245,7 +245,7 @@ def list_keys(workspace: str, as_json: bool) -> None:
 @_as_json
 def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
     """Switch a key on."""
-    _toggle(key_id, ToggleKey(enabled=True), workspace, as_json)
+    _toggle(key_id, ChangeKey(enabled=True), workspace, as_json)
 
 
 @key.command("disable")
@@ -255,12 +255,12 @@ def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
 @_as_json
 def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
     """Switch a key off."""
-    _toggle(key_id, ToggleKey(enabled=False, reason=reason), workspace, as_json)
+    _toggle(key_id, ChangeKey(enabled=False, reason=reason), workspace, as_json)
 
 
-def _toggle(key_id: str, command: ToggleKey, workspace: str, as_json: bool) -> None:
+def _toggle(key_id: str, command: ChangeKey, workspace: str, as_json: bool) -> None:
     with _parts() as parts:
-        done = parts.keys.commands.toggle(_operator(workspace), key_id, command, _request())
+        done = parts.keys.commands.change(_operator(workspace), key_id, command, _request())
     if as_json:
         click.echo(json.dumps(KeySchema().dump(presented(done.key)), ensure_ascii=False))
     else:

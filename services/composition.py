@@ -89,7 +89,7 @@ class Parts:
     @cached_property
     def keys(self) -> Keys:
         """Commands on keys, and their views."""
-        commands = KeyCommands(self.ledger, self.settings.key_prefix, secrets.choice, new_id)
+        commands = KeyCommands(self.ledger, self.settings.key_prefix, secrets.choice, new_id, now_ms)
         return Keys(commands, self.views)
 
     @cached_property

@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from shared.events import AccountAdded, Fact, KeyCreated, KeyToggled
+import msgspec
+
+from shared.events import AccountAdded, Fact, KeyCreated, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
 
 
 class Change(NamedTuple):
@@ -30,6 +32,13 @@ def describe(fact: Fact) -> Description:
             return Description(
                 "Key switched on" if enabled else "Key switched off", (toggled, *_set(fact, "reason"))
             )
+        case KeyDetailsChanged():
+            return Description("Key changed", (*_changed(fact), *_set(fact, "reason")))
+        case KeyRotated(previous_expires_at=ends_at):
+            old_secret = Change("old_secret_expires_at", None, ends_at)
+            return Description("Key rotated", (*_set(fact, "hint"), old_secret))
+        case KeyRevoked():
+            return Description("Key revoked", _set(fact, "reason"))
         case AccountAdded():
             return Description("Account added", _set(fact, "role"))
         case _:
@@ -40,3 +49,9 @@ def _set(fact: Fact, *names: str) -> tuple[Change, ...]:
     """The fields that the event gave a value to, where there was none before."""
     values = ((name, getattr(fact, name)) for name in names)
     return tuple(Change(name, None, value) for name, value in values if value not in (None, "", ()))
+
+
+def _changed(fact: KeyDetailsChanged) -> tuple[Change, ...]:
+    """The details that are others than before."""
+    before, after = map(msgspec.structs.asdict, (fact.before, fact.after))
+    return tuple(Change(name, before[name], after[name]) for name in after if after[name] != before[name])

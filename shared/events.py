@@ -60,6 +60,47 @@ class KeyToggled1(Fact, frozen=True, kw_only=True):
         return KeyToggled(enabled=self.enabled, reason=self.reason or "")
 
 
+class KeyDetails(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What people and services may change of a key, but for its switch."""
+
+    name: str
+    description: str
+    scopes: tuple[str, ...]
+    expires_at: int | None
+
+
+class KeyDetailsChanged(Fact, frozen=True, kw_only=True):
+    """A key's details were others. Both are told, so that the event alone says what changed."""
+
+    TYPE: ClassVar[str] = "KeyDetailsChanged"
+    SCHEMA: ClassVar[int] = 1
+
+    before: KeyDetails
+    after: KeyDetails
+    reason: str
+
+
+class KeyRotated(Fact, frozen=True, kw_only=True):
+    """A key got a new secret under its old id. The old one is good until `previous_expires_at`, no longer."""
+
+    TYPE: ClassVar[str] = "KeyRotated"
+    SCHEMA: ClassVar[int] = 1
+
+    prefix: str
+    hint: str
+    digest: str
+    previous_expires_at: int
+
+
+class KeyRevoked(Fact, frozen=True, kw_only=True):
+    """A key is good no longer, for ever."""
+
+    TYPE: ClassVar[str] = "KeyRevoked"
+    SCHEMA: ClassVar[int] = 1
+
+    reason: str
+
+
 class AccountAdded(Fact, frozen=True, kw_only=True):
     """A person may sign in. The address is the subject; the password's hash lies apart from the log."""
 
@@ -69,7 +110,10 @@ class AccountAdded(Fact, frozen=True, kw_only=True):
     role: str
 
 
-_FACTS: dict[str, type[Fact]] = {fact.TYPE: fact for fact in (KeyCreated, KeyToggled, AccountAdded)}
+_FACTS: dict[str, type[Fact]] = {
+    fact.TYPE: fact
+    for fact in (KeyCreated, KeyToggled, KeyDetailsChanged, KeyRotated, KeyRevoked, AccountAdded)
+}
 
 EVENT_TYPES: tuple[str, ...] = tuple(_FACTS)
 

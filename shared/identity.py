@@ -17,10 +17,13 @@ ADMIN = "keyledger:admin"
 OWN_PREFIX = "keyledger:"
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
 
+# Stands for every scope that is not Keyledger's own: those that the platform gives a meaning to.
+PLATFORM_SCOPES = "*"
+
 ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "owner": frozenset({ADMIN}),
-        "developer": frozenset({KEYS_READ, KEYS_WRITE, KEYS_VERIFY, AUDIT_READ}),
+        "developer": frozenset({KEYS_READ, KEYS_WRITE, KEYS_VERIFY, AUDIT_READ, PLATFORM_SCOPES}),
         "auditor": frozenset({KEYS_READ, AUDIT_READ}),
     }
 )
@@ -38,7 +41,9 @@ class Principal:
 
     def may(self, scope: str) -> bool:
         """Whether the scope is held. `keyledger:admin` holds all but what crosses workspaces."""
-        return scope in self.scopes or (ADMIN in self.scopes and scope != PLATFORM_VERIFY)
+        if scope in self.scopes or (ADMIN in self.scopes and scope != PLATFORM_VERIFY):
+            return True
+        return PLATFORM_SCOPES in self.scopes and not scope.startswith(OWN_PREFIX)
 
     @property
     def actor(self) -> Actor:

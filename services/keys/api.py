@@ -6,7 +6,7 @@ from flask import Response, request
 from flask_smorest import Blueprint
 
 from services.keys.commands import Done, NewKey, NoSuchKeyError, StaleVersionError, fold
-from services.keys.domain import Key, ToggleKey
+from services.keys.domain import Key, ChangeKey
 from services.keys.moments import Moment, MomentError, NotYetCreatedError
 from services.keys.schemas import (
     CreatedKeySchema,
@@ -76,9 +76,9 @@ def read_key(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
 @bearer(KEYS_WRITE)
 @blueprint.arguments(KeyChangeSchema)
 @blueprint.response(200, KeySchema)
-def change_key(principal: Principal, command: ToggleKey, key_id: str) -> Any:
+def change_key(principal: Principal, command: ChangeKey, key_id: str) -> Any:
     """Switch a key on or off. Where it is so already, nothing happens."""
-    done = attached(Keys).commands.toggle(principal, key_id, command, origin(), _if_match())
+    done = attached(Keys).commands.change(principal, key_id, command, origin(), _if_match())
     return presented(done.key), 200, _headers(done)
 
 

@@ -4,9 +4,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from services.keys.domain import CreateKey, Key, ToggleKey, decide, evolve, subject
-from services.keys.key_material import ApiKey, is_key_id, mint
-from shared.events import Event, Fact, Request, enveloped
+from msgspec import UNSET
+
+from services.keys.domain import ChangeKey, CreateKey, Key, RevokeKey, RotateKey, decide, evolve, subject
+from services.keys.key_material import ApiKey, is_key_id, mint, mint_again
+from services.keys.remains import is_revoked, remains
+from shared.events import (
+    Event,
+    Fact,
+    KeyRevoked,
+    Record,
+    Request,
+    UnreadableEventError,
+    decode,
+    enveloped,
+    open_envelope,
+)
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal, authorize, visible
 from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
 
@@ -46,12 +59,17 @@ class Done:
 
 @dataclass(frozen=True)
 class KeyCommands:
-    """What may be asked of keys. `choose` is `secrets.choice`, `new_id` names an event."""
+    """What may be asked of keys. `choose` is `secrets.choice`, `new_id` names an event, `now` is in ms.
+
+    Those that change a key raise ForbiddenError, NoSuchKeyError, RefusedError, StaleVersionError,
+    VersionConflictError (after several tries), redis.RedisError, and all but `revoke` UnreadableEventError.
+    """
 
     ledger: Ledger
     prefix: str
     choose: Callable[[str], str]
     new_id: Callable[[], str]
+    now: Callable[[], int]
 
     def create(
         self, principal: Principal, new: NewKey, request: Request, idempotency: Idempotency | None = None
@@ -78,35 +96,83 @@ class KeyCommands:
         outcome = self._outcome(appended)
         return outcome if appended.repeated else Done(outcome.key, outcome.position, api_key)
 
-    def toggle(
+    def change(
         self,
         principal: Principal,
         key_id: str,
-        command: ToggleKey,
+        command: ChangeKey,
         request: Request,
         if_version: int | None = None,
     ) -> Done:
-        """Switches a key on or off; if it is so already, nothing happens.
+        """Changes what the command sets; if it is so already, nothing happens.
 
         A change that came in between is no hindrance: the command is decided anew, unless the caller
-        asked for one version. Raises ForbiddenError, NoSuchKeyError, StaleVersionError,
-        VersionConflictError (after several tries), redis.RedisError.
+        asked for one version.
         """
         authorize(principal, KEYS_WRITE)
-        for attempt in range(1, _ATTEMPTS + 1):
-            history = self._history(principal, key_id)
-            key = fold(history)
-            if if_version is not None and if_version != key.version:
-                raise StaleVersionError(key.version)
-            facts = decide(command, key)
-            if not facts:
-                return Done(key, history[-1].position)
-            try:
-                return self._outcome(self._append(principal, key_id, key.version, facts, request))
-            except VersionConflictError:
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+
+        def decided(key: Key) -> Sequence[Fact]:
+            granted = () if command.scopes is UNSET else command.scopes
+            authorize(principal, KEYS_WRITE, granting=set(granted).difference(key.scopes))
+            return decide(command, key)
+
+        return self._changed(principal, key_id, decided, request, if_version)
+
+    def rotate(
+        self,
+        principal: Principal,
+        key_id: str,
+        grace_seconds: int,
+        request: Request,
+        idempotency: Idempotency | None = None,
+        if_version: int | None = None,
+    ) -> Done:
+        """Gives a key a new secret; the old one stays good for the grace, and no secret before that.
+
+        Whoever does it holds every scope of the key, for they get the secret. A repeated, equal request
+        gives the same key without its token. Raises IdempotencyConflictError too.
+        """
+        authorize(principal, KEYS_WRITE)
+        if earlier := self.ledger.recall(idempotency):
+            return self._outcome(earlier)
+        api_key = mint_again(self.prefix, key_id, self.choose)
+        now = self.now()
+        command = RotateKey(
+            prefix=api_key.prefix,
+            hint=api_key.hint,
+            digest=api_key.digest,
+            now=now,
+            grace_ends_at=now + grace_seconds * 1000,
+        )
+
+        def decided(key: Key) -> Sequence[Fact]:
+            authorize(principal, KEYS_WRITE, granting=key.scopes)
+            return decide(command, key)
+
+        done = self._changed(principal, key_id, decided, request, if_version, idempotency)
+        return Done(done.key, done.position, api_key if done.key.digest == api_key.digest else None)
+
+    def revoke(
+        self,
+        principal: Principal,
+        key_id: str,
+        reason: str | None,
+        request: Request,
+        if_version: int | None = None,
+    ) -> Done:
+        """Ends a key for good, also one whose history this version cannot read whole.
+
+        Of such a key the outcome has what can be read.
+        """
+        authorize(principal, KEYS_WRITE)
+
+        def decided(key: Key) -> Sequence[Fact]:
+            return decide(RevokeKey(reason=reason), key)
+
+        try:
+            return self._changed(principal, key_id, decided, request, if_version)
+        except UnreadableEventError:
+            return self._revoke_unread(principal, key_id, KeyRevoked(reason=reason or ""), request)
 
     def history(self, principal: Principal, key_id: str) -> list[Event]:
         """The events of a key, oldest first. Raises ForbiddenError, NoSuchKeyError."""
@@ -114,10 +180,49 @@ class KeyCommands:
         return self._history(principal, key_id)
 
     def _history(self, principal: Principal, key_id: str) -> list[Event]:
-        events = self.ledger.history(subject(key_id)) if is_key_id(key_id) else []
-        if not events or visible(principal, events[0]) is None:
+        return [decode(record) for record in self._records(principal, key_id)]
+
+    def _records(self, principal: Principal, key_id: str) -> list[Record]:
+        records = [*self.ledger.records(subject(key_id))] if is_key_id(key_id) else []
+        if not records or visible(principal, open_envelope(records[0])) is None:
             raise NoSuchKeyError(key_id)
-        return events
+        return records
+
+    def _changed(
+        self,
+        principal: Principal,
+        key_id: str,
+        decided: Callable[[Key], Sequence[Fact]],
+        request: Request,
+        if_version: int | None,
+        idempotency: Idempotency | None = None,
+    ) -> Done:
+        """Loads, decides, and appends at the version that was decided on; again, if that is outdated."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            history = self._history(principal, key_id)
+            key = fold(history)
+            if if_version is not None and if_version != key.version:
+                raise StaleVersionError(key.version)
+            facts = decided(key)
+            if not facts:
+                return Done(key, history[-1].position)
+            try:
+                return self._outcome(
+                    self._append(principal, key_id, key.version, facts, request, idempotency)
+                )
+            except VersionConflictError:
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _revoke_unread(
+        self, principal: Principal, key_id: str, fact: KeyRevoked, request: Request
+    ) -> Done:
+        records = self._records(principal, key_id)
+        if not any(map(is_revoked, records)):
+            self._append(principal, key_id, len(records), [fact], request)
+            records = self._records(principal, key_id)
+        return Done(remains(records), records[-1].position)
 
     def _append(
         self,

@@ -1,13 +1,26 @@
 """What a key may become: `decide(command, state) -> facts` and `evolve(state, event) -> state`. Pure."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from shared.events import KEY_SUBJECT, Event, Fact, KeyCreated, KeyToggled, UnreadableEventError
+from shared.events import (
+    KEY_SUBJECT,
+    Event,
+    Fact,
+    KeyCreated,
+    KeyDetails,
+    KeyDetailsChanged,
+    KeyRevoked,
+    KeyRotated,
+    KeyToggled,
+    UnreadableEventError,
+)
 
-Status: TypeAlias = Literal["active", "inactive", "expired"]
+Status: TypeAlias = Literal["active", "inactive", "expired", "revoked"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +34,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     scopes: tuple[str, ...]
     expires_at: int | None
+    previous_digest: str | None  # of the secret before the last rotation
+    previous_expires_at: int | None  # until when that secret is good
     enabled: bool
+    revoked: bool
     created_at: int
     created_position: int  # in the ledger: the order of the lists
     created_by: str
@@ -30,9 +46,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     def status(self, now: int) -> Status:
         """What a person is told; expiry needs no event, so it depends on the time."""
-        if self.expires_at is not None and self.expires_at <= now:
-            return "expired"
-        return "active" if self.enabled else "inactive"
+        if self.revoked:
+            return "revoked"
+        if not self.enabled:
+            return "inactive"
+        return "expired" if self.has_expired(now) else "active"
+
+    def has_expired(self, now: int) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    @property
+    def details(self) -> KeyDetails:
+        """What may be changed of it, but for the switch."""
+        return KeyDetails(
+            name=self.name, description=self.description, scopes=self.scopes, expires_at=self.expires_at
+        )
 
 
 class CreateKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,14 +76,38 @@ class CreateKey(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int | None
 
 
-class ToggleKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Switch a key on or off."""
+class ChangeKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Change some of a key: switch it on or off, name it anew. What is not set stays."""
 
-    enabled: bool
+    enabled: bool | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    scopes: tuple[str, ...] | UnsetType = UNSET
+    expires_at: int | None | UnsetType = UNSET
     reason: str | None = None
 
 
-Command: TypeAlias = CreateKey | ToggleKey
+class RotateKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Give a key a new secret, minted before; the old one stays good until the end of the grace."""
+
+    prefix: str
+    hint: str
+    digest: str
+    now: int
+    grace_ends_at: int
+
+
+class RevokeKey(msgspec.Struct, frozen=True, kw_only=True):
+    """End a key for good."""
+
+    reason: str | None = None
+
+
+Command: TypeAlias = CreateKey | ChangeKey | RotateKey | RevokeKey
+
+
+class RefusedError(Exception):
+    """The key is in a state that does not allow it; the message is for whoever asked."""
 
 
 def _unexpected(event: Event, key: Key | None) -> UnreadableEventError:
@@ -63,14 +116,48 @@ def _unexpected(event: Event, key: Key | None) -> UnreadableEventError:
 
 
 def decide(command: Command, key: Key | None) -> Sequence[Fact]:
-    """What happens by a command; nothing, if it is so already."""
-    match command:
-        case CreateKey():
+    """What happens by a command; nothing, if it is so already. Raises RefusedError."""
+    match command, key:
+        case CreateKey(), None:
             return (KeyCreated(**msgspec.structs.asdict(command)),)
-        case ToggleKey():
-            if key is None or key.enabled == command.enabled:
-                return ()
-            return (KeyToggled(enabled=command.enabled, reason=command.reason or ""),)
+        case RevokeKey(reason=reason), Key(revoked=False):
+            return (KeyRevoked(reason=reason or ""),)
+        case (ChangeKey() | RotateKey()), Key(revoked=True):
+            raise RefusedError("This key was revoked, which is for good. Create another.")
+        case ChangeKey(), Key():
+            return (*_details_changed(command, key), *_toggled(command, key))
+        case RotateKey(), Key():
+            return (_rotated(command, key),)
+        case _:
+            return ()
+
+
+def _details_changed(command: ChangeKey, key: Key) -> Sequence[Fact]:
+    wanted = {name: getattr(command, name) for name in KeyDetails.__struct_fields__}
+    after = msgspec.structs.replace(
+        key.details, **{name: value for name, value in wanted.items() if value is not UNSET}
+    )
+    if after == key.details:
+        return ()
+    return (KeyDetailsChanged(before=key.details, after=after, reason=command.reason or ""),)
+
+
+def _toggled(command: ChangeKey, key: Key) -> Sequence[Fact]:
+    if command.enabled is UNSET or command.enabled == key.enabled:
+        return ()
+    return (KeyToggled(enabled=command.enabled, reason=command.reason or ""),)
+
+
+def _rotated(command: RotateKey, key: Key) -> Fact:
+    if key.has_expired(command.now):
+        raise RefusedError("This key has expired. Set another expires_at first, or create another key.")
+    return KeyRotated(
+        prefix=command.prefix,
+        hint=command.hint,
+        digest=command.digest,
+        # A rotation never makes the old secret's life longer.
+        previous_expires_at=min(command.grace_ends_at, key.expires_at or command.grace_ends_at),
+    )
 
 
 def evolve(key: Key | None, event: Event) -> Key:
@@ -83,12 +170,27 @@ def evolve(key: Key | None, event: Event) -> Key:
     match event.data, key:
         case KeyCreated() as fact, None:
             return _created(event, fact)
-        case KeyToggled() as fact, Key():
-            return msgspec.structs.replace(
-                key, enabled=fact.enabled, updated_at=event.at, version=event.version
+        case KeyToggled(enabled=enabled), Key(revoked=False):
+            return _after(key, event, enabled=enabled)
+        case KeyDetailsChanged(after=details), Key(revoked=False):
+            return _after(key, event, **msgspec.structs.asdict(details))
+        case KeyRotated() as fact, Key(revoked=False):
+            return _after(
+                key,
+                event,
+                hint=fact.hint,
+                digest=fact.digest,
+                previous_digest=key.digest,
+                previous_expires_at=fact.previous_expires_at,
             )
+        case KeyRevoked(), Key(revoked=False):
+            return _after(key, event, revoked=True)
         case _:
             raise _unexpected(event, key)
+
+
+def _after(key: Key, event: Event, **changes: Any) -> Key:
+    return msgspec.structs.replace(key, updated_at=event.at, version=event.version, **changes)
 
 
 def _created(event: Event, fact: KeyCreated) -> Key:
@@ -101,7 +203,10 @@ def _created(event: Event, fact: KeyCreated) -> Key:
         digest=fact.digest,
         scopes=fact.scopes,
         expires_at=fact.expires_at,
+        previous_digest=None,
+        previous_expires_at=None,
         enabled=True,
+        revoked=False,
         created_at=event.at,
         created_position=event.position,
         created_by=event.actor.label,

@@ -57,6 +57,11 @@ class MalformedKeyError(Exception):
 def mint(prefix: str, workspace: str, choose: Callable[[str], str]) -> ApiKey:
     """A new key. `choose` picks one character of a text at random, fit for secrets (`secrets.choice`)."""
     key_id = shard(workspace) + "".join(choose(ALPHABET) for _ in range(_ID - _SHARD))
+    return mint_again(prefix, key_id, choose)
+
+
+def mint_again(prefix: str, key_id: str, choose: Callable[[str], str]) -> ApiKey:
+    """The same with the id of a key that there is: another secret for it."""
     secret = "".join(choose(ALPHABET) for _ in range(_SECRET))
     payload = f"{prefix}_{key_id}{secret}"
     return ApiKey(payload + checksum(payload), prefix, key_id)

@@ -81,7 +81,7 @@ def key_details(principal: Principal, key_id: str) -> str:
 def set_status(principal: Principal, key_id: str) -> Response:
     """The switch."""
     command = KeyChangeSchema().load({"enabled": request.form.get("enabled")})
-    done = attached(Keys).commands.toggle(principal, key_id, command, origin())
+    done = attached(Keys).commands.change(principal, key_id, command, origin())
     if request.form.get("next") == "details":
         return redirect(url_for("keys.key_details", key_id=key_id), 303)
     return redirect(url_for("keys.list_keys", after=done.position), 303)

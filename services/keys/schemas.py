@@ -9,7 +9,7 @@ import msgspec
 from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from services.keys.commands import NewKey
-from services.keys.domain import Key, ToggleKey
+from services.keys.domain import Key, ChangeKey
 from services.keys.moments import Moment, MomentError, parse_moment
 from shared.events import Event
 from shared.identity import OWN_PREFIX, SCOPES
@@ -104,8 +104,8 @@ class KeyChangeSchema(StrictSchema):
     )
 
     @post_load
-    def _toggle(self, data: dict[str, Any], **_: Any) -> ToggleKey:
-        return ToggleKey(**data)
+    def _toggle(self, data: dict[str, Any], **_: Any) -> ChangeKey:
+        return ChangeKey(**data)
 
 
 class KeySchema(Schema):

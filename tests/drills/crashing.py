@@ -28,10 +28,10 @@ from services.audit.audit_log import AuditLog
 from services.audit.jobs import Requests, catch_up
 from services.audit.relay import Relay
 from services.audit.worker import run_worker
-from services.composition import new_id
+from services.composition import new_id, now_ms
 from services.keys import projector, rebuild
 from services.keys.commands import KeyCommands, NewKey
-from services.keys.domain import ToggleKey
+from services.keys.domain import ChangeKey
 from services.keys.projector import Projector
 from services.keys.rebuild import replay
 from services.keys.views import Views
@@ -76,11 +76,11 @@ class Ending:
 
 def append(place: Place, note: Note) -> None:
     """Creates a key, and switches it off and on."""
-    commands = KeyCommands(place.ledger, "kl", secrets.choice, new_id)
+    commands = KeyCommands(place.ledger, "kl", secrets.choice, new_id, now_ms)
     created = commands.create(person(), NewKey(name="one"), REQUEST, ONCE)
     note(f"{created.position} {created.key.id}")
     for enabled in (False, True):
-        switched = commands.toggle(person(), created.key.id, ToggleKey(enabled=enabled), REQUEST)
+        switched = commands.change(person(), created.key.id, ChangeKey(enabled=enabled), REQUEST)
         note(f"{switched.position} {created.key.id}")
 
 

@@ -21,7 +21,7 @@ from services.audit.relay import Relay
 from services.keys import projector, rebuild
 from services.keys import views as views_module
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.domain import Key, ToggleKey
+from services.keys.domain import Key, ChangeKey
 from services.keys.projector import Projector
 from services.keys.rebuild import check, replay
 from services.keys.views import Views
@@ -30,7 +30,7 @@ from shared.ledger import Ledger
 from tests.audit.histories import in_step
 from tests.audit.tampering import Tampered
 from tests.drills.crashing import PAGE, Crasher, Ending, Place, append, crasher
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, now, person
 from tests.real import until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
@@ -80,10 +80,10 @@ class World:
     def populate(self) -> None:
         """Three keys, two of them switched: more events than a page holds."""
         ids = (f"event-{number}" for number in count(1))
-        commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__)
+        commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
         made = [commands.create(person(), NewKey(name=str(n)), REQUEST).key.id for n in range(3)]
         for key_id in made[:2]:
-            commands.toggle(person(), key_id, ToggleKey(enabled=False), REQUEST)
+            commands.change(person(), key_id, ChangeKey(enabled=False), REQUEST)
 
     def clients(self) -> set[str]:
         listed: Any = self.store.client_list()

@@ -8,6 +8,7 @@ from redis import Redis
 
 from services.keys.commands import KeyCommands
 from shared.ledger import Ledger
+from tests.keys.people import now
 
 
 @pytest.fixture
@@ -18,4 +19,4 @@ def ledger(fake_store: Redis) -> Ledger:
 @pytest.fixture
 def commands(ledger: Ledger) -> KeyCommands:
     ids = (f"event-{number}" for number in count(1))
-    return KeyCommands(ledger, "kl", random.Random(7).choice, ids.__next__)
+    return KeyCommands(ledger, "kl", random.Random(7).choice, ids.__next__, now)

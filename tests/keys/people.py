@@ -1,5 +1,7 @@
 """Who acts on keys in the tests, and by what request."""
 
+import time
+
 from shared.events import Request
 from shared.identity import ADMIN, Principal
 
@@ -15,3 +17,8 @@ def person(workspace: str = "default", *scopes: str) -> Principal:
         workspace=workspace,
         scopes=frozenset(scopes or {ADMIN}),
     )
+
+
+def now() -> int:
+    """The present time in ms since 1970."""
+    return time.time_ns() // 1_000_000

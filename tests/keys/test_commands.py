@@ -1,16 +1,17 @@
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, StaleVersionError
-from services.keys.domain import ToggleKey
-from shared.events import KeyToggled, NewEvent
+from services.keys.domain import ChangeKey, RefusedError
+from shared.events import KeyToggled, NewEvent, UnreadableEventError
 from shared.identity import KEYS_READ, KEYS_WRITE, ForbiddenError
 from shared.ledger import Appended, Idempotency, IdempotencyConflictError, Ledger, VersionConflictError
 from tests.keys.people import REQUEST, person
 
-OFF, ON = ToggleKey(enabled=False), ToggleKey(enabled=True)
+OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
 BACK_ON = KeyToggled(enabled=True, reason="")
 
 
@@ -35,7 +36,7 @@ def test_the_same_request_again_gives_the_same_key_as_it_was_then(
 ) -> None:
     asked = Idempotency("n", "f")
     first = commands.create(person(), NewKey(name="Web"), REQUEST, asked)
-    commands.toggle(person(), first.key.id, OFF, REQUEST)
+    commands.change(person(), first.key.id, OFF, REQUEST)
     again = commands.create(person(), NewKey(name="Web"), REQUEST, asked)
     assert (again.key, again.position, again.api_key) == (first.key, first.position, None)
     assert ledger.head().position == 2
@@ -60,13 +61,13 @@ def test_an_idempotency_key_is_good_for_one_request(commands: KeyCommands) -> No
 
 def test_switching_gives_the_key_as_it_is_then(commands: KeyCommands) -> None:
     key = commands.create(person(), NewKey(name="Web"), REQUEST).key
-    assert commands.toggle(person(), key.id, OFF, REQUEST).key.enabled is False
-    assert commands.toggle(person(), key.id, ON, REQUEST).key.version == 3
+    assert commands.change(person(), key.id, OFF, REQUEST).key.enabled is False
+    assert commands.change(person(), key.id, ON, REQUEST).key.version == 3
 
 
 def test_switching_to_what_is_so_already_writes_nothing(commands: KeyCommands, ledger: Ledger) -> None:
     key = commands.create(person(), NewKey(name="Web"), REQUEST).key
-    done = commands.toggle(person(), key.id, ON, REQUEST)
+    done = commands.change(person(), key.id, ON, REQUEST)
     assert (done.key, done.position, ledger.head().position) == (key, 1, 1)
 
 
@@ -85,7 +86,7 @@ def test_a_switch_that_somebody_else_came_before_is_decided_anew(
         return append(subject, events, version)
 
     monkeypatch.setattr(ledger, "append", after_somebody_else)
-    done = commands.toggle(person(), key.id, OFF, REQUEST)
+    done = commands.change(person(), key.id, OFF, REQUEST)
     assert (done.key.enabled, done.key.version, decided) == (False, 4, [1, 3])
 
 
@@ -101,22 +102,22 @@ def test_a_switch_that_never_gets_through_is_a_conflict(
 
     monkeypatch.setattr(ledger, "append", refuse)
     with pytest.raises(VersionConflictError):
-        commands.toggle(person(), key.id, OFF, REQUEST)
+        commands.change(person(), key.id, OFF, REQUEST)
     assert len(tries) == 5
 
 
 def test_a_switch_of_one_version_is_not_decided_anew(commands: KeyCommands) -> None:
     key = commands.create(person(), NewKey(name="Web"), REQUEST).key
-    commands.toggle(person(), key.id, OFF, REQUEST, if_version=1)
+    commands.change(person(), key.id, OFF, REQUEST, if_version=1)
     with pytest.raises(StaleVersionError):
-        commands.toggle(person(), key.id, ON, REQUEST, if_version=1)
+        commands.change(person(), key.id, ON, REQUEST, if_version=1)
 
 
 def test_another_workspaces_key_is_unknown(commands: KeyCommands) -> None:
     key = commands.create(person("ours"), NewKey(name="Web"), REQUEST).key
     stranger = person("theirs")
     with pytest.raises(NoSuchKeyError):
-        commands.toggle(stranger, key.id, OFF, REQUEST)
+        commands.change(stranger, key.id, OFF, REQUEST)
     with pytest.raises(NoSuchKeyError):
         commands.history(stranger, key.id)
 
@@ -133,9 +134,115 @@ def test_each_command_needs_its_scope(commands: KeyCommands, ledger: Ledger) -> 
     with pytest.raises(ForbiddenError, match=KEYS_WRITE):
         commands.create(reader, NewKey(name="n"), REQUEST)
     with pytest.raises(ForbiddenError, match=KEYS_WRITE):
-        commands.toggle(reader, key.id, OFF, REQUEST)
+        commands.change(reader, key.id, OFF, REQUEST)
     with pytest.raises(ForbiddenError, match=KEYS_READ):
         commands.history(writer, key.id)
     with pytest.raises(ForbiddenError, match="orders:write"):
         commands.create(writer, NewKey(name="n", scopes=("orders:write",)), REQUEST)
     assert ledger.head().position == 1
+
+
+def test_a_change_of_details_is_an_event_and_gives_the_key_as_it_is_then(
+    commands: KeyCommands, ledger: Ledger
+) -> None:
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    done = commands.change(person(), key.id, ChangeKey(name="Site", enabled=False), REQUEST)
+    assert (done.key.name, done.key.status(0), done.key.version, done.position) == ("Site", "inactive", 3, 3)
+    assert [event.type for event in ledger.history(f"key:{key.id}")] == [
+        "KeyCreated",
+        "KeyDetailsChanged",
+        "KeyToggled",
+    ]
+
+
+def test_only_a_scope_that_is_new_to_the_key_must_be_held(commands: KeyCommands) -> None:
+    writer = person("default", KEYS_WRITE, "orders:read")
+    key = commands.create(person(), NewKey(name="Web", scopes=("orders:write",)), REQUEST).key
+    kept = commands.change(writer, key.id, ChangeKey(scopes=("orders:write", "orders:read")), REQUEST)
+    assert kept.key.scopes == ("orders:write", "orders:read")
+    with pytest.raises(ForbiddenError, match="orders:delete"):
+        commands.change(writer, key.id, ChangeKey(scopes=("orders:delete",)), REQUEST)
+
+
+def test_a_rotated_key_has_a_new_token_under_its_id(commands: KeyCommands) -> None:
+    made = commands.create(person(), NewKey(name="Web"), REQUEST)
+    done = commands.rotate(person(), made.key.id, 60, REQUEST)
+    assert made.api_key is not None
+    assert done.api_key is not None
+    assert (done.key.id, done.api_key.id) == (made.key.id, made.key.id)
+    assert done.api_key.matches(done.key.digest)
+    assert made.api_key.matches(done.key.previous_digest or "")
+    assert not made.api_key.matches(done.key.digest)
+
+
+def test_nobody_gets_by_rotation_the_secret_of_a_key_that_may_more_than_they(commands: KeyCommands) -> None:
+    key = commands.create(person(), NewKey(name="Web", scopes=("orders:write",)), REQUEST).key
+    with pytest.raises(ForbiddenError, match="orders:write"):
+        commands.rotate(person("default", KEYS_WRITE), key.id, 0, REQUEST)
+
+
+def test_a_repeated_rotation_gives_the_stored_outcome_even_when_the_key_is_revoked_since(
+    commands: KeyCommands, ledger: Ledger
+) -> None:
+    asked = Idempotency("n", "f")
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    first = commands.rotate(person(), key.id, 60, REQUEST, asked)
+    commands.revoke(person(), key.id, None, REQUEST)
+    again = commands.rotate(person(), key.id, 60, REQUEST, asked)
+    assert (again.key, again.position, again.api_key) == (first.key, first.position, None)
+    assert ledger.head().position == 3
+
+
+def test_of_two_equal_rotations_at_once_one_is_made(
+    commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Idempotency("n", "f")
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    monkeypatch.setattr(ledger, "recall", lambda _: None)  # both look before either has written
+    first = commands.rotate(person(), key.id, 60, REQUEST, asked)
+    second = commands.rotate(person(), key.id, 60, REQUEST, asked)
+    assert (second.key, second.api_key) == (first.key, None)
+    assert ledger.head().position == 2
+
+
+def test_a_revoked_key_is_so_for_good(commands: KeyCommands, ledger: Ledger) -> None:
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    revoked = commands.revoke(person(), key.id, "leaked", REQUEST)
+    assert (revoked.key.status(0), revoked.position) == ("revoked", 2)
+    assert commands.revoke(person(), key.id, "again", REQUEST) == revoked
+    with pytest.raises(RefusedError):
+        commands.change(person(), key.id, ON, REQUEST)
+    assert ledger.head().position == 2
+
+
+def test_each_command_on_a_key_can_ask_for_one_version(commands: KeyCommands) -> None:
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    with pytest.raises(StaleVersionError):
+        commands.rotate(person(), key.id, 0, REQUEST, if_version=7)
+    with pytest.raises(StaleVersionError):
+        commands.revoke(person(), key.id, None, REQUEST, if_version=7)
+
+
+@pytest.mark.parametrize("unread", ["KeyCreated", "KeyToggled"])
+def test_a_key_whose_history_cannot_be_read_can_be_revoked_and_nothing_else(
+    commands: KeyCommands, ledger: Ledger, unread: str
+) -> None:
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    subject = f"key:{key.id}"
+    if unread == "KeyToggled":
+        commands.change(person(), key.id, OFF, REQUEST)
+    last = ledger.read(ledger.head().position - 1, 1)[0]
+    newer = msgspec.json.decode(last.body) | {"schema": 99, "version": last.position + 1}
+    ledger.append(subject, [msgspec.convert(newer, NewEvent)], last.position)
+    for command in (
+        lambda: commands.change(person(), key.id, ON, REQUEST),
+        lambda: commands.rotate(person(), key.id, 0, REQUEST),
+    ):
+        with pytest.raises(UnreadableEventError):
+            command()
+    with pytest.raises(NoSuchKeyError):
+        commands.revoke(person("theirs"), key.id, None, REQUEST)
+    done = commands.revoke(person(), key.id, "leaked", REQUEST)
+    assert (done.key.id, done.key.name, done.key.status(0)) == (key.id, "Web", "revoked")
+    assert (done.key.version, done.position) == (last.position + 2, last.position + 2)
+    assert commands.revoke(person(), key.id, "again", REQUEST).position == done.position

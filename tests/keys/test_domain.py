@@ -1,10 +1,32 @@
 from functools import reduce
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from services.keys.domain import CreateKey, Key, ToggleKey, decide, evolve
-from shared.events import Actor, Event, Fact, KeyCreated, KeyToggled, Request, UnreadableEventError
+from services.keys.domain import (
+    ChangeKey,
+    CreateKey,
+    Key,
+    RefusedError,
+    RevokeKey,
+    RotateKey,
+    decide,
+    evolve,
+)
+from shared.events import (
+    Actor,
+    Event,
+    Fact,
+    KeyCreated,
+    KeyDetails,
+    KeyDetailsChanged,
+    KeyRevoked,
+    KeyRotated,
+    KeyToggled,
+    Request,
+    UnreadableEventError,
+)
 
 CREATED = KeyCreated(
     name="Web", description="", prefix="kl", hint="kl_1234…abcd", digest="d", scopes=("a",), expires_at=None
@@ -64,12 +86,12 @@ def test_a_new_key_is_active_and_dated_by_its_event() -> None:
 
 
 def test_switching_off_is_a_fact_with_its_reason() -> None:
-    assert decide(ToggleKey(enabled=False, reason="leaked"), key_after(CREATED)) == (OFF,)
+    assert decide(ChangeKey(enabled=False, reason="leaked"), key_after(CREATED)) == (OFF,)
 
 
 @pytest.mark.parametrize(("facts", "enabled"), [((CREATED,), True), ((CREATED, OFF), False)])
 def test_switching_to_what_is_so_already_is_no_fact(facts: tuple[Fact, ...], enabled: bool) -> None:
-    assert decide(ToggleKey(enabled=enabled), key_after(*facts)) == ()
+    assert decide(ChangeKey(enabled=enabled), key_after(*facts)) == ()
 
 
 def test_a_key_switched_off_and_on_is_active_again_and_remembers_when() -> None:
@@ -96,3 +118,99 @@ def test_a_key_expires_without_an_event() -> None:
 def test_a_history_that_does_not_follow_is_never_guessed_at(events: list[Event]) -> None:
     with pytest.raises(UnreadableEventError):
         reduce(evolve, events, None)
+
+
+DETAILS = KeyDetails(name="Web", description="", scopes=("a",), expires_at=None)
+RENAMED = KeyDetailsChanged(before=DETAILS, after=replace(DETAILS, name="Site"), reason="typo")
+ROTATED = KeyRotated(prefix="kl", hint="kl_1234…wxyz", digest="d2", previous_expires_at=9000)
+REVOKED = KeyRevoked(reason="leaked")
+
+
+def rotate(**changes: Any) -> RotateKey:
+    asked = RotateKey(prefix="kl", hint="kl_1234…wxyz", digest="d2", now=5000, grace_ends_at=9000)
+    return replace(asked, **changes)
+
+
+def test_a_change_tells_what_was_and_what_is() -> None:
+    assert decide(ChangeKey(name="Site", reason="typo"), key_after(CREATED)) == (RENAMED,)
+
+
+def test_one_change_of_details_and_switch_is_two_facts() -> None:
+    facts = decide(ChangeKey(name="Site", enabled=False, reason="typo"), key_after(CREATED))
+    assert facts == (RENAMED, KeyToggled(enabled=False, reason="typo"))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [ChangeKey(), ChangeKey(name="Web", scopes=("a",), expires_at=None), ChangeKey(reason="only a reason")],
+)
+def test_details_that_are_so_already_are_no_fact(same: ChangeKey) -> None:
+    assert decide(same, key_after(CREATED)) == ()
+
+
+def test_an_expiry_can_be_set_and_taken_away() -> None:
+    expiring = replace(RENAMED, after=replace(DETAILS, expires_at=4000))
+    key = key_after(CREATED, expiring)
+    assert key is not None
+    assert (key.status(now=3999), key.status(now=4000)) == ("active", "expired")
+    (fact,) = decide(ChangeKey(expires_at=None), key)
+    assert key_after(CREATED, expiring, fact) == replace(
+        key, expires_at=None, updated_at=3000, version=3
+    )
+
+
+def test_a_rotated_key_keeps_its_id_and_knows_the_secret_before() -> None:
+    assert decide(rotate(), key_after(CREATED)) == (ROTATED,)
+    key = key_after(CREATED, ROTATED)
+    assert key is not None
+    assert (key.id, key.digest, key.hint) == ("00abcdefghij", "d2", "kl_1234…wxyz")
+    assert (key.previous_digest, key.previous_expires_at) == ("d", 9000)
+
+
+def test_a_second_rotation_ends_the_first_grace() -> None:
+    key = key_after(CREATED, ROTATED, replace(ROTATED, digest="d3", previous_expires_at=9500))
+    assert key is not None
+    assert (key.digest, key.previous_digest, key.previous_expires_at) == ("d3", "d2", 9500)
+
+
+def test_a_rotation_never_makes_the_old_secrets_life_longer() -> None:
+    expiring = replace(CREATED, expires_at=7000)
+    (fact,) = decide(rotate(), key_after(expiring))
+    assert fact == replace(ROTATED, previous_expires_at=7000)
+    later = KeyDetailsChanged(
+        before=replace(DETAILS, expires_at=7000), after=replace(DETAILS, expires_at=99_000), reason=""
+    )
+    key = key_after(expiring, fact, later)
+    assert key is not None
+    assert (key.expires_at, key.previous_expires_at) == (99_000, 7000)
+
+
+def test_a_key_that_has_expired_is_not_rotated() -> None:
+    with pytest.raises(RefusedError, match="expires_at"):
+        decide(rotate(now=7000), key_after(replace(CREATED, expires_at=7000)))
+
+
+@pytest.mark.parametrize("facts", [(CREATED,), (CREATED, OFF), (CREATED, ROTATED)])
+def test_a_key_is_revoked_once_and_for_good(facts: tuple[Fact, ...]) -> None:
+    assert decide(RevokeKey(reason="leaked"), key_after(*facts)) == (REVOKED,)
+    key = key_after(*facts, REVOKED)
+    assert key is not None
+    assert key.status(now=10**15) == "revoked"
+    assert decide(RevokeKey(reason="again"), key) == ()
+    for command in (ChangeKey(enabled=True), ChangeKey(name="n"), rotate()):
+        with pytest.raises(RefusedError, match="for good"):
+            decide(command, key)
+
+
+def test_the_status_is_the_first_that_holds_of_revoked_inactive_expired() -> None:
+    key = key_after(replace(CREATED, expires_at=1), OFF)
+    assert key is not None
+    assert key.status(now=2) == "inactive"
+    assert replace(key, enabled=True).status(now=2) == "expired"
+    assert replace(key, revoked=True).status(now=2) == "revoked"
+
+
+@pytest.mark.parametrize("late", [ON, RENAMED, ROTATED, REVOKED])
+def test_nothing_follows_a_revocation(late: Fact) -> None:
+    with pytest.raises(UnreadableEventError, match="does not follow"):
+        key_after(CREATED, REVOKED, late)

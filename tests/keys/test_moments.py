@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 
 from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, fold
-from services.keys.domain import ToggleKey
+from services.keys.domain import ChangeKey
 from services.keys.moments import (
     Moment,
     MomentError,
@@ -121,7 +121,7 @@ def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
 
 def test_the_past_is_as_closed_to_others_as_the_present(keys: Keys) -> None:
     key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
-    keys.commands.toggle(person(), key.id, ToggleKey(enabled=False), REQUEST)
+    keys.commands.change(person(), key.id, ChangeKey(enabled=False), REQUEST)
     for stranger_asks in (Position(1), Time(0), Position(99)):
         with pytest.raises(NoSuchKeyError):
             keys.past(person("other"), key.id, stranger_asks)

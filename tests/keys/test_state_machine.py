@@ -36,8 +36,8 @@ from redis import Redis, RedisError
 from redis.client import Pipeline
 
 from services.keys.commands import KeyCommands, NewKey, StaleVersionError, fold
-from services.keys.domain import Key, ToggleKey, subject
-from services.keys.projections import Changes, read
+from services.keys.domain import Key, ChangeKey, subject
+from services.keys.projections import VERSION, Changes, read
 from services.keys.projector import Projector
 from services.keys.rebuild import RebuildError, check, replay
 from services.keys.views import Generation, LeaseTakenError, Views
@@ -53,7 +53,7 @@ from shared.ledger import (
     VersionConflictError,
     checkpoint_at,
 )
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, now, person
 from tests.real import answers, until
 
 _WORKSPACES = ("ours", "theirs")
@@ -275,7 +275,7 @@ class Keyledger(RuleBasedStateMachine):
         self.ledger, self.views = Ledger(self.store), Views(self.store)
         self.projectors = [Projector(Ledger(self.store), Views(self.store)) for _ in range(2)]
         ids = (f"event-{number}" for number in count(1))
-        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__)
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
         self.log: list[Happened] = []
         self.asked: dict[str, Asked] = {}
         self.rebuilds: list[Rebuild] = []
@@ -326,7 +326,7 @@ class Keyledger(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), enabled=st.booleans())
     def switch(self, which: int, enabled: bool) -> None:
         key_id, row = self._pick(which)
-        done = self.commands.toggle(person(row.workspace), key_id, ToggleKey(enabled=enabled), REQUEST)
+        done = self.commands.change(person(row.workspace), key_id, ChangeKey(enabled=enabled), REQUEST)
         if enabled != row.enabled:
             self._happened(Happened(key_id, row.workspace, None, enabled), done.position)
         assert done.key.enabled == enabled
@@ -335,9 +335,9 @@ class Keyledger(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), off=st.sampled_from((-2, -1, 1)))
     def command_at_another_version(self, which: int, off: int) -> None:
         key_id, row = self._pick(which)
-        toggle = ToggleKey(enabled=not row.enabled)
+        toggle = ChangeKey(enabled=not row.enabled)
         with pytest.raises(StaleVersionError):
-            self.commands.toggle(person(row.workspace), key_id, toggle, REQUEST, row.version + off)
+            self.commands.change(person(row.workspace), key_id, toggle, REQUEST, row.version + off)
         with pytest.raises(VersionConflictError):
             self.ledger.append(subject(key_id), [], row.version + off)
 
@@ -599,7 +599,7 @@ class Plain:
         self.ledger, self.views = Ledger(self.store), Views(self.store)
         self.projector = Projector(self.ledger, self.views)
         ids = (f"event-{number}" for number in count(1))
-        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__)
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
 
     def create(self, *names: str) -> None:
         for name in names:
@@ -727,7 +727,7 @@ def test_nothing_is_left_of_what_a_rebuild_did_not_finish_removing(
         replay(plain.ledger, plain.views)
         live = f":{plain.views.live().name}:".encode()
         others = [name for name in plain.store.scan_iter(f"{_VIEWS}*") if live not in name]
-        assert others == [f"{_VIEWS}1:live".encode()], f"after {calls} calls"
+        assert others == [f"{_VIEWS}{VERSION}:live".encode()], f"after {calls} calls"
 
 
 def test_a_rebuild_that_lost_its_lease_at_the_end_shows_nothing_that_another_removes(plain: Plain) -> None:

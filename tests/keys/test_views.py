@@ -11,7 +11,7 @@ from redis import Redis
 
 from services.keys import rebuild
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.domain import Key, ToggleKey
+from services.keys.domain import Key, ChangeKey
 from services.keys.operations import retry, status
 from services.keys.projections import Changes, read
 from services.keys.projector import Projector
@@ -19,7 +19,7 @@ from services.keys.rebuild import RebuildError, check, replay
 from services.keys.views import Generation, LeaseTakenError, Views
 from shared.events import Event, UnreadableEventError
 from shared.ledger import LOG, Checkpoint, Ledger
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, now, person
 
 
 class Keyledger:
@@ -31,13 +31,13 @@ class Keyledger:
         self.views = Views(store)
         self.projector = Projector(self.ledger, self.views)
         ids = (f"event-{number}" for number in count(1))
-        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__)
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
 
     def create(self, name: str, workspace: str = "default") -> str:
         return self.commands.create(person(workspace), NewKey(name=name), REQUEST).key.id
 
     def toggle(self, key_id: str, *, enabled: bool) -> None:
-        self.commands.toggle(person(), key_id, ToggleKey(enabled=enabled), REQUEST)
+        self.commands.change(person(), key_id, ChangeKey(enabled=enabled), REQUEST)
 
     def project(self) -> None:
         while self.projector.step(wait_ms=1):
@@ -61,6 +61,20 @@ def test_the_list_is_the_fold_of_the_events_newest_first(kl: Keyledger) -> None:
     kl.project()
     assert kl.listed() == kl.folded(second, first)
     assert kl.views.live().checkpoint() == kl.ledger.head()
+
+
+def test_every_step_of_a_keys_life_is_in_the_list(kl: Keyledger) -> None:
+    key, other = kl.create("one"), kl.create("other")
+    change = ChangeKey(name="renamed", scopes=("a",), expires_at=2**52, reason="asked for")
+    kl.commands.change(person(), key, change, REQUEST)
+    kl.commands.rotate(person(), key, 60, REQUEST)
+    kl.commands.revoke(person(), key, "leaked", REQUEST)
+    kl.project()
+    assert kl.listed() == kl.folded(other, key)
+    row = kl.listed()[1]
+    assert (row.name, row.status(0), row.version) == ("renamed", "revoked", 4)
+    replay(kl.ledger, kl.views)
+    assert kl.listed() == kl.folded(other, key)
 
 
 def test_each_workspace_has_its_own_list(kl: Keyledger) -> None:
@@ -301,7 +315,7 @@ def test_a_check_names_what_differs(kl: Keyledger, damage: str) -> None:
     key = kl.create("two")
     kl.project()
     assert check(kl.ledger, kl.views).equal
-    root = "{kl:0}:view:1:first:"
+    root = kl.views.generation("first").checkpoint_key.removesuffix("checkpoint")
     match damage:
         case "row changed":
             row = msgspec.structs.replace(kl.listed()[0], name="three")

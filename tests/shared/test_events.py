@@ -9,6 +9,10 @@ from shared.events import (
     Actor,
     Fact,
     KeyCreated,
+    KeyDetails,
+    KeyDetailsChanged,
+    KeyRevoked,
+    KeyRotated,
     KeyToggled,
     NewEvent,
     Record,
@@ -21,6 +25,9 @@ from shared.events import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+TIME = st.integers(0, 2**53 - 1)
+SCOPES = st.lists(TEXT).map(tuple)
+DETAILS = st.builds(KeyDetails, name=TEXT, description=TEXT, scopes=SCOPES, expires_at=st.none() | TIME)
 FACTS = st.one_of(
     st.builds(
         KeyCreated,
@@ -29,10 +36,13 @@ FACTS = st.one_of(
         prefix=TEXT,
         hint=TEXT,
         digest=TEXT,
-        scopes=st.lists(TEXT).map(tuple),
-        expires_at=st.none() | st.integers(0, 2**53 - 1),
+        scopes=SCOPES,
+        expires_at=st.none() | TIME,
     ),
     st.builds(KeyToggled, enabled=st.booleans(), reason=TEXT),
+    st.builds(KeyDetailsChanged, before=DETAILS, after=DETAILS, reason=TEXT),
+    st.builds(KeyRotated, prefix=TEXT, hint=TEXT, digest=TEXT, previous_expires_at=TIME),
+    st.builds(KeyRevoked, reason=TEXT),
     st.builds(AccountAdded, role=TEXT),
 )
 
