@@ -23,11 +23,11 @@ from services.audit.database import AuditDatabaseError
 from services.audit.integrity import check as check_audit_log
 from services.audit.worker import run_worker
 from services.composition import Parts, new_id, now_ms, secret_key
-from services.keys.commands import NoSuchKeyError
-from services.keys.domain import ChangeKey
+from services.keys.commands import Done, NoSuchKeyError
+from services.keys.domain import GRACE_SECONDS_MOST, ChangeKey, RefusedError
 from services.keys.operations import retry, status
 from services.keys.rebuild import RebuildError, check, replay
-from services.keys.schemas import KeySchema, NewKeySchema, presented
+from services.keys.schemas import KeySchema, NewKeySchema, RevocationSchema, presented
 from services.keys.views import LeaseTakenError
 from services.moving import MovingError, export_file, import_file
 from services.supervisor import NotReadyError
@@ -36,7 +36,14 @@ from services.web import AddressError, refuse_taken_address, serve
 from shared.connections import StoreError, ensure_reachable
 from shared.embedded import open_store
 from shared.events import Request
-from shared.identity import ADMIN, PLATFORM_VERIFY, ROLES, Principal
+from shared.identity import (
+    ADMIN,
+    PLATFORM_VERIFY,
+    ROLES,
+    WORKSPACE_RULE,
+    Principal,
+    is_workspace_name,
+)
 from shared.settings import Settings, SettingsError
 from shared.telemetry import configure_logs
 from shared.timestamps import date_utc
@@ -51,12 +58,24 @@ _TOLD = (
     MovingError,
     NotReadyError,
     RebuildError,
+    RefusedError,
     SettingsError,
     StoreError,
 )
 
+
+def _named_workspace(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    if not is_workspace_name(name):
+        raise click.BadParameter(f"{name!r} is no name of a workspace: it may have {WORKSPACE_RULE}.")
+    return name
+
+
 _workspace = click.option(
-    "--workspace", default=DEFAULT_WORKSPACE, show_default=True, help="Whose keys or people they are."
+    "--workspace",
+    default=DEFAULT_WORKSPACE,
+    show_default=True,
+    callback=_named_workspace,
+    help="Whose keys or people they are.",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for another program.")
 
@@ -202,12 +221,7 @@ def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: 
     new = NewKeySchema().load({"name": name, "description": description, "scopes": list(scopes)})
     with _parts() as parts:
         done = parts.keys.commands.create(_operator(workspace), new, _request())
-    token = done.api_key.reveal() if done.api_key else ""
-    if as_json:
-        click.echo(json.dumps(KeySchema().dump(presented(done.key)) | {"api_key": token}, ensure_ascii=False))
-        return
-    click.echo(token)
-    click.echo(f"This is the only time that the key of {done.key.name!r} is shown.", err=True)
+    _print_once(done, as_json)
 
 
 @key.command("list")
@@ -245,7 +259,7 @@ def list_keys(workspace: str, as_json: bool) -> None:
 @_as_json
 def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
     """Switch a key on."""
-    _toggle(key_id, ChangeKey(enabled=True), workspace, as_json)
+    _change(key_id, ChangeKey(enabled=True), workspace, as_json)
 
 
 @key.command("disable")
@@ -255,16 +269,62 @@ def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
 @_as_json
 def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
     """Switch a key off."""
-    _toggle(key_id, ChangeKey(enabled=False, reason=reason), workspace, as_json)
+    _change(key_id, ChangeKey(enabled=False, reason=reason), workspace, as_json)
 
 
-def _toggle(key_id: str, command: ChangeKey, workspace: str, as_json: bool) -> None:
+@key.command("rotate")
+@click.argument("key_id")
+@click.option(
+    "--grace",
+    "grace_seconds",
+    type=click.IntRange(0, GRACE_SECONDS_MOST),
+    default=0,
+    show_default=True,
+    help="For how many seconds the old secret stays good.",
+)
+@_workspace
+@_as_json
+def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -> None:
+    """Give a key a new secret, and print it: this once and never again."""
+    with _parts() as parts:
+        done = parts.keys.commands.rotate(_operator(workspace), key_id, grace_seconds, _request())
+    _print_once(done, as_json)
+
+
+@key.command("revoke")
+@click.argument("key_id")
+@click.option("--reason", help="Why; it stays in the key's history.")
+@_workspace
+@_as_json
+def revoke_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
+    """End a key for good."""
+    reason = RevocationSchema().load({"reason": reason})["reason"]
+    with _parts() as parts:
+        done = parts.keys.commands.revoke(_operator(workspace), key_id, reason, _request())
+    _print_state(done, as_json)
+
+
+def _change(key_id: str, command: ChangeKey, workspace: str, as_json: bool) -> None:
     with _parts() as parts:
         done = parts.keys.commands.change(_operator(workspace), key_id, command, _request())
+    _print_state(done, as_json)
+
+
+def _print_once(done: Done, as_json: bool) -> None:
+    token = done.api_key.reveal() if done.api_key else ""
+    if as_json:
+        click.echo(json.dumps(KeySchema().dump(presented(done.key)) | {"api_key": token}, ensure_ascii=False))
+        return
+    click.echo(token)
+    click.echo(f"This is the only time that the key of {done.key.name!r} is shown.", err=True)
+
+
+def _print_state(done: Done, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(KeySchema().dump(presented(done.key)), ensure_ascii=False))
-    else:
-        click.echo(f"{done.key.name} ({done.key.hint}) is {'on' if done.key.enabled else 'off'}.")
+        return
+    state = "revoked" if done.key.revoked else "on" if done.key.enabled else "off"
+    click.echo(f"{done.key.name} ({done.key.hint}) is {state}.")
 
 
 @main.group()

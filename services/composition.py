@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from multiprocessing.util import Finalize
+from threading import Event as Stop
+from threading import Thread
 
 from flask import Flask
 from prometheus_client import Metric
@@ -24,12 +27,16 @@ from services.audit.jobs import Requests
 from services.audit.relay import Relay
 from services.keys.app import register as register_keys
 from services.keys.commands import KeyCommands
+from services.keys.currency import Tail
 from services.keys.operations import status
 from services.keys.projector import Projector
 from services.keys.service import Keys
-from services.keys.verification import KeyAuthenticator
+from services.keys.standings import Memory
+from services.keys.usage import Usage
+from services.keys.verification import KeyAuthenticator, Verifier
+from services.keys.verify_calls import VerdictCalls
 from services.keys.views import Views
-from shared.connections import connect
+from shared.connections import StoreError, connect
 from shared.embedded import make_data_directory
 from shared.ledger import Checkpoint, Ledger
 from shared.settings import Settings
@@ -40,6 +47,9 @@ from shared.web.health import attach_health
 from shared.web.session import StoredSessions
 
 _BLOCKING_READ_S = 5.0
+_TAIL_READ_S = (
+    1.0  # longer than the tail waits for news, and short enough to notice a connection that is dead
+)
 _LAG_MOST = 1_000  # events that a reader may be behind and the service still be called ready
 
 
@@ -93,6 +103,38 @@ class Parts:
         return Keys(commands, self.views)
 
     @cached_property
+    def memory(self) -> Memory:
+        """What this process remembers of the keys that it was asked about."""
+        return Memory(self.settings.verifier_keys)
+
+    @cached_property
+    def tail(self) -> Tail:
+        """What keeps that current."""
+        unsafe = self.settings.allow_unsafe_store
+        store = connect(self.store_url, allow_unsafe=unsafe, timeout=_TAIL_READ_S)
+        return Tail(Ledger(store), self.memory)
+
+    @cached_property
+    def usage(self) -> Usage:
+        """How often and when keys were used."""
+        return Usage(self.store)
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """What gives the verdict on a key."""
+        return Verifier(self.ledger, self.memory, self.tail, now_ms, self.usage.note)
+
+    @cached_property
+    def authenticator(self) -> KeyAuthenticator:
+        """What tells who presents a key."""
+        return KeyAuthenticator(self.verifier)
+
+    @cached_property
+    def verdicts(self) -> VerdictCalls:
+        """The calls that other services make on every request."""
+        return VerdictCalls(self.verifier, self.authenticator)
+
+    @cached_property
     def accounts(self) -> Accounts:
         """The people."""
         return Accounts(self.ledger, Passwords(), new_id)
@@ -136,7 +178,7 @@ def create_web() -> Flask:
     """The whole web application, from the environment: what each web process begins with."""
     parts = _parts_of_environment()
     app, api = _base(parts, home="keys.list_keys")
-    register_keys(app, api, parts.keys)
+    register_keys(app, api, parts.keys, parts.verdicts, parts.usage)
     register_accounts(app, parts.accounts)
     register_audit(app, api, parts.audit_log, parts.ledger)
     return app
@@ -160,13 +202,15 @@ def _parts_of_environment() -> Parts:
 
 
 def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
-    access = Access(KeyAuthenticator(parts.ledger, now_ms), parts.accounts.principal_of)
+    access = Access(parts.authenticator, parts.accounts.principal_of)
     app, api = create_app(
         secret_key=parts.settings.secret_key or "",
         sessions=StoredSessions(parts.store),
         access=access,
         home=home,
+        rate_limit=parts.settings.rate_limit,
     )
+    _run_beside(parts)
     checks = {"store": _store, "views": _views, "audit": _audit}
     attach_health(
         app,
@@ -174,6 +218,23 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
         partial(_figures, parts),
     )
     return app, api
+
+
+def _run_beside(parts: Parts) -> None:
+    """Follows the ledger and flushes the uses for as long as the process lives, and once more at its end.
+
+    A web worker is a process of multiprocessing, which ends without `atexit`.
+    """
+    stop = Stop()
+    for run in (parts.tail.run, parts.usage.run):
+        Thread(target=run, args=(stop,), daemon=True).start()
+
+    def end() -> None:
+        stop.set()
+        with suppress(RedisError, StoreError):
+            parts.usage.flush()
+
+    Finalize(None, end, exitpriority=0)
 
 
 def _store(parts: Parts) -> str | None:

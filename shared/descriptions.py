@@ -4,7 +4,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.events import AccountAdded, Fact, KeyCreated, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
+from shared.events import (
+    AccountAdded,
+    Fact,
+    KeyCreated,
+    KeyDetailsChanged,
+    KeyRevoked,
+    KeyRotated,
+    KeyToggled,
+)
 
 
 class Change(NamedTuple):

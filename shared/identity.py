@@ -1,5 +1,6 @@
 """Who may do what: principals, roles as sets of scopes, and the one policy function."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,6 +16,8 @@ AUDIT_READ = "keyledger:audit.read"
 ADMIN = "keyledger:admin"
 
 OWN_PREFIX = "keyledger:"
+WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them, 64 characters at most"
+_WORKSPACE = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+([._-][a-z0-9]+)*")
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
 
 # Stands for every scope that is not Keyledger's own: those that the platform gives a meaning to.
@@ -27,6 +30,11 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "auditor": frozenset({KEYS_READ, AUDIT_READ}),
     }
 )
+
+
+def is_workspace_name(text: str) -> bool:
+    """Whether a workspace may be called so: its name stands in headers, addresses and file names."""
+    return _WORKSPACE.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

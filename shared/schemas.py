@@ -1,12 +1,26 @@
-"""What the schemas of all services have in common: times, paging, and who did what by which call."""
+"""What the schemas of all services have in common: times, paging, headers, and who did what by which call.
 
-from typing import Any
+They are also what the description of the interface is made of: `about` says what a field means.
+"""
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+import re
+from typing import Any, ClassVar
+
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
 from shared.timestamps import parse_rfc3339, rfc3339
 
 _CURSOR = "Take it from next_cursor of the page before."
+_POSITION = "It must be a position of the ledger."
+_POSITION_MOST = 2**53
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_ETAG = re.compile(r'"([0-9]{1,15})"')
+IDEMPOTENCY_KEY_LENGTH = 255
+
+
+def about(description: str, example: Any = None, **rules: Any) -> dict[str, Any]:
+    """The metadata of a field, for the description of the interface; `rules` are JSON Schema's."""
+    return {"description": description, **rules} | ({} if example is None else {"examples": [example]})
 
 
 class Timestamp(fields.Field[int]):
@@ -22,6 +36,26 @@ class Timestamp(fields.Field[int]):
             raise ValidationError(str(error)) from error
 
 
+class WholeNumber(fields.Integer):
+    """A whole number of a JSON body, where a text is none."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, str):
+            raise self.make_error("invalid")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON does not tell 1.0 from 1
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class WrittenNumber(fields.Integer):
+    """A whole number of a query or a header, in plain digits."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if not _WHOLE.fullmatch(str(value)):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class StrictSchema(Schema):
     """Refuses fields that it does not know, so that a misspelt one is not passed over."""
 
@@ -29,32 +63,154 @@ class StrictSchema(Schema):
         unknown = RAISE
 
 
-class PageSchema(StrictSchema):
-    """`?limit=&cursor=`."""
+class AnswerSchema(Schema):
+    """What a call gives. Every field is always there, but for those in `sometimes`."""
 
-    limit = fields.Integer(
+    sometimes: ClassVar[frozenset[str]] = frozenset()
+
+    class Meta:
+        unknown = EXCLUDE  # callers must not rely on there being no more fields
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """What marshmallow calls with each field."""
+        field_obj.required = field_name not in self.sometimes
+
+
+class NoQuerySchema(StrictSchema):
+    """A call that takes no arguments in its address."""
+
+
+def position(**kwargs: Any) -> fields.Integer:
+    """A field of a position of the ledger, 0 where it is not given."""
+    return WrittenNumber(
+        load_default=0,
+        validate=validate.Range(0, _POSITION_MOST, error=_POSITION),
+        error_messages={"invalid": _POSITION},
+        **kwargs,
+    )
+
+
+class AfterSchema(StrictSchema):
+    """`?after=`."""
+
+    after = position(
+        metadata=about("Answer only when the views have this position of the ledger; as X-Ledger-Position.")
+    )
+
+
+class PositionHeaderSchema(Schema):
+    """What the answer to a command gave, sent back with a read."""
+
+    ledger_position = position(
+        data_key="X-Ledger-Position",
+        metadata=about(
+            "The position that the answer to a command gave. The answer to this waits, 2 s at most, until it "
+            "has seen that command; X-Ledger-Behind says if it has not."
+        ),
+    )
+
+
+class IfMatchSchema(Schema):
+    """The version that the caller saw."""
+
+    if_match = fields.String(
+        data_key="If-Match",
+        load_default="*",
+        metadata=about(
+            "The ETag of the version that you saw. Where the key is another by now, nothing happens: 412.",
+            '"3"',
+        ),
+    )
+
+    @post_load
+    def _version(self, data: dict[str, Any], **_: Any) -> dict[str, int | None]:
+        """None, if any will do; 0, which nothing has, if it is none of ours."""
+        tag = data["if_match"].strip()
+        ours = _ETAG.fullmatch(tag)
+        return {"if_match": None if tag == "*" else int(ours[1]) if ours else 0}
+
+
+class IdempotencySchema(Schema):
+    """The caller's own name for a request, by which a repetition is known."""
+
+    idempotency_key = fields.String(
+        data_key="Idempotency-Key",
+        load_default=None,
+        validate=validate.Regexp(
+            rf"[!-~]{{1,{IDEMPOTENCY_KEY_LENGTH}}}\Z",
+            error=f"It must be 1 to {IDEMPOTENCY_KEY_LENGTH} printable ASCII characters without blanks.",
+        ),
+        metadata=about(
+            "A name of your own for this request, best at random. The same request sent again with it within "
+            "24 hours does nothing more and gives the same outcome; another request with it is refused: 422.",
+            "8f14e45f-ceea-467f-9a0b-3d5f1c2e7a90",
+            pattern=rf"^[!-~]{{1,{IDEMPOTENCY_KEY_LENGTH}}}$",
+        ),
+    )
+
+
+class LimitSchema(StrictSchema):
+    """`?limit=`."""
+
+    limit = WrittenNumber(
         load_default=50,
         validate=validate.Range(1, 200, error="It must be from {min} to {max}."),
         error_messages={"invalid": "It must be a whole number."},
+        metadata=about("How many, at most."),
     )
-    cursor = fields.Integer(
+
+
+class PageSchema(LimitSchema):
+    """`?limit=&cursor=`."""
+
+    cursor = WrittenNumber(
         load_default=None,
-        validate=validate.Range(1, 2**53, error=_CURSOR),
+        validate=validate.Range(1, _POSITION_MOST, error=_CURSOR),
         error_messages={"invalid": _CURSOR},
+        metadata=about("Where to go on: `next_cursor` of the page before."),
     )
 
 
-class ActorSchema(Schema):
+def next_cursor() -> fields.String:
+    """What follows a page."""
+    return fields.String(
+        allow_none=True, metadata=about("Send it as `cursor` for what follows; null at the end.", "17")
+    )
+
+
+class ActorSchema(AnswerSchema):
     """Who did it."""
 
-    kind = fields.String(allow_none=True)
-    id = fields.String(allow_none=True)
-    label = fields.String(allow_none=True)
+    kind = fields.String(
+        allow_none=True,
+        metadata=about("A person's `account`, a `key`, or the `operator` at the command line.", "account"),
+    )
+    id = fields.String(allow_none=True, metadata=about("By what it is known.", "ann@example.org"))
+    label = fields.String(allow_none=True, metadata=about("What people read.", "ann@example.org"))
 
 
-class RequestSchema(Schema):
-    """By what call."""
+class RequestSchema(AnswerSchema):
+    """By what call it was done."""
 
-    id = fields.String(allow_none=True)
-    ip = fields.String(allow_none=True)
-    user_agent = fields.String(allow_none=True)
+    id = fields.String(allow_none=True, metadata=about("The X-Request-Id of the call.", "checkout-42"))
+    ip = fields.String(allow_none=True, metadata=about("Where it came from.", "192.0.2.7"))
+    user_agent = fields.String(allow_none=True, metadata=about("With what.", "curl/8.7.1"))
+
+
+class FieldErrorSchema(AnswerSchema):
+    """What is wrong with one field."""
+
+    field = fields.String(metadata=about("The field; an item of a list is `scopes.0`.", "name"))
+    message = fields.String(metadata=about("What it must be.", "It may have 100 characters at most."))
+
+
+class ProblemSchema(AnswerSchema):
+    """Why a call was refused, and what to do next (RFC 9457)."""
+
+    sometimes = frozenset({"errors"})
+
+    title = fields.String(metadata=about("The status in words."))
+    status = fields.Integer(metadata=about("The status."))
+    detail = fields.String(metadata=about("What is wrong, and what to do next."))
+    request_id = fields.String(metadata=about("Name it when you report this.", "checkout-42"))
+    errors = fields.List(fields.Nested(FieldErrorSchema), metadata=about("Which fields are to be mended."))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from environs import Env, EnvError
+from limits import RateLimitItem, parse
+from marshmallow.validate import Range
 
 PREFIX_RULE = "letters, digits and inner underscores, 16 characters at most"
 _PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
@@ -27,6 +29,9 @@ class Settings:
     key_prefix: str
     allow_unsafe_store: bool
     ack_replicas: int  # that must have an event before it is acknowledged
+    verifier_keys: int  # that a web process remembers, to give verdicts from memory
+
+    rate_limit: RateLimitItem | None = None  # of each caller, in each web process; None: none
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -59,4 +64,17 @@ class Settings:
             key_prefix=prefix,
             allow_unsafe_store=env.bool("ALLOW_UNSAFE_STORE", False),
             ack_replicas=env.int("ACK_REPLICAS", 0),
+            rate_limit=_rate(env.str("RATE_LIMIT", "300/second")),
+            verifier_keys=env.int("VERIFIER_KEYS", 100_000, validate=Range(min=1)),
         )
+
+
+def _rate(text: str) -> RateLimitItem | None:
+    if text in {"", "0"}:
+        return None
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"KEYLEDGER_RATE_LIMIT is {text!r}; it may be a rate like 300/second, or 0 for none."
+        ) from error

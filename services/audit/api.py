@@ -4,7 +4,6 @@ from typing import Any
 
 import structlog
 from flask import Response
-from flask_smorest import Blueprint
 
 from services.audit.database import AuditDatabaseError
 from services.audit.schemas import EntriesSchema, QuerySchema
@@ -12,18 +11,19 @@ from services.audit.service import Audit
 from shared.identity import AUDIT_READ, Principal
 from shared.web.access import attached, bearer
 from shared.web.app import refuse
+from shared.web.calls import Calls
 
-blueprint = Blueprint("audit_api", __name__, url_prefix="/v1/audit", description="The audit log")
+blueprint = Calls("audit_api", __name__, url_prefix="/v1/audit", description="The audit log")
 
 _log = structlog.get_logger(__name__)
 
 
 @blueprint.route("/entries", methods=["GET"])
 @bearer(AUDIT_READ)
-@blueprint.arguments(QuerySchema, location="query", unknown=None)
-@blueprint.response(200, EntriesSchema)
+@blueprint.arguments(QuerySchema, location="query")
+@blueprint.response(200, EntriesSchema, description="A page of the log.")
 def entries(principal: Principal, query: dict[str, Any]) -> Any:
-    """Read the audit log of your workspace, newest first. `until` itself is not among the times."""
+    """Read the audit log of your workspace, newest first"""
     return attached(Audit).page(principal, **query)._asdict()
 
 

@@ -3,14 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, pre_dump, pre_load, validate
+from marshmallow import ValidationError, fields, post_load, pre_dump, pre_load, validate
 
 from services.audit.entries import Entry, description_of, stored_event
 from shared.descriptions import Change
-from shared.schemas import ActorSchema, PageSchema, RequestSchema, Timestamp
+from shared.schemas import (
+    ActorSchema,
+    AnswerSchema,
+    PageSchema,
+    RequestSchema,
+    Timestamp,
+    about,
+    next_cursor,
+)
 from shared.timestamps import parse_rfc3339, rfc3339
 
 _TEXT_LENGTH = 300
+_AT = "2026-11-23T18:59:21.123Z"
 
 
 class Minute(Timestamp):
@@ -23,20 +32,20 @@ class Minute(Timestamp):
             raise ValidationError("It must be a time like 2026-11-23T18:59.") from error
 
 
-def _text() -> fields.String:
+def _text(what: str, example: str | None = None) -> fields.String:
     longest = validate.Length(max=_TEXT_LENGTH, error="It may have {max} characters at most.")
-    return fields.String(load_default=None, validate=longest)
+    return fields.String(load_default=None, validate=longest, metadata=about(what, example))
 
 
 class QuerySchema(PageSchema):
     """`?key_id=&actor=&type=&since=&until=&q=&limit=&cursor=`; an empty one is as good as none."""
 
-    key_id = _text()
-    actor = _text()
-    type = _text()
-    since = Timestamp(load_default=None)
-    until = Timestamp(load_default=None)
-    q = _text()
+    key_id = _text("What happened to this key.", "3fA9bQ27LmZ0")
+    actor = _text("What this one did: an id or a label.", "ann@example.org")
+    type = _text("Events of this type.", "KeyToggled")
+    since = Timestamp(load_default=None, metadata=about("From this time on.", _AT))
+    until = Timestamp(load_default=None, metadata=about("Before this time.", _AT))
+    q = _text("A part of what the event tells.", "leaked")
 
     @pre_load
     def _without_empty(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:
@@ -56,31 +65,36 @@ class PageQuerySchema(QuerySchema):
     until = Minute(load_default=None)
 
 
-class ChangeSchema(Schema):
+class ChangeSchema(AnswerSchema):
     """What changed. `before` is null where there was nothing before."""
 
-    field = fields.String()
-    before = fields.Raw(allow_none=True)
-    after = fields.Raw(allow_none=True)
+    field = fields.String(metadata=about("What it is of the key or the account.", "enabled"))
+    before = fields.Raw(allow_none=True, metadata=about("What it was.", example=True))
+    after = fields.Raw(allow_none=True, metadata=about("What it became.", example=False))
 
 
-class EntrySchema(Schema):
+class EntrySchema(AnswerSchema):
     """An entry. What an event that this version cannot read does not tell is null."""
 
-    position = fields.Integer()
-    event_id = fields.String(allow_none=True)
-    at = Timestamp()
-    type = fields.String(allow_none=True)
-    title = fields.String()
-    key_id = fields.String(allow_none=True)
-    subject = fields.String(allow_none=True)
-    workspace = fields.String()
+    position = fields.Integer(metadata=about("Where the event is in the ledger.", 17))
+    event_id = fields.String(allow_none=True, metadata=about("Its name.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
+    at = Timestamp(metadata=about("When, by the ledger's clock.", _AT))
+    type = fields.String(allow_none=True, metadata=about("What happened.", "KeyToggled"))
+    title = fields.String(metadata=about("The same in words.", "Key switched off"))
+    key_id = fields.String(allow_none=True, metadata=about("To which key.", "3fA9bQ27LmZ0"))
+    subject = fields.String(allow_none=True, metadata=about("To what.", "key:3fA9bQ27LmZ0"))
+    workspace = fields.String(metadata=about("Whose it is.", "default"))
     actor = fields.Nested(ActorSchema)
     request = fields.Nested(RequestSchema)
-    data = fields.Raw(metadata={"description": "The event's data as the ledger stores it."})
-    changes = fields.List(fields.Nested(ChangeSchema))
-    entry_hash = fields.String()
-    previous_hash = fields.String()
+    data = fields.Raw(
+        allow_none=True,
+        metadata=about("The event's data as the ledger stores it.", {"enabled": False, "reason": "leaked"}),
+    )
+    changes = fields.List(fields.Nested(ChangeSchema), metadata=about("What it changed."))
+    entry_hash = fields.String(
+        metadata=about("The SHA-256 of the hash before and the stored event, in hex.", "9f86d08…")
+    )
+    previous_hash = fields.String(metadata=about("That of the entry before.", "60303ae…"))
 
     @pre_dump
     def _unfold(self, entry: Entry, **_: Any) -> dict[str, Any]:
@@ -97,11 +111,11 @@ class EntrySchema(Schema):
         }
 
 
-class EntriesSchema(Schema):
+class EntriesSchema(AnswerSchema):
     """A page of entries, newest first."""
 
     entries = fields.List(fields.Nested(EntrySchema))
-    next_cursor = fields.String(allow_none=True)
+    next_cursor = next_cursor()
 
 
 def actor_of(entry: Entry) -> dict[str, str | None]:

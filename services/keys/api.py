@@ -2,93 +2,161 @@
 
 from typing import Any
 
-from flask import Response, request
-from flask_smorest import Blueprint
+from flask import Response
 
 from services.keys.commands import Done, NewKey, NoSuchKeyError, StaleVersionError, fold
-from services.keys.domain import Key, ChangeKey
+from services.keys.domain import ChangeKey, Key, RefusedError
+from services.keys.fields import cursor_text
 from services.keys.moments import Moment, MomentError, NotYetCreatedError
 from services.keys.schemas import (
-    CreatedKeySchema,
     HistoryQuerySchema,
     HistorySchema,
-    KeyChangeSchema,
     KeyListSchema,
+    KeyPatchSchema,
     KeyQuerySchema,
     KeySchema,
     ListQuerySchema,
     NewKeySchema,
+    NewSecretSchema,
+    RevocationSchema,
+    RotationSchema,
     presented,
 )
 from services.keys.service import Keys
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
+from shared.schemas import IdempotencySchema, IfMatchSchema, PositionHeaderSchema
 from shared.timestamps import rfc3339
 from shared.web.access import attached, bearer, idempotency, origin
 from shared.web.app import refuse
+from shared.web.calls import Calls
+from shared.web.openapi import headers, path_parameter
 
 _POSITION = "X-Ledger-Position"
 _BEHIND = "X-Ledger-Behind"
 
 _SHOWN_ONCE = (
     "The whole key was in the first answer to this request and is stored nowhere. "
-    "If it was lost, switch this key off and create another."
+    "If it was lost, rotate this key: that gives it a new secret."
 )
 
-blueprint = Blueprint("keys_api", __name__, url_prefix="/v1/keys", description="API keys")
+ONE_KEY = path_parameter("key_id", "The id of a key.", "3fA9bQ27LmZ0")
+_COMMANDED = headers(_POSITION, "ETag")
+_READ = headers(_POSITION, _BEHIND)
+
+blueprint = Calls("keys_api", __name__, url_prefix="/v1/keys", description="API keys")
 
 
 @blueprint.route("", methods=["POST"])
 @bearer(KEYS_WRITE)
+@blueprint.without_query
+@blueprint.arguments(IdempotencySchema, location="headers", as_kwargs=True)
 @blueprint.arguments(NewKeySchema)
-@blueprint.response(201, CreatedKeySchema)
-def create_key(principal: Principal, new: NewKey) -> Any:
-    """Create a key. The answer is the only one that ever holds it whole."""
-    done = attached(Keys).commands.create(principal, new, origin(), idempotency(principal))
-    extra = {"api_key": done.api_key.reveal()} if done.api_key else {"notice": _SHOWN_ONCE}
-    return presented(done.key) | extra, 201, _headers(done)
+@blueprint.response(201, NewSecretSchema, description="The key was made.", headers=_COMMANDED)
+def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -> Any:
+    """Create a key
+
+    The answer is the only one that ever holds it whole.
+    """
+    keyed = idempotency(principal, idempotency_key)
+    done = attached(Keys).commands.create(principal, new, origin(), keyed)
+    return _shown_once(done), 201, _headers(done)
 
 
 @blueprint.route("", methods=["GET"])
 @bearer(KEYS_READ)
+@blueprint.arguments(PositionHeaderSchema, location="headers", as_kwargs=True)
 @blueprint.arguments(ListQuerySchema, location="query")
-@blueprint.response(200, KeyListSchema)
-def list_keys(principal: Principal, query: dict[str, Any]) -> Any:
-    """List the keys of your workspace, newest first."""
-    headers = _wait_for(query["after"])
-    page = attached(Keys).page(principal, query["limit"], query["cursor"])
-    return {"keys": map(presented, page.keys), "next_cursor": page.next_cursor}, 200, headers
+@blueprint.response(200, KeyListSchema, description="A page of the list.", headers=_READ)
+def list_keys(principal: Principal, query: dict[str, Any], ledger_position: int) -> Any:
+    """List the keys of your workspace
+
+    A page looks at some thousand keys at most, so where few match, it may be short, even empty, and still not
+    be the last. Follow `next_cursor` until it is null.
+    """
+    told = _wait_for(max(query["after"], ledger_position))
+    criteria = query["criteria"]
+    page = attached(Keys).page(principal, query["limit"], query["cursor"], criteria)
+    following = cursor_text(page.next_cursor, criteria.sort)
+    return {"keys": map(presented, page.keys), "next_cursor": following}, 200, told
 
 
-@blueprint.route("/<key_id>", methods=["GET"])
+@blueprint.route("/<key_id>", methods=["GET"], parameters=ONE_KEY)
 @bearer(KEYS_READ)
+@blueprint.arguments(PositionHeaderSchema, location="headers", as_kwargs=True)
 @blueprint.arguments(KeyQuerySchema, location="query")
-@blueprint.response(200, KeySchema)
-def read_key(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
-    """Read one key, as it is or as it was."""
+@blueprint.response(200, KeySchema, description="The key.", headers=_READ | headers("ETag"))
+def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, key_id: str) -> Any:
+    """Read a key, as it is or as it was"""
     if query["at"] is not None:
         return _past_key(principal, key_id, query["at"])
-    headers = _wait_for(query["after"])
+    told = _wait_for(max(query["after"], ledger_position))
     key = attached(Keys).find(principal, key_id)
-    return presented(key), 200, headers | {"ETag": _etag(key)}
+    return presented(key), 200, told | {"ETag": _etag(key)}
 
 
-@blueprint.route("/<key_id>", methods=["PATCH"])
+@blueprint.route("/<key_id>", methods=["PATCH"], parameters=ONE_KEY)
 @bearer(KEYS_WRITE)
-@blueprint.arguments(KeyChangeSchema)
-@blueprint.response(200, KeySchema)
-def change_key(principal: Principal, command: ChangeKey, key_id: str) -> Any:
-    """Switch a key on or off. Where it is so already, nothing happens."""
-    done = attached(Keys).commands.change(principal, key_id, command, origin(), _if_match())
+@blueprint.without_query
+@blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(KeyPatchSchema)
+@blueprint.response(200, KeySchema, description="The key as it is now.", headers=_COMMANDED)
+def change_key(principal: Principal, command: ChangeKey, if_match: int | None, key_id: str) -> Any:
+    """Change a key
+
+    Switch it on or off, name it anew, change its scopes or its end. Where it is so already, nothing happens.
+    A revoked key stays as it is.
+    """
+    done = attached(Keys).commands.change(principal, key_id, command, origin(), if_match)
     return presented(done.key), 200, _headers(done)
 
 
-@blueprint.route("/<key_id>/history", methods=["GET"])
+@blueprint.route("/<key_id>/rotate", methods=["POST"], parameters=ONE_KEY)
+@bearer(KEYS_WRITE)
+@blueprint.without_query
+@blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(IdempotencySchema, location="headers", as_kwargs=True)
+@blueprint.arguments(RotationSchema, required=False)
+@blueprint.response(200, NewSecretSchema, description="The key with its new secret.", headers=_COMMANDED)
+def rotate_key(
+    principal: Principal,
+    rotation: dict[str, int],
+    if_match: int | None,
+    idempotency_key: str | None,
+    key_id: str,
+) -> Any:
+    """Give a key a new secret
+
+    Its id and all else stay. The old secret stays good for the grace that you ask for, and any secret before
+    that ends now. You need every scope that the key holds.
+    """
+    keyed = idempotency(principal, idempotency_key)
+    done = attached(Keys).commands.rotate(
+        principal, key_id, rotation["grace_seconds"], origin(), keyed, if_match
+    )
+    return _shown_once(done), 200, _headers(done)
+
+
+@blueprint.route("/<key_id>", methods=["DELETE"], parameters=ONE_KEY)
+@bearer(KEYS_WRITE)
+@blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(RevocationSchema, location="query")
+@blueprint.response(200, KeySchema, description="The key, revoked.", headers=_COMMANDED)
+def revoke_key(principal: Principal, query: dict[str, Any], if_match: int | None, key_id: str) -> Any:
+    """Revoke a key for good
+
+    It is never good again, but stays in the list and in the audit log. Revoking it again changes nothing.
+    """
+    done = attached(Keys).commands.revoke(principal, key_id, query["reason"], origin(), if_match)
+    return presented(done.key), 200, _headers(done)
+
+
+@blueprint.route("/<key_id>/history", methods=["GET"], parameters=ONE_KEY)
 @bearer(KEYS_READ)
 @blueprint.arguments(HistoryQuerySchema, location="query")
-@blueprint.response(200, HistorySchema)
+@blueprint.response(200, HistorySchema, description="A page of the history.")
 def read_history(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
-    """Read the events of a key, oldest first."""
-    events = attached(Keys).commands.history(principal, key_id)[query["cursor"] :]
+    """Read the events of a key, oldest first"""
+    events = attached(Keys).commands.history(principal, key_id)[query["cursor"] or 0 :]
     page = events[: query["limit"]]
     more = len(events) > len(page)
     return {"events": page, "next_cursor": page[-1].version if more else None}
@@ -97,6 +165,11 @@ def read_history(principal: Principal, query: dict[str, Any], key_id: str) -> An
 def no_such_key(_: NoSuchKeyError) -> Response:
     """404, also for a key of another workspace."""
     return refuse(404, "There is no such API key in your workspace. GET /v1/keys lists those that there are.")
+
+
+def refused(error: RefusedError) -> Response:
+    """409: what the key is does not allow it."""
+    return refuse(409, str(error))
 
 
 def stale_version(error: StaleVersionError) -> Response:
@@ -128,13 +201,16 @@ def _past_key(principal: Principal, key_id: str, moment: Moment) -> Any:
     return presented(key, past.at), 200, {_POSITION: str(past.last.position), "ETag": _etag(key)}
 
 
-def _wait_for(after: int) -> dict[str, str]:
-    """Lets a caller read its writes: waits for the position that it names in the query or the header."""
-    named = request.headers.get(_POSITION, "")
-    position = max(after, int(named) if named.isdecimal() else 0)
-    views = attached(Keys).views
-    behind = not views.wait_for(position)
-    return {_POSITION: str(views.live().checkpoint().position)} | ({_BEHIND: "true"} if behind else {})
+def _wait_for(position: int) -> dict[str, str]:
+    """Lets a caller read its writes: waits for the position that it names."""
+    reached, behind = attached(Keys).reached(position)
+    return {_POSITION: str(reached)} | ({_BEHIND: "true"} if behind else {})
+
+
+def _shown_once(done: Done) -> dict[str, Any]:
+    return presented(done.key) | (
+        {"api_key": done.api_key.reveal()} if done.api_key else {"notice": _SHOWN_ONCE}
+    )
 
 
 def _headers(done: Done) -> dict[str, str]:
@@ -143,9 +219,3 @@ def _headers(done: Done) -> dict[str, str]:
 
 def _etag(key: Key) -> str:
     return f'"{key.version}"'
-
-
-def _if_match() -> int | None:
-    """The version that the caller saw; None, if any will do; 0, which no key has, if it is none of ours."""
-    tag = request.headers.get("If-Match", "*").strip().strip('"')
-    return None if tag == "*" else int(tag) if tag.isdecimal() else 0

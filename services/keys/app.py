@@ -1,21 +1,34 @@
 """Attaches the keys' calls and pages to the web application."""
 
 from flask import Flask
+from werkzeug.routing import Rule
 
-from services.keys import api, pages
+from services.keys import api, pages, verify_api
 from services.keys.commands import NoSuchKeyError, StaleVersionError
+from services.keys.domain import RefusedError
 from services.keys.moments import MomentError, NotYetCreatedError
 from services.keys.service import Keys
+from services.keys.usage import Usage
+from services.keys.verification import BehindError
+from services.keys.verify_calls import ScopesLackingError, VerdictCalls
 from shared.web.access import attach
-from shared.web.app import JsonApi, attach_calls
+from shared.web.app import JsonApi, add_lane, attach_calls
 
 
-def register(app: Flask, json_api: JsonApi, keys: Keys) -> None:
+def register(app: Flask, json_api: JsonApi, keys: Keys, verdicts: VerdictCalls, usage: Usage) -> None:
     """Wiring and error mapping only."""
-    attach(app, keys)
+    for service in (keys, verdicts, usage):
+        attach(app, service)
     attach_calls(app, json_api, api.blueprint)
+    attach_calls(app, json_api, verify_api.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_error_handler(NoSuchKeyError, api.no_such_key)
+    app.register_error_handler(RefusedError, api.refused)
     app.register_error_handler(StaleVersionError, api.stale_version)
     app.register_error_handler(MomentError, api.no_such_moment)
     app.register_error_handler(NotYetCreatedError, api.not_yet_created)
+    app.register_error_handler(BehindError, verify_api.behind)
+    app.register_error_handler(ScopesLackingError, verify_api.scopes_lacking)
+    # Whatever method a gateway's request has.
+    app.url_map.add(Rule("/v1/forward-auth", endpoint="verify_api.forward_auth", methods=None))
+    add_lane(app, {"/v1/keys/verify": verdicts.verify, "/v1/forward-auth": verdicts.forward_auth})

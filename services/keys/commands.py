@@ -215,9 +215,7 @@ class KeyCommands:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _revoke_unread(
-        self, principal: Principal, key_id: str, fact: KeyRevoked, request: Request
-    ) -> Done:
+    def _revoke_unread(self, principal: Principal, key_id: str, fact: KeyRevoked, request: Request) -> Done:
         records = self._records(principal, key_id)
         if not any(map(is_revoked, records)):
             self._append(principal, key_id, len(records), [fact], request)

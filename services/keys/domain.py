@@ -20,6 +20,7 @@ from shared.events import (
 )
 
 Status: TypeAlias = Literal["active", "inactive", "expired", "revoked"]
+GRACE_SECONDS_MOST = 30 * 24 * 60 * 60
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -83,7 +84,7 @@ class ChangeKey(msgspec.Struct, frozen=True, kw_only=True):
     name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
     scopes: tuple[str, ...] | UnsetType = UNSET
-    expires_at: int | None | UnsetType = UNSET
+    expires_at: int | UnsetType | None = UNSET
     reason: str | None = None
 
 
@@ -122,7 +123,7 @@ def decide(command: Command, key: Key | None) -> Sequence[Fact]:
             return (KeyCreated(**msgspec.structs.asdict(command)),)
         case RevokeKey(reason=reason), Key(revoked=False):
             return (KeyRevoked(reason=reason or ""),)
-        case (ChangeKey() | RotateKey()), Key(revoked=True):
+        case ((ChangeKey() | RotateKey()), Key(revoked=True)):
             raise RefusedError("This key was revoked, which is for good. Create another.")
         case ChangeKey(), Key():
             return (*_details_changed(command, key), *_toggled(command, key))

@@ -1,84 +1,53 @@
 """What the API and the forms take and give, as marshmallow schemas."""
 
-import re
 import time
-import unicodedata
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
 from services.keys.commands import NewKey
-from services.keys.domain import Key, ChangeKey
-from services.keys.moments import Moment, MomentError, parse_moment
-from shared.events import Event
-from shared.identity import OWN_PREFIX, SCOPES
-from shared.schemas import ActorSchema, PageSchema, RequestSchema, StrictSchema, Timestamp
+from services.keys.criteria import NEWEST_FIRST, OLDEST_FIRST, Criteria
+from services.keys.domain import GRACE_SECONDS_MOST, STATUSES, ChangeKey, Key
+from services.keys.fields import (
+    LONGEST,
+    NO_CURSOR,
+    Cursor,
+    MomentField,
+    StrictBoolean,
+    description_field,
+    expires_at_field,
+    name_field,
+    reason_field,
+    scopes_field,
+)
+from shared.events import EVENT_TYPES, Event
+from shared.schemas import (
+    ActorSchema,
+    AfterSchema,
+    AnswerSchema,
+    LimitSchema,
+    PageSchema,
+    RequestSchema,
+    StrictSchema,
+    Timestamp,
+    WholeNumber,
+    about,
+    next_cursor,
+)
 from shared.timestamps import rfc3339
 
-NAME_LENGTH = 100
-DESCRIPTION_LENGTH = 500
-_SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
-_SCOPES_MOST = 50
-_LINES = frozenset("\n\t")
-
-
-class Text(fields.String):
-    """Text as people type it, in any script: blanks at the ends go, what no page can show is refused."""
-
-    def __init__(self, *, lines: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._allowed = _LINES if lines else frozenset()
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        text = super()._deserialize(value, *args, **kwargs).replace("\r\n", "\n").strip()
-        for character in text:
-            if unicodedata.category(character) in {"Cc", "Cs"} and character not in self._allowed:
-                raise ValidationError(f"It may not contain the control character U+{ord(character):04X}.")
-        return text
-
-
-def _check_scopes(scopes: list[str]) -> None:
-    for scope in scopes:
-        if not _SCOPE.fullmatch(scope):
-            raise ValidationError(
-                f"{scope!r} is no scope: it has lower-case letters, digits and . _ : - inside, 100 at most."
-            )
-        if scope.startswith(OWN_PREFIX) and scope not in SCOPES:
-            raise ValidationError(f"{scope!r} is unknown; Keyledger's own are {', '.join(SCOPES)}.")
-
-
-def _in_future(at: int) -> None:
-    if at <= time.time() * 1000:
-        raise ValidationError("It must be in the future.")
+_SEARCH_LENGTH = 100
+_CHANGEABLE = ("enabled", "name", "description", "scopes", "expires_at")
 
 
 class NewKeySchema(StrictSchema):
     """`POST /v1/keys`, and the form of Create API Key."""
 
-    name = Text(
-        required=True,
-        validate=[
-            validate.Length(min=1, error="Enter a name; it may not be empty."),
-            validate.Length(max=NAME_LENGTH, error="It may have {max} characters at most."),
-        ],
-        error_messages={"required": "Enter a name.", "invalid": "It must be a text."},
-    )
-    description = Text(
-        lines=True,
-        load_default="",
-        validate=validate.Length(max=DESCRIPTION_LENGTH, error="It may have {max} characters at most."),
-        error_messages={"invalid": "It must be a text."},
-    )
-    scopes = fields.List(
-        fields.String(),
-        load_default=list,
-        validate=[
-            validate.Length(max=_SCOPES_MOST, error="It may have {max} scopes at most."),
-            _check_scopes,
-        ],
-    )
-    expires_at = Timestamp(load_default=None, allow_none=True, validate=_in_future)
+    name = name_field(required=True)
+    description = description_field(load_default="")
+    scopes = scopes_field(load_default=list)
+    expires_at = expires_at_field("null or left out", load_default=None)
 
     @post_load
     def _new_key(self, data: dict[str, Any], **_: Any) -> NewKey:
@@ -86,70 +55,101 @@ class NewKeySchema(StrictSchema):
 
 
 class KeyChangeSchema(StrictSchema):
-    """`PATCH /v1/keys/{id}`, and the switch on the pages."""
+    """A change of a key, and the switch on the pages. What is left out stays as it is."""
 
     enabled = fields.Boolean(
-        required=True,
         truthy={True, "true"},
         falsy={False, "false"},
-        error_messages={
-            "required": "Say true to switch the key on, false to switch it off.",
-            "invalid": "It must be true or false.",
-        },
+        error_messages={"invalid": "It must be true or false."},
+        metadata=about("true switches the key on, false off.", example=False),
     )
-    reason = Text(
-        load_default=None,
-        allow_none=True,
-        validate=validate.Length(max=DESCRIPTION_LENGTH, error="It may have {max} characters at most."),
-    )
+    name = name_field()
+    description = description_field()
+    scopes = scopes_field()
+    expires_at = expires_at_field("null")
+    reason = reason_field("Why")
+
+    @validates_schema(skip_on_field_errors=True)
+    def _changes_something(self, data: dict[str, Any], **_: Any) -> None:
+        if not data.keys() & set(_CHANGEABLE):
+            raise ValidationError(f"Say what to change: {', '.join(_CHANGEABLE)}.", "enabled")
 
     @post_load
-    def _toggle(self, data: dict[str, Any], **_: Any) -> ChangeKey:
+    def _change(self, data: dict[str, Any], **_: Any) -> ChangeKey:
+        if "scopes" in data:
+            data["scopes"] = tuple(dict.fromkeys(data["scopes"]))
         return ChangeKey(**data)
 
 
-class KeySchema(Schema):
-    """A key as the API gives it; `api_key` only in the answer that makes it."""
+class KeyPatchSchema(KeyChangeSchema):
+    """What to change of a key. What is left out stays as it is."""
 
-    id = fields.String()
-    name = fields.String()
-    description = fields.String()
-    hint = fields.String()
-    status = fields.String()
-    enabled = fields.Boolean()
-    scopes = fields.List(fields.String())
-    created_at = Timestamp()
-    created_by = fields.String()
-    updated_at = Timestamp()
-    expires_at = Timestamp()
-    version = fields.Integer()
+    json_schema: ClassVar[dict[str, Any]] = {"anyOf": [{"required": [name]} for name in _CHANGEABLE]}
 
-
-class CreatedKeySchema(KeySchema):
-    """The answer of `POST /v1/keys`."""
-
-    api_key = fields.String(metadata={"description": "The whole key: in this one answer, never again."})
-    notice = fields.String(metadata={"description": "In a repeated answer: where the key went."})
-
-
-class AfterSchema(StrictSchema):
-    """The position of the ledger that an answer must have seen: what the header X-Ledger-Position gave."""
-
-    after = fields.Integer(
-        load_default=0,
-        validate=validate.Range(0, 2**53, error="It must be a position of the ledger."),
-        error_messages={"invalid": "It must be a position of the ledger."},
+    enabled = StrictBoolean(
+        error_messages={"invalid": "It must be true or false."},
+        metadata=about("true switches the key on, false off.", example=False),
     )
 
 
-class MomentField(fields.Field[Moment]):
-    """A moment of the past: a time, or a position of the ledger."""
+class RotationSchema(StrictSchema):
+    """How a key gets a new secret."""
 
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Moment:
-        try:
-            return parse_moment(value)
-        except MomentError as error:
-            raise ValidationError(str(error)) from error
+    grace_seconds = WholeNumber(
+        strict=True,
+        load_default=0,
+        validate=validate.Range(0, GRACE_SECONDS_MOST, error="It must be from {min} to {max}."),
+        error_messages={"invalid": "It must be a whole number."},
+        metadata=about(
+            "How long the old secret stays good beside the new one: 30 days at most, and never longer than "
+            "it would have been.",
+            3600,
+        ),
+    )
+
+
+class RevocationSchema(StrictSchema):
+    """`DELETE /v1/keys/{id}?reason=`."""
+
+    reason = reason_field("Why the key is revoked")
+
+
+class KeySchema(AnswerSchema):
+    """An API key, without its secret."""
+
+    id = fields.String(metadata=about("Its name for good; a rotation keeps it.", "3fA9bQ27LmZ0"))
+    name = fields.String(metadata=about("What people call it.", "Data Sync Script"))
+    description = fields.String(metadata=about("What it is for.", "Copies orders every night"))
+    hint = fields.String(
+        metadata=about("The part of the secret that may be shown, to tell keys apart.", "kl_3fA9…x7Qz")
+    )
+    status = fields.String(
+        validate=validate.OneOf(STATUSES),
+        metadata=about("Only an `active` key is good. `revoked` is for ever.", "active"),
+    )
+    enabled = fields.Boolean(metadata=about("Whether it is switched on.", example=True))
+    scopes = fields.List(fields.String(), metadata=about("What its bearer may do.", ["orders:read"]))
+    created_at = Timestamp(metadata=about("When it came to be.", "2026-11-23T18:59:21.123Z"))
+    created_by = fields.String(metadata=about("Who created it.", "ann@example.org"))
+    updated_at = Timestamp(metadata=about("When it last changed.", "2026-11-23T18:59:21.123Z"))
+    expires_at = Timestamp(
+        allow_none=True, metadata=about("When it ends; null: never.", "2031-01-01T00:00:00.000Z")
+    )
+    version = fields.Integer(metadata=about("Counts its events; the ETag has it too.", 1))
+
+
+class NewSecretSchema(KeySchema):
+    """A key with its secret, this once; in the answer to a repeated request, with a notice instead."""
+
+    sometimes = frozenset({"api_key", "notice"})
+
+    api_key = fields.String(
+        metadata=about(
+            "The whole key, in this one answer. Keep it where programs keep secrets.",
+            "kl_3fA9bQ27LmZ0…x7Qz",
+        )
+    )
+    notice = fields.String(metadata=about("In a repeated answer: where the key went."))
 
 
 class KeyQuerySchema(AfterSchema):
@@ -157,57 +157,109 @@ class KeyQuerySchema(AfterSchema):
 
     at = MomentField(
         load_default=None,
-        metadata={
-            "description": "Show the key as it was then: an RFC 3339 time, or a position of the ledger.",
-            "type": "string",
-        },
+        metadata=about(
+            "Show the key as it was then: a time that has come, or a position of the ledger.",
+            "2026-11-23T18:59:21.123Z",
+            anyOf=[{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 1}],
+        ),
     )
 
 
-class ListQuerySchema(AfterSchema, PageSchema):
-    """`GET /v1/keys?limit=&cursor=&after=`."""
+class ListQuerySchema(AfterSchema, LimitSchema):
+    """`GET /v1/keys?search=&status=&sort=&limit=&cursor=&after=`."""
+
+    search = fields.String(
+        load_default="",
+        validate=validate.Length(max=_SEARCH_LENGTH, error=LONGEST),
+        metadata=about("A part of the name, the description, the hint or the id, in any case.", "sync"),
+    )
+    status = fields.String(
+        load_default=None,
+        validate=validate.OneOf(STATUSES, error="It is one of {choices}."),
+        metadata=about("Only keys that are so now.", "active"),
+    )
+    sort = fields.String(
+        load_default=NEWEST_FIRST,
+        validate=validate.OneOf([NEWEST_FIRST, OLDEST_FIRST], error="It is one of {choices}."),
+        metadata=about("Newest first, or oldest first."),
+    )
+    cursor = Cursor(
+        load_default=None,
+        metadata=about(
+            "Where to go on: `next_cursor` of the page before, with the same `sort`.",
+            type="string",
+            pattern="^a?[0-9]{1,15}$",
+        ),
+    )
+
+    @post_load
+    def _query(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        place, sort = data["cursor"], data["sort"]
+        if place is not None and place.sort != sort:
+            raise ValidationError(NO_CURSOR, "cursor")
+        return {
+            "after": data["after"],
+            "limit": data["limit"],
+            "cursor": None if place is None else place.position,
+            "criteria": Criteria(data["search"], data["status"], sort),
+        }
 
 
 class HistoryQuerySchema(PageSchema):
     """`GET /v1/keys/{id}/history?limit=&cursor=`."""
 
 
-class KeyListSchema(Schema):
-    """A page of keys."""
+class KeyListSchema(AnswerSchema):
+    """A page of keys. It may be short, even empty, and still have more behind it: follow `next_cursor`."""
 
     keys = fields.List(fields.Nested(KeySchema))
-    next_cursor = fields.String(allow_none=True)
+    next_cursor = next_cursor()
 
 
-class EventSchema(Schema):
+class EventSchema(AnswerSchema):
     """An event of a key's history."""
 
-    id = fields.String()
-    position = fields.Integer()
-    version = fields.Integer()
-    type = fields.String()
-    schema = fields.Integer()
-    at = Timestamp()
+    id = fields.String(metadata=about("Its name.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
+    position = fields.Integer(metadata=about("Where it is in the ledger.", 17))
+    version = fields.Integer(metadata=about("The version of the key that it made.", 2))
+    type = fields.String(validate=validate.OneOf(EVENT_TYPES), metadata=about("What happened.", "KeyToggled"))
+    schema = fields.Integer(metadata=about("The form of `data`, which a type may have several of.", 2))
+    at = Timestamp(metadata=about("When, by the ledger's clock.", "2026-11-23T18:59:21.123Z"))
     actor = fields.Nested(ActorSchema)
     request = fields.Nested(RequestSchema)
-    data = fields.Function(lambda event: _facts(event))
+    data = fields.Function(
+        lambda event: _facts(event),
+        metadata=about(
+            "The facts, by the type of the event.", {"enabled": False, "reason": "leaked"}, type="object"
+        ),
+    )
 
 
-class HistorySchema(Schema):
+class HistorySchema(AnswerSchema):
     """A page of a key's history, oldest first."""
 
     events = fields.List(fields.Nested(EventSchema))
-    next_cursor = fields.String(allow_none=True)
+    next_cursor = next_cursor()
 
 
 def _facts(event: Event) -> dict[str, Any]:
     """An event's data, its times and its absent reason as everywhere in the API."""
-    facts: dict[str, Any] = msgspec.to_builtins(event.data)
+    facts = _with_times(msgspec.to_builtins(event.data))
     if facts.get("reason") == "":
         facts["reason"] = None
-    if facts.get("expires_at") is not None:
-        facts["expires_at"] = rfc3339(facts["expires_at"])
     return facts
+
+
+def _with_times(facts: dict[str, Any]) -> dict[str, Any]:
+    """The same with RFC 3339 for milliseconds, in what is inside too."""
+    return {
+        name: _with_times(value)
+        if isinstance(value, dict)
+        else rfc3339(value)
+        if name.endswith("expires_at") and value is not None
+        else value
+        for name, value in facts.items()
+    }
 
 
 def presented(key: Key, at: int | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from services.keys.commands import KeyCommands, NoSuchKeyError
+from services.keys.criteria import ALL, Criteria
 from services.keys.domain import Key
 from services.keys.moments import Moment, MomentError, Past, Position, past
 from services.keys.views import Page, Views
@@ -17,10 +18,21 @@ class Keys:
     commands: KeyCommands
     views: Views
 
-    def page(self, principal: Principal, limit: int, before: int | None) -> Page:
-        """Some of the caller's keys, newest first. Raises ForbiddenError."""
+    def page(self, principal: Principal, limit: int, cursor: int | None, criteria: Criteria = ALL) -> Page:
+        """Some of the caller's keys. Raises ForbiddenError."""
         authorize(principal, KEYS_READ)
-        return self.views.page(principal.workspace, limit, before)
+        return self.views.page(principal.workspace, limit, cursor, criteria)
+
+    def reached(self, after: int) -> tuple[int, bool]:
+        """Waits until the views have a position, 2 s at most: where they are, and whether they lack it.
+
+        What no event has come to yet is not waited for.
+        """
+        position = self.views.live().checkpoint().position
+        if position < after:
+            self.views.wait_for(min(after, self.commands.ledger.head().position))
+            position = self.views.live().checkpoint().position
+        return position, position < after
 
     def find(self, principal: Principal, key_id: str) -> Key:
         """One of the caller's keys. Raises ForbiddenError, NoSuchKeyError."""

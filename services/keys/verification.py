@@ -1,56 +1,174 @@
-"""The verdict on a presented key, always from the ledger itself: a view may lag."""
+"""The verdict on a presented key: from memory where that is current, else from the ledger itself.
 
-from collections.abc import Callable
+Never from a view, which may lag, and never a guess.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
-from services.keys.commands import fold
-from services.keys.domain import Key, subject
+import msgspec
+from redis.exceptions import TimeoutError as StoreTimeoutError
+
+from services.keys.currency import CURRENT_S, Tail
+from services.keys.domain import subject
 from services.keys.key_material import MalformedKeyError, parse
+from services.keys.standings import Memory, Standing, standing_of
 from shared.identity import Principal, UnauthenticatedError
 from shared.ledger import Ledger
 
-Code: TypeAlias = Literal["VALID", "MALFORMED", "NOT_FOUND", "DISABLED", "EXPIRED"]
+Code: TypeAlias = Literal[
+    "VALID", "MALFORMED", "NOT_FOUND", "REVOKED", "DISABLED", "EXPIRED", "INSUFFICIENT_SCOPES"
+]
+CODES: tuple[Code, ...] = get_args(Code)
+
+# A token's id, counted from its end: the prefix has any length.
+_ID = slice(-50, -38)
+_TRIES = 3
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What is said of a presented key; `key` only where it was found."""
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What is said of a presented key, and the position of the ledger that it is at least as new as.
+
+    `key` only where it was found and the caller may see it.
+    """
 
     code: Code
-    key: Key | None = None
+    position: int
+    key: Standing | None = None
 
 
-def verify(ledger: Ledger, token: str, now: int) -> Verdict:
-    """The first of malformed, unknown, disabled, expired that holds. `now` is in ms.
+class BehindError(Exception):
+    """The ledger has not reached the position that the caller asked for; it may be another ledger."""
 
-    Raises UnreadableEventError where the key's history cannot be read whole, and redis.RedisError:
-    never a guess.
+    def __init__(self, head: int) -> None:
+        super().__init__(f"The ledger is at position {head}, and not yet at the one that you asked for.")
+        self.head = head
+
+
+class Verifier:
+    """Gives verdicts. `used` is told of each on a key that was found: (key id, code, ms since 1970).
+
+    A verdict is the first that holds of malformed, unknown, of another workspace (which is as unknown),
+    revoked, disabled, expired, scopes lacking.
     """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        memory: Memory,
+        tail: Tail,
+        now: Callable[[], int],
+        used: Callable[[tuple[str, str, int]], object],
+    ) -> None:
+        self._ledger = ledger
+        self._memory = memory
+        self._tail = tail
+        self._now = now
+        self._used = used
+
+    def __call__(
+        self, token: str, scopes: Sequence[str] = (), workspace: str | None = None, least: int = 0
+    ) -> Verdict:
+        """The verdict on a token that has to hold the scopes; of the keys of one workspace, or of all.
+
+        It is at least as new as position `least`. Raises BehindError, UnreadableEventError where the key's
+        history cannot be read whole, and redis.RedisError.
+        """
+        tail = self._tail
+        position, current_until = tail.position, tail.current_until
+        standing = self._memory.find(token[_ID])
+        if standing is not None:
+            verdict = self._judge(token, standing, scopes, workspace, position)
+            if time.monotonic() <= current_until and least <= verdict.position:
+                return self._told(verdict)
+        return self._told(self._read(token, scopes, workspace, least))
+
+    def _read(self, token: str, scopes: Sequence[str], workspace: str | None, least: int) -> Verdict:
+        """The verdict from the ledger, which is kept in memory for the next."""
+        position = self._tail.position
+        try:
+            key_id = parse(token).id
+        except MalformedKeyError:
+            return Verdict("MALFORMED", position)
+        if least > position:
+            position = self._ledger.head().position
+            if least > position:
+                raise BehindError(position)
+        for _ in range(_TRIES):
+            sent = time.monotonic()
+            standing = self._memory.load(key_id, self._load)
+            verdict = self._judge(token, standing, scopes, workspace, position)
+            if time.monotonic() <= sent + CURRENT_S:
+                return verdict
+        raise StoreTimeoutError("The ledger is read too slowly for a verdict.")
+
+    def _load(self, key_id: str) -> Standing:
+        return standing_of(self._ledger.history(subject(key_id)))
+
+    def _judge(
+        self, token: str, key: Standing, scopes: Sequence[str], workspace: str | None, position: int
+    ) -> Verdict:
+        now = self._now()
+        until = _good_until(token, key)
+        if until is None or (workspace is not None and key.workspace != workspace):
+            return Verdict(_why_not_found(token), position)
+        return Verdict(_standing_at(key, now, until, scopes), max(position, key.position), key)
+
+    def _told(self, verdict: Verdict) -> Verdict:
+        if verdict.key is not None:
+            self._used((verdict.key.id, verdict.code, self._now()))
+        return verdict
+
+
+def _good_until(token: str, key: Standing) -> float | None:
+    """When the time of this secret of the key is over, in ms; None, if it is none of the key's."""
     try:
-        api_key = parse(token)
+        digest = hashlib.sha256(token.encode()).digest()
+    except UnicodeEncodeError:
+        return None
+    end = _NEVER if key.expires_at is None else key.expires_at
+    if hmac.compare_digest(digest, key.digest):
+        return end
+    if key.previous_digest is not None and hmac.compare_digest(digest, key.previous_digest):
+        return min(end, key.previous_expires_at)
+    return None
+
+
+_NEVER = float("inf")
+
+
+def _why_not_found(token: str) -> Code:
+    try:
+        parse(token)
     except MalformedKeyError:
-        return Verdict("MALFORMED")
-    history = ledger.history(subject(api_key.id))
-    if not history:
-        return Verdict("NOT_FOUND")
-    key = fold(history)
-    if not api_key.matches(key.digest):
-        return Verdict("NOT_FOUND")
-    return Verdict(_standing(key, now), key)
+        return "MALFORMED"
+    return "NOT_FOUND"
 
 
-def _standing(key: Key, now: int) -> Code:
+def _standing_at(key: Standing, now: int, until: float, scopes: Sequence[str]) -> Code:
+    if key.revoked:
+        return "REVOKED"
     if not key.enabled:
         return "DISABLED"
-    return "EXPIRED" if key.status(now) == "expired" else "VALID"
+    if until <= now:
+        return "EXPIRED"
+    for scope in scopes:
+        if scope not in key.scopes:
+            return "INSUFFICIENT_SCOPES"
+    return "VALID"
 
 
-_REFUSALS: dict[Code, str] = {
+REFUSALS: dict[Code, str] = {
     "MALFORMED": "This is not a Keyledger API key, or it was mistyped. Copy it again.",
     "NOT_FOUND": "There is no such API key. Create one on the dashboard.",
+    "REVOKED": "This API key was revoked, which is for good. Create another.",
     "DISABLED": "This API key is switched off. Switch it on in Keys' Details, or use another.",
     "EXPIRED": "This API key has expired. Create a new one.",
+    "INSUFFICIENT_SCOPES": "This API key lacks a scope that this needs. Use one that holds it.",
 }
 
 
@@ -58,14 +176,13 @@ _REFUSALS: dict[Code, str] = {
 class KeyAuthenticator:
     """Tells who presents a key as a bearer token: the key itself, with its scopes, in its workspace."""
 
-    ledger: Ledger
-    now: Callable[[], int]
+    verify: Verifier
 
     def __call__(self, token: str) -> Principal:
         """Raises UnauthenticatedError, UnreadableEventError, redis.RedisError."""
-        verdict = verify(self.ledger, token, self.now())
+        verdict = self.verify(token)
         if verdict.key is None or verdict.code != "VALID":
-            raise UnauthenticatedError(_REFUSALS[verdict.code])
+            raise UnauthenticatedError(REFUSALS[verdict.code])
         key = verdict.key
         return Principal(
             kind="key",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import msgspec
 from redis import Redis, WatchError
 
+from services.keys.criteria import ALL, OLDEST_FIRST, Criteria, Sort
 from services.keys.domain import Key
 from services.keys.projections import VERSION, Changes, Read, key_ids, project
 from shared.ledger import BEGINNING, NAMESPACE, Checkpoint
@@ -24,6 +25,8 @@ _POINTER = f"{_ROOT}live"
 _LEASE = f"{_ROOT}rebuild"
 _LEASE_S = 15
 _SCAN_PAGE = 1_000
+_ROWS_A_TIME = 500  # that one command reads, so that it holds the store for less than a millisecond
+_ROWS_A_PAGE = 5_000
 _WAIT_S = 2.0
 _POLL_S = 0.005
 
@@ -34,7 +37,7 @@ _decode = msgspec.json.Decoder(Key).decode
 
 
 class Page(NamedTuple):
-    """Some keys, newest first, and the cursor of those that follow, if any do."""
+    """Some keys in the order of a list, and where to go on, if there may be more."""
 
     keys: list[Key]
     next_cursor: int | None
@@ -135,17 +138,35 @@ class Generation:
         """One row."""
         return self.rows([key_id]).get(key_id)
 
-    def page(self, workspace: str, limit: int, before: int | None) -> Page:
-        """Some of a workspace's keys, newest first, those made before a position."""
-        newest = f"({before}" if before is not None else "+inf"
-        ids = cast(
-            "list[tuple[bytes, float]]",
-            self.store.zrevrangebyscore(
-                self._key(f"workspace:{workspace}"), newest, "-inf", 0, limit + 1, withscores=True
-            ),
-        )
-        rows = self.rows(member.decode() for member, _ in ids[:limit])
-        return Page(list(rows.values()), int(ids[limit - 1][1]) if len(ids) > limit else None)
+    def page(self, workspace: str, limit: int, cursor: int | None, criteria: Criteria) -> Page:
+        """Some of a workspace's keys, those behind the position where a page before ended.
+
+        It looks at some thousand rows at most, so where few match, the page may be short and not the last.
+        """
+        now, chosen, looked = time.time_ns() // 1_000_000, list[Key](), 0
+        a_time = _ROWS_A_TIME if criteria.selects else limit + 1
+        while looked < _ROWS_A_PAGE:
+            places = self._places(workspace, cursor, a_time, criteria.sort)
+            rows = self.rows(key_id for key_id, _ in places)
+            for key_id, position in places:
+                key = rows.get(key_id)
+                if key is not None and criteria.match(key, now):
+                    if len(chosen) == limit:
+                        return Page(chosen, cursor)
+                    chosen.append(key)
+                cursor = position
+            if len(places) < a_time:
+                return Page(chosen, None)
+            looked += len(places)
+        return Page(chosen, cursor)
+
+    def _places(self, workspace: str, cursor: int | None, count: int, sort: Sort) -> list[tuple[str, int]]:
+        """Ids and positions of keys behind a position, in order."""
+        end = "+inf" if sort == OLDEST_FIRST else "-inf"
+        start = f"({cursor}" if cursor is not None else "-inf" if sort == OLDEST_FIRST else "+inf"
+        ordered = self.store.zrangebyscore if sort == OLDEST_FIRST else self.store.zrevrangebyscore
+        found = ordered(self._key(f"workspace:{workspace}"), start, end, 0, count, withscores=True)
+        return [(member.decode(), int(score)) for member, score in cast("list[tuple[bytes, float]]", found)]
 
     def entries(self) -> Iterator[Entry]:
         """All that it holds: rows, places in the lists, parked keys."""
@@ -265,11 +286,11 @@ class Views:
         """One key."""
         return self._read(lambda live: live.find(key_id))
 
-    def page(self, workspace: str, limit: int, before: int | None = None) -> Page:
-        """Some of a workspace's keys, newest first."""
+    def page(self, workspace: str, limit: int, cursor: int | None = None, criteria: Criteria = ALL) -> Page:
+        """Some of a workspace's keys."""
         empty = Page([], None)
         page = self._read(
-            lambda live: None if (found := live.page(workspace, limit, before)) == empty else found
+            lambda live: None if (found := live.page(workspace, limit, cursor, criteria)) == empty else found
         )
         return page or empty
 

@@ -12,6 +12,8 @@ from werkzeug.wrappers import Response
 from shared.events import Request
 from shared.identity import Authenticator, Principal, UnauthenticatedError, authorize
 from shared.ledger import Idempotency
+from shared.web.limits import Limits
+from shared.web.openapi import documented, needs_scope
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -60,16 +62,24 @@ def signed_in(
     return decorate
 
 
-def bearer(scope: str) -> Callable[[Callable[Concatenate[Principal, _P], _R]], Callable[_P, _R]]:
-    """A call for bearers of a key that holds the scope; it gets the principal first."""
+def bearer(
+    scope: str, *, limited: bool = True
+) -> Callable[[Callable[Concatenate[Principal, _P], _R]], Callable[_P, _R]]:
+    """A call for bearers of a key that holds the scope; it gets the principal first.
+
+    They may call so often as the limit allows, if it is `limited`.
+    """
 
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R]:
         @wraps(view)
         def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             principal = attached(Access).authenticate(_bearer_token())
+            if limited:
+                attached(Limits).count(principal)
             authorize(principal, scope)
             return view(principal, *args, **kwargs)
 
+        documented(guarded, needs_scope(scope, limited=limited))
         return guarded
 
     return decorate
@@ -81,9 +91,8 @@ def origin() -> Request:
     return Request(id=g.request_id, ip=request.remote_addr, user_agent=user_agent)
 
 
-def idempotency(principal: Principal) -> Idempotency | None:
+def idempotency(principal: Principal, key: str | None) -> Idempotency | None:
     """The caller's `Idempotency-Key`, if it sent one, with the request's method, path and body."""
-    key = request.headers.get("Idempotency-Key", "")
     return idempotency_of(principal, key, request.get_data()) if key else None
 
 

@@ -1,6 +1,5 @@
 """The web application that every service's pages and calls are attached to."""
 
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -11,6 +10,7 @@ from flask import Flask, Response, g, redirect, render_template, request, url_fo
 from flask.sessions import SessionInterface
 from flask_smorest import Api
 from flask_wtf.csrf import CSRFError, CSRFProtect
+from limits import RateLimitItem
 from redis import RedisError
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.wrappers import Response as AnyResponse
@@ -19,38 +19,55 @@ from shared.connections import StoreError
 from shared.events import UnreadableEventError
 from shared.identity import ForbiddenError, UnauthenticatedError
 from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
+from shared.schemas import ProblemSchema, Timestamp
 from shared.timestamps import date_utc, rfc3339
 from shared.web.access import Access, attach
+from shared.web.interface import attach_interface
+from shared.web.lane import REQUEST_ID, Call, Lane
+from shared.web.limits import Limits, TooManyRequestsError
+from shared.web.openapi import SchemaRules, completed
 from shared.web.problems import field_errors, problem
 
 _HERE = Path(__file__).parent
-_REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _MAX_BODY_BYTES = 64 * 1024
 
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
+_HEADERS = (
+    (
+        "Content-Security-Policy",
+        (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+            "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        ),
+    ),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Referrer-Policy", "same-origin"),
+    ("X-Content-Type-Options", "nosniff"),
+)
 
 _log = structlog.get_logger(__name__)
 
 
 class JsonApi(Api):  # type: ignore[misc]  # flask-smorest publishes no types
-    """flask-smorest, with its errors left to the one mapping below."""
+    """flask-smorest, with its errors left to the one mapping below, and its pages to `interface`."""
+
+    DEFAULT_ERROR_RESPONSE_NAME = None
+    ERROR_SCHEMA = ProblemSchema
 
     def _register_error_handlers(self) -> None:
         pass
 
 
 def create_app(
-    *, secret_key: str, sessions: SessionInterface, access: Access, home: str
+    *,
+    secret_key: str,
+    sessions: SessionInterface,
+    access: Access,
+    home: str,
+    rate_limit: RateLimitItem | None = None,
 ) -> tuple[Flask, JsonApi]:
     """An app with sessions, CSRF, errors and headers, and the API that JSON blueprints are registered on.
 
-    `home` is the endpoint of the page that the dashboard begins with.
+    `home` is the endpoint of the page that the dashboard begins with, `rate_limit` that of each caller.
     """
     app = Flask("keyledger", static_folder=_HERE / "static", template_folder=_HERE / "templates")
     app.config.update(
@@ -62,8 +79,6 @@ def create_app(
         API_TITLE="Keyledger",
         API_VERSION="1",
         OPENAPI_VERSION="3.1.0",
-        OPENAPI_URL_PREFIX="/",
-        OPENAPI_JSON_PATH="openapi.json",
     )
     app.session_interface = sessions
     app.add_template_filter(rfc3339, "datetime_utc")
@@ -71,12 +86,15 @@ def create_app(
     app.context_processor(lambda: {"principal": g.get("principal"), "endpoints": app.view_functions})
     app.add_url_rule("/", "home", lambda: redirect(url_for(home)))
     app.before_request(_take_request_id)
-    app.before_request(_refuse_other_media)
     app.after_request(_finish)
     attach(app, access)
+    attach(app, Limits(rate_limit))
     _map_errors(app)
     CSRFProtect(app)
-    return app, JsonApi(app)
+    api = JsonApi(app, spec_kwargs={"extra_plugins": [SchemaRules()]})
+    api.register_field(Timestamp, "string", "date-time")
+    attach_interface(app, lambda: completed(api.spec.to_dict(), app))
+    return app, api
 
 
 def attach_calls(app: Flask, api: JsonApi, blueprint: object) -> None:
@@ -85,22 +103,22 @@ def attach_calls(app: Flask, api: JsonApi, blueprint: object) -> None:
     api.register_blueprint(blueprint)
 
 
+def add_lane(app: Flask, calls: Mapping[str, Call]) -> None:
+    """Lets the calls of some paths be answered before Flask, with the headers of every answer."""
+    app.wsgi_app = Lane(app.wsgi_app, calls, [*_HEADERS])  # type: ignore[method-assign]  # as Flask documents
+
+
 def _take_request_id() -> None:
     given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _refuse_other_media() -> Response | None:
-    if _is_call() and request.method in {"POST", "PUT", "PATCH"} and not request.is_json:
-        return problem(415, "Send a JSON body with the header Content-Type: application/json.")
-    return None
+    g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.request_id
-    response.headers.update(_HEADERS)
+    headers = response.headers
+    headers["X-Request-Id"] = g.request_id
+    headers.extend(_HEADERS)
     if request.endpoint != "static":
-        response.headers.setdefault("Cache-Control", "no-store")
+        headers.setdefault("Cache-Control", "no-store")
     return response
 
 
@@ -120,6 +138,7 @@ def _map_errors(app: Flask) -> None:
         IdempotencyConflictError: lambda _: refuse(
             422, "This Idempotency-Key was used for another request. Use a new one for a new request."
         ),
+        TooManyRequestsError: lambda error: refuse(429, str(error), {"Retry-After": str(error.retry_after)}),
         UnreadableEventError: _unreadable,
         RedisError: _store_away,
         StoreError: _store_away,
@@ -165,6 +184,7 @@ def _http_error(error: HTTPException) -> AnyResponse:
 _ADVICE = {
     404: "There is nothing at this address. Check it, or begin at /keys.",
     405: "This address does not take that method. The header Allow names those that it takes.",
+    415: "Send a JSON body with the header Content-Type: application/json.",
     413: f"The body is too large; {_MAX_BODY_BYTES // 1024} KiB are the most.",
 }
 

@@ -21,7 +21,7 @@ from services.audit.relay import Relay
 from services.keys import projector, rebuild
 from services.keys import views as views_module
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.domain import Key, ChangeKey
+from services.keys.domain import ChangeKey, Key
 from services.keys.projector import Projector
 from services.keys.rebuild import check, replay
 from services.keys.views import Views

@@ -1,7 +1,10 @@
 """The calls, from another service's side: real HTTP, a real store, a real queue."""
 
 import json
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +117,174 @@ def test_a_repeated_create_gives_the_same_key_without_the_token(admin: Caller) -
     problem(admin("POST", "/v1/keys", {"Idempotency-Key": "order-17"}, json={"name": "Other"}), 422)
 
 
+def test_a_key_is_renamed_rotated_and_revoked_under_its_id(admin: Caller) -> None:
+    made = create(admin, name="Living", scopes=["orders:read"])
+    path = f"/v1/keys/{made['id']}"
+    changes = {"name": "Renamed", "description": "d", "scopes": [], "expires_at": "2031-01-01T00:00:00.000Z"}
+    changed = admin("PATCH", path, json=changes | {"reason": "tidied"}).json()
+    assert {name: changed[name] for name in changes} == changes
+    assert admin("PATCH", path, json={"expires_at": None}).json()["expires_at"] is None
+
+    rotated = admin("POST", f"{path}/rotate", {"If-Match": '"3"'}, json={"grace_seconds": 60})
+    assert (rotated.status_code, rotated.json()["version"], rotated.headers["ETag"]) == (200, 4, '"4"')
+    secret = parse(rotated.json()["api_key"])
+    assert secret.id == made["id"]
+    assert secret.reveal() != made["api_key"]
+    assert rotated.headers["Cache-Control"] == "no-store"
+
+    problem(admin("DELETE", path, {"If-Match": '"3"'}), 412)
+    revoked = admin("DELETE", f"{path}?reason=leaked")
+    assert (revoked.status_code, revoked.json()["status"], revoked.json()["version"]) == (200, "revoked", 5)
+    assert admin("DELETE", path).json() == revoked.json()
+    for answer in (
+        admin("PATCH", path, json={"enabled": True}),
+        admin("POST", f"{path}/rotate"),
+    ):
+        assert "revoked" in problem(answer, 409)["detail"]
+    events = admin("GET", f"{path}/history").json()["events"]
+    assert [event["type"] for event in events[1:]] == [
+        "KeyDetailsChanged",
+        "KeyDetailsChanged",
+        "KeyRotated",
+        "KeyRevoked",
+    ]
+    assert events[1]["data"]["after"]["expires_at"] == changes["expires_at"]
+    assert events[4]["data"] == {"reason": "leaked"}
+
+
+def test_a_repeated_rotation_gives_no_second_secret(admin: Caller) -> None:
+    made = create(admin, name="Rotated once")
+    name = {"Idempotency-Key": "rotation-1"}
+    first, again = (admin("POST", f"/v1/keys/{made['id']}/rotate", name) for _ in range(2))
+    assert "api_key" in first.json()
+    assert again.status_code == 200
+    assert "api_key" not in again.json()
+    assert "rotate this key" in again.json()["notice"]
+    assert again.json()["version"] == first.json()["version"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "rule"),
+    [
+        ({}, "enabled", "enabled, name, description, scopes, expires_at"),
+        ({"reason": "none"}, "enabled", "enabled, name, description, scopes, expires_at"),
+        ({"enabled": "true"}, "enabled", "true or false"),
+        ({"enabled": None}, "enabled", "may not be null"),
+        ({"name": ""}, "name", "may not be empty"),
+        ({"expires_at": "2001-01-01T00:00:00Z"}, "expires_at", "in the future"),
+        ({"hint": "x"}, "hint", "Unknown field"),
+    ],
+)
+def test_a_change_that_cannot_be_is_told_by_its_field(
+    admin: Caller, body: Json, field: str, rule: str
+) -> None:
+    refused = problem(admin("PATCH", "/v1/keys/000000000000", json=body), 422)
+    assert [(row["field"], rule in row["message"]) for row in refused["errors"]] == [(field, True)], refused
+
+
+@pytest.mark.parametrize("grace", [-1, 2_592_001, "60", 1.5, True, None])
+def test_a_grace_that_cannot_be_is_refused(admin: Caller, grace: object) -> None:
+    refused = problem(admin("POST", "/v1/keys/000000000000/rotate", json={"grace_seconds": grace}), 422)
+    assert [row["field"] for row in refused["errors"]] == ["grace_seconds"]
+
+
+def test_a_list_is_searched_filtered_sorted_and_paged(service: Service) -> None:
+    caller = Caller(service, json_key(service, "lists"))
+    made = [create(caller, name=f"Number {number}", description="odd" * (number % 2)) for number in range(6)]
+    for key in made[:2]:
+        last = caller("DELETE", f"/v1/keys/{key['id']}")
+
+    def listed(query: str) -> list[str]:
+        answer = caller("GET", f"/v1/keys?{query}", position(last))
+        assert answer.status_code == 200, answer.text
+        return [key["name"] for key in answer.json()["keys"]]
+
+    assert listed("search=NUMBER&sort=created_at") == [f"Number {number}" for number in range(6)]
+    assert listed("search=odd&status=active") == ["Number 5", "Number 3"]
+    assert listed("status=revoked") == ["Number 1", "Number 0"]
+    assert listed(f"search={made[4]['id'].lower()}") == ["Number 4"]
+    assert listed("status=expired") == []
+    page = caller("GET", "/v1/keys?search=number&sort=created_at&limit=4").json()
+    assert listed(f"search=number&sort=created_at&cursor={page['next_cursor']}") == ["Number 4", "Number 5"]
+    refused = problem(caller("GET", f"/v1/keys?cursor={page['next_cursor']}"), 422)
+    assert [row["field"] for row in refused["errors"]] == ["cursor"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/keys?limit=0", "limit"),
+        ("/v1/keys?limit=201", "limit"),
+        ("/v1/keys?limit=1_0", "limit"),
+        ("/v1/keys?status=gone", "status"),
+        ("/v1/keys?sort=name", "sort"),
+        ("/v1/keys?cursor=x", "cursor"),
+        ("/v1/keys?after=-1", "after"),
+        (f"/v1/keys?after={'9' * 5_000}", "after"),
+        ("/v1/keys?staus=active", "staus"),
+        ("/v1/keys/000000000000?when=now", "when"),
+        ("/v1/keys/000000000000/history?limit=0", "limit"),
+        ("/v1/audit/entries?limit=201", "limit"),
+        ("/v1/audit/entries?until=x", "until"),
+        ("/v1/audit/entries?who=me", "who"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(admin: Caller, path: str, field: str) -> None:
+    refused = problem(admin("GET", path), 422)
+    assert [row["field"] for row in refused["errors"]] == [field]
+
+
+def test_commands_take_no_arguments_that_they_would_pass_over(admin: Caller) -> None:
+    for method, path, body in (
+        ("POST", "/v1/keys", {"name": "n"}),
+        ("PATCH", "/v1/keys/000000000000", {"enabled": True}),
+        ("POST", "/v1/keys/000000000000/rotate", {}),
+    ):
+        refused = problem(admin(method, f"{path}?dry_run=1", json=body), 422)
+        assert [row["field"] for row in refused["errors"]] == ["dry_run"]
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "a b", "é", ""])
+def test_a_name_of_a_request_that_cannot_be_is_refused(admin: Caller, name: str) -> None:
+    headers = {"Idempotency-Key": name.encode("latin-1")}
+    for path, body in (("/v1/keys", {"name": "n"}), ("/v1/keys/000000000000/rotate", {})):
+        refused = problem(admin("POST", path, headers, json=body), 422)
+        assert [row["field"] for row in refused["errors"]] == ["Idempotency-Key"]
+    longest = admin("POST", "/v1/keys", {"Idempotency-Key": "n" * 255}, json={"name": "n"})
+    assert longest.status_code == 201
+
+
+@pytest.mark.parametrize("tag", ['"7"', "7", 'W/"1"', '"x"', '"' + "9" * 5_000 + '"'])
+def test_a_version_that_is_not_the_keys_is_stale(admin: Caller, tag: str) -> None:
+    made = create(admin, name="Matched")
+    problem(admin("PATCH", f"/v1/keys/{made['id']}", {"If-Match": tag}, json={"enabled": False}), 412)
+    assert admin("PATCH", f"/v1/keys/{made['id']}", {"If-Match": "*"}, json={"name": "M"}).status_code == 200
+
+
+def test_a_position_that_has_not_come_is_not_waited_for(admin: Caller) -> None:
+    started = time.monotonic()
+    answer = admin("GET", "/v1/keys?limit=1", {"X-Ledger-Position": str(2**40)})
+    assert time.monotonic() - started < 1.5
+    assert (answer.status_code, answer.headers["X-Ledger-Behind"]) == (200, "true")
+    problem(admin("GET", "/v1/keys", {"X-Ledger-Position": "9" * 5_000}), 422)
+
+
+def test_a_caller_that_asks_too_often_is_told_when_to_go_on(tmp_path: Path) -> None:
+    service = Service(tmp_path / "data", KEYLEDGER_RATE_LIMIT="3/minute")
+    service.start()
+    try:
+        many, other = (Caller(service, service.key("keyledger:keys.read")) for _ in range(2))
+        answers = [many("GET", "/v1/keys") for _ in range(20)]
+        refused = answers[-1]
+        assert "Too many" in problem(refused, 429)["detail"]
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        # Each of the two web processes counts for itself.
+        assert 3 <= sum(answer.status_code == 200 for answer in answers) <= 6
+        assert other("GET", "/v1/keys").status_code == 200
+    finally:
+        assert service.stop() == 0
+
+
 def test_a_stale_if_match_changes_nothing(admin: Caller) -> None:
     made = create(admin, name="Matched")
     path = f"/v1/keys/{made['id']}"
@@ -136,7 +307,7 @@ def test_pages_follow_each_other_without_a_gap(service: Service) -> None:
     )
     caller = Caller(service, json_key(service, "pages"))
     made = [create(caller, name=f"Key {number}")["id"] for number in range(7)]
-    newest = position(caller("GET", f"/v1/keys/{made[-1]}?after={2**20}"))
+    newest = position(caller("PATCH", f"/v1/keys/{made[-1]}", json={"enabled": True}))
     seen: list[str] = []
     page: Json = {"next_cursor": ""}
     while page["next_cursor"] is not None:
@@ -187,9 +358,12 @@ def test_a_body_that_is_no_json_is_refused(admin: Caller) -> None:
     json_type = {"Content-Type": "application/json"}
     problem(admin("POST", "/v1/keys", json_type, data=b'{"name": '), 400)
     problem(admin("POST", "/v1/keys", json_type, data=b"\xff"), 400)
+    problem(admin("POST", "/v1/keys", json_type, data=b"[" * 60_000), 400)
+    problem(admin("POST", "/v1/keys", json_type, data=b'{"name": ' + b"9" * 5_000 + b"}"), 400)
     problem(admin("POST", "/v1/keys", {"Content-Type": "text/plain"}, data=b'{"name": "n"}'), 415)
     problem(admin("POST", "/v1/keys", data={"name": "n"}), 415)
     problem(admin("POST", "/v1/keys", json={"name": "n", "description": "d" * 70_000}), 413)
+    problem(admin("POST", "/v1/keys", json_type, data=iter([b"[" * 1_000] * 70)), 413)
 
 
 @pytest.mark.parametrize("key_id", ["000000000000", "x", "%2e%2e", "key:1"])
@@ -251,6 +425,9 @@ def test_a_request_id_is_taken_up_and_told_by_the_event(admin: Caller) -> None:
     assert answer.headers["X-Request-Id"] == "checkout-42"
     events = admin("GET", f"/v1/keys/{answer.json()['id']}/history").json()["events"]
     assert events[0]["request"]["id"] == "checkout-42"
+    for strange in ("a b", "x" * 65, "é", ""):
+        given = admin("GET", "/v1/keys?limit=1", {"X-Request-Id": strange.encode("latin-1")})
+        assert re.fullmatch(r"[0-9a-f]{32}", given.headers["X-Request-Id"])
 
 
 def test_writers_read_their_writes_while_all_of_them_write(admin: Caller) -> None:

@@ -139,6 +139,10 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
     assert service.run("key", "disable", key_id, "--reason", "leaked").stdout.endswith("is off.\n")
     assert "Inactive" in service.run("key", "list").stdout
     assert service.run("key", "enable", key_id).stdout.endswith("is on.\n")
+    rotated = service.run("key", "rotate", key_id, "--grace", "60").stdout.removesuffix("\n")
+    assert (parse(rotated).id, rotated) == (key_id, rotated) != (key_id, made.stdout.removesuffix("\n"))
+    assert service.run("key", "revoke", key_id, "--reason", "leaked").stdout.endswith("is revoked.\n")
+    assert "for good" in service.run("key", "enable", key_id).stderr
     assert service.run("replay").returncode == 0
     assert "equal" in service.run("replay", "--check").stdout
     assert not service.processes()
@@ -161,6 +165,13 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(
     assert ended.returncode == 1
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["", "Ours", "a b", "a\n", "-", "a" * 65, "größe"])
+def test_a_workspace_has_a_name_that_can_stand_in_a_header(data_dir: Path, name: str) -> None:
+    ended = Service(data_dir).run("key", "create", "n", "--workspace", name)
+    assert ended.returncode == 2
+    assert "no name of a workspace" in ended.stderr
 
 
 def test_an_account_that_is_added_may_sign_in(running: Service) -> None:

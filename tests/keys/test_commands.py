@@ -234,12 +234,10 @@ def test_a_key_whose_history_cannot_be_read_can_be_revoked_and_nothing_else(
     last = ledger.read(ledger.head().position - 1, 1)[0]
     newer = msgspec.json.decode(last.body) | {"schema": 99, "version": last.position + 1}
     ledger.append(subject, [msgspec.convert(newer, NewEvent)], last.position)
-    for command in (
-        lambda: commands.change(person(), key.id, ON, REQUEST),
-        lambda: commands.rotate(person(), key.id, 0, REQUEST),
-    ):
-        with pytest.raises(UnreadableEventError):
-            command()
+    with pytest.raises(UnreadableEventError):
+        commands.change(person(), key.id, ON, REQUEST)
+    with pytest.raises(UnreadableEventError):
+        commands.rotate(person(), key.id, 0, REQUEST)
     with pytest.raises(NoSuchKeyError):
         commands.revoke(person("theirs"), key.id, None, REQUEST)
     done = commands.revoke(person(), key.id, "leaked", REQUEST)

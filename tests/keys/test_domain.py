@@ -154,9 +154,7 @@ def test_an_expiry_can_be_set_and_taken_away() -> None:
     assert key is not None
     assert (key.status(now=3999), key.status(now=4000)) == ("active", "expired")
     (fact,) = decide(ChangeKey(expires_at=None), key)
-    assert key_after(CREATED, expiring, fact) == replace(
-        key, expires_at=None, updated_at=3000, version=3
-    )
+    assert key_after(CREATED, expiring, fact) == replace(key, expires_at=None, updated_at=3000, version=3)
 
 
 def test_a_rotated_key_keeps_its_id_and_knows_the_secret_before() -> None:

@@ -36,7 +36,7 @@ from redis import Redis, RedisError
 from redis.client import Pipeline
 
 from services.keys.commands import KeyCommands, NewKey, StaleVersionError, fold
-from services.keys.domain import Key, ChangeKey, subject
+from services.keys.domain import ChangeKey, Key, subject
 from services.keys.projections import VERSION, Changes, read
 from services.keys.projector import Projector
 from services.keys.rebuild import RebuildError, check, replay

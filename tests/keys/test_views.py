@@ -11,7 +11,8 @@ from redis import Redis
 
 from services.keys import rebuild
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.domain import Key, ChangeKey
+from services.keys.criteria import Criteria, Sort
+from services.keys.domain import ChangeKey, Key
 from services.keys.operations import retry, status
 from services.keys.projections import Changes, read
 from services.keys.projector import Projector
@@ -93,6 +94,49 @@ def test_pages_follow_each_other_without_gap_or_repeat(kl: Keyledger) -> None:
         seen += [key.id for key in page.keys]
         cursor, pages = page.next_cursor, pages + 1
     assert (seen, pages) == (made[::-1], 3)
+
+
+def test_a_list_has_what_matches_in_either_order(kl: Keyledger) -> None:
+    keys = [kl.create(name) for name in ("Straße", "Billing", "billing again")]
+    kl.toggle(keys[1], enabled=False)
+    kl.project()
+
+    def listed(**criteria: Any) -> list[str]:
+        return [key.id for key in kl.views.page("default", 10, criteria=Criteria(**criteria)).keys]
+
+    assert listed(search="BILL") == [keys[2], keys[1]]
+    assert listed(search="strasse") == [keys[0]]
+    assert listed(search=keys[0][2:7].upper()) == [keys[0]]
+    assert listed(search="nothing") == []
+    assert listed(status="inactive") == [keys[1]]
+    assert listed(status="active", sort="created_at") == [keys[0], keys[2]]
+
+
+def test_pages_of_what_matches_follow_each_other_in_either_order(kl: Keyledger) -> None:
+    made = [kl.create("even" if number % 2 == 0 else "odd") for number in range(9)]
+    kl.project()
+    orders: dict[Sort, list[str]] = {"-created_at": made[::-2], "created_at": made[::2]}
+    for sort, expected in orders.items():
+        criteria, cursor, seen, pages = Criteria("even", None, sort), None, [], 0
+        while pages == 0 or cursor is not None:
+            page = kl.views.page("default", 2, cursor, criteria)
+            seen += [key.id for key in page.keys]
+            cursor, pages = page.next_cursor, pages + 1
+        assert (seen, pages) == (expected, 3)
+
+
+def test_a_page_looks_at_so_many_rows_and_no_more(kl: Keyledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.keys.views._ROWS_A_TIME", 2)
+    monkeypatch.setattr("services.keys.views._ROWS_A_PAGE", 4)
+    sought = kl.create("sought")
+    for number in range(5):
+        kl.create(str(number))
+    kl.project()
+    short = kl.views.page("default", 10, criteria=Criteria(search="sought"))
+    assert short.keys == []
+    assert short.next_cursor is not None
+    rest = kl.views.page("default", 10, short.next_cursor, Criteria(search="sought"))
+    assert ([key.id for key in rest.keys], rest.next_cursor) == ([sought], None)
 
 
 def test_a_step_that_another_projector_did_first_writes_nothing(kl: Keyledger) -> None:

@@ -43,6 +43,7 @@ def settings(data_dir: Path, redis_url: str | None = None) -> Settings:
         secret_key=None,
         key_prefix="kl",
         allow_unsafe_store=False,
+        verifier_keys=1,
         ack_replicas=0,
     )
 

@@ -1,0 +1,211 @@
+"""Verdicts over HTTP and in process, and creating keys, beside an empty Flask route on the same server."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from threading import Event as Stop
+from threading import Thread
+
+from msgspec.structs import replace
+from redis import Redis
+
+from bench.events import event_of
+from bench.figures import Figure
+from bench.load import drive
+from bench.store import fresh_store
+from services.composition import now_ms
+from services.keys.currency import Tail
+from services.keys.key_material import ApiKey, checksum
+from services.keys.standings import Memory
+from services.keys.usage import Usage
+from services.keys.verification import Verifier
+from shared.connections import connect
+from shared.events import encode
+from shared.ledger import LOG, NAMESPACE, Ledger
+from tests.real import Service, children, free_port, until
+
+_ROUNDS = 5
+_SECONDS = 1.0
+_ASKED = 1_000
+_FEW, _MANY = 1_000, 1_000_000
+_REMEMBERED = 100_000
+_VERDICTS = 200_000
+_PAGE = 1_000
+_EMPTY = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+def figures() -> Iterator[Figure | str]:
+    """Over HTTP, then in process."""
+    yield from _over_http()
+    yield from _in_process()
+
+
+def _over_http() -> Iterator[Figure | str]:
+    with tempfile.TemporaryDirectory(prefix="kl-bench-") as directory, _floor() as floor:
+        service = Service(Path(directory), KEYLEDGER_RATE_LIMIT="0")
+        service.start()
+        try:
+            yield from _calls(service, floor)
+        finally:
+            service.stop()
+
+
+def _calls(service: Service, floor: int) -> Iterator[Figure | str]:
+    admin, key = service.key("keyledger:admin"), service.key("orders:read")
+    verify = _post("/v1/keys/verify", admin, {"api_key": key, "scopes": ["orders:read"]})
+    gate = (
+        b"GET /v1/forward-auth?scopes=orders:read HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %b\r\n\r\n"
+    )
+    asked = {"POST /v1/keys/verify": verify, "GET /v1/forward-auth": gate % key.encode()}
+    for connections in (1, 16):
+        for name, request in asked.items():
+            yield _beside(f"{name}, {connections} connections", service.port, request, floor, connections)
+    create = _post("/v1/keys", admin, {"name": "Benchmark", "scopes": ["orders:read"]})
+    before, start = _cpu(service), time.perf_counter()
+    figure = _beside("POST /v1/keys, 16 connections, fsync always", service.port, create, floor, 16)
+    spent = {name: seconds - before[name] for name, seconds in _cpu(service).items()}
+    yield figure
+    made = figure.rate * _ROUNDS * _SECONDS
+    shares = ", ".join(f"{name} {seconds / made * 1e6:,.0f}" for name, seconds in spent.items())
+    yield f"  µs of CPU for a key made: {shares}; {time.perf_counter() - start:.0f} s with the floor's"
+
+
+def _beside(name: str, port: int, request: bytes, floor: int, connections: int) -> Figure:
+    """Both in turn, several times; the medians."""
+    pairs = [
+        (drive(floor, [_EMPTY], connections, _SECONDS), drive(port, [request], connections, _SECONDS))
+        for _ in range(_ROUNDS)
+    ]
+    return Figure(name, median(rate for _, rate in pairs), median(bare for bare, _ in pairs))
+
+
+@contextmanager
+def _floor() -> Iterator[int]:
+    """The port of the empty route."""
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "bench.floor", str(port)]) as server:
+        try:
+            until(lambda: _answers(port))
+            yield port
+        finally:
+            server.terminate()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return drive(port, [_EMPTY], 1, 0.01) > 0
+    except OSError:
+        return False
+
+
+def _post(path: str, token: str, body: object) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n"
+    return (
+        f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+    )
+
+
+def _cpu(service: Service) -> dict[str, float]:
+    """Seconds that each program has computed so far, with the processes that it started."""
+    programs = {
+        "web": ("services.cli", "web"),
+        "store": ("valkey-server",),
+        "projector": ("services.cli", "projector"),
+        "relay": ("services.cli", "relay"),
+        "audit worker": ("services.cli", "worker"),
+    }
+    found = {name: service.pid(*words) for name, words in programs.items()}
+    return {name: sum(map(_computed, [pid, *children(pid)])) for name, pid in found.items()}
+
+
+def _computed(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _in_process() -> Iterator[Figure | str]:
+    with fresh_store() as small, fresh_store() as large:
+        with connect(small, timeout=60) as store:
+            tokens = _fill(store, _FEW)
+        with connect(large, timeout=60) as store:
+            more = _fill(store, _MANY)
+        with _verifier(small) as few, _verifier(large) as many:
+            pairs = [(_rate(few, tokens[:_ASKED]), _rate(many, more[:_ASKED])) for _ in range(_ROUNDS)]
+            of_few, of_many = (median(rates) for rates in zip(*pairs, strict=True))
+            yield f"verdicts in process, on one core: {of_few:,.0f}/s"
+            yield Figure(f"verdicts with {_MANY:,} keys beside {_FEW:,}", of_many, of_few)
+        with _verifier(large) as verifier:
+            before = _resident()
+            start = time.perf_counter()
+            for token in more[:_REMEMBERED]:
+                assert verifier(token).code == "VALID"
+            took = time.perf_counter() - start
+            grown = _resident() - before
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        size, first = grown / _REMEMBERED, took / _REMEMBERED * 1e6
+        yield (
+            f"memory of {_REMEMBERED:,} keys: {grown / 2**20:,.0f} MiB, {size:,.0f} bytes a key; "
+            f"the process at its largest {largest:,.0f} MiB; a first verdict {first:,.0f} µs"
+        )
+
+
+def _fill(store: Redis, size: int) -> list[str]:
+    """Keys with good tokens, which are given for the first of them."""
+    tokens = []
+    pipe = store.pipeline(transaction=False)
+    for position in range(1, size + 1):
+        key_id = f"{position:012d}"
+        payload = f"kl_{key_id}{'s' * 32}"
+        token = payload + checksum(payload)
+        if position <= _REMEMBERED:
+            tokens.append(token)
+        event = event_of(key_id, 1)
+        event = replace(event, data=replace(event.data, digest=ApiKey(token, "kl", key_id).digest))
+        pipe.xadd(LOG, {"at": 1_790_000_000_000 + position, "event": encode(event)}, id="0-*")
+        pipe.rpush(f"{NAMESPACE}:subject:key:{key_id}", position)
+        if position % _PAGE == 0:
+            pipe.execute()
+    pipe.execute()
+    return tokens
+
+
+@contextmanager
+def _verifier(url: str) -> Iterator[Verifier]:
+    """As a web process has it, with its tail and its counts."""
+    with connect(url) as store, connect(url) as tailed:
+        stop, memory, usage = Stop(), Memory(_REMEMBERED), Usage(store)
+        tail = Tail(Ledger(tailed), memory)
+        threads = [Thread(target=run, args=(stop,)) for run in (tail.run, usage.run)]
+        for thread in threads:
+            thread.start()
+        until(lambda: tail.current_until > time.monotonic())
+        try:
+            yield Verifier(Ledger(store), memory, tail, now_ms, usage.note)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+def _rate(verify: Verifier, tokens: Sequence[str]) -> float:
+    for token in tokens:
+        assert verify(token, ("orders:read",)).code == "VALID"
+    turns = range(_VERDICTS // len(tokens))
+    start = time.perf_counter()
+    for _ in turns:
+        for token in tokens:
+            verify(token, ("orders:read",), "default")
+    return len(turns) * len(tokens) / (time.perf_counter() - start)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

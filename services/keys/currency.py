@@ -1,0 +1,84 @@
+"""Keeps what a process remembers of keys current, by following the ledger's tail."""
+
+import time
+from threading import Event as Stop
+
+import structlog
+from redis import RedisError
+
+from services.keys.domain import key_id
+from services.keys.standings import Memory
+from shared.connections import StoreError
+from shared.events import KEY_SUBJECT, Record, name_of
+from shared.ledger import Checkpoint, Ledger, checkpoint_at
+
+CURRENT_S = 0.5  # for how long a reading of the ledger is taken for its present state, from its sending on
+_WAIT_MS = 200
+_LIMIT = 1_000  # events; a reading with as many may have left some behind
+_PAUSE_S = 0.1
+_log = structlog.get_logger(__name__)
+
+
+class Tail:
+    """Forgets each key that the ledger has news of.
+
+    `position`: the memory holds nothing older. `current_until`: by the clock of `time.monotonic`, the moment
+    from which on a verdict must not come from memory. It has to be read before the memory is, for what was
+    found may be outdated at once, and compared after the verdict is made: the process may have been stopped
+    in between.
+    """
+
+    def __init__(self, ledger: Ledger, memory: Memory) -> None:
+        self.position = 0
+        self.current_until = 0.0
+        self._ledger = ledger
+        self._memory = memory
+        self._reached: Checkpoint | None = None
+
+    def run(self, stop: Stop) -> None:
+        """Follows until told to stop. While the store is away nothing is current, and it tries again."""
+        away = False
+        while not stop.is_set():
+            try:
+                self.step()
+                away = False
+            except (RedisError, StoreError) as error:
+                if away:
+                    stop.wait(_PAUSE_S)
+                else:  # a connection that was cut is replaced at once
+                    _log.warning("the verifier cannot follow the ledger", error=str(error))
+                away = True
+
+    def step(self, wait_ms: int = _WAIT_MS) -> None:
+        """Waits for news once. Raises redis.RedisError."""
+        before = self._reached or self._begin()
+        sent = time.monotonic()
+        records = self._ledger.tail(before.position, _LIMIT, wait_ms)
+        for record in records:
+            self._forget(record)
+        # Asked after the reading, so that what was read follows what was there before.
+        if not self._ledger.holds(before):
+            _log.error("the ledger went backwards; all verdicts begin anew", position=before.position)
+            self._begin()
+            return
+        if records:
+            self._reached = checkpoint_at(records)
+            self.position = self._reached.position
+        if len(records) < _LIMIT:
+            self.current_until = sent + CURRENT_S
+
+    def _begin(self) -> Checkpoint:
+        """Forgets everything only once it has the head: what is read from then on is at least as new."""
+        self.current_until = 0.0
+        self._reached = None
+        head = self._ledger.head()
+        self._memory.clear()
+        self._reached, self.position = head, head.position
+        return head
+
+    def _forget(self, record: Record) -> None:
+        subject = name_of(record).subject
+        if subject is None:  # it could be about any key
+            self._memory.clear()
+        elif subject.startswith(KEY_SUBJECT):
+            self._memory.forget(key_id(subject))

@@ -1,0 +1,162 @@
+"""The fields of what the API and the forms take of a key, each with its rules and what it means."""
+
+import re
+import time
+import unicodedata
+from typing import Any, NamedTuple
+
+from marshmallow import ValidationError, fields, validate
+
+from services.keys.criteria import NEWEST_FIRST, OLDEST_FIRST, Sort
+from services.keys.moments import Moment, MomentError, parse_moment
+from shared.identity import OWN_PREFIX, SCOPES
+from shared.schemas import Timestamp, about
+
+NAME_LENGTH = 100
+DESCRIPTION_LENGTH = 500
+_SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
+_SCOPES_MOST = 50
+_LINES = frozenset("\n\t")
+LONGEST = "It may have {max} characters at most."
+NO_CURSOR = "Take it from next_cursor of the page before, with the same sort."
+
+# The same rules once more for JSON Schema, as the description of the interface tells them.
+_NO_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
+_LINE_PATTERN = rf"^[^{_NO_CONTROLS}]*[^\s{_NO_CONTROLS}][^{_NO_CONTROLS}]*$"
+_LINES_PATTERN = r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$"
+_OWN_SCOPES = "|".join(scope.removeprefix(OWN_PREFIX).replace(".", r"\.") for scope in SCOPES)
+_SCOPE_PATTERN = rf"^({OWN_PREFIX}({_OWN_SCOPES})|(?!{OWN_PREFIX})[a-z0-9][a-z0-9._:-]{{0,99}})$"
+
+
+class Text(fields.String):
+    """Text as people type it, in any script: blanks at the ends go, what no page can show is refused."""
+
+    def __init__(self, *, lines: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._allowed = _LINES if lines else frozenset()
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, *args, **kwargs).replace("\r\n", "\n").strip()
+        for character in text:
+            if unicodedata.category(character) in {"Cc", "Cs"} and character not in self._allowed:
+                raise ValidationError(f"It may not contain the control character U+{ord(character):04X}.")
+        return text
+
+
+class StrictBoolean(fields.Boolean):
+    """true or false of a JSON body, and nothing that only looks like it."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def _check_scopes(scopes: list[str]) -> None:
+    for scope in scopes:
+        if not _SCOPE.fullmatch(scope):
+            raise ValidationError(
+                f"{scope!r} is no scope: it has lower-case letters, digits and . _ : - inside, 100 at most."
+            )
+        if scope.startswith(OWN_PREFIX) and scope not in SCOPES:
+            raise ValidationError(f"{scope!r} is unknown; Keyledger's own are {', '.join(SCOPES)}.")
+
+
+def _in_future(at: int) -> None:
+    if at <= time.time() * 1000:
+        raise ValidationError("It must be in the future.")
+
+
+def name_field(**kwargs: Any) -> Text:
+    """The name of a key."""
+    return Text(
+        validate=[
+            validate.Length(min=1, error="Enter a name; it may not be empty."),
+            validate.Length(max=NAME_LENGTH, error=LONGEST),
+        ],
+        error_messages={"required": "Enter a name.", "invalid": "It must be a text."},
+        metadata=about("What people call the key.", "Data Sync Script", pattern=_LINE_PATTERN),
+        **kwargs,
+    )
+
+
+def description_field(**kwargs: Any) -> Text:
+    """The description of a key."""
+    return Text(
+        lines=True,
+        validate=validate.Length(max=DESCRIPTION_LENGTH, error=LONGEST),
+        error_messages={"invalid": "It must be a text."},
+        metadata=about("What it is for.", "Copies orders every night", pattern=_LINES_PATTERN),
+        **kwargs,
+    )
+
+
+def scopes_field(**kwargs: Any) -> fields.List[str]:
+    """The scopes of a key."""
+    return fields.List(
+        fields.String(metadata={"pattern": _SCOPE_PATTERN}),
+        validate=[
+            validate.Length(max=_SCOPES_MOST, error="It may have {max} scopes at most."),
+            _check_scopes,
+        ],
+        metadata=about(
+            "What its bearer may do: your platform's own scopes, and Keyledger's. "
+            "You can grant only what you hold.",
+            ["orders:read"],
+        ),
+        **kwargs,
+    )
+
+
+def expires_at_field(none: str, **kwargs: Any) -> Timestamp:
+    """The end of a key; `none` says what no end means."""
+    return Timestamp(
+        allow_none=True,
+        validate=_in_future,
+        metadata=about(f"When it ends, in the future; {none}: never.", "2031-01-01T00:00:00.000Z"),
+        **kwargs,
+    )
+
+
+def reason_field(what: str) -> Text:
+    """A reason; `what` says of what."""
+    return Text(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Length(max=DESCRIPTION_LENGTH, error=LONGEST),
+        metadata=about(
+            f"{what}, for the audit log.", "Found in a public repository", pattern=f"^[^{_NO_CONTROLS}]*$"
+        ),
+    )
+
+
+class MomentField(fields.Field[Moment]):
+    """A moment of the past: a time, or a position of the ledger."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Moment:
+        try:
+            return parse_moment(value)
+        except MomentError as error:
+            raise ValidationError(str(error)) from error
+
+
+class Place(NamedTuple):
+    """Where a page of a list ended: the position of a key, in one of the two orders."""
+
+    position: int
+    sort: Sort
+
+
+class Cursor(fields.Field[Place]):
+    """A place as callers get it and send it back: `17` of those newest first, `a17` of the others."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Place:
+        found = re.fullmatch(r"(a?)([0-9]{1,15})", str(value))
+        if not found:
+            raise ValidationError(NO_CURSOR)
+        return Place(int(found[2]), OLDEST_FIRST if found[1] else NEWEST_FIRST)
+
+
+def cursor_text(position: int | None, sort: Sort) -> str | None:
+    """The inverse."""
+    return None if position is None else f"a{position}" if sort == OLDEST_FIRST else str(position)

@@ -1,0 +1,116 @@
+"""The calls about verdicts and uses, for whatever `verify_calls` left to Flask, and for the description."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from flask import Response, request
+
+from services.keys.api import ONE_KEY
+from services.keys.service import Keys
+from services.keys.usage import Usage
+from services.keys.verification import BehindError
+from services.keys.verification_schemas import UsageQuerySchema, UsageSchema, VerdictSchema, VerifySchema
+from services.keys.verify_calls import Asked, ScopesLackingError, VerdictCalls, told
+from shared.identity import KEYS_READ, KEYS_VERIFY, Principal
+from shared.schemas import AfterSchema, PositionHeaderSchema
+from shared.web.access import attached, bearer
+from shared.web.app import refuse
+from shared.web.calls import Calls
+from shared.web.lane import FAILURE
+from shared.web.openapi import documented, headers, needs_scope, query_parameter
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_POSITION = "X-Ledger-Position"
+
+blueprint = Calls("verify_api", __name__, url_prefix="/v1", description="Verdicts on API keys")
+
+
+def _after_the_lane(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Tells first of all what went wrong before Flask."""
+
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if failure := request.environ.get(FAILURE):
+            raise failure
+        return view(*args, **kwargs)
+
+    return guarded
+
+
+def _by_verifiers(view: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        return view(attached(VerdictCalls).caller(request.environ), *args, **kwargs)
+
+    documented(guarded, needs_scope(KEYS_VERIFY, limited=False))
+    return guarded
+
+
+@blueprint.route("/keys/verify", methods=["POST"])
+@_after_the_lane
+@_by_verifiers
+@blueprint.arguments(PositionHeaderSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(AfterSchema, location="query")
+@blueprint.arguments(VerifySchema)
+@blueprint.alt_response(200, schema=VerdictSchema, description="The verdict.")
+def verify_key(
+    caller: Principal, query: dict[str, Any], body: dict[str, Any], ledger_position: int
+) -> Response:
+    """Verify a key
+
+    Gives the verdict on a key of your workspace, or on any with the scope keyledger:platform.verify. The code
+    is the first that holds of malformed, unknown, revoked, disabled, expired, scopes lacking.
+    """
+    asked = Asked(body["api_key"], tuple(body["scopes"]))
+    verdict = attached(VerdictCalls).verdict(caller, asked, max(query["after"], ledger_position))
+    return Response(told(verdict), content_type="application/json")
+
+
+@blueprint.route("/forward-auth", methods=_METHODS)
+@_after_the_lane
+@blueprint.doc(
+    security=[{"bearer": []}],
+    responses={401: {}, 403: {}, 503: {}},
+    parameters=[
+        query_parameter("scopes", "What the key has to hold, with commas or blanks between.", "orders:read"),
+        query_parameter("workspace", "Take only keys of this workspace.", "default"),
+    ],
+)
+@blueprint.alt_response(
+    200,
+    description="The key is good.",
+    headers=headers("X-Keyledger-Key-Id", "X-Keyledger-Workspace", "X-Keyledger-Scopes"),
+)
+def forward_auth() -> Response:
+    """Decide on a gateway's request
+
+    The bearer of the request is the key in question, of whatever workspace.
+    """
+    answer, body = attached(VerdictCalls).forward_auth(request.environ)
+    return Response(body, 200, answer)
+
+
+@blueprint.route("/keys/<key_id>/usage", methods=["GET"], parameters=ONE_KEY)
+@bearer(KEYS_READ)
+@blueprint.arguments(UsageQuerySchema, location="query")
+@blueprint.response(200, UsageSchema, description="The uses.")
+def read_usage(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
+    """Read how a key was used
+
+    Counts are gathered in memory and written once a second: a crash may lose the last second of them.
+    """
+    keys = attached(Keys)
+    keys.commands.history(principal, key_id)
+    return attached(Usage).read(key_id, query["days"], keys.commands.now())
+
+
+def scopes_lacking(error: ScopesLackingError) -> Response:
+    """403, as gateways expect it."""
+    return refuse(403, str(error))
+
+
+def behind(error: BehindError) -> Response:
+    """503: the ledger lacks the position that a verdict was asked for at."""
+    detail = f"{error} Try again in a second; if it stays, the ledger lost what you saw of it."
+    return refuse(503, detail, {"Retry-After": "1", _POSITION: str(error.head)})

@@ -1,0 +1,175 @@
+"""What the calls about verdicts decide, in few steps: a platform makes them on every request of its own.
+
+They stand before Flask. A request that is not plain they leave to the views of `verify_api`, which do the
+same with the same functions; what they raise is told by those views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qs, quote
+
+import msgspec
+
+from services.keys.verification import REFUSALS, Verdict, Verifier
+from shared.identity import (
+    KEYS_VERIFY,
+    PLATFORM_VERIFY,
+    Authenticator,
+    Principal,
+    UnauthenticatedError,
+    authorize,
+)
+from shared.timestamps import rfc3339
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from shared.web.lane import Headers
+
+SCOPES_MOST = 50
+_BODY_MOST = 64 * 1024
+_POSITION_DIGITS = 15
+_NO_STORE = ("Cache-Control", "no-store")
+_JSON = [("Content-Type", "application/json"), _NO_STORE]
+
+
+class ScopesLackingError(Exception):
+    """The key of a gateway's request lacks a scope."""
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The body of a good request to verify a key."""
+
+    api_key: str
+    scopes: tuple[str, ...] = ()
+
+
+class _Answer(msgspec.Struct, gc=False):
+    """The verdict as JSON; what is not set is left out."""
+
+    valid: bool
+    code: str
+    position: int
+    key_id: str | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    workspace: str | msgspec.UnsetType = msgspec.UNSET
+    scopes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    expires_at: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_asked = msgspec.json.Decoder(Asked)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class VerdictCalls:
+    """Verify, and forward-auth."""
+
+    verifier: Verifier
+    authenticate: Authenticator
+
+    def verify(self, environ: WSGIEnvironment) -> tuple[Headers, bytes] | None:
+        """Raises what `caller` and `verdict` raise."""
+        if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
+            return None
+        asked, least = _body(environ), _least(environ)
+        if asked is None or least is None:
+            return None
+        return _JSON, told(self.verdict(self.caller(environ), asked, least))
+
+    def caller(self, environ: WSGIEnvironment) -> Principal:
+        """Who asks for a verdict. Raises UnauthenticatedError, ForbiddenError, redis.RedisError."""
+        caller = self.authenticate(_bearer(environ))
+        if not caller.may(PLATFORM_VERIFY):
+            authorize(caller, KEYS_VERIFY)
+        return caller
+
+    def verdict(self, caller: Principal, asked: Asked, least: int) -> Verdict:
+        """The verdict that the caller may see. Raises BehindError, UnreadableEventError, redis.RedisError."""
+        workspace = None if caller.may(PLATFORM_VERIFY) else caller.workspace
+        return self.verifier(asked.api_key, asked.scopes, workspace, least)
+
+    def forward_auth(self, environ: WSGIEnvironment) -> tuple[Headers, bytes]:
+        """Raises UnauthenticatedError, ScopesLackingError, UnreadableEventError, redis.RedisError."""
+        scopes, workspace = _gate(environ["QUERY_STRING"])
+        verdict = self.verifier(_bearer(environ), scopes, workspace)
+        key = verdict.key
+        if verdict.code == "INSUFFICIENT_SCOPES":
+            raise ScopesLackingError(REFUSALS[verdict.code])
+        if verdict.code != "VALID" or key is None:
+            raise UnauthenticatedError(REFUSALS[verdict.code])
+        headers = [
+            ("X-Keyledger-Key-Id", key.id),
+            ("X-Keyledger-Workspace", _of_header(key.workspace)),
+            ("X-Keyledger-Scopes", " ".join(key.scopes)),
+            _NO_STORE,
+        ]
+        return headers, b""
+
+
+def told(verdict: Verdict) -> bytes:
+    """A verdict as JSON."""
+    key = verdict.key
+    if key is None:
+        return _encode(_Answer(False, verdict.code, verdict.position))
+    ends = None if key.expires_at is None else rfc3339(key.expires_at)
+    valid = verdict.code == "VALID"
+    return _encode(
+        _Answer(valid, verdict.code, verdict.position, key.id, key.name, key.workspace, key.scopes, ends)
+    )
+
+
+def _bearer(environ: WSGIEnvironment) -> str:
+    authorization: str = environ.get("HTTP_AUTHORIZATION", "")
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise UnauthenticatedError("Send a Keyledger API key in the header Authorization: Bearer <key>.")
+    return token
+
+
+def _body(environ: WSGIEnvironment) -> Asked | None:
+    """What is asked; None where the body is not plain or not good, for somebody else to say why."""
+    length = environ.get("CONTENT_LENGTH", "")
+    if (
+        not length.isdecimal()
+        or int(length) > _BODY_MOST
+        or environ.get("CONTENT_TYPE") != "application/json"
+    ):
+        return None
+    body = environ["wsgi.input"].read(int(length))
+    environ["wsgi.input"] = BytesIO(body)
+    try:
+        asked = _asked.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return asked if len(asked.scopes) <= SCOPES_MOST else None
+
+
+def _least(environ: WSGIEnvironment) -> int | None:
+    """The position that the verdict has to be at least as new as; None where it is none."""
+    named = environ.get("HTTP_X_LEDGER_POSITION", "0")
+    return int(named) if named.isascii() and named.isdecimal() and len(named) <= _POSITION_DIGITS else None
+
+
+class _Gate(NamedTuple):
+    """What a gateway demands of a key: all the scopes, and maybe one workspace."""
+
+    scopes: tuple[str, ...]
+    workspace: str | None
+
+
+@lru_cache(256)
+def _gate(query: str) -> _Gate:
+    given = parse_qs(query, keep_blank_values=True)
+    scopes = " ".join(given.get("scopes", ())).replace(",", " ").split()
+    return _Gate(tuple(scopes), given["workspace"][0] if "workspace" in given else None)
+
+
+def _of_header(text: str) -> str:
+    """A name as a header may hold it: percent-encoded in UTF-8, but for plain ASCII."""
+    return text if text.isascii() and text.isprintable() else quote(text)

@@ -1,0 +1,113 @@
+"""The rest of a key's life on the pages: changed, rotated, revoked."""
+
+import re
+
+import pytest
+import requests
+from playwright.sync_api import Page, expect
+
+from tests.real import Service
+
+KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
+
+
+@pytest.fixture
+def token(service: Service, page: Page) -> str:
+    """A key whose details are on the page."""
+    made = service.run("key", "create", "Billing", "--scope", "orders:read", "--scope", "keyledger:keys.read")
+    token = made.stdout.strip()
+    page.goto(f"/keys/{key_id(token)}")
+    return token
+
+
+def key_id(token: str) -> str:
+    return token[3:15]
+
+
+def answer(service: Service, token: str) -> int:
+    """What the API says to the key's bearer."""
+    headers = {"Authorization": f"Bearer {token}"}
+    return requests.get(f"{service.url}/v1/keys", headers=headers, timeout=5).status_code
+
+
+def test_details_are_changed_and_the_lifecycle_says_from_what_to_what(page: Page, token: str) -> None:
+    page.get_by_role("link", name="Change", exact=True).click()
+    expect(page.get_by_label("Enter Key Name")).to_have_value("Billing")
+    page.get_by_label("Enter Key Name").fill("Invoices")
+    page.get_by_label("Scopes").fill("orders:read\norders:write")
+    page.get_by_label("Expires (UTC)").fill("2099-01-02T03:04")
+    page.get_by_label("Reason").fill("a new owner")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url(f"**/keys/{key_id(token)}")
+    expect(page.get_by_role("heading", name="Invoices", level=1)).to_be_visible()
+    changed = page.get_by_role("listitem").filter(has_text="Key changed")
+    expect(changed).to_contain_text("Billing")
+    expect(changed).to_contain_text("orders:write")
+    expect(changed).to_contain_text("a new owner")
+    expect(page.locator("dl.facts time[datetime='2099-01-02T03:04:00.000Z']")).to_be_visible()
+
+
+def test_a_form_that_is_sent_as_it_was_changes_nothing(page: Page, token: str) -> None:
+    page.get_by_role("link", name="Change", exact=True).click()
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url(f"**/keys/{key_id(token)}")
+    expect(page.get_by_text("Key changed")).to_have_count(0)
+
+
+def test_a_change_that_somebody_made_meanwhile_is_not_overwritten(
+    page: Page, token: str, service: Service
+) -> None:
+    page.get_by_role("link", name="Change", exact=True).click()
+    service.run("key", "disable", key_id(token))
+    page.get_by_label("Enter Key Name").fill("Too late")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("412")).to_be_visible()
+    page.goto(f"/keys/{key_id(token)}")
+    expect(page.get_by_role("heading", name="Billing", level=1)).to_be_visible()
+
+
+def test_bad_details_get_their_message_beside_the_field(page: Page, token: str) -> None:
+    page.get_by_role("link", name="Change", exact=True).click()
+    page.get_by_label("Scopes").fill("NOT A SCOPE")
+    page.get_by_label("Expires (UTC)").fill("2001-01-01T00:00")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#scopes-error")).to_contain_text("is no scope")
+    expect(page.locator("#expires_at-error")).to_contain_text("future")
+    expect(page.get_by_label("Scopes")).to_have_value("NOT A SCOPE")
+    assert token not in page.content()
+
+
+def test_a_rotated_key_is_shown_once_and_the_old_one_is_good_for_the_grace(
+    page: Page, token: str, service: Service
+) -> None:
+    page.get_by_role("link", name="Rotate", exact=True).click()
+    page.get_by_label("The old secret stays good for").select_option("1 hour")
+    page.get_by_role("button", name="Rotate", exact=True).click()
+    modal = page.get_by_role("dialog")
+    shown = KEY.search(modal.inner_text())
+    assert shown
+    assert key_id(shown[0]) == key_id(token)
+    assert (answer(service, token), answer(service, shown[0])) == (200, 200)
+    page.get_by_role("link", name="View Details").click()
+    page.wait_for_url("**/keys")
+    assert shown[0] not in page.content()
+    page.goto(f"/keys/{key_id(token)}")
+    expect(page.get_by_text("The secret before the last rotation is good until")).to_be_visible()
+    page.get_by_role("link", name="Rotate", exact=True).click()
+    page.get_by_role("button", name="Rotate", exact=True).click()
+    expect(modal).to_be_visible()
+    assert (answer(service, token), answer(service, shown[0])) == (401, 401)
+
+
+def test_a_revoked_key_is_refused_for_good(page: Page, token: str, service: Service) -> None:
+    page.get_by_role("link", name="Revoke", exact=True).click()
+    expect(page.get_by_text("This cannot be undone.")).to_be_visible()
+    assert answer(service, token) == 200
+    page.get_by_label("Reason").fill("leaked")
+    page.get_by_role("button", name="Revoke for good").click()
+    page.wait_for_url(f"**/keys/{key_id(token)}")
+    expect(page.get_by_text("Revoked", exact=True)).to_be_visible()
+    expect(page.get_by_role("switch")).to_be_disabled()
+    expect(page.get_by_role("link", name="Rotate", exact=True)).to_have_count(0)
+    expect(page.get_by_role("listitem").filter(has_text="Key revoked")).to_contain_text("leaked")
+    assert answer(service, token) == 401

@@ -1,0 +1,196 @@
+"""The recipes that are programs, run as they are written."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from tests.e2e.gateways import IDENTITY, EchoService
+from tests.e2e.recipes import RECIPES, blocks, fitted
+from tests.e2e.refusals import REFUSED, refused_tokens
+from tests.e2e.test_api import Caller, Json, create
+from tests.real import Service, free_port, need, until
+
+# What a recipe says beside a question is what has to come of it. A verdict follows a change after a moment.
+_EXPECT = """
+set -euo pipefail
+expect() {
+    for _ in {1..200}; do
+        [[ $(verify "$1" | field code) == "$2" ]] && return
+        sleep 0.02
+    done
+    echo "not $2, but $(verify "$1")"
+    return 1
+}
+"""
+
+
+@contextmanager
+def flask_service(directory: Path, keyledger: str, key: str) -> Iterator[ModuleType]:
+    """The service that the recipe makes, as a module."""
+    source = directory / "orders.py"
+    source.write_text("\n\n".join(blocks("flask.md", "python")))
+    spec = importlib.util.spec_from_file_location("orders", source)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYLEDGER_URL", keyledger)
+        patch.setenv("KEYLEDGER_KEY", key)
+        spec.loader.exec_module(module)
+    yield module
+    module.keyledger.close()
+
+
+@pytest.fixture(scope="module")
+def admin(service: Service) -> Caller:
+    return Caller(service, service.key("keyledger:admin"))
+
+
+@pytest.fixture(scope="module")
+def good(admin: Caller) -> Json:
+    return create(admin, name="Good", scopes=["orders:read"])
+
+
+@pytest.fixture(scope="module")
+def orders(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    key = service.key("keyledger:keys.verify")
+    with flask_service(tmp_path_factory.mktemp("flask"), service.url, key) as module:
+        yield module
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[tuple[EchoService, ModuleType]]:
+    """A Keyledger of our own making, and a service that asks it."""
+    keyledger = EchoService()
+    with flask_service(tmp_path, f"http://127.0.0.1:{keyledger.port}", "any") as module:
+        yield keyledger, module
+    keyledger.close()
+
+
+def status(orders: ModuleType, token: str) -> int:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    found: int = orders.app.test_client().get("/orders", headers=headers).status_code
+    return found
+
+
+def test_the_decorator_lets_a_good_key_in_and_says_whose_it_is(orders: ModuleType, good: Json) -> None:
+    answer = orders.app.test_client().get("/orders", headers={"Authorization": f"bearer {good['api_key']}"})
+    assert answer.json == {"orders": [], "of": "default", "asked_by": good["id"]}
+
+
+def test_the_decorator_refuses_each_key_that_is_no_good(
+    orders: ModuleType, admin: Caller, good: Json
+) -> None:
+    tokens = refused_tokens(admin, good)
+    assert {reason: status(orders, token) for reason, token in tokens.items()} == REFUSED
+
+
+def test_the_decorator_lets_nobody_in_while_the_store_is_stopped(
+    orders: ModuleType, service: Service, good: Json
+) -> None:
+    store = service.pid("valkey-server")
+    assert status(orders, good["api_key"]) == 200
+    os.kill(store, signal.SIGSTOP)
+    try:
+        until(lambda: status(orders, good["api_key"]) != 200, 1, "the first refusal")
+        assert [status(orders, good["api_key"]) for _ in range(2)] == [503] * 2
+    finally:
+        os.kill(store, signal.SIGCONT)
+    until(lambda: status(orders, good["api_key"]) == 200, what="getting in again")
+
+
+@pytest.mark.parametrize(
+    ("told", "body"),
+    [
+        (200, b""),
+        (200, b"yes"),
+        (200, b"null"),
+        (200, b'["valid"]'),
+        (200, b'{"valid": "true"}'),
+        (200, b'{"valid": 1}'),
+        (201, b'{"valid": true}'),
+        (302, b'{"valid": true}'),
+        (401, b'{"valid": true, "code": "VALID"}'),
+        (429, b'{"valid": true}'),
+        (503, b'{"valid": true}'),
+    ],
+)
+def test_the_decorator_takes_nothing_else_for_a_yes(
+    fake: tuple[EchoService, ModuleType], told: int, body: bytes
+) -> None:
+    keyledger, orders = fake
+    keyledger.status, keyledger.body = told, body
+    keyledger.headers["Location"] = "/elsewhere"
+    assert status(orders, "any") == 503
+    assert len(keyledger.seen) == 1
+    keyledger.status, keyledger.body = 200, b'{"valid": true, "workspace": "w", "key_id": "k"}'
+    assert status(orders, "any") == 200
+
+
+def test_the_decorator_lets_nobody_in_without_keyledger(tmp_path: Path) -> None:
+    with flask_service(tmp_path, f"http://127.0.0.1:{free_port()}", "any") as orders:
+        assert status(orders, "any") == 503
+
+
+def test_the_life_of_a_key_with_curl_goes_as_it_is_told(service: Service, tmp_path: Path) -> None:
+    need(shutil.which("curl"), "curl")
+    address, *steps = blocks("curl.md", "sh")
+    told = re.compile(r'(?m)^verify ("\$\w+") +# ([A-Z]+)\b.*$')
+    script = fitted(address, {"http://127.0.0.1:8000": service.url}) + told.sub(
+        r"expect \1 \2", "".join(steps)
+    )
+    assert script.count("\nexpect ") == 7
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run = subprocess.run(
+        ["/bin/bash", "-c", _EXPECT + script],
+        env=service.environment | {"PATH": programs, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    answers = list(_documents(run.stdout))
+    assert [event["type"] for event in answers[-1]["events"]] == [
+        "KeyCreated",
+        "KeyRotated",
+        "KeyToggled",
+        "KeyToggled",
+        "KeyRevoked",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def _documents(text: str) -> Iterator[Json]:
+    decoder = json.JSONDecoder()
+    while text := text.lstrip():
+        document, end = decoder.raw_decode(text)
+        yield document
+        text = text[end:]
+
+
+def test_traefik_is_told_the_same_names_as_the_other_gateways() -> None:
+    static, dynamic = (yaml.safe_load(block) for block in blocks("traefik.md", "yaml"))
+    assert static["entryPoints"]["web"]["http"]["aliasHeadersStrategy"] == "delete"
+    made, router = dynamic["http"]["middlewares"], dynamic["http"]["routers"]["orders"]
+    assert list(made) == router["middlewares"]
+    assert made["keyledger"]["forwardAuth"]["authResponseHeaders"] == IDENTITY
+    (caddyfile,) = blocks("caddy.md", "caddyfile")
+    assert f"copy_headers {' '.join(IDENTITY)}\n" in caddyfile
+
+
+def test_the_overview_leads_to_every_recipe() -> None:
+    led = set(re.findall(r"\]\((\w+\.md)\)", (RECIPES / "README.md").read_text()))
+    assert led == {path.name for path in RECIPES.glob("*.md")} - {"README.md"}

@@ -1,0 +1,352 @@
+"""Verdicts from a real server, as a platform's services and gateways ask for them."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import requests
+
+from services.keys.key_material import checksum
+from services.keys.verification import CODES
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from shared.ledger import LOG
+from tests.real import Service, until
+
+Json = dict[str, Any]
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
+
+
+class Platform:
+    """A platform's own key, which makes and changes others."""
+
+    def __init__(self, service: Service, token: str) -> None:
+        self._service = service
+        self._token = token
+
+    def call(self, method: str, path: str, headers: Json | None = None, **body: Any) -> requests.Response:
+        bearer = {"Authorization": f"Bearer {self._token}"}
+        return requests.request(
+            method, self._service.url + path, headers=bearer | (headers or {}), timeout=10, **body
+        )
+
+    def make(self, **fields: Any) -> Json:
+        answer = self.call("POST", "/v1/keys", json={"name": "Subject"} | fields)
+        assert answer.status_code == 201, answer.text
+        made: Json = answer.json()
+        return made
+
+    def change(self, key: Json, **fields: Any) -> Json:
+        answer = self.call("PATCH", f"/v1/keys/{key['id']}", json=fields)
+        assert answer.status_code == 200, answer.text
+        return {"X-Ledger-Position": answer.headers["X-Ledger-Position"]}
+
+    def revoke(self, key: Json) -> Json:
+        answer = self.call("DELETE", f"/v1/keys/{key['id']}")
+        assert answer.status_code == 200, answer.text
+        return {"X-Ledger-Position": answer.headers["X-Ledger-Position"]}
+
+    def verify(self, token: str, *scopes: str, at: Json | None = None) -> Json:
+        answer = self.call("POST", "/v1/keys/verify", at, json={"api_key": token, "scopes": scopes})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["Cache-Control"] == "no-store"
+        verdict: Json = answer.json()
+        assert verdict["valid"] == (verdict["code"] == "VALID")
+        return verdict
+
+
+@pytest.fixture(scope="module")
+def ours(service: Service) -> Platform:
+    return Platform(service, service.key("keyledger:admin"))
+
+
+@pytest.fixture(scope="module")
+def theirs(service: Service) -> Platform:
+    made = service.run(
+        "key", "create", "caller", "--scope", "keyledger:admin", "--workspace", "theirs", "--json"
+    )
+    return Platform(service, json.loads(made.stdout)["api_key"])
+
+
+def gate(
+    service: Service, token: str | None, query: str = "", method: str = "GET", **more: Any
+) -> requests.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+    return requests.request(
+        method,
+        f"{service.url}/v1/forward-auth{query}",
+        headers=headers | more.pop("headers", {}),
+        timeout=10,
+        **more,
+    )
+
+
+def unknown() -> str:
+    payload = f"kl_{''.join(random.choices('0123456789abcdef', k=44))}"
+    return payload + checksum(payload)
+
+
+def in_ms(milliseconds: int) -> str:
+    return (datetime.now(UTC) + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds")
+
+
+def test_every_code_comes_in_the_order_of_the_verdict(service: Service, ours: Platform) -> None:
+    """The key gets one flaw after another; each hides those that come after it."""
+    key = ours.make(scopes=["orders:read"], expires_at=in_ms(1_500))
+    token, lacking = key["api_key"], "orders:write"
+    seen = [ours.verify(token, "orders:read")["code"], ours.verify(token, lacking)["code"]]
+    assert [gate(service, token, f"?scopes={scope}").status_code for scope in ("orders:read", lacking)] == [
+        200,
+        403,
+    ]
+    until(lambda: ours.verify(token, lacking)["code"] == "EXPIRED", 5)
+    seen.append("EXPIRED")
+    assert gate(service, token, f"?scopes={lacking}").status_code == 401
+    at = ours.change(key, enabled=False)
+    seen.append(ours.verify(token, lacking, at=at)["code"])
+    at = ours.revoke(key)
+    seen.append(ours.verify(token, lacking, at=at)["code"])
+    seen += [ours.verify(unknown(), lacking)["code"], ours.verify(token[:-1], lacking)["code"]]
+    assert seen == [
+        "VALID",
+        "INSUFFICIENT_SCOPES",
+        "EXPIRED",
+        "DISABLED",
+        "REVOKED",
+        "NOT_FOUND",
+        "MALFORMED",
+    ]
+    assert set(seen) == set(CODES)
+    for refused in (token, unknown(), token[:-1]):
+        assert gate(service, refused).status_code == 401
+
+
+def test_a_verdict_tells_what_the_key_is(ours: Platform) -> None:
+    key = ours.make(name="Told", scopes=["b", "a"], expires_at="2099-01-01T00:00:00Z")
+    verdict = ours.verify(key["api_key"])
+    assert verdict.pop("position") > 0
+    assert verdict == {
+        "valid": True,
+        "code": "VALID",
+        "key_id": key["id"],
+        "name": "Told",
+        "workspace": "default",
+        "scopes": ["b", "a"],
+        "expires_at": "2099-01-01T00:00:00.000Z",
+    }
+    for nobody in (unknown(), "nonsense"):
+        assert set(ours.verify(nobody)) == {"valid", "code", "position"}
+
+
+def test_a_rotated_key_answers_to_both_secrets_until_its_grace_is_over(ours: Platform) -> None:
+    key = ours.make()
+    answer = ours.call("POST", f"/v1/keys/{key['id']}/rotate", json={"grace_seconds": 2})
+    at = {"X-Ledger-Position": answer.headers["X-Ledger-Position"]}
+    old, new = key["api_key"], answer.json()["api_key"]
+    assert [ours.verify(token, at=at)["code"] for token in (old, new)] == ["VALID", "VALID"]
+    until(lambda: ours.verify(old)["code"] == "EXPIRED", 5)
+    assert ours.verify(new)["code"] == "VALID"
+
+
+def test_another_workspaces_key_answers_as_unknown_in_the_same_time(ours: Platform, theirs: Platform) -> None:
+    foreign, none = theirs.make()["api_key"], unknown()
+    assert theirs.verify(foreign)["code"] == "VALID"
+    ours.verify(none)
+
+    def body(token: str) -> Json:
+        return {name: value for name, value in ours.verify(token).items() if name != "position"}
+
+    assert body(foreign) == body(none) == {"valid": False, "code": "NOT_FOUND"}
+    times: dict[str, list[float]] = {foreign: [], none: []}
+    for _ in range(300):
+        for token, taken in times.items():
+            start = time.perf_counter()
+            ours.verify(token)
+            taken.append(time.perf_counter() - start)
+    ratio = median(times[foreign]) / median(times[none])
+    assert 0.8 < ratio < 1.25
+
+
+def test_whoever_verifies_for_the_platform_sees_the_keys_of_all(service: Service, theirs: Platform) -> None:
+    foreign = theirs.make()["api_key"]
+    everywhere = Platform(service, service.key("keyledger:platform.verify"))
+    of_one = Platform(service, service.key("keyledger:keys.verify"))
+    assert everywhere.verify(foreign)["workspace"] == "theirs"
+    assert of_one.verify(foreign)["code"] == "NOT_FOUND"
+    refused = Platform(service, service.key("keyledger:keys.read")).call(
+        "POST", "/v1/keys/verify", json={"api_key": foreign}
+    )
+    assert refused.status_code == 403
+    assert "keyledger:keys.verify" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "field"),
+    [
+        ({"json": {}}, 422, "api_key"),
+        ({"json": {"api_key": 7}}, 422, "api_key"),
+        ({"json": {"api_key": "x", "scopes": "y"}}, 422, "scopes"),
+        ({"json": {"api_key": "x", "scopes": ["y"] * 51}}, 422, "scopes"),
+        ({"json": {"api_key": "x", "apikey": "x"}}, 422, "apikey"),
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, None),
+        ({"data": b"[" * 60_000, "headers": {"Content-Type": "application/json"}}, 400, None),
+        ({"json": {"api_key": "x" * 70_000}}, 413, None),
+        ({"data": b"api_key=x"}, 415, None),
+        ({"json": {"api_key": "x"}, "headers": {"X-Ledger-Position": "-1"}}, 422, "X-Ledger-Position"),
+    ],
+)
+def test_a_bad_request_is_told_what_to_mend(
+    ours: Platform, sent: Json, status: int, field: str | None
+) -> None:
+    answer = ours.call("POST", "/v1/keys/verify", **sent)
+    assert answer.status_code == status, answer.text
+    assert [row["field"] for row in answer.json().get("errors", ())] == ([field] if field else [])
+
+
+def test_an_unusual_way_of_asking_gets_the_same_answer(ours: Platform) -> None:
+    token = ours.make()["api_key"]
+    usual = ours.verify(token)
+    body = json.dumps({"api_key": token}).encode()
+    json_type = {"Content-Type": "application/json; charset=utf-8"}
+    for asked in (
+        ours.call("POST", "/v1/keys/verify?after=1", json={"api_key": token}),
+        ours.call("POST", "/v1/keys/verify", json_type, data=body),
+        ours.call("POST", "/v1/keys/verify", json_type, data=iter([body])),
+    ):
+        assert asked.json() | {"position": 0} == usual | {"position": 0}
+        assert asked.headers["Cache-Control"] == "no-store"
+        assert asked.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_verdict_is_as_new_as_was_asked_for_or_is_none(ours: Platform) -> None:
+    key = ours.make()
+    for number in range(40):
+        at = ours.change(key, enabled=number % 2 == 1)
+        verdict = ours.verify(key["api_key"], at=at)
+        assert verdict["code"] == ("VALID" if number % 2 else "DISABLED")
+        assert verdict["position"] >= int(at["X-Ledger-Position"])
+    for asked in ({"headers": {"X-Ledger-Position": "999999999"}}, {}):
+        path = "/v1/keys/verify" + ("" if asked else "?after=999999999")
+        refused = ours.call("POST", path, json={"api_key": key["api_key"]}, **asked)
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) > 0
+        assert "position" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forward_auth_takes_any_method_and_any_body(service: Service, ours: Platform, method: str) -> None:
+    key = ours.make(scopes=["a", "b"])
+    token, body = key["api_key"], b"x" * 100_000
+    for more in ({}, {"data": body}, {"headers": {"Content-Type": "application/json"}, "data": b"{"}):
+        passed = gate(service, token, "?scopes=a,b&workspace=default", method, **more)
+        assert passed.status_code == 200
+        assert passed.headers["X-Keyledger-Key-Id"] == key["id"]
+        assert passed.headers["X-Keyledger-Workspace"] == "default"
+        assert passed.headers["X-Keyledger-Scopes"] == "a b"
+        assert passed.headers["Cache-Control"] == "no-store"
+        assert gate(service, unknown(), "", method, **more).status_code == 401
+        assert gate(service, token, "?scopes=c", method, **more).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("?scopes=a", 200),
+        ("?scopes=a+b", 200),
+        ("?scopes=a%20b,", 200),
+        ("?scopes=a&scopes=b", 200),
+        ("?scopes=a&scopes=c", 403),
+        ("?scopes=%FF%00", 403),
+        ("?workspace=theirs", 401),
+        ("?workspace=", 401),
+        ("?workspace=%0d%0a", 401),
+        ("?nothing=of&that=kind&&&=%", 200),
+        ("?" + "scopes=a&" * 300, 200),
+    ],
+)
+def test_forward_auth_answers_nothing_else_whatever_the_query(
+    service: Service, ours: Platform, query: str, status: int
+) -> None:
+    assert gate(service, ours.make(scopes=["a", "b"])["api_key"], query).status_code == status
+
+
+@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer x y", "\xe9"])
+def test_forward_auth_refuses_who_presents_no_key(service: Service, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    refused = requests.get(f"{service.url}/v1/forward-auth", headers=headers, timeout=5)
+    assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+
+def test_uses_are_counted_by_day_and_verdict(ours: Platform, theirs: Platform) -> None:
+    key = ours.make(scopes=["a"])
+    at = None
+    for _ in range(3):
+        ours.verify(key["api_key"], "a")
+    ours.verify(key["api_key"], "b")
+    theirs.verify(key["api_key"])  # who may not see it counts nothing
+    at = ours.change(key, enabled=False)
+    ours.verify(key["api_key"], at=at)
+    path = f"/v1/keys/{key['id']}/usage"
+
+    def counts() -> Json:
+        days = ours.call("GET", path).json()["days"]
+        return days[0]["counts"] if days else {}
+
+    until(lambda: sum(counts().values()) >= 5, 5)
+    assert counts() == {"VALID": 3, "INSUFFICIENT_SCOPES": 1, "DISABLED": 1}
+    told = ours.call("GET", path).json()
+    assert told["days"][0]["date"] == told["last_used_at"][:10]
+    assert theirs.call("GET", path).status_code == 404
+    assert ours.call("GET", f"{path}?days=93").status_code == 422
+    assert ours.call("GET", "/v1/keys/000000000000/usage").status_code == 404
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path / "data")
+    service.start()
+    yield service
+    service.stop()
+
+
+def test_stopping_the_service_loses_no_use(running: Service) -> None:
+    platform = Platform(running, running.key("keyledger:admin"))
+    key = platform.make()
+    for _ in range(57):
+        platform.verify(key["api_key"])
+    assert running.stop() == 0
+    running.start()
+    told = platform.call("GET", f"/v1/keys/{key['id']}/usage").json()
+    assert told["days"][0]["counts"] == {"VALID": 57}
+
+
+def test_a_key_with_an_event_that_nobody_can_read_is_never_valid_and_can_be_revoked(running: Service) -> None:
+    platform = Platform(running, running.key("keyledger:admin"))
+    key = platform.make()
+    assert platform.verify(key["api_key"])["code"] == "VALID"
+    with connect(EmbeddedServer.in_directory(running.data_dir).url) as store:
+        ((_, fields),) = store.xrevrange(LOG, count=1)
+        strange = (
+            fields[b"event"].replace(b'"KeyCreated"', b'"KeyBlessed"').replace(b'"version":1', b'"version":2')
+        )
+        entry = store.xadd(LOG, {"at": fields[b"at"], "event": strange}, id="0-*")
+        store.rpush(f"{{kl:0}}:subject:key:{key['id']}", entry.decode().removeprefix("0-"))
+
+    def status() -> int:
+        return platform.call("POST", "/v1/keys/verify", json={"api_key": key["api_key"]}).status_code
+
+    until(lambda: status() == 503, 2)
+    for _ in range(20):
+        assert status() == 503
+        assert gate(running, key["api_key"]).status_code == 503
+        assert (
+            platform.call("GET", "/v1/keys", {"Authorization": f"Bearer {key['api_key']}"}).status_code == 503
+        )
+    platform.revoke(key)
+    assert status() == 503

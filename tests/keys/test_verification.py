@@ -1,0 +1,342 @@
+"""The verdict, and the memory that it comes from."""
+
+import time
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+from redis import ConnectionError as StoreConnectionError
+from redis import Redis
+
+from services.keys.commands import Done, KeyCommands, NewKey
+from services.keys.currency import Tail
+from services.keys.domain import ChangeKey
+from services.keys.key_material import ApiKey, checksum
+from services.keys.standings import UNKNOWN, Memory, Standing, standing_of
+from services.keys.verification import BehindError, KeyAuthenticator, Verifier
+from services.keys.verify_calls import VerdictCalls
+from shared.events import UnreadableEventError
+from shared.identity import UnauthenticatedError
+from shared.ledger import LOG, Ledger
+from tests.keys.people import REQUEST, now, person
+
+OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
+
+
+class Process:
+    """The verifier of one web process, whose tail follows when it is told to."""
+
+    def __init__(self, store: Redis, memory: Memory | None = None) -> None:
+        self.ledger = Ledger(store)
+        self.memory = Memory(100) if memory is None else memory
+        self.tail = Tail(self.ledger, self.memory)
+        self.uses: list[tuple[str, str, int]] = []
+        self.clock = now
+        self.verify = Verifier(self.ledger, self.memory, self.tail, lambda: self.clock(), self.uses.append)
+
+    def follow(self) -> None:
+        self.tail.step(wait_ms=1)
+
+    def code(self, token: str, *scopes: str, workspace: str | None = None) -> str:
+        return self.verify(token, scopes, workspace).code
+
+
+@pytest.fixture
+def process(fake_store: Redis) -> Process:
+    made = Process(fake_store)
+    made.follow()
+    return made
+
+
+def created(commands: KeyCommands, **fields: object) -> tuple[Done, str]:
+    done = commands.create(person(), NewKey(name="Web", **fields), REQUEST)  # type: ignore[arg-type]
+    assert done.api_key
+    return done, done.api_key.reveal()
+
+
+def reject_reads(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: str) -> None:
+        raise StoreConnectionError("away")
+
+    monkeypatch.setattr(process.ledger, "history", away)
+
+
+def test_each_state_has_its_code_in_the_order_of_the_verdict(process: Process, commands: KeyCommands) -> None:
+    done, token = created(commands, scopes=("a",), expires_at=now() + 1_000)
+    key_id = done.key.id
+
+    def codes() -> tuple[str, str]:
+        process.follow()
+        return process.code(token, "b"), process.code(token, "b", workspace="other")
+
+    assert process.code(token, "a") == "VALID"
+    assert codes() == ("INSUFFICIENT_SCOPES", "NOT_FOUND")
+    process.clock = lambda: now() + 1_000
+    assert codes() == ("EXPIRED", "NOT_FOUND")
+    commands.change(person(), key_id, OFF, REQUEST)
+    assert codes() == ("DISABLED", "NOT_FOUND")
+    commands.revoke(person(), key_id, "leaked", REQUEST)
+    assert codes() == ("REVOKED", "NOT_FOUND")
+    wrong = ("0" if token[-10] != "0" else "1").join((token[:-10], token[-9:-6]))
+    assert process.code(wrong + checksum(wrong), "b") == "NOT_FOUND"
+    assert process.code(wrong + token[-6:], "b") == "MALFORMED"
+
+
+@pytest.mark.parametrize("text", ["", "x", "kl_", "kl_\ud800", "é" * 60, "a" * 50, "kl_" + "0" * 50])
+def test_what_is_no_key_is_malformed_and_asks_the_ledger_nothing(
+    process: Process, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    reject_reads(process, monkeypatch)
+    assert process.code(text) == "MALFORMED"
+
+
+def test_a_rotated_secret_is_good_until_the_end_of_its_grace(process: Process, commands: KeyCommands) -> None:
+    done, first = created(commands)
+    second = commands.rotate(person(), done.key.id, 60, REQUEST).api_key
+    assert second
+    process.follow()
+    assert [process.code(first), process.code(second.reveal())] == ["VALID", "VALID"]
+    process.clock = lambda: now() + 60_000
+    assert [process.code(first), process.code(second.reveal())] == ["EXPIRED", "VALID"]
+    third = commands.rotate(person(), done.key.id, 60, REQUEST).api_key
+    process.follow()
+    assert third
+    assert [process.code(first), process.code(third.reveal())] == ["NOT_FOUND", "VALID"]
+
+
+def test_a_verdict_comes_from_memory_while_that_is_current(
+    process: Process, commands: KeyCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, token = created(commands)
+    process.follow()
+    assert process.code(token) == "VALID"
+    reject_reads(process, monkeypatch)
+    assert process.code(token) == "VALID"
+    process.tail.current_until = time.monotonic() - 0.001
+    with pytest.raises(StoreConnectionError):
+        process.code(token)
+
+
+def test_a_process_that_was_stopped_in_mid_verdict_reads_again(
+    process: Process, commands: KeyCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its tail follows again before the verdict is given."""
+    done, token = created(commands)
+    process.follow()
+    assert process.code(token) == "VALID"
+    running = time.monotonic
+
+    def stopped() -> int:
+        process.clock = now
+        commands.change(person(), done.key.id, OFF, REQUEST)
+        monkeypatch.setattr(time, "monotonic", lambda: running() + 1)
+        process.follow()
+        assert process.tail.current_until > time.monotonic()
+        return now()
+
+    process.clock = stopped
+    assert process.code(token) == "DISABLED"
+
+
+def test_an_event_is_seen_once_the_tail_has_it(process: Process, commands: KeyCommands) -> None:
+    done, token = created(commands)
+    for command, code in ((OFF, "DISABLED"), (ON, "VALID")) * 3:
+        commands.change(person(), done.key.id, command, REQUEST)
+        process.follow()
+        verdict = process.verify(token)
+        assert (verdict.code, verdict.position) == (code, process.tail.position)
+
+
+def test_a_key_that_was_unknown_is_found_once_it_is_there(
+    process: Process, commands: KeyCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = count()
+    token = "kl_" + "0" * 44
+    token += checksum(token)
+    assert process.code(token) == "NOT_FOUND"
+    assert process.memory.find("0" * 12) is UNKNOWN
+    made = ApiKey(token, "kl", "0" * 12)
+    monkeypatch.setattr("services.keys.commands.mint", lambda *_: made if next(ids) == 0 else None)
+    commands.create(person(), NewKey(name="Late"), REQUEST)
+    process.follow()
+    assert process.code(token) == "VALID"
+
+
+class _Overtaken(Memory):
+    """Lets something happen after the ledger was read, and before that is remembered."""
+
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+    def load(self, key_id: str, read: Callable[[str], Standing]) -> Standing:
+        def then(key_id: str) -> Standing:
+            standing = read(key_id)
+            happen, self.meanwhile = self.meanwhile, lambda: None
+            happen()
+            return standing
+
+        return super().load(key_id, then)
+
+
+class _Unguarded(_Overtaken):
+    """The same without the guard: loads under way are not told of events."""
+
+    def forget(self, key_id: str) -> None:
+        self._known.pop(key_id, None)
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+@pytest.mark.parametrize(
+    ("memory", "then"), [(_Overtaken, "DISABLED"), (_Unguarded, "VALID")], ids=["guarded", "unguarded"]
+)
+@pytest.mark.parametrize("unreadable", [False, True], ids=["its own event", "one of nobody knows what"])
+def test_an_event_that_overtakes_a_load_is_not_overwritten_by_it(
+    fake_store: Redis, commands: KeyCommands, memory: type[_Overtaken], then: str, unreadable: bool
+) -> None:
+    """Without the guard the race gives a stale VALID for as long as the key has no other event."""
+    forced = memory(100)
+    process = Process(fake_store, forced)
+    done, token = created(commands)
+    process.follow()
+
+    def overtake() -> None:
+        commands.change(person(), done.key.id, OFF, REQUEST)
+        if unreadable:
+            process.memory.clear()
+        process.follow()
+
+    forced.meanwhile = overtake
+    process.code(token)
+    process.follow()
+    assert process.code(token) == then
+
+
+def test_an_event_whose_subject_cannot_be_told_clears_everything(
+    process: Process, commands: KeyCommands, fake_store: Redis
+) -> None:
+    _, token = created(commands)
+    process.follow()
+    process.verify(token)
+    assert len(process.memory) == 1
+    fake_store.xadd(LOG, {"at": 1, "event": b"\xff"}, id="0-*")
+    process.follow()
+    assert len(process.memory) == 0
+
+
+def test_a_history_that_cannot_be_read_has_no_verdict(
+    process: Process, commands: KeyCommands, fake_store: Redis
+) -> None:
+    done, token = created(commands)
+    process.follow()
+    assert process.code(token) == "VALID"
+    known = process.ledger.read(0, 1)[0].body
+    strange = known.replace(b'"KeyCreated"', b'"KeyBlessed"').replace(b'"version":1', b'"version":2')
+    fake_store.xadd(LOG, {"at": 1, "event": strange}, id="0-*")
+    fake_store.rpush(f"{{kl:0}}:subject:key:{done.key.id}", 2)
+    process.follow()
+    for _ in range(2):
+        with pytest.raises(UnreadableEventError):
+            process.code(token)
+
+
+def test_a_ledger_that_went_backwards_is_begun_anew(
+    process: Process, commands: KeyCommands, fake_store: Redis
+) -> None:
+    done, token = created(commands)
+    commands.change(person(), done.key.id, OFF, REQUEST)
+    process.follow()
+    assert process.code(token) == "DISABLED"
+    fake_store.xdel(LOG, "0-2")
+    fake_store.rpop(f"{{kl:0}}:subject:key:{done.key.id}")
+    process.follow()
+    assert (len(process.memory), process.tail.current_until) == (0, 0.0)
+    process.follow()
+    assert process.tail.current_until > time.monotonic()
+    assert process.code(token) == "VALID"
+
+
+def test_a_tail_whose_store_is_away_is_not_current(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise StoreConnectionError("away")
+
+    before = process.tail.current_until
+    monkeypatch.setattr(process.ledger, "tail", away)
+    with pytest.raises(StoreConnectionError):
+        process.follow()
+    assert process.tail.current_until == before
+
+
+def test_a_verdict_is_as_new_as_was_asked_for(process: Process, commands: KeyCommands) -> None:
+    done, token = created(commands)
+    assert process.verify(token).code == "VALID"
+    off = commands.change(person(), done.key.id, OFF, REQUEST)
+    # The tail has not followed yet, so that memory is behind.
+    assert process.code(token) == "VALID"
+    verdict = process.verify(token, least=off.position)
+    assert (verdict.code, verdict.position) == ("DISABLED", off.position)
+    with pytest.raises(BehindError) as raised:
+        process.verify(token, least=off.position + 1)
+    assert raised.value.head == off.position
+
+
+def test_the_memory_is_bounded_and_guessing_pushes_no_key_out(
+    fake_store: Redis, commands: KeyCommands
+) -> None:
+    process = Process(fake_store, Memory(10))
+    process.follow()
+    tokens = [created(commands)[1] for _ in range(12)]
+    process.follow()
+    for token in tokens:
+        process.verify(tokens[0])
+        process.verify(token)
+    assert len(process.memory) == 10
+    for number in range(50):
+        guess = f"kl_{number:012d}{'0' * 32}"
+        assert process.code(guess + checksum(guess)) == "NOT_FOUND"
+    assert len(process.memory) == 10
+    assert process.memory.find(tokens[0][3:15]) is not None
+    assert process.memory.find(tokens[1][3:15]) is None
+
+
+def test_keys_with_equal_scopes_share_them(commands: KeyCommands, ledger: Ledger) -> None:
+    standings = [
+        standing_of(ledger.history(f"key:{created(commands, scopes=('a', 'b'))[0].key.id}")) for _ in "12"
+    ]
+    assert standings[0].scopes is standings[1].scopes
+    assert standings[0].workspace is standings[1].workspace
+
+
+def test_uses_are_told_of_keys_that_were_found_and_seen(process: Process, commands: KeyCommands) -> None:
+    done, token = created(commands)
+    process.follow()
+    process.code(token)
+    process.code(token, "b")
+    process.code(token, workspace="other")
+    process.code("nonsense")
+    assert [use[:2] for use in process.uses] == [(done.key.id, "VALID"), (done.key.id, "INSUFFICIENT_SCOPES")]
+
+
+def test_a_key_authenticates_its_bearer_until_it_is_revoked(process: Process, commands: KeyCommands) -> None:
+    done, token = created(commands, scopes=("a",))
+    authenticate = KeyAuthenticator(process.verify)
+    process.follow()
+    bearer = authenticate(token)
+    assert (bearer.kind, bearer.id, bearer.label, bearer.workspace) == ("key", done.key.id, "Web", "default")
+    assert bearer.scopes == {"a"}
+    commands.revoke(person(), done.key.id, None, REQUEST)
+    process.follow()
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        authenticate(token)
+
+
+@pytest.mark.parametrize(("name", "sent"), [("default", "default"), ("größe\n", "gr%C3%B6%C3%9Fe%0A")])
+def test_a_workspace_of_any_name_fits_a_header(
+    process: Process, commands: KeyCommands, name: str, sent: str
+) -> None:
+    done = commands.create(person(name), NewKey(name="Web"), REQUEST)
+    assert done.api_key
+    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"bearer {done.api_key.reveal()}"}
+    headers, _ = calls.forward_auth(asked)
+    assert dict(headers)["X-Keyledger-Workspace"] == sent
