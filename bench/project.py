@@ -49,7 +49,7 @@ def _delays(url: str) -> list[float]:
     visible: dict[int, float] = {}
     total = _RATE * _SECONDS
     with connect(url) as writing, connect(url) as reading:
-        commands = KeyCommands(Ledger(writing), "kl", secrets.choice, new_id, now_ms)
+        commands = KeyCommands(Ledger(writing), "kl", secrets.randbelow, new_id, now_ms)
         views = Views(reading)
         commands.create(_CALLER, NewKey(name="first"), _REQUEST)
         until(lambda: views.live().checkpoint().position == 1)  # the projector runs

@@ -99,7 +99,7 @@ class Parts:
     @cached_property
     def keys(self) -> Keys:
         """Commands on keys, and their views."""
-        commands = KeyCommands(self.ledger, self.settings.key_prefix, secrets.choice, new_id, now_ms)
+        commands = KeyCommands(self.ledger, self.settings.key_prefix, secrets.randbelow, new_id, now_ms)
         return Keys(commands, self.views)
 
     @cached_property
@@ -211,7 +211,7 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
         rate_limit=parts.settings.rate_limit,
     )
     _run_beside(parts)
-    checks = {"store": _store, "views": _views, "audit": _audit}
+    checks = {"store": _store, "views": _views, "audit": _audit, "verifier": _verifier}
     attach_health(
         app,
         {name: partial(check, parts) for name, check in checks.items()},
@@ -257,6 +257,12 @@ def _audit(parts: Parts) -> str | None:
         return _lag(parts.ledger, parts.audit_log.last(), "The audit log")
     except (RedisError, AuditDatabaseError) as error:
         return str(error)
+
+
+def _verifier(parts: Parts) -> str | None:
+    if parts.tail.is_current:
+        return None
+    return "This web process does not follow the ledger: it reads it for every verdict, or gives none."
 
 
 def _lag(ledger: Ledger, reached: Checkpoint, who: str) -> str | None:

@@ -225,6 +225,11 @@ def enveloped(
     ]
 
 
+def recorded(event: NewEvent, position: int, at: int) -> Event:
+    """The event as it is in the ledger from then on."""
+    return Event(**msgspec.structs.asdict(event), position=position, at=at)
+
+
 # Bytes that are not UTF-8 are a UnicodeDecodeError, endless nesting is a RecursionError.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 

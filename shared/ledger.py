@@ -5,7 +5,7 @@ Every Redis key carries the hash tag `{kl:0}`, so that each atomic step stays in
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from redis import Redis
@@ -24,7 +24,7 @@ _WAIT_MS = 1_000  # for replicas; shorter than a client waits for an answer
 # KEYS  1 the log  2 the subject's index of positions  3 the idempotency record  4 the credential
 # ARGV  1 the expected version  2 the subject  3 the request's fingerprint, or ''
 #       4 the life of the idempotency record in s  5 the credential, or ''  6… the events' bodies
-# Gives {'repeated', fingerprint, subject, positions} | {'conflict', version} | {'appended', positions},
+# Gives {'repeated', fingerprint, subject, positions} | {'conflict', version} | {'appended', positions, time},
 # positions as one string of integers with blanks between.
 _APPEND = """
 local fingerprint = ARGV[3]
@@ -52,7 +52,7 @@ if fingerprint ~= '' then
   redis.call('EXPIRE', KEYS[3], ARGV[4])
 end
 if ARGV[5] ~= '' then redis.call('SET', KEYS[4], ARGV[5]) end
-return {'appended', positions}
+return {'appended', positions, at}
 """
 
 _APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
@@ -108,6 +108,7 @@ class Appended:
     subject: str
     positions: tuple[int, ...]
     repeated: bool = False
+    at: int = field(default=0, compare=False)  # in ms; 0, where they were there already
 
     @property
     def position(self) -> int:
@@ -172,7 +173,7 @@ class Ledger:
         reply = self._run_append(keys, arguments)
         match reply[0]:
             case b"appended":
-                return Appended(subject, _positions(reply[1]))
+                return Appended(subject, _positions(reply[1]), at=reply[2])
             case b"conflict":
                 raise VersionConflictError(subject, expected_version, reply[1])
             case _:

@@ -1,8 +1,9 @@
 """Commands on keys, all of one shape: load with the version, decide, append at the expected version."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import repeat
 
 from msgspec import UNSET
 
@@ -13,12 +14,14 @@ from shared.events import (
     Event,
     Fact,
     KeyRevoked,
+    NewEvent,
     Record,
     Request,
     UnreadableEventError,
     decode,
     enveloped,
     open_envelope,
+    recorded,
 )
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal, authorize, visible
 from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
@@ -59,7 +62,7 @@ class Done:
 
 @dataclass(frozen=True)
 class KeyCommands:
-    """What may be asked of keys. `choose` is `secrets.choice`, `new_id` names an event, `now` is in ms.
+    """What may be asked of keys. `below` is `secrets.randbelow`, `new_id` names an event, `now` is in ms.
 
     Those that change a key raise ForbiddenError, NoSuchKeyError, RefusedError, StaleVersionError,
     VersionConflictError (after several tries), redis.RedisError, and all but `revoke` UnreadableEventError.
@@ -67,7 +70,7 @@ class KeyCommands:
 
     ledger: Ledger
     prefix: str
-    choose: Callable[[str], str]
+    below: Callable[[int], int]
     new_id: Callable[[], str]
     now: Callable[[], int]
 
@@ -81,7 +84,7 @@ class KeyCommands:
         authorize(principal, KEYS_WRITE, granting=new.scopes)
         if earlier := self.ledger.recall(idempotency):
             return self._outcome(earlier)
-        api_key = mint(self.prefix, principal.workspace, self.choose)
+        api_key = mint(self.prefix, principal.workspace, self.below)
         command = CreateKey(
             name=new.name,
             description=new.description,
@@ -92,9 +95,8 @@ class KeyCommands:
             expires_at=new.expires_at,
         )
         facts = decide(command, None)
-        appended = self._append(principal, api_key.id, 0, facts, request, idempotency)
-        outcome = self._outcome(appended)
-        return outcome if appended.repeated else Done(outcome.key, outcome.position, api_key)
+        done = self._append(principal, api_key.id, None, facts, request, idempotency)
+        return self._with_token(done, api_key)
 
     def change(
         self,
@@ -135,7 +137,7 @@ class KeyCommands:
         authorize(principal, KEYS_WRITE)
         if earlier := self.ledger.recall(idempotency):
             return self._outcome(earlier)
-        api_key = mint_again(self.prefix, key_id, self.choose)
+        api_key = mint_again(self.prefix, key_id, self.below)
         now = self.now()
         command = RotateKey(
             prefix=api_key.prefix,
@@ -150,7 +152,7 @@ class KeyCommands:
             return decide(command, key)
 
         done = self._changed(principal, key_id, decided, request, if_version, idempotency)
-        return Done(done.key, done.position, api_key if done.key.digest == api_key.digest else None)
+        return self._with_token(done, api_key)
 
     def revoke(
         self,
@@ -207,9 +209,7 @@ class KeyCommands:
             if not facts:
                 return Done(key, history[-1].position)
             try:
-                return self._outcome(
-                    self._append(principal, key_id, key.version, facts, request, idempotency)
-                )
+                return self._append(principal, key_id, key, facts, request, idempotency)
             except VersionConflictError:
                 if attempt == _ATTEMPTS:
                     raise
@@ -218,7 +218,8 @@ class KeyCommands:
     def _revoke_unread(self, principal: Principal, key_id: str, fact: KeyRevoked, request: Request) -> Done:
         records = self._records(principal, key_id)
         if not any(map(is_revoked, records)):
-            self._append(principal, key_id, len(records), [fact], request)
+            events = self._enveloped(principal, key_id, len(records), [fact], request)
+            self.ledger.append(subject(key_id), events, len(records))
             records = self._records(principal, key_id)
         return Done(remains(records), records[-1].position)
 
@@ -226,12 +227,23 @@ class KeyCommands:
         self,
         principal: Principal,
         key_id: str,
-        version: int,
+        key: Key | None,
         facts: Sequence[Fact],
         request: Request,
         idempotency: Idempotency | None = None,
-    ) -> Appended:
-        events = enveloped(
+    ) -> Done:
+        version = key.version if key else 0
+        events = self._enveloped(principal, key_id, version, facts, request)
+        appended = self.ledger.append(subject(key_id), events, version, idempotency)
+        if appended.repeated:
+            return self._outcome(appended)
+        happened = map(recorded, events, appended.positions, repeat(appended.at))
+        return Done(fold(happened, key), appended.position)
+
+    def _enveloped(
+        self, principal: Principal, key_id: str, version: int, facts: Sequence[Fact], request: Request
+    ) -> list[NewEvent]:
+        return enveloped(
             facts,
             subject=subject(key_id),
             after_version=version,
@@ -240,7 +252,11 @@ class KeyCommands:
             request=request,
             new_id=self.new_id,
         )
-        return self.ledger.append(subject(key_id), events, version, idempotency)
+
+    @staticmethod
+    def _with_token(done: Done, api_key: ApiKey) -> Done:
+        """With the new token, unless an equal request came first, and so another one is the key's."""
+        return replace(done, api_key=api_key if done.key.digest == api_key.digest else None)
 
     def _outcome(self, appended: Appended) -> Done:
         """The key as the command left it, whatever came after."""
@@ -248,9 +264,9 @@ class KeyCommands:
         return Done(fold([e for e in events if e.position <= appended.position]), appended.position)
 
 
-def fold(events: list[Event]) -> Key:
-    """The key that its events make; there is at least one. Raises UnreadableEventError."""
-    key: Key | None = reduce(evolve, events, None)
+def fold(events: Iterable[Event], key: Key | None = None) -> Key:
+    """The key that its events make, after a state or from the beginning. Raises UnreadableEventError."""
+    key = reduce(evolve, events, key)
     if key is None:
         raise ValueError("a key without events")
     return key

@@ -15,6 +15,7 @@ from shared.ledger import Checkpoint, Ledger, checkpoint_at
 CURRENT_S = 0.5  # for how long a reading of the ledger is taken for its present state, from its sending on
 _WAIT_MS = 200
 _LIMIT = 1_000  # events; a reading with as many may have left some behind
+_GATHER_S = 0.005  # between readings, so that events which come close together are read together
 _PAUSE_S = 0.1
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +36,11 @@ class Tail:
         self._memory = memory
         self._reached: Checkpoint | None = None
 
+    @property
+    def is_current(self) -> bool:
+        """Whether verdicts come from memory at this moment."""
+        return time.monotonic() <= self.current_until
+
     def run(self, stop: Stop) -> None:
         """Follows until told to stop. While the store is away nothing is current, and it tries again."""
         away = False
@@ -42,6 +48,7 @@ class Tail:
             try:
                 self.step()
                 away = False
+                stop.wait(_GATHER_S)
             except (RedisError, StoreError) as error:
                 if away:
                     stop.wait(_PAUSE_S)

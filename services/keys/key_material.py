@@ -54,16 +54,14 @@ class MalformedKeyError(Exception):
     """The text is no key of ours, or was mistyped."""
 
 
-def mint(prefix: str, workspace: str, choose: Callable[[str], str]) -> ApiKey:
-    """A new key. `choose` picks one character of a text at random, fit for secrets (`secrets.choice`)."""
-    key_id = shard(workspace) + "".join(choose(ALPHABET) for _ in range(_ID - _SHARD))
-    return mint_again(prefix, key_id, choose)
+def mint(prefix: str, workspace: str, below: Callable[[int], int]) -> ApiKey:
+    """A new key. `below(n)` draws an integer from 0 to n - 1, fit for secrets (`secrets.randbelow`)."""
+    return mint_again(prefix, shard(workspace) + _drawn(_ID - _SHARD, below), below)
 
 
-def mint_again(prefix: str, key_id: str, choose: Callable[[str], str]) -> ApiKey:
+def mint_again(prefix: str, key_id: str, below: Callable[[int], int]) -> ApiKey:
     """The same with the id of a key that there is: another secret for it."""
-    secret = "".join(choose(ALPHABET) for _ in range(_SECRET))
-    payload = f"{prefix}_{key_id}{secret}"
+    payload = f"{prefix}_{key_id}{_drawn(_SECRET, below)}"
     return ApiKey(payload + checksum(payload), prefix, key_id)
 
 
@@ -88,6 +86,10 @@ def checksum(payload: str) -> str:
 def shard(workspace: str) -> str:
     """The first two characters of the ids of a workspace's keys."""
     return _base62(zlib.crc32(workspace.encode()) % len(ALPHABET) ** _SHARD, _SHARD)
+
+
+def _drawn(width: int, below: Callable[[int], int]) -> str:
+    return _base62(below(len(ALPHABET) ** width), width)
 
 
 def _base62(number: int, width: int) -> str:

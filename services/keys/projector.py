@@ -13,6 +13,7 @@ from shared.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
 PAGE = 500
 _WAIT_MS = 500
+_GATHER_S = 0.002  # between steps, so that events which come close together are projected together
 _RETRY_S = 0.2
 _REBUILD_AGAIN_S = 2.0
 
@@ -35,7 +36,8 @@ class Projector:
         away = False
         while not stop.is_set():
             try:
-                self.step(_WAIT_MS)
+                if 0 < self.step(_WAIT_MS) < PAGE:
+                    stop.wait(_GATHER_S)
                 if away:
                     _log.info("the store is back")
                 away = False

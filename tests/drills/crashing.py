@@ -76,7 +76,7 @@ class Ending:
 
 def append(place: Place, note: Note) -> None:
     """Creates a key, and switches it off and on."""
-    commands = KeyCommands(place.ledger, "kl", secrets.choice, new_id, now_ms)
+    commands = KeyCommands(place.ledger, "kl", secrets.randbelow, new_id, now_ms)
     created = commands.create(person(), NewKey(name="one"), REQUEST, ONCE)
     note(f"{created.position} {created.key.id}")
     for enabled in (False, True):

@@ -80,7 +80,7 @@ class World:
     def populate(self) -> None:
         """Three keys, two of them switched: more events than a page holds."""
         ids = (f"event-{number}" for number in count(1))
-        commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
+        commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
         made = [commands.create(person(), NewKey(name=str(n)), REQUEST).key.id for n in range(3)]
         for key_id in made[:2]:
             commands.change(person(), key_id, ChangeKey(enabled=False), REQUEST)

@@ -36,8 +36,8 @@ def refused_tokens(admin: Caller, good: Json) -> dict[str, str]:
         "none": "",
         "malformed": "x",
         "mistyped": token[:-1] + ("A" if token[-1] != "A" else "B"),
-        "unknown": mint("kl", "default", secrets.choice).reveal(),
-        "another's secret": mint_again("kl", good["id"], secrets.choice).reveal(),
+        "unknown": mint("kl", "default", secrets.randbelow).reveal(),
+        "another's secret": mint_again("kl", good["id"], secrets.randbelow).reveal(),
         "scopeless": create(admin, name="scopeless")["api_key"],
         "of other scopes": create(admin, name="other", scopes=["orders:write", "orders"])["api_key"],
     }

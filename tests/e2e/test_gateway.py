@@ -29,7 +29,11 @@ from tests.real import Service, free_port, until
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
 
 
-@pytest.fixture(scope="module", params=GATEWAYS, ids=lambda gateway: gateway.__name__)
+_FIRST, *_OTHERS = GATEWAYS
+_OF_A_DRILL = [pytest.param(gateway, marks=pytest.mark.drill) for gateway in _OTHERS]
+
+
+@pytest.fixture(scope="module", params=[_FIRST, *_OF_A_DRILL], ids=lambda gateway: gateway.__name__)
 def gateway(request: pytest.FixtureRequest) -> Gateway:
     made: Gateway = request.param
     return made

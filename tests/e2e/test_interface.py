@@ -119,6 +119,7 @@ def test_the_page_shows_every_call_without_the_internet(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("scope", ["keyledger:admin", "keyledger:keys.read", None])
 def test_every_answer_is_as_described(
     service: Service, document: Json, tmp_path: Path, scope: str | None

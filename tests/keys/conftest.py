@@ -19,4 +19,4 @@ def ledger(fake_store: Redis) -> Ledger:
 @pytest.fixture
 def commands(ledger: Ledger) -> KeyCommands:
     ids = (f"event-{number}" for number in count(1))
-    return KeyCommands(ledger, "kl", random.Random(7).choice, ids.__next__, now)
+    return KeyCommands(ledger, "kl", random.Random(7).randrange, ids.__next__, now)

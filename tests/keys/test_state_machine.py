@@ -275,7 +275,7 @@ class Keyledger(RuleBasedStateMachine):
         self.ledger, self.views = Ledger(self.store), Views(self.store)
         self.projectors = [Projector(Ledger(self.store), Views(self.store)) for _ in range(2)]
         ids = (f"event-{number}" for number in count(1))
-        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
         self.log: list[Happened] = []
         self.asked: dict[str, Asked] = {}
         self.rebuilds: list[Rebuild] = []
@@ -599,7 +599,7 @@ class Plain:
         self.ledger, self.views = Ledger(self.store), Views(self.store)
         self.projector = Projector(self.ledger, self.views)
         ids = (f"event-{number}" for number in count(1))
-        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
 
     def create(self, *names: str) -> None:
         for name in names:

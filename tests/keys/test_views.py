@@ -32,7 +32,7 @@ class Keyledger:
         self.views = Views(store)
         self.projector = Projector(self.ledger, self.views)
         ids = (f"event-{number}" for number in count(1))
-        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).choice, ids.__next__, now)
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
 
     def create(self, name: str, workspace: str = "default") -> str:
         return self.commands.create(person(workspace), NewKey(name=name), REQUEST).key.id

@@ -54,7 +54,7 @@ class MemoryLedger(Ledger):
             head = len(self._log)
             at = max(self._now(), self._log[-1][1].at if self._log else 0)
             self._log += [(subject, Record(head + n, at, body)) for n, body in enumerate(bodies, 1)]
-            appended = Appended(subject, tuple(range(head + 1, len(self._log) + 1)))
+            appended = Appended(subject, tuple(range(head + 1, len(self._log) + 1)), at=at)
             if idempotency:
                 self._outcomes[idempotency.name] = (idempotency.fingerprint, appended)
             if credential:

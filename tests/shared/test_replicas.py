@@ -37,6 +37,7 @@ def servers(short_tmp: Path, tmp_path: Path) -> Iterator[tuple[str, subprocess.P
     port = free_port()
     binary = EmbeddedServer.in_directory(short_tmp / "replicas").command[0]
     options = ["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+    options += ["--repl-diskless-sync-delay", "0"]  # nobody else is coming
 
     def start(place: Path, own_port: int, *more: str) -> subprocess.Popen[bytes]:
         place.mkdir()
