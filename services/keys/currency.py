@@ -16,7 +16,7 @@ CURRENT_S = 0.5  # for how long a reading of the ledger is taken for its present
 _WAIT_MS = 200
 _LIMIT = 1_000  # events; a reading with as many may have left some behind
 _GATHER_S = 0.005  # between readings, so that events which come close together are read together
-_PAUSE_S = 0.1
+_PAUSE_S = 0.05
 _log = structlog.get_logger(__name__)
 
 
@@ -50,6 +50,7 @@ class Tail:
                 away = False
                 stop.wait(_GATHER_S)
             except (RedisError, StoreError) as error:
+                self.current_until = 0.0
                 if away:
                     stop.wait(_PAUSE_S)
                 else:  # a connection that was cut is replaced at once
