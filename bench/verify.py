@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -135,19 +135,24 @@ def _computed(pid: int) -> float:
 
 
 def _in_process() -> Iterator[Figure | str]:
-    with fresh_store() as small, fresh_store() as large:
-        with connect(small, timeout=60) as store:
-            tokens = _fill(store, _FEW)
-        with connect(large, timeout=60) as store:
-            more = _fill(store, _MANY)
-        with _verifier(small) as few, _verifier(large) as many:
-            pairs = [(_rate(few, tokens), _rate(many, more)) for _ in range(_ROUNDS)]
-            of_few, of_many = (median(rates) for rates in zip(*pairs, strict=True))
-            yield f"verdicts in process, on one core: {of_few:,.0f}/s"
-            yield Figure(f"verdicts with {_MANY:,} keys beside {_FEW:,}", of_many, of_few)
-        # In a process of its own, for one that has worked already has memory to use again.
-        with ProcessPoolExecutor(1, get_context("spawn")) as another:
-            yield another.submit(_remembered, large).result()
+    """Each in processes of its own, for one that has worked already has its memory in disorder."""
+    with (
+        fresh_store() as small,
+        fresh_store() as large,
+        ProcessPoolExecutor(1, get_context("spawn")) as few,
+        ProcessPoolExecutor(1, get_context("spawn")) as many,
+        ProcessPoolExecutor(1, get_context("spawn")) as remembering,
+    ):
+        for url, size in ((small, _FEW), (large, _MANY)):
+            with connect(url, timeout=60) as store:
+                _fill(store, size)
+        pairs = [
+            (few.submit(_rate, small).result(), many.submit(_rate, large).result()) for _ in range(_ROUNDS)
+        ]
+        of_few, of_many = (median(rates) for rates in zip(*pairs, strict=True))
+        yield f"verdicts in process, on one core: {of_few:,.0f}/s"
+        yield Figure(f"verdicts with {_MANY:,} keys beside {_FEW:,}", of_many, of_few)
+        yield remembering.submit(_remembered, large).result()
 
 
 def _remembered(url: str) -> str:
@@ -157,11 +162,10 @@ def _remembered(url: str) -> str:
         for position in range(1, _REMEMBERED + 1):
             assert verifier(_token(position).reveal()).code == "VALID"
         took, grown = time.perf_counter() - start, _resident() - before
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size, first = grown / _REMEMBERED, took / _REMEMBERED * 1e6
     return (
         f"memory of {_REMEMBERED:,} keys: {grown / 2**20:,.0f} MiB, {size:,.0f} bytes a key; "
-        f"the process at its largest {largest:,.0f} MiB; a first verdict {first:,.0f} µs"
+        f"the process {_resident() / 2**20:,.0f} MiB; a first verdict {first:,.0f} µs"
     )
 
 
@@ -170,8 +174,8 @@ def _token(position: int) -> ApiKey:
     return ApiKey(payload + checksum(payload), "kl", f"{position:012d}")
 
 
-def _fill(store: Redis, size: int) -> list[str]:
-    """Keys with good tokens, which are given for the first of them."""
+def _fill(store: Redis, size: int) -> None:
+    """Keys with good tokens."""
     pipe = store.pipeline(transaction=False)
     for position in range(1, size + 1):
         token = _token(position)
@@ -181,7 +185,6 @@ def _fill(store: Redis, size: int) -> list[str]:
         pipe.rpush(f"{NAMESPACE}:subject:key:{token.id}", position)
         if position % _PAGE == 0:
             pipe.execute()
-    return [_token(position).reveal() for position in range(1, _ASKED + 1)]
 
 
 @contextmanager
@@ -202,15 +205,18 @@ def _verifier(url: str) -> Iterator[Verifier]:
                 thread.join()
 
 
-def _rate(verify: Verifier, tokens: Sequence[str]) -> float:
-    for token in tokens:
-        assert verify(token, ("orders:read",)).code == "VALID"
-    turns = range(_VERDICTS // len(tokens))
-    start = time.perf_counter()
-    for _ in turns:
+def _rate(url: str) -> float:
+    """Verdicts a second on the same few keys, all remembered."""
+    tokens = [_token(position).reveal() for position in range(1, _ASKED + 1)]
+    with _verifier(url) as verify:
         for token in tokens:
-            verify(token, ("orders:read",), "default")
-    return len(turns) * len(tokens) / (time.perf_counter() - start)
+            assert verify(token, ("orders:read",)).code == "VALID"
+        turns = range(_VERDICTS // len(tokens))
+        start = time.perf_counter()
+        for _ in turns:
+            for token in tokens:
+                verify(token, ("orders:read",), "default")
+        return len(turns) * len(tokens) / (time.perf_counter() - start)
 
 
 def _resident() -> int:
