@@ -174,7 +174,8 @@ class KeyCommands:
         try:
             return self._changed(principal, key_id, decided, request, if_version)
         except UnreadableEventError:
-            return self._revoke_unread(principal, key_id, KeyRevoked(reason=reason or ""), request)
+            fact = KeyRevoked(reason=reason or "")
+            return self._revoke_unread(principal, key_id, fact, request, if_version)
 
     def history(self, principal: Principal, key_id: str) -> list[Event]:
         """The events of a key, oldest first. Raises ForbiddenError, NoSuchKeyError."""
@@ -215,8 +216,12 @@ class KeyCommands:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _revoke_unread(self, principal: Principal, key_id: str, fact: KeyRevoked, request: Request) -> Done:
+    def _revoke_unread(
+        self, principal: Principal, key_id: str, fact: KeyRevoked, request: Request, if_version: int | None
+    ) -> Done:
         records = self._records(principal, key_id)
+        if if_version is not None and if_version != len(records):
+            raise StaleVersionError(len(records))
         if not any(map(is_revoked, records)):
             events = self._enveloped(principal, key_id, len(records), [fact], request)
             self.ledger.append(subject(key_id), events, len(records))

@@ -26,6 +26,7 @@ from shared.events import Event
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
 from shared.timestamps import rfc3339
 from shared.web.access import attached, idempotency_of, origin, signed_in
+from shared.web.app import refuse
 from shared.web.problems import field_errors
 
 _PAGE = 50
@@ -125,12 +126,12 @@ def rotate_key(principal: Principal, key_id: str) -> str | Response:
         key = _present(principal, key_id)
         token = secrets.token_urlsafe()
         return render_template("keys/rotate.html", key=key, graces=_GRACES, idempotency_key=token)
-    grace = request.form.get("grace_seconds", 0, type=int)
+    grace = request.form.get("grace_seconds", type=int)
+    if grace not in _GRACES:
+        return refuse(422, "Go back and choose for how long the old secret stays good.")
     token = request.form.get("idempotency_key") or secrets.token_urlsafe()
     asked = idempotency_of(principal, token, str(grace).encode())
-    done = attached(Keys).commands.rotate(
-        principal, key_id, grace if grace in _GRACES else 0, origin(), asked
-    )
+    done = attached(Keys).commands.rotate(principal, key_id, grace, origin(), asked)
     return _shown_once(principal, done, rotated=True)
 
 

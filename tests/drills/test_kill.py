@@ -76,7 +76,7 @@ class Load:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    running = Service(tmp_path / "data")
+    running = Service(tmp_path / "data", KEYLEDGER_RATE_LIMIT="0")
     running.start()
     yield running
     running.stop()

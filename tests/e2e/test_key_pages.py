@@ -99,6 +99,14 @@ def test_a_rotated_key_is_shown_once_and_the_old_one_is_good_for_the_grace(
     assert (answer(service, token), answer(service, shown[0])) == (401, 401)
 
 
+def test_a_grace_that_is_not_offered_rotates_nothing(page: Page, token: str, service: Service) -> None:
+    page.get_by_role("link", name="Rotate", exact=True).click()
+    page.evaluate("document.querySelector('option').value = 'soon'")
+    page.get_by_role("button", name="Rotate", exact=True).click()
+    expect(page.get_by_text("choose for how long")).to_be_visible()
+    assert answer(service, token) == 200
+
+
 def test_a_revoked_key_is_refused_for_good(page: Page, token: str, service: Service) -> None:
     page.get_by_role("link", name="Revoke", exact=True).click()
     expect(page.get_by_text("This cannot be undone.")).to_be_visible()

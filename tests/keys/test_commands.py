@@ -240,6 +240,8 @@ def test_a_key_whose_history_cannot_be_read_can_be_revoked_and_nothing_else(
         commands.rotate(person(), key.id, 0, REQUEST)
     with pytest.raises(NoSuchKeyError):
         commands.revoke(person("theirs"), key.id, None, REQUEST)
+    with pytest.raises(StaleVersionError):
+        commands.revoke(person(), key.id, None, REQUEST, if_version=99)
     done = commands.revoke(person(), key.id, "leaked", REQUEST)
     assert (done.key.id, done.key.name, done.key.status(0)) == (key.id, "Web", "revoked")
     assert (done.key.version, done.position) == (last.position + 2, last.position + 2)
