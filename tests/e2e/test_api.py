@@ -430,16 +430,20 @@ def test_a_request_id_is_taken_up_and_told_by_the_event(admin: Caller) -> None:
         assert re.fullmatch(r"[0-9a-f]{32}", given.headers["X-Request-Id"])
 
 
-def test_writers_read_their_writes_while_all_of_them_write(admin: Caller) -> None:
+def test_writers_read_their_writes_while_all_of_them_write(service: Service, admin: Caller) -> None:
+    # Each has a key of its own, for how often one may call is limited.
+    keys = [create(admin, name=str(n), scopes=["keyledger:admin"])["api_key"] for n in range(8)]
+
     def write_and_read(writer: int) -> None:
+        caller = Caller(service, keys[writer])
         for number in range(25):
-            made = admin("POST", "/v1/keys", json={"name": f"{writer}/{number}"})
+            made = caller("POST", "/v1/keys", json={"name": f"{writer}/{number}"})
             key = made.json()
-            listed = admin("GET", "/v1/keys?limit=100", position(made))
+            listed = caller("GET", "/v1/keys?limit=100", position(made))
             assert "X-Ledger-Behind" not in listed.headers
             assert key["id"] in [row["id"] for row in listed.json()["keys"]]
-            off = admin("PATCH", f"/v1/keys/{key['id']}", json={"enabled": False})
-            seen = admin("GET", f"/v1/keys/{key['id']}", position(off))
+            off = caller("PATCH", f"/v1/keys/{key['id']}", json={"enabled": False})
+            seen = caller("GET", f"/v1/keys/{key['id']}", position(off))
             assert "X-Ledger-Behind" not in seen.headers
             assert (seen.json()["status"], seen.headers["ETag"]) == ("inactive", '"2"')
 
