@@ -27,6 +27,7 @@ from services.audit.jobs import Requests
 from services.audit.relay import Relay
 from services.keys.app import register as register_keys
 from services.keys.commands import KeyCommands
+from services.keys.create_call import CreateCall
 from services.keys.currency import Tail
 from services.keys.operations import status
 from services.keys.projector import Projector
@@ -44,6 +45,7 @@ from shared.telemetry import configure_logs
 from shared.web.access import Access
 from shared.web.app import JsonApi, create_app
 from shared.web.health import attach_health
+from shared.web.limits import Limits
 from shared.web.session import StoredSessions
 
 _BLOCKING_READ_S = 5.0
@@ -135,6 +137,11 @@ class Parts:
         return VerdictCalls(self.verifier, self.authenticator)
 
     @cached_property
+    def limits(self) -> Limits:
+        """How often each caller of this process may call."""
+        return Limits(self.settings.rate_limit)
+
+    @cached_property
     def accounts(self) -> Accounts:
         """The people."""
         return Accounts(self.ledger, Passwords(), new_id)
@@ -178,7 +185,8 @@ def create_web() -> Flask:
     """The whole web application, from the environment: what each web process begins with."""
     parts = _parts_of_environment()
     app, api = _base(parts, home="keys.list_keys")
-    register_keys(app, api, parts.keys, parts.verdicts, parts.usage)
+    create = CreateCall(parts.keys.commands, parts.authenticator, parts.limits)
+    register_keys(app, api, parts.keys, parts.verdicts, create, parts.usage)
     register_accounts(app, parts.accounts)
     register_audit(app, api, parts.audit_log, parts.ledger)
     return app
@@ -208,7 +216,7 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
         sessions=StoredSessions(parts.store),
         access=access,
         home=home,
-        rate_limit=parts.settings.rate_limit,
+        limits=parts.limits,
     )
     _run_beside(parts)
     checks = {"store": _store, "views": _views, "audit": _audit, "verifier": _verifier}

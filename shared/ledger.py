@@ -93,6 +93,11 @@ class Idempotency(NamedTuple):
     name: str
     fingerprint: str
 
+    @classmethod
+    def of(cls, caller: str, key: str, asked: bytes) -> "Idempotency":
+        """By the caller's own key for the request; of that and of what was asked, only hashes are kept."""
+        return cls(f"{caller}:{_sha256(key.encode())}", _sha256(asked))
+
 
 class Checkpoint(NamedTuple):
     """How far a reader got: a position, and the id of the event there. (0, '') is the beginning."""
@@ -305,6 +310,10 @@ def checkpoint_at(records: Sequence[Record]) -> Checkpoint:
 def credential_key(subject: str) -> str:
     """Where a subject's credential lies, which no projection and no export reads."""
     return f"{NAMESPACE}:credential:{subject}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _checkpoint(record: Record) -> Checkpoint:

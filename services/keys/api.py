@@ -4,7 +4,8 @@ from typing import Any
 
 from flask import Response
 
-from services.keys.commands import Done, NewKey, NoSuchKeyError, StaleVersionError, fold
+from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError, fold
+from services.keys.create_call import commanded, shown_once
 from services.keys.domain import ChangeKey, Key, RefusedError
 from services.keys.fields import cursor_text
 from services.keys.moments import Moment, MomentError, NotYetCreatedError
@@ -34,11 +35,6 @@ from shared.web.openapi import headers, path_parameter
 _POSITION = "X-Ledger-Position"
 _BEHIND = "X-Ledger-Behind"
 
-_SHOWN_ONCE = (
-    "The whole key was in the first answer to this request and is stored nowhere. "
-    "If it was lost, rotate this key: that gives it a new secret."
-)
-
 ONE_KEY = path_parameter("key_id", "The id of a key.", "3fA9bQ27LmZ0")
 _COMMANDED = headers(_POSITION, "ETag")
 _READ = headers(_POSITION, _BEHIND)
@@ -59,7 +55,7 @@ def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -
     """
     keyed = idempotency(principal, idempotency_key)
     done = attached(Keys).commands.create(principal, new, origin(), keyed)
-    return _shown_once(done), 201, _headers(done)
+    return shown_once(done), 201, commanded(done)
 
 
 @blueprint.route("", methods=["GET"])
@@ -107,7 +103,7 @@ def change_key(principal: Principal, command: ChangeKey, if_match: int | None, k
     A revoked key stays as it is.
     """
     done = attached(Keys).commands.change(principal, key_id, command, origin(), if_match)
-    return presented(done.key), 200, _headers(done)
+    return presented(done.key), 200, commanded(done)
 
 
 @blueprint.route("/<key_id>/rotate", methods=["POST"], parameters=ONE_KEY)
@@ -133,7 +129,7 @@ def rotate_key(
     done = attached(Keys).commands.rotate(
         principal, key_id, rotation["grace_seconds"], origin(), keyed, if_match
     )
-    return _shown_once(done), 200, _headers(done)
+    return shown_once(done), 200, commanded(done)
 
 
 @blueprint.route("/<key_id>", methods=["DELETE"], parameters=ONE_KEY)
@@ -147,7 +143,7 @@ def revoke_key(principal: Principal, query: dict[str, Any], if_match: int | None
     It is never good again, but stays in the list and in the audit log. Revoking it again changes nothing.
     """
     done = attached(Keys).commands.revoke(principal, key_id, query["reason"], origin(), if_match)
-    return presented(done.key), 200, _headers(done)
+    return presented(done.key), 200, commanded(done)
 
 
 @blueprint.route("/<key_id>/history", methods=["GET"], parameters=ONE_KEY)
@@ -205,16 +201,6 @@ def _wait_for(position: int) -> dict[str, str]:
     """Lets a caller read its writes: waits for the position that it names."""
     reached, behind = attached(Keys).reached(position)
     return {_POSITION: str(reached)} | ({_BEHIND: "true"} if behind else {})
-
-
-def _shown_once(done: Done) -> dict[str, Any]:
-    return presented(done.key) | (
-        {"api_key": done.api_key.reveal()} if done.api_key else {"notice": _SHOWN_ONCE}
-    )
-
-
-def _headers(done: Done) -> dict[str, str]:
-    return {_POSITION: str(done.position), "ETag": _etag(done.key)}
 
 
 def _etag(key: Key) -> str:

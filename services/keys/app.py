@@ -5,6 +5,7 @@ from werkzeug.routing import Rule
 
 from services.keys import api, pages, verify_api
 from services.keys.commands import NoSuchKeyError, StaleVersionError
+from services.keys.create_call import CreateCall
 from services.keys.domain import RefusedError
 from services.keys.moments import MomentError, NotYetCreatedError
 from services.keys.service import Keys
@@ -13,9 +14,12 @@ from services.keys.verification import BehindError
 from services.keys.verify_calls import ScopesLackingError, VerdictCalls
 from shared.web.access import attach
 from shared.web.app import JsonApi, add_lane, attach_calls
+from shared.web.lane import Call
 
 
-def register(app: Flask, json_api: JsonApi, keys: Keys, verdicts: VerdictCalls, usage: Usage) -> None:
+def register(
+    app: Flask, json_api: JsonApi, keys: Keys, verdicts: VerdictCalls, create: CreateCall, usage: Usage
+) -> None:
     """Wiring and error mapping only."""
     for service in (keys, verdicts, usage):
         attach(app, service)
@@ -31,4 +35,9 @@ def register(app: Flask, json_api: JsonApi, keys: Keys, verdicts: VerdictCalls, 
     app.register_error_handler(ScopesLackingError, verify_api.scopes_lacking)
     # Whatever method a gateway's request has.
     app.url_map.add(Rule("/v1/forward-auth", endpoint="verify_api.forward_auth", methods=None))
-    add_lane(app, {"/v1/keys/verify": verdicts.verify, "/v1/forward-auth": verdicts.forward_auth})
+    lane: dict[str, Call] = {
+        "/v1/keys": create,
+        "/v1/keys/verify": verdicts.verify,
+        "/v1/forward-auth": verdicts.forward_auth,
+    }
+    add_lane(app, lane)

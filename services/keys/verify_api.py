@@ -17,25 +17,12 @@ from shared.schemas import AfterSchema, PositionHeaderSchema
 from shared.web.access import attached, bearer
 from shared.web.app import refuse
 from shared.web.calls import Calls
-from shared.web.lane import FAILURE
 from shared.web.openapi import documented, headers, needs_scope, query_parameter
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _POSITION = "X-Ledger-Position"
 
 blueprint = Calls("verify_api", __name__, url_prefix="/v1", description="Verdicts on API keys")
-
-
-def _after_the_lane(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Tells first of all what went wrong before Flask."""
-
-    @wraps(view)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        if failure := request.environ.get(FAILURE):
-            raise failure
-        return view(*args, **kwargs)
-
-    return guarded
 
 
 def _by_verifiers(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +35,6 @@ def _by_verifiers(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @blueprint.route("/keys/verify", methods=["POST"])
-@_after_the_lane
 @_by_verifiers
 @blueprint.arguments(PositionHeaderSchema, location="headers", as_kwargs=True)
 @blueprint.arguments(AfterSchema, location="query")
@@ -68,7 +54,6 @@ def verify_key(
 
 
 @blueprint.route("/forward-auth", methods=_METHODS)
-@_after_the_lane
 @blueprint.doc(
     security=[{"bearer": []}],
     responses={401: {}, 403: {}, 503: {}},
@@ -87,8 +72,8 @@ def forward_auth() -> Response:
 
     The bearer of the request is the key in question, of whatever workspace.
     """
-    answer, body = attached(VerdictCalls).forward_auth(request.environ)
-    return Response(body, 200, answer)
+    answer = attached(VerdictCalls).forward_auth(request.environ)
+    return Response(answer.body, answer.status, answer.headers)
 
 
 @blueprint.route("/keys/<key_id>/usage", methods=["GET"], parameters=ONE_KEY)

@@ -1,14 +1,13 @@
 """What the calls about verdicts decide, in few steps: a platform makes them on every request of its own.
 
 They stand before Flask. A request that is not plain they leave to the views of `verify_api`, which do the
-same with the same functions; what they raise is told by those views.
+same with the same functions; what they raise is told by Flask.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, quote
 
@@ -24,14 +23,13 @@ from shared.identity import (
     authorize,
 )
 from shared.timestamps import rfc3339
+from shared.web.environ import bearer_token, plain_json
+from shared.web.lane import Answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from shared.web.lane import Headers
-
 SCOPES_MOST = 50
-_BODY_MOST = 64 * 1024
 _POSITION_DIGITS = 15
 _NO_STORE = ("Cache-Control", "no-store")
 _JSON = [("Content-Type", "application/json"), _NO_STORE]
@@ -72,18 +70,18 @@ class VerdictCalls:
     verifier: Verifier
     authenticate: Authenticator
 
-    def verify(self, environ: WSGIEnvironment) -> tuple[Headers, bytes] | None:
+    def verify(self, environ: WSGIEnvironment) -> Answer | None:
         """Raises what `caller` and `verdict` raise."""
         if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
             return None
         asked, least = _body(environ), _least(environ)
         if asked is None or least is None:
             return None
-        return _JSON, told(self.verdict(self.caller(environ), asked, least))
+        return Answer(_JSON, told(self.verdict(self.caller(environ), asked, least)))
 
     def caller(self, environ: WSGIEnvironment) -> Principal:
         """Who asks for a verdict. Raises UnauthenticatedError, ForbiddenError, redis.RedisError."""
-        caller = self.authenticate(_bearer(environ))
+        caller = self.authenticate(bearer_token(environ))
         if not caller.may(PLATFORM_VERIFY):
             authorize(caller, KEYS_VERIFY)
         return caller
@@ -93,10 +91,10 @@ class VerdictCalls:
         workspace = None if caller.may(PLATFORM_VERIFY) else caller.workspace
         return self.verifier(asked.api_key, asked.scopes, workspace, least)
 
-    def forward_auth(self, environ: WSGIEnvironment) -> tuple[Headers, bytes]:
+    def forward_auth(self, environ: WSGIEnvironment) -> Answer:
         """Raises UnauthenticatedError, ScopesLackingError, UnreadableEventError, redis.RedisError."""
         scopes, workspace = _gate(environ["QUERY_STRING"])
-        verdict = self.verifier(_bearer(environ), scopes, workspace)
+        verdict = self.verifier(bearer_token(environ), scopes, workspace)
         key = verdict.key
         if verdict.code == "INSUFFICIENT_SCOPES":
             raise ScopesLackingError(REFUSALS[verdict.code])
@@ -108,7 +106,7 @@ class VerdictCalls:
             ("X-Keyledger-Scopes", " ".join(key.scopes)),
             _NO_STORE,
         ]
-        return headers, b""
+        return Answer(headers, b"")
 
 
 def told(verdict: Verdict) -> bytes:
@@ -123,26 +121,11 @@ def told(verdict: Verdict) -> bytes:
     )
 
 
-def _bearer(environ: WSGIEnvironment) -> str:
-    authorization: str = environ.get("HTTP_AUTHORIZATION", "")
-    scheme, _, token = authorization.partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
-        raise UnauthenticatedError("Send a Keyledger API key in the header Authorization: Bearer <key>.")
-    return token
-
-
 def _body(environ: WSGIEnvironment) -> Asked | None:
     """What is asked; None where the body is not plain or not good, for somebody else to say why."""
-    length = environ.get("CONTENT_LENGTH", "")
-    if (
-        not length.isdecimal()
-        or int(length) > _BODY_MOST
-        or environ.get("CONTENT_TYPE") != "application/json"
-    ):
+    body = plain_json(environ)
+    if body is None:
         return None
-    body = environ["wsgi.input"].read(int(length))
-    environ["wsgi.input"] = BytesIO(body)
     try:
         asked = _asked.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

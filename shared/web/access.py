@@ -1,6 +1,5 @@
 """Who calls: people by their session, services by a bearer token. Every view is behind one of the two."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -10,16 +9,15 @@ from flask import Flask, current_app, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
 from shared.events import Request
-from shared.identity import Authenticator, Principal, UnauthenticatedError, authorize
+from shared.identity import Authenticator, Principal, authorize
 from shared.ledger import Idempotency
+from shared.web import environ
 from shared.web.limits import Limits
 from shared.web.openapi import documented, needs_scope
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _S = TypeVar("_S")
-
-_USER_AGENT_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def bearer(
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R]:
         @wraps(view)
         def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            principal = attached(Access).authenticate(_bearer_token())
+            principal = attached(Access).authenticate(environ.bearer_token(request.environ))
             if limited:
                 attached(Limits).count(principal)
             authorize(principal, scope)
@@ -87,8 +85,7 @@ def bearer(
 
 def origin() -> Request:
     """What the events tell of this request."""
-    user_agent = request.user_agent.string[:_USER_AGENT_LENGTH] or None
-    return Request(id=g.request_id, ip=request.remote_addr, user_agent=user_agent)
+    return environ.origin(request.environ)
 
 
 def idempotency(principal: Principal, key: str | None) -> Idempotency | None:
@@ -98,18 +95,9 @@ def idempotency(principal: Principal, key: str | None) -> Idempotency | None:
 
 def idempotency_of(principal: Principal, key: str, body: bytes) -> Idempotency:
     """The same, of a key and a body from elsewhere: the forms carry theirs in a field."""
-    asked = b"\n".join([request.method.encode(), request.path.encode(), body])
-    name = f"{principal.kind}:{principal.id}:{hashlib.sha256(key.encode()).hexdigest()}"
-    return Idempotency(name, hashlib.sha256(asked).hexdigest())
+    return environ.idempotency(request.environ, principal, key, body)
 
 
 def _session_principal() -> Principal | None:
     subject = session.get("account")
     return attached(Access).account(subject) if subject else None
-
-
-def _bearer_token() -> str:
-    authorization = request.authorization
-    if authorization is None or authorization.type != "bearer" or not authorization.token:
-        raise UnauthenticatedError("Send a Keyledger API key in the header Authorization: Bearer <key>.")
-    return authorization.token

@@ -1,6 +1,5 @@
 """The web application that every service's pages and calls are attached to."""
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -10,7 +9,6 @@ from flask import Flask, Response, g, redirect, render_template, request, url_fo
 from flask.sessions import SessionInterface
 from flask_smorest import Api
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from limits import RateLimitItem
 from redis import RedisError
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.wrappers import Response as AnyResponse
@@ -22,14 +20,14 @@ from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionC
 from shared.schemas import ProblemSchema, Timestamp
 from shared.timestamps import date_utc, rfc3339
 from shared.web.access import Access, attach
+from shared.web.environ import MAX_BODY_BYTES, request_id
 from shared.web.interface import attach_interface
-from shared.web.lane import REQUEST_ID, Call, Lane
+from shared.web.lane import FAILURE, Call, Lane
 from shared.web.limits import Limits, TooManyRequestsError
 from shared.web.openapi import SchemaRules, completed
 from shared.web.problems import field_errors, problem
 
 _HERE = Path(__file__).parent
-_MAX_BODY_BYTES = 64 * 1024
 
 _HEADERS = (
     (
@@ -63,17 +61,17 @@ def create_app(
     sessions: SessionInterface,
     access: Access,
     home: str,
-    rate_limit: RateLimitItem | None = None,
+    limits: Limits,
 ) -> tuple[Flask, JsonApi]:
     """An app with sessions, CSRF, errors and headers, and the API that JSON blueprints are registered on.
 
-    `home` is the endpoint of the page that the dashboard begins with, `rate_limit` that of each caller.
+    `home` is the endpoint of the page that the dashboard begins with.
     """
     app = Flask("keyledger", static_folder=_HERE / "static", template_folder=_HERE / "templates")
     app.config.update(
         SECRET_KEY=secret_key,
-        MAX_CONTENT_LENGTH=_MAX_BODY_BYTES,
-        MAX_FORM_MEMORY_SIZE=_MAX_BODY_BYTES,
+        MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
+        MAX_FORM_MEMORY_SIZE=MAX_BODY_BYTES,
         SEND_FILE_MAX_AGE_DEFAULT=300,
         WTF_CSRF_TIME_LIMIT=None,  # a form is good for as long as its session
         API_TITLE="Keyledger",
@@ -85,10 +83,10 @@ def create_app(
     app.add_template_filter(date_utc)
     app.context_processor(lambda: {"principal": g.get("principal"), "endpoints": app.view_functions})
     app.add_url_rule("/", "home", lambda: redirect(url_for(home)))
-    app.before_request(_take_request_id)
+    app.before_request(_begin)
     app.after_request(_finish)
     attach(app, access)
-    attach(app, Limits(rate_limit))
+    attach(app, limits)
     _map_errors(app)
     CSRFProtect(app)
     api = JsonApi(app, spec_kwargs={"extra_plugins": [SchemaRules()]})
@@ -108,9 +106,11 @@ def add_lane(app: Flask, calls: Mapping[str, Call]) -> None:
     app.wsgi_app = Lane(app.wsgi_app, calls, [*_HEADERS])  # type: ignore[method-assign]  # as Flask documents
 
 
-def _take_request_id() -> None:
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _begin() -> None:
+    """Names the request, and tells first of all what went wrong with it before Flask."""
+    g.request_id = request_id(request.environ)
+    if failure := request.environ.get(FAILURE):
+        raise failure
 
 
 def _finish(response: Response) -> Response:
@@ -185,7 +185,7 @@ _ADVICE = {
     404: "There is nothing at this address. Check it, or begin at /keys.",
     405: "This address does not take that method. The header Allow names those that it takes.",
     415: "Send a JSON body with the header Content-Type: application/json.",
-    413: f"The body is too large; {_MAX_BODY_BYTES // 1024} KiB are the most.",
+    413: f"The body is too large; {MAX_BODY_BYTES // 1024} KiB are the most.",
 }
 
 

@@ -1,25 +1,34 @@
 """A way past Flask for the few calls that a platform makes on every request of its own.
 
-Flask with its hooks takes several times as long as such a call itself. Only answers 200 are given here: what
-goes wrong is told by Flask, so that errors have one mapping.
+Flask with its hooks takes several times as long as such a call itself. Only good answers are given here:
+what goes wrong is told by Flask, so that errors have one mapping.
 """
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from shared.web.environ import request_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
-FAILURE = "keyledger.failure"  # where the environment has what a call raised, for its view to raise again
+FAILURE = "keyledger.failure"  # where the environment has what a call raised, for Flask to tell
 
 Headers: TypeAlias = list[tuple[str, str]]
-# Gives the headers and the body of an answer 200; None leaves the request to Flask, with its body unread.
-Call: TypeAlias = "Callable[[WSGIEnvironment], tuple[Headers, bytes] | None]"
+
+
+class Answer(NamedTuple):
+    """What a call answers."""
+
+    headers: Headers
+    body: bytes
+    status: str = "200 OK"
+
+
+# None leaves the request to Flask, with its body as it came.
+Call: TypeAlias = "Callable[[WSGIEnvironment], Answer | None]"
 
 
 class Lane:
@@ -36,18 +45,11 @@ class Lane:
             return self._behind(environ, start_response)
         try:
             answer = call(environ)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the view raises it to Flask's mapping
+        except Exception as error:  # noqa: BLE001  # whatever it is, Flask's mapping tells it
             environ[FAILURE] = error
             answer = None
         if answer is None:
             return self._behind(environ, start_response)
-        headers, body = answer
-        start_response("200 OK", [*headers, ("X-Request-Id", _request_id(environ)), *self._headers])
-        return [body]
-
-
-def _request_id(environ: WSGIEnvironment) -> str:
-    given: str = environ.get("HTTP_X_REQUEST_ID", "")
-    if given and REQUEST_ID.fullmatch(given):
-        return given
-    return f"{random.getrandbits(128):032x}"  # a name, and no secret
+        headers = [*answer.headers, ("X-Request-Id", request_id(environ)), *self._headers]
+        start_response(answer.status, headers)
+        return [answer.body]

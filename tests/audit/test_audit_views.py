@@ -19,6 +19,7 @@ from shared.ledger import Ledger
 from shared.timestamps import parse_rfc3339, rfc3339
 from shared.web.access import Access
 from shared.web.app import create_app
+from shared.web.limits import Limits
 from tests.audit.histories import AT, created, record
 
 PEOPLE = {
@@ -50,6 +51,7 @@ def app(sqlite_log: AuditLog, ledger: Ledger) -> Flask:
         sessions=SecureCookieSessionInterface(),
         access=Access(authenticate, principal_of),
         home="audit.entries_page",
+        limits=Limits(None),
     )
     register(app, api, sqlite_log, ledger)
     accounts = Blueprint("accounts", __name__)

@@ -117,6 +117,80 @@ def test_a_repeated_create_gives_the_same_key_without_the_token(admin: Caller) -
     problem(admin("POST", "/v1/keys", {"Idempotency-Key": "order-17"}, json={"name": "Other"}), 422)
 
 
+def test_a_create_is_the_same_however_the_body_is_sent(admin: Caller) -> None:
+    """The plainest form is answered before Flask, the others by it."""
+    said = {
+        "name": " Größe ",
+        "description": "a\nb",
+        "scopes": ["b", "a", "b"],
+        "expires_at": "2031-01-01T00:00Z",
+    }
+    plain, other = "application/json", "application/json; charset=utf-8"
+    made, headers = [], []
+    for kind in (plain, other):
+        sent = {
+            "Content-Type": kind,
+            "Idempotency-Key": f"as {kind}".replace(" ", "-"),
+            "User-Agent": "checkout",
+        }
+        first, again = (admin("POST", "/v1/keys", sent, data=json.dumps(said)) for _ in range(2))
+        across = admin("POST", "/v1/keys", sent | {"Content-Type": other}, data=json.dumps(said))
+        assert (first.status_code, again.status_code) == (201, 201), first.text
+        assert again.json() == across.json()
+        assert first.json().keys() - again.json().keys() == {"api_key"}
+        history = admin("GET", f"/v1/keys/{first.json()['id']}/history").json()["events"]
+        assert history[0]["request"] == {
+            "id": first.headers["X-Request-Id"],
+            "ip": "127.0.0.1",
+            "user_agent": "checkout",
+        }
+        headers.append(set(first.headers))
+        made.append(
+            {
+                name: value
+                for name, value in first.json().items()
+                if name in said or name in {"version", "status"}
+            }
+        )
+    assert made[0] == made[1]
+    assert headers[0] == headers[1]
+    assert made[0] == {
+        "name": "Größe",
+        "description": "a\nb",
+        "scopes": ["b", "a"],
+        "expires_at": "2031-01-01T00:00:00.000Z",
+        "version": 1,
+        "status": "active",
+    }
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
+def test_a_create_that_is_refused_is_refused_alike_and_counted_once(tmp_path: Path, kind: str) -> None:
+    service = Service(tmp_path / "data", KEYLEDGER_RATE_LIMIT="3/minute")
+    service.start()
+    try:
+        writer, reader = (
+            Caller(service, service.key(scope)) for scope in ("keyledger:keys.write", "keyledger:keys.read")
+        )
+
+        def ask(caller: Caller, **said: Any) -> requests.Response:
+            return caller("POST", "/v1/keys", {"Content-Type": kind}, data=json.dumps(said))
+
+        assert problem(ask(writer), 422)["errors"][0]["field"] == "name"
+        assert "keyledger:admin" in problem(ask(writer, name="n", scopes=["keyledger:admin"]), 403)["detail"]
+        assert ask(writer, name="n").status_code == 201
+        # Each of the two web processes counts for itself.
+        answers = [ask(writer, name="n") for _ in range(10)]
+        assert "Too many" in problem(answers[-1], 429)["detail"]
+        assert sum(answer.status_code == 201 for answer in answers) <= 3
+        answers = [ask(reader, name="n") for _ in range(10)]
+        assert {answer.status_code for answer in answers} == {403, 429}
+        assert 3 <= sum(answer.status_code == 403 for answer in answers) <= 6
+        assert "mistyped" in problem(ask(Caller(service, "nonsense"), name="n"), 401)["detail"]
+    finally:
+        assert service.stop() == 0
+
+
 def test_a_key_is_renamed_rotated_and_revoked_under_its_id(admin: Caller) -> None:
     made = create(admin, name="Living", scopes=["orders:read"])
     path = f"/v1/keys/{made['id']}"

@@ -341,5 +341,4 @@ def test_a_workspace_of_any_name_fits_a_header(
     assert done.api_key
     calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
     asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"bearer {done.api_key.reveal()}"}
-    headers, _ = calls.forward_auth(asked)
-    assert dict(headers)["X-Keyledger-Workspace"] == sent
+    assert dict(calls.forward_auth(asked).headers)["X-Keyledger-Workspace"] == sent

@@ -1,0 +1,88 @@
+"""Creating a key, before Flask: platforms make keys by the thousand.
+
+A request that is not plain and good is left to the view of `api`, which does the same by the same functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from marshmallow import EXCLUDE, ValidationError
+
+from services.keys.commands import Done, KeyCommands
+from services.keys.schemas import NewKeySchema, NewSecretSchema, presented
+from shared.identity import KEYS_WRITE, Authenticator, Principal, authorize
+from shared.schemas import IdempotencySchema
+from shared.web.environ import bearer_token, idempotency, origin, plain_json
+from shared.web.lane import Answer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from services.keys.commands import NewKey
+    from shared.web.limits import Limits
+
+_SHOWN_ONCE = (
+    "The whole key was in the first answer to this request and is stored nowhere. "
+    "If it was lost, rotate this key: that gives it a new secret."
+)
+_HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+_NEW_KEY = NewKeySchema()
+_NEW_SECRET = NewSecretSchema()
+_IDEMPOTENCY = IdempotencySchema(unknown=EXCLUDE)
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class CreateCall:
+    """`POST /v1/keys`."""
+
+    commands: KeyCommands
+    authenticate: Authenticator
+    limits: Limits
+
+    def __call__(self, environ: WSGIEnvironment) -> Answer | None:
+        """Raises UnauthenticatedError, TooManyRequestsError, and what `create` of the commands raises."""
+        if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
+            return None
+        body = plain_json(environ)
+        if body is None:
+            return None
+        try:
+            new: NewKey = _NEW_KEY.load(msgspec.json.decode(body))
+            key = _idempotency_key(environ)
+        except (ValidationError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        caller = self._caller(environ)
+        keyed = idempotency(environ, caller, key, body) if key else None
+        done = self.commands.create(caller, new, origin(environ), keyed)
+        headers = [*_HEADERS, *commanded(done).items()]
+        return Answer(headers, _encode(_NEW_SECRET.dump(shown_once(done))), "201 CREATED")
+
+    def _caller(self, environ: WSGIEnvironment) -> Principal:
+        caller = self.authenticate(bearer_token(environ))
+        self.limits.count(caller)
+        authorize(caller, KEYS_WRITE)
+        return caller
+
+
+def shown_once(done: Done) -> dict[str, Any]:
+    """The key with its token, or with a notice where it was shown already."""
+    secret = {"api_key": done.api_key.reveal()} if done.api_key else {"notice": _SHOWN_ONCE}
+    return presented(done.key) | secret
+
+
+def commanded(done: Done) -> dict[str, str]:
+    """The headers of the answer to a command."""
+    return {"X-Ledger-Position": str(done.position), "ETag": f'"{done.key.version}"'}
+
+
+def _idempotency_key(environ: WSGIEnvironment) -> str | None:
+    given = environ.get("HTTP_IDEMPOTENCY_KEY")
+    if given is None:
+        return None
+    named: dict[str, str] = _IDEMPOTENCY.load({"Idempotency-Key": given})
+    return named["idempotency_key"]

@@ -1,0 +1,65 @@
+"""What a request says of itself, read from WSGI's environment: before Flask, and behind it just so."""
+
+from __future__ import annotations
+
+import random
+import re
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from shared.events import Request
+from shared.identity import Principal, UnauthenticatedError
+from shared.ledger import Idempotency
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+MAX_BODY_BYTES = 64 * 1024
+_REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_ID_KEPT = "keyledger.request_id"
+_USER_AGENT_LENGTH = 300
+
+
+def request_id(environ: WSGIEnvironment) -> str:
+    """The caller's name for the request, if it is a good one, or else one of ours; always the same."""
+    known: str | None = environ.get(_ID_KEPT)
+    if known is None:
+        given: str = environ.get("HTTP_X_REQUEST_ID", "")
+        # Random, for it is a name and no secret.
+        known = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        environ[_ID_KEPT] = known
+    return known
+
+
+def bearer_token(environ: WSGIEnvironment) -> str:
+    """What the caller shows. Raises UnauthenticatedError."""
+    authorization: str = environ.get("HTTP_AUTHORIZATION", "")
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise UnauthenticatedError("Send a Keyledger API key in the header Authorization: Bearer <key>.")
+    return token
+
+
+def plain_json(environ: WSGIEnvironment) -> bytes | None:
+    """The body, if it says that it is JSON in the plainest way, which need not be true."""
+    length = environ.get("CONTENT_LENGTH", "")
+    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+        return None
+    if environ.get("CONTENT_TYPE") != "application/json":
+        return None
+    body: bytes = environ["wsgi.input"].read(int(length))
+    environ["wsgi.input"] = BytesIO(body)
+    return body
+
+
+def origin(environ: WSGIEnvironment) -> Request:
+    """What the events tell of the request."""
+    user_agent = environ.get("HTTP_USER_AGENT", "")[:_USER_AGENT_LENGTH] or None
+    return Request(id=request_id(environ), ip=environ.get("REMOTE_ADDR"), user_agent=user_agent)
+
+
+def idempotency(environ: WSGIEnvironment, caller: Principal, key: str, body: bytes) -> Idempotency:
+    """The caller's `key` for this request, with its method, path and body."""
+    asked = b"\n".join([environ["REQUEST_METHOD"].encode(), environ["PATH_INFO"].encode(), body])
+    return Idempotency.of(f"{caller.kind}:{caller.id}", key, asked)
