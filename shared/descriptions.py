@@ -1,17 +1,27 @@
 """Events in human words, as the pages and the audit log tell them. Pure."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from shared.events import (
+    AccessDenied,
     AccountAdded,
+    AccountDisabled,
+    AccountEnabled,
+    AccountRoleChanged,
     Fact,
     KeyCreated,
     KeyDetailsChanged,
     KeyRevoked,
     KeyRotated,
     KeyToggled,
+    PasswordChanged,
+    SignedIn,
+    SignedOutEverywhere,
+    SignInFailed,
 )
 
 
@@ -30,27 +40,43 @@ class Description(NamedTuple):
     changes: tuple[Change, ...]
 
 
+# The title of each event, and the fields that it sets; what changed from one thing to another is told below.
+_WORDS: Mapping[type[Fact], tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        KeyCreated: ("Key created", ("name", "description", "scopes", "expires_at")),
+        KeyToggled: ("Key switched off", ("reason",)),
+        KeyDetailsChanged: ("Key changed", ("reason",)),
+        KeyRotated: ("Key rotated", ("hint",)),
+        KeyRevoked: ("Key revoked", ("reason",)),
+        AccountAdded: ("Account added", ("role",)),
+        AccountRoleChanged: ("Role changed", ()),
+        AccountDisabled: ("Account disabled", ("reason",)),
+        AccountEnabled: ("Account enabled", ()),
+        PasswordChanged: ("Password changed", ()),
+        SignedOutEverywhere: ("Signed out everywhere", ()),
+        SignedIn: ("Signed in", ()),
+        SignInFailed: ("Sign-in failed", ("attempts",)),
+        AccessDenied: ("Access denied", ("scope", "attempts")),
+    }
+)
+
+
 def describe(fact: Fact) -> Description:
     """The one place to put a new event into words."""
+    title, names = _WORDS.get(type(fact), (fact.TYPE, ()))
+    was_set = _set(fact, *names)
     match fact:
-        case KeyCreated():
-            return Description("Key created", _set(fact, "name", "description", "scopes", "expires_at"))
         case KeyToggled(enabled=enabled):
-            toggled = Change("enabled", not enabled, enabled)
-            return Description(
-                "Key switched on" if enabled else "Key switched off", (toggled, *_set(fact, "reason"))
-            )
+            title = "Key switched on" if enabled else title
+            return Description(title, (Change("enabled", not enabled, enabled), *was_set))
         case KeyDetailsChanged():
-            return Description("Key changed", (*_changed(fact), *_set(fact, "reason")))
+            return Description(title, (*_changed(fact), *was_set))
         case KeyRotated(previous_expires_at=ends_at):
-            old_secret = Change("old_secret_expires_at", None, ends_at)
-            return Description("Key rotated", (*_set(fact, "hint"), old_secret))
-        case KeyRevoked():
-            return Description("Key revoked", _set(fact, "reason"))
-        case AccountAdded():
-            return Description("Account added", _set(fact, "role"))
+            return Description(title, (*was_set, Change("old_secret_expires_at", None, ends_at)))
+        case AccountRoleChanged(before=before, after=after):
+            return Description(title, (Change("role", before, after),))
         case _:
-            return Description(fact.TYPE, ())
+            return Description(title, was_set)
 
 
 def _set(fact: Fact, *names: str) -> tuple[Change, ...]:

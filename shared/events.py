@@ -110,9 +110,96 @@ class AccountAdded(Fact, frozen=True, kw_only=True):
     role: str
 
 
+class AccountRoleChanged(Fact, frozen=True, kw_only=True):
+    """A person may do other things than before."""
+
+    TYPE: ClassVar[str] = "AccountRoleChanged"
+    SCHEMA: ClassVar[int] = 1
+
+    before: str
+    after: str
+
+
+class AccountDisabled(Fact, frozen=True, kw_only=True):
+    """A person may not sign in any more, and is signed out everywhere."""
+
+    TYPE: ClassVar[str] = "AccountDisabled"
+    SCHEMA: ClassVar[int] = 1
+
+    reason: str
+
+
+class AccountEnabled(Fact, frozen=True, kw_only=True):
+    """A person may sign in again."""
+
+    TYPE: ClassVar[str] = "AccountEnabled"
+    SCHEMA: ClassVar[int] = 1
+
+
+class PasswordChanged(Fact, frozen=True, kw_only=True):
+    """An account has another password, and whoever is signed in with the old one is so no longer.
+
+    The actor says whether the person chose it, or somebody else, for a first sign-in with it.
+    """
+
+    TYPE: ClassVar[str] = "PasswordChanged"
+    SCHEMA: ClassVar[int] = 1
+
+
+class SignedOutEverywhere(Fact, frozen=True, kw_only=True):
+    """All sessions of an account ended."""
+
+    TYPE: ClassVar[str] = "SignedOutEverywhere"
+    SCHEMA: ClassVar[int] = 1
+
+
+class SignedIn(Fact, frozen=True, kw_only=True):
+    """A person signed in."""
+
+    TYPE: ClassVar[str] = "SignedIn"
+    SCHEMA: ClassVar[int] = 1
+
+
+class SignInFailed(Fact, frozen=True, kw_only=True):
+    """Somebody tried to sign in, and could not: so often since the event of this kind before it.
+
+    The subject is the account, or the network address where no account is known by what was typed.
+    """
+
+    TYPE: ClassVar[str] = "SignInFailed"
+    SCHEMA: ClassVar[int] = 1
+
+    attempts: int
+
+
+class AccessDenied(Fact, frozen=True, kw_only=True):
+    """A known caller asked for what it may not, so often since the event of this kind before it."""
+
+    TYPE: ClassVar[str] = "AccessDenied"
+    SCHEMA: ClassVar[int] = 1
+
+    scope: str
+    attempts: int
+
+
 _FACTS: dict[str, type[Fact]] = {
     fact.TYPE: fact
-    for fact in (KeyCreated, KeyToggled, KeyDetailsChanged, KeyRotated, KeyRevoked, AccountAdded)
+    for fact in (
+        KeyCreated,
+        KeyToggled,
+        KeyDetailsChanged,
+        KeyRotated,
+        KeyRevoked,
+        AccountAdded,
+        AccountRoleChanged,
+        AccountDisabled,
+        AccountEnabled,
+        PasswordChanged,
+        SignedOutEverywhere,
+        SignedIn,
+        SignInFailed,
+        AccessDenied,
+    )
 }
 
 EVENT_TYPES: tuple[str, ...] = tuple(_FACTS)
@@ -125,12 +212,21 @@ _OLDER_FORMS: tuple[type[Fact], ...] = (KeyToggled1,)
 # How the ledger names what events are about.
 KEY_SUBJECT = "key:"
 ACCOUNT_SUBJECT = "account:"
+# What comes often is told apart from what a key or an account is folded from, which is so short for ever.
+SIGN_IN_SUBJECT = "sign-in:"  # then an e-mail address
+ADDRESS_SUBJECT = "address:"  # then a network address
+ACCESS_SUBJECT = "access:"  # then the kind and the id of a caller
+
+ActorKind: TypeAlias = Literal["account", "key", "operator", "anonymous"]
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who did it. `label` is what a person reads: an address, or the name of a key."""
+    """Who did it. `label` is what a person reads: an address, or the name of a key.
 
-    kind: Literal["account", "key", "operator"]
+    Of somebody who did not sign in, id and label are the network address.
+    """
+
+    kind: ActorKind
     id: str
     label: str
 

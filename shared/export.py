@@ -21,7 +21,16 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from shared.events import Actor, Record, Request, StoredEvent, UnreadableEventError, encode, open_envelope
+from shared.events import (
+    Actor,
+    ActorKind,
+    Record,
+    Request,
+    StoredEvent,
+    UnreadableEventError,
+    encode,
+    open_envelope,
+)
 from shared.timestamps import parse_rfc3339, rfc3339
 
 _OWN_TYPES = "keyledger."
@@ -65,7 +74,7 @@ class _Event(_CloudEvent, frozen=True, kw_only=True):
     version: _Integer
     schema: _Integer
     workspace: _Text
-    actorkind: Literal["account", "key", "operator"]
+    actorkind: ActorKind
     actorid: _Text
     actorlabel: _Text
     requestid: _Text

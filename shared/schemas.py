@@ -183,7 +183,11 @@ class ActorSchema(AnswerSchema):
 
     kind = fields.String(
         allow_none=True,
-        metadata=about("A person's `account`, a `key`, or the `operator` at the command line.", "account"),
+        metadata=about(
+            "A person's `account`, a `key`, the `operator` at the command line, or `anonymous`, who could "
+            "not sign in.",
+            "account",
+        ),
     )
     id = fields.String(allow_none=True, metadata=about("By what it is known.", "ann@example.org"))
     label = fields.String(allow_none=True, metadata=about("What people read.", "ann@example.org"))

@@ -38,6 +38,7 @@ from shared.schemas import (
 from shared.timestamps import rfc3339
 
 _SEARCH_LENGTH = 100
+_KEY_EVENTS = tuple(name for name in EVENT_TYPES if name.startswith("Key"))
 _CHANGEABLE = ("enabled", "name", "description", "scopes", "expires_at")
 
 
@@ -222,7 +223,7 @@ class EventSchema(AnswerSchema):
     id = fields.String(metadata=about("Its name.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
     position = fields.Integer(metadata=about("Where it is in the ledger.", 17))
     version = fields.Integer(metadata=about("The version of the key that it made.", 2))
-    type = fields.String(validate=validate.OneOf(EVENT_TYPES), metadata=about("What happened.", "KeyToggled"))
+    type = fields.String(validate=validate.OneOf(_KEY_EVENTS), metadata=about("What happened.", "KeyToggled"))
     schema = fields.Integer(metadata=about("The form of `data`, which a type may have several of.", 2))
     at = Timestamp(metadata=about("When, by the ledger's clock.", "2026-11-23T18:59:21.123Z"))
     actor = fields.Nested(ActorSchema)

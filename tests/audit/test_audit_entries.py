@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 import rfc8785
 from hypothesis import given
@@ -20,8 +21,19 @@ from services.audit.entries import (
     record_of,
     stored_event,
 )
-from shared.descriptions import Change
-from shared.events import AccountAdded, Actor, KeyToggled, Record, Request
+from shared.descriptions import Change, describe
+from shared.events import (
+    EVENT_TYPES,
+    AccessDenied,
+    AccountAdded,
+    AccountRoleChanged,
+    Actor,
+    Fact,
+    KeyDetails,
+    KeyToggled,
+    Record,
+    Request,
+)
 from tests.audit.histories import AT, created, record, records
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
@@ -145,6 +157,32 @@ def test_what_changed_in_human_words() -> None:
         "Account added",
         (Change("role", None, "auditor"),),
     )
+    promoted = AccountRoleChanged(before="auditor", after="owner")
+    assert description_of(entry_of(record(5, promoted), GENESIS)) == (
+        "Role changed",
+        (Change("role", "auditor", "owner"),),
+    )
+    denied = AccessDenied(scope="keyledger:admin", attempts=3)
+    assert description_of(entry_of(record(6, denied), GENESIS)) == (
+        "Access denied",
+        (Change("scope", None, "keyledger:admin"), Change("attempts", None, 3)),
+    )
+
+
+def test_every_event_has_words_of_its_own() -> None:
+    events = [fact for fact in Fact.__subclasses__() if fact.__name__ == fact.TYPE]
+    assert {fact.TYPE for fact in events} == set(EVENT_TYPES)
+    titles = {describe(_any(fact)).title for fact in events}
+    assert len(titles) == len(events)
+    assert not titles & set(EVENT_TYPES)
+
+
+def _any(fact: type[Fact]) -> Fact:
+    """One of a type, whatever it says."""
+    details = KeyDetails(name="n", description="", scopes=(), expires_at=None)
+    values = {"int": 1, "bool": True, "KeyDetails": details}
+    fields = {f.name: values.get(getattr(f.type, "__name__", ""), "x") for f in msgspec.structs.fields(fact)}
+    return fact(**fields)
 
 
 def test_what_was_not_set_did_not_change() -> None:

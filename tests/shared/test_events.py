@@ -5,7 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.events import (
+    AccessDenied,
     AccountAdded,
+    AccountDisabled,
+    AccountEnabled,
+    AccountRoleChanged,
     Actor,
     Fact,
     KeyCreated,
@@ -15,8 +19,12 @@ from shared.events import (
     KeyRotated,
     KeyToggled,
     NewEvent,
+    PasswordChanged,
     Record,
     Request,
+    SignedIn,
+    SignedOutEverywhere,
+    SignInFailed,
     UnreadableEventError,
     decode,
     encode,
@@ -44,6 +52,14 @@ FACTS = st.one_of(
     st.builds(KeyRotated, prefix=TEXT, hint=TEXT, digest=TEXT, previous_expires_at=TIME),
     st.builds(KeyRevoked, reason=TEXT),
     st.builds(AccountAdded, role=TEXT),
+    st.builds(AccountRoleChanged, before=TEXT, after=TEXT),
+    st.builds(AccountDisabled, reason=TEXT),
+    st.builds(AccountEnabled),
+    st.builds(PasswordChanged),
+    st.builds(SignedOutEverywhere),
+    st.builds(SignedIn),
+    st.builds(SignInFailed, attempts=st.integers(1, 2**53)),
+    st.builds(AccessDenied, scope=TEXT, attempts=st.integers(1, 2**53)),
 )
 
 
