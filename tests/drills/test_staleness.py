@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event as Stop
@@ -137,27 +137,30 @@ def _watcher(path: Path, peers: list[socket.socket], platform: Platform) -> "sub
     return watcher
 
 
-def judge(name: str, platform: Platform, seen: dict[int, Seen]) -> list[float]:
+def judge(
+    name: str, platform: Platform, seen: dict[int, Seen], stopped: Sequence[float] | None = None
+) -> list[float]:
     """How late the last VALID came after each switch; says it, and holds what came to the bounds.
 
-    A VALID that was asked for before the key was off may have been decided before that, and lie in the socket
-    of a process that was stopped: it is counted apart.
+    A VALID that was asked for before the key was off, or before its process was stopped, may have been
+    decided before that, and lie in the socket of the stopped process: it is counted apart.
     """
     late, crossing = [], []
-    for acknowledged, on in platform.off:
+    for number, (acknowledged, on) in enumerate(platform.off):
+        since = max(acknowledged, stopped[number] if stopped else 0.0)
         received = [
             (sent, came - acknowledged)
             for process in seen.values()
             for sent, came in process.valid
             if acknowledged < came < on
         ]
-        late.append(max((after for sent, after in received if sent > acknowledged), default=0.0))
-        crossing.append(max((after for sent, after in received if sent <= acknowledged), default=0.0))
+        late.append(max((after for sent, after in received if sent > since), default=0.0))
+        crossing.append(max((after for sent, after in received if sent <= since), default=0.0))
     late.sort()
     p99 = late[len(late) * 99 // 100]
     rates = ", ".join(f"{process.answers:,} ({len(process.valid):,} VALID)" for process in seen.values())
     print(f"\n{name}: {len(late)} switches; verdicts by process: {rates}")
-    print(f"  last VALID asked for after the switch: p50 {late[len(late) // 2] * 1000:.1f} ms, ", end="")
+    print(f"  last VALID asked for after it: p50 {late[len(late) // 2] * 1000:.1f} ms, ", end="")
     print(f"p99 {p99 * 1000:.1f} ms, worst {late[-1] * 1000:.1f} ms", end="")
     print(f"; asked for before it: worst {max(crossing) * 1000:.1f} ms, ", end="")
     print(f"{sum(after > WORST_S for after in crossing)} later than {WORST_S * 1000:.0f} ms")
@@ -210,31 +213,35 @@ def test_a_tail_that_is_cut_again_and_again_gives_no_stale_verdict(
 
 def _stopping(
     platform: Platform, tmp_path: Path, which: Callable[[int], int], *, before: bool
-) -> dict[int, Seen]:
-    """Stops a process for a second, before or after the key is switched off."""
+) -> tuple[dict[int, Seen], list[float]]:
+    """Stops a process for a second, before or after the key is switched off; also gives when."""
+    stopped = []
     with watched(platform, tmp_path) as seen:
         for number in range(FAULTS):
             pid = which(number)
             if before:
                 os.kill(pid, signal.SIGSTOP)
+                stopped.append(time.monotonic())
             try:
                 with platform.switched_off():
                     if not before:
                         os.kill(pid, signal.SIGSTOP)
+                        stopped.append(time.monotonic())
                     wait(1.0)
                     os.kill(pid, signal.SIGCONT)
                     wait(0.7)
             finally:
                 os.kill(pid, signal.SIGCONT)
             wait(0.5)
-    return seen
+    return seen, stopped
 
 
 def test_a_store_that_is_stopped_and_continued_gives_no_stale_verdict(
     platform: Platform, tmp_path: Path
 ) -> None:
     store = platform.service.pid("valkey-server")
-    judge("the store stopped", platform, _stopping(platform, tmp_path, lambda _: store, before=False))
+    seen, _ = _stopping(platform, tmp_path, lambda _: store, before=False)
+    judge("the store stopped", platform, seen)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the switch", "after it"])
@@ -248,5 +255,5 @@ def test_a_web_process_that_is_stopped_and_continued_gives_no_stale_verdict(
     mine = worker_of(own.raw.connection.sock, platform.service)
     assert own.content
     others = [pid for pid in pids if pid != mine] if before else pids
-    seen = _stopping(platform, tmp_path, lambda n: others[n % len(others)], before=before)
-    judge(f"a web process stopped {'before' if before else 'after'} the switch", platform, seen)
+    seen, stopped = _stopping(platform, tmp_path, lambda n: others[n % len(others)], before=before)
+    judge(f"a web process stopped {'before' if before else 'after'} the switch", platform, seen, stopped)
