@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test drill check format bench lock
+.PHONY: help setup run test drill check format bench screenshots lock
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/installed ## set up into .venv, and nothing else
 
@@ -32,6 +32,9 @@ format: .venv/dev ## format the code and mend what the linter can
 
 bench: .venv/dev ## measure, each figure beside its floor in the same run
 	$(BIN)/python -m bench
+
+screenshots: .venv/dev ## pictures of every page and state, into screenshots/
+	$(BIN)/python -m tests.screenshots
 
 lock: .venv/dev ## pin the newest allowed dependencies with their hashes
 	$(BIN)/pip install --quiet pip-tools

@@ -8,19 +8,26 @@ _REQUEST = Request(id="6f1c2a9be2d14ef0a3c5d7f80912b4c6", ip="192.0.2.17", user_
 
 def event_of(key_id: str, version: int) -> NewEvent:
     """The event that brings a key to a version: created at first, then switched."""
-    fact: Fact = (
-        KeyCreated(
-            name=f"Service {key_id}",
-            description="",
-            prefix="kl",
-            hint=f"kl_{key_id[:4]}…x7Qz",
-            digest="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-            scopes=("orders:read",),
-            expires_at=None,
-        )
-        if version == 1
-        else KeyToggled(enabled=version % 2 == 1, reason="")
+    if version == 1:
+        return event_with(key_id, 1, created(key_id, f"Service {key_id}"))
+    return event_with(key_id, version, KeyToggled(enabled=version % 2 == 1, reason=""))
+
+
+def created(key_id: str, name: str, expires_at: int | None = None) -> Fact:
+    """That a key came to be."""
+    return KeyCreated(
+        name=name,
+        description="",
+        prefix="kl",
+        hint=f"kl_{key_id[:4]}…x7Qz",
+        digest="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        scopes=("orders:read",),
+        expires_at=expires_at,
     )
+
+
+def event_with(key_id: str, version: int, fact: Fact) -> NewEvent:
+    """The event of a fact that brings a key to a version."""
     return enveloped(
         [fact],
         subject=f"key:{key_id}",

@@ -40,7 +40,7 @@ def serve(settings: Settings, store_url: str, secret_key: str, factory: str) -> 
     """Runs until SIGTERM or SIGINT. The workers are told the store and the secret by their environment."""
     os.environ["KEYLEDGER_REDIS_URL"] = store_url
     os.environ["KEYLEDGER_SECRET_KEY"] = secret_key
-    serve_application(f"services.composition:{factory}", settings.host, settings.port)
+    serve_application(f"services.web_applications:{factory}", settings.host, settings.port)
 
 
 def serve_application(factory: str, host: str, port: int) -> None:

@@ -66,8 +66,9 @@ class UnauthenticatedError(Exception):
 class ForbiddenError(Exception):
     """The caller is known, and may not."""
 
-    def __init__(self, missing: str) -> None:
+    def __init__(self, principal: Principal, missing: str) -> None:
         super().__init__(f"This needs the scope {missing}.")
+        self.principal = principal
         self.missing = missing
 
 
@@ -94,7 +95,7 @@ def authorize(principal: Principal, scope: str, granting: Iterable[str] = ()) ->
     """
     for needed in (scope, *granting):
         if not principal.may(needed):
-            raise ForbiddenError(needed)
+            raise ForbiddenError(principal, needed)
 
 
 def visible(principal: Principal, thing: _Thing | None) -> _Thing | None:

@@ -221,6 +221,10 @@ class Ledger:
             if len(page) < _HISTORY_PAGE:
                 return
 
+    def version(self, subject: str) -> int:
+        """How many events a subject has."""
+        return self._store.llen(_index_key(subject))
+
     def read(self, after: int, limit: int) -> list[Record]:
         """The next `limit` events after a position, oldest first."""
         entries = self._store.xrange(LOG, min=f"(0-{after}", max="+", count=limit)

@@ -4,6 +4,7 @@ They are also what the description of the interface is made of: `about` says wha
 """
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
@@ -218,3 +219,15 @@ class ProblemSchema(AnswerSchema):
     detail = fields.String(metadata=about("What is wrong, and what to do next."))
     request_id = fields.String(metadata=about("Name it when you report this.", "checkout-42"))
     errors = fields.List(fields.Nested(FieldErrorSchema), metadata=about("Which fields are to be mended."))
+
+
+def field_errors(messages: object, path: str = "") -> Iterator[dict[str, str]]:
+    """marshmallow's nested messages, one row a message; a list's items are named `scopes.0`."""
+    if isinstance(messages, Mapping):
+        for name, inner in messages.items():
+            yield from field_errors(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(messages, Sequence) and not isinstance(messages, str):
+        for message in messages:
+            yield from field_errors(message, path)
+    else:
+        yield {"field": path, "message": str(messages)}

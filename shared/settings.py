@@ -32,6 +32,8 @@ class Settings:
     verifier_keys: int  # that a web process remembers, to give verdicts from memory
 
     rate_limit: RateLimitItem | None = None  # of each caller, in each web process; None: none
+    sign_in_limit: RateLimitItem | None = None  # of each account; None: none
+    trusted_proxies: int = 0  # in front, whose word on the visitor's address and on TLS is taken
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -64,17 +66,19 @@ class Settings:
             key_prefix=prefix,
             allow_unsafe_store=env.bool("ALLOW_UNSAFE_STORE", False),
             ack_replicas=env.int("ACK_REPLICAS", 0),
-            rate_limit=_rate(env.str("RATE_LIMIT", "300/second")),
+            rate_limit=_rate("RATE_LIMIT", env.str("RATE_LIMIT", "300/second")),
+            sign_in_limit=_rate("SIGN_IN_LIMIT", env.str("SIGN_IN_LIMIT", "") or "10/10 minutes"),
+            trusted_proxies=env.int("TRUSTED_PROXIES", 0, validate=Range(min=0)),
             verifier_keys=env.int("VERIFIER_KEYS", 100_000, validate=Range(min=1)),
         )
 
 
-def _rate(text: str) -> RateLimitItem | None:
+def _rate(setting: str, text: str) -> RateLimitItem | None:
     if text in {"", "0"}:
         return None
     try:
         return parse(text)
     except ValueError as error:
         raise SettingsError(
-            f"KEYLEDGER_RATE_LIMIT is {text!r}; it may be a rate like 300/second, or 0 for none."
+            f"KEYLEDGER_{setting} is {text!r}; it may be a rate like 300/second, or 0 for none."
         ) from error

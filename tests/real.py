@@ -1,6 +1,5 @@
 """Real programs for the tests: whether they are there, and waiting for what they do."""
 
-import json
 import os
 import re
 import signal
@@ -8,16 +7,23 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from unittest.mock import patch
 
 import pytest
 import requests
-from redis import RedisError
+from redis import Redis, RedisError
 
+from services.cli.terminal import operator, request
+from services.composition import Parts
+from services.keys.commands import NewKey
 from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from shared.settings import Settings
 
 
 def need(program: str | None, name: str) -> str:
@@ -144,13 +150,19 @@ class Service:
             timeout=90,
         )
 
-    def key(self, *scopes: str) -> str:
+    def key(self, *scopes: str, workspace: str = "default") -> str:
         """A new key that holds the scopes."""
-        options = [word for scope in scopes for word in ("--scope", scope)]
-        made = self.run("key", "create", "caller", *options, "--json")
-        assert made.returncode == 0, made.stderr
-        token: str = json.loads(made.stdout)["api_key"]
-        return token
+        with self._parts() as parts:
+            new = NewKey(name="caller", scopes=scopes)
+            made = parts.keys.commands.create(operator(workspace), new, request())
+        assert made.api_key
+        return made.api_key.reveal()
+
+    def account(self, email: str, role: str, password: str, workspace: str = "default") -> str:
+        """Lets a person sign in; gives the address."""
+        with self._parts() as parts:
+            parts.accounts.add(operator(workspace), email, role, password, request())
+        return email
 
     def pid(self, *words: str) -> int:
         """The process that `up` started whose command has these words."""
@@ -159,6 +171,15 @@ class Service:
             if all(any(word in part for part in command) for word in words):
                 return child
         raise LookupError(words)
+
+    @contextmanager
+    def _parts(self) -> Iterator[Parts]:
+        """What the command line works with, in this process: another one takes a second to start."""
+        with patch.dict(os.environ, self.environment):
+            settings = Settings.from_environment()
+        parts = Parts(settings, settings.redis_url or EmbeddedServer.in_directory(self.data_dir).url)
+        yield parts
+        parts.store.close()
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -174,6 +195,34 @@ def _environment() -> dict[str, str]:
 def children(pid: int) -> list[int]:
     """The processes that a process started, oldest first."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def everything(store: Redis) -> Iterator[bytes]:
+    """Every name and value in a store; what RQ compressed as it was before."""
+    readers: dict[object, Callable[[bytes], object]] = {
+        b"string": store.get,
+        b"hash": store.hgetall,
+        b"list": lambda name: store.lrange(name, 0, -1),
+        b"set": store.smembers,
+        b"zset": lambda name: store.zrange(name, 0, -1),
+        b"stream": store.xrange,
+    }
+    for name in store.scan_iter():
+        yield name
+        for value in _flat(readers[store.type(name)](name)):
+            yield value
+            with suppress(zlib.error):
+                yield zlib.decompress(value)
+
+
+def _flat(value: object) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set):
+        for inner in value:
+            yield from _flat(inner)
+    elif isinstance(value, bytes):
+        yield value
 
 
 class FakeServer:

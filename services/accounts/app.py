@@ -1,13 +1,29 @@
 """Attaches the accounts to a web application."""
 
-from flask import Flask
+from flask import Flask, Response
 
-from services.accounts.commands import Accounts
-from services.accounts.pages import blueprint
+from services.accounts import pages, people_pages
+from services.accounts.commands import Accounts, NoSuchAccountError
+from services.accounts.directory import Directory
+from services.accounts.domain import OwnAccountError
+from services.accounts.sign_in import SignIn
 from shared.web.access import attach
+from shared.web.app import refuse
 
 
-def register(app: Flask, accounts: Accounts) -> None:
-    """Adds the pages, and what they work with."""
-    attach(app, accounts)
-    app.register_blueprint(blueprint)
+def register(app: Flask, accounts: Accounts, sign_in: SignIn, directory: Directory) -> None:
+    """Wiring and error mapping only."""
+    for service in (accounts, sign_in, directory):
+        attach(app, service)
+    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(people_pages.blueprint)
+    app.register_error_handler(NoSuchAccountError, _no_such_account)
+    app.register_error_handler(OwnAccountError, _own_account)
+
+
+def _no_such_account(error: NoSuchAccountError) -> Response:
+    return refuse(404, str(error))
+
+
+def _own_account(error: OwnAccountError) -> Response:
+    return refuse(409, str(error))

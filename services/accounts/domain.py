@@ -3,10 +3,22 @@
 import unicodedata
 from collections.abc import Iterable
 from functools import reduce
+from typing import TypeAlias
 
 import msgspec
 
-from shared.events import ACCOUNT_SUBJECT, AccountAdded, Event, Facts, UnreadableEventError
+from shared.events import (
+    ACCOUNT_SUBJECT,
+    AccountAdded,
+    AccountDisabled,
+    AccountEnabled,
+    AccountRoleChanged,
+    Event,
+    Facts,
+    PasswordChanged,
+    SignedOutEverywhere,
+    UnreadableEventError,
+)
 from shared.identity import ROLES
 
 EMAIL_LENGTH = 254  # what fits into the path of an SMTP envelope (RFC 5321, 4.5.3.1.3)
@@ -28,6 +40,10 @@ class AccountExistsError(Exception):
         super().__init__(f"{email} has an account already. Add a person by another e-mail address.")
 
 
+class OwnAccountError(Exception):
+    """Somebody is about to lock themselves out; the message says whom to ask."""
+
+
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """A person who may sign in, folded from the account's events."""
 
@@ -35,6 +51,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     email: str
     workspace: str
     role: str
+    enabled: bool
+    password_is_given: bool  # by somebody else, so that two know it
+    sessions_end: int  # the version that ended all sessions from before it; 0, if none did
     version: int
 
 
@@ -44,13 +63,72 @@ class AddAccount(msgspec.Struct, frozen=True, kw_only=True):
     role: str
 
 
-def decide(command: AddAccount, account: Account | None) -> Facts:
-    """What happens by a command. Raises AccountExistsError, InvalidFieldError."""
+class ChangeRole(msgspec.Struct, frozen=True, kw_only=True):
+    """Let a person do other things. `by` is the id of who wants it."""
+
+    role: str
+    by: str
+
+
+class DisableAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """Let a person sign in no more. `by` is the id of who wants it."""
+
+    reason: str
+    by: str
+
+
+class EnableAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """Let a person sign in again."""
+
+
+class ChangePassword(msgspec.Struct, frozen=True, kw_only=True):
+    """Take another password, and end the sessions that were begun with the old one."""
+
+
+class SignOutEverywhere(msgspec.Struct, frozen=True, kw_only=True):
+    """End all sessions."""
+
+
+Change: TypeAlias = ChangeRole | DisableAccount | EnableAccount | ChangePassword | SignOutEverywhere
+
+
+def decide_new(command: AddAccount, account: Account | None) -> Facts:
+    """What happens when a person is added. Raises AccountExistsError, InvalidFieldError."""
     if account is not None:
         raise AccountExistsError(account.email)
-    if command.role not in ROLES:
-        raise InvalidFieldError("role", f"The role must be one of {', '.join(ROLES)}.")
+    _check_role(command.role)
     return (AccountAdded(role=command.role),)
+
+
+def decide(command: Change, account: Account) -> Facts:
+    """What happens by a command; nothing, if it is so already. Raises InvalidFieldError, OwnAccountError."""
+    match command:
+        case ChangeRole(role=role, by=by):
+            _check_role(role)
+            if role == account.role:
+                return ()
+            _refuse_oneself(by, account, "change your own role")
+            return (AccountRoleChanged(before=account.role, after=role),)
+        case DisableAccount(reason=reason, by=by):
+            _refuse_oneself(by, account, "disable your own account")
+            return (AccountDisabled(reason=reason),) if account.enabled else ()
+        case EnableAccount():
+            return () if account.enabled else (AccountEnabled(),)
+        case ChangePassword():
+            return (PasswordChanged(),)
+        case SignOutEverywhere():
+            return (SignedOutEverywhere(),)
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise InvalidFieldError("role", f"The role must be one of {', '.join(ROLES)}.")
+
+
+def _refuse_oneself(by: str, account: Account, what: str) -> None:
+    # So a workspace keeps the owner who is at work.
+    if by == account.subject:
+        raise OwnAccountError(f"You cannot {what}. Ask another owner of your workspace to do it.")
 
 
 def evolve(account: Account | None, event: Event) -> Account:
@@ -60,23 +138,48 @@ def evolve(account: Account | None, event: Event) -> Account:
     version of the code does not know: nobody may guess then what the person may do.
     """
     version = account.version if account else 0
-    match event.data, account:
-        case AccountAdded(role=role), None if event.version == version + 1 and role in ROLES:
+    follows = event.version == version + 1
+    changed = (_changed(account, event) if account else _added(event)) if follows else None
+    if changed is None:
+        reason = f"{event.type} of version {event.version} cannot be understood after version {version}"
+        raise UnreadableEventError(event.position, event.subject, reason)
+    return msgspec.structs.replace(changed, version=event.version)
+
+
+def _added(event: Event) -> Account | None:
+    match event.data:
+        case AccountAdded(role=role) if role in ROLES:
             return Account(
                 subject=event.subject,
                 email=event.subject.removeprefix(ACCOUNT_SUBJECT),
                 workspace=event.workspace,
                 role=role,
+                enabled=True,
+                password_is_given=True,
+                sessions_end=0,
                 version=event.version,
             )
-        case _:
-            reason = f"{event.type} of version {event.version} cannot be understood after version {version}"
-            raise UnreadableEventError(event.position, event.subject, reason)
+    return None
 
 
-def fold(history: Iterable[Event]) -> Account | None:
-    """The account that its events make; none of no events. Raises UnreadableEventError."""
-    account: Account | None = None
+def _changed(account: Account, event: Event) -> Account | None:
+    match event.data:
+        case AccountRoleChanged(after=role) if role in ROLES:
+            return msgspec.structs.replace(account, role=role)
+        case AccountDisabled():
+            return msgspec.structs.replace(account, enabled=False, sessions_end=event.version)
+        case AccountEnabled():
+            return msgspec.structs.replace(account, enabled=True)
+        case PasswordChanged():
+            given = event.actor.kind != "account" or event.actor.id != account.subject
+            return msgspec.structs.replace(account, password_is_given=given, sessions_end=event.version)
+        case SignedOutEverywhere():
+            return msgspec.structs.replace(account, sessions_end=event.version)
+    return None
+
+
+def fold(history: Iterable[Event], account: Account | None = None) -> Account | None:
+    """The account that its events make, after a state or from none. Raises UnreadableEventError."""
     return reduce(evolve, history, account)
 
 

@@ -1,21 +1,27 @@
-"""Signing in and out."""
+"""Signing in and out, and what people see and change of their own account."""
 
 import re
+from typing import Any
 
-from flask import Blueprint, redirect, render_template, request, session, url_for
+from flask import Blueprint, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
 
+from services.accounts.attempts import TooManyAttemptsError
 from services.accounts.commands import Accounts
-from services.accounts.schemas import SignInSchema
-from shared.web.access import attached
-from shared.web.session import renew
+from services.accounts.credentials import PASSWORD_MIN_LENGTH
+from services.accounts.domain import Account, InvalidFieldError
+from services.accounts.schemas import PasswordChangeSchema, SignInSchema
+from services.accounts.sign_in import SignIn
+from shared.identity import Principal
+from shared.web.access import attached, begin_session, origin, signed_in
 
 _HOME = "/"
 # A path of this site. Browsers read `//` and `/\` as the beginning of another host, and leave out
 # control characters before they look.
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
+_GIVEN = "Somebody else chose your password. Choose one that only you know: press your address in the menu."
 
 blueprint = Blueprint("accounts", __name__, template_folder="templates")
 
@@ -27,14 +33,17 @@ def sign_in() -> ResponseReturnValue:
         return _form({})
     try:
         form = SignInSchema().load(request.form.to_dict())
+        account = attached(SignIn)(form["email"], form["password"], origin())
     except ValidationError as error:
         return _form(error.messages_dict), 422
-    principal = attached(Accounts).sign_in(form["email"], form["password"])
-    if principal is None:
+    except TooManyAttemptsError as error:
+        return _form({"form": [str(error)]}), 429, {"Retry-After": str(error.retry_after)}
+    if account is None:
         # Not 401: that must carry a challenge, which a form is not.
         return _form({"form": [_NOT_RIGHT]}), 422
-    renew(session)
-    session["account"] = principal.id
+    begin_session(account.subject, account.version)
+    if account.password_is_given:
+        flash(_GIVEN, "info")
     return redirect(_next(), 303)
 
 
@@ -45,9 +54,54 @@ def sign_out() -> ResponseReturnValue:
     return redirect(url_for("accounts.sign_in"), 303)
 
 
-def _form(errors: dict[str, list[str]]) -> str:
+@blueprint.get("/account")
+@signed_in(None)
+def own_account(principal: Principal) -> ResponseReturnValue:
+    """Your account."""
+    return _own_account(principal, {})
+
+
+@blueprint.post("/account/password")
+@signed_in(None)
+def change_password(principal: Principal) -> ResponseReturnValue:
+    """Takes another password: all other sessions end, and this one goes on under a new id."""
+    try:
+        form = PasswordChangeSchema().load(request.form.to_dict())
+        account = attached(Accounts).change_password(
+            principal, form["current_password"], form["password"], origin()
+        )
+    except ValidationError as error:
+        return _own_account(principal, error.messages_dict), 422
+    except InvalidFieldError as error:
+        return _own_account(principal, {error.field: [str(error)]}), 422
+    except TooManyAttemptsError as error:
+        headers = {"Retry-After": str(error.retry_after)}
+        return _own_account(principal, {"form": [str(error)]}), 429, headers
+    begin_session(account.subject, account.version)
+    flash("Your password is changed. Everywhere else you are signed out.", "success")
+    return redirect(url_for("accounts.own_account"), 303)
+
+
+@blueprint.post("/account/sign-out-everywhere")
+@signed_in(None)
+def sign_out_everywhere(principal: Principal) -> ResponseReturnValue:
+    """Ends all sessions of the account, this one too."""
+    attached(Accounts).sign_out_everywhere(principal, origin())
+    session.clear()
+    flash("You are signed out everywhere.", "success")
+    return redirect(url_for("accounts.sign_in"), 303)
+
+
+def _form(errors: dict[str, Any]) -> str:
     typed = {"email": request.form.get("email", "")}
     return render_template("accounts/sign_in.html", form=typed, errors=errors, next=_next())
+
+
+def _own_account(principal: Principal, errors: dict[str, Any]) -> str:
+    account: Account = attached(Accounts).own(principal)
+    return render_template(
+        "accounts/own.html", account=account, errors=errors, password_length=PASSWORD_MIN_LENGTH
+    )
 
 
 def _next() -> str:

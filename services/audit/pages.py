@@ -3,18 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, redirect, render_template, request, url_for
 from marshmallow import ValidationError
+from werkzeug.wrappers import Response
 
 from services.audit.entries import Entry, description_of
 from services.audit.schemas import PageQuerySchema, actor_of
 from services.audit.service import Audit
 from shared.events import EVENT_TYPES
 from shared.identity import AUDIT_READ, Principal
+from shared.tokens import resembles_key
 from shared.web.access import attached, signed_in
 
 _FILTERS = ("key_id", "actor", "type", "since", "until", "q")
 _UNKNOWN = "Unknown"
+_NO_KEYS = (
+    "This looks like an API key, which the log never holds. Search by its id, which Keys' Details tells."
+)
 
 blueprint = Blueprint("audit", __name__, template_folder="templates")
 
@@ -32,6 +37,18 @@ def entries_page(principal: Principal) -> str | tuple[str, int]:
     page = audit.page(principal, **query)
     names = audit.key_names(principal, page.entries)
     return _page(typed, [row(entry, names) for entry in page.entries], next_cursor=page.next_cursor)
+
+
+@blueprint.post("/audit/search")
+@signed_in(AUDIT_READ)
+def search(_: Principal) -> Response | tuple[str, int]:
+    """Leads to the entries that were asked for. What looks like a key comes into no address."""
+    typed = {name: request.form.get(name, "") for name in _FILTERS}
+    secret = {name: [_NO_KEYS] for name, value in typed.items() if resembles_key(value)}
+    if secret:
+        return _page(typed | dict.fromkeys(secret, ""), [], errors=secret), 422
+    chosen: dict[str, Any] = {name: value for name, value in typed.items() if value}
+    return redirect(url_for("audit.entries_page", **chosen), 303)
 
 
 def _cursor(arguments: Mapping[str, str]) -> dict[str, str]:

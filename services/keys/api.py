@@ -7,7 +7,6 @@ from flask import Response
 from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError, fold
 from services.keys.create_call import commanded, shown_once
 from services.keys.domain import ChangeKey, Key, RefusedError
-from services.keys.fields import cursor_text
 from services.keys.moments import Moment, MomentError, NotYetCreatedError
 from services.keys.schemas import (
     HistoryQuerySchema,
@@ -66,14 +65,12 @@ def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -
 def list_keys(principal: Principal, query: dict[str, Any], ledger_position: int) -> Any:
     """List the keys of your workspace
 
-    A page looks at some thousand keys at most, so where few match, it may be short, even empty, and still not
+    A page looks at so many keys and no more, so where few match, it may be short, even empty, and still not
     be the last. Follow `next_cursor` until it is null.
     """
-    told = _wait_for(max(query["after"], ledger_position))
-    criteria = query["criteria"]
-    page = attached(Keys).page(principal, query["limit"], query["cursor"], criteria)
-    following = cursor_text(page.next_cursor, criteria.sort)
-    return {"keys": map(presented, page.keys), "next_cursor": following}, 200, told
+    reached = attached(Keys).reached(max(query["after"], ledger_position))
+    page = attached(Keys).page(principal, query["limit"], query["cursor"], query["criteria"])
+    return {"keys": map(presented, page.keys), "next_cursor": page.next_cursor}, 200, _told(*reached)
 
 
 @blueprint.route("/<key_id>", methods=["GET"], parameters=ONE_KEY)
@@ -85,9 +82,9 @@ def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, 
     """Read a key, as it is or as it was"""
     if query["at"] is not None:
         return _past_key(principal, key_id, query["at"])
-    told = _wait_for(max(query["after"], ledger_position))
-    key = attached(Keys).find(principal, key_id)
-    return presented(key), 200, told | {"ETag": _etag(key)}
+    after = max(query["after"], ledger_position)
+    key, reached, behind = attached(Keys).find(principal, key_id, after)
+    return presented(key), 200, _told(reached, behind) | {"ETag": _etag(key)}
 
 
 @blueprint.route("/<key_id>", methods=["PATCH"], parameters=ONE_KEY)
@@ -160,7 +157,8 @@ def read_history(principal: Principal, query: dict[str, Any], key_id: str) -> An
 
 def no_such_key(_: NoSuchKeyError) -> Response:
     """404, also for a key of another workspace."""
-    return refuse(404, "There is no such API key in your workspace. GET /v1/keys lists those that there are.")
+    detail = "There is no such API key in your workspace. Keys' Details and GET /v1/keys list yours."
+    return refuse(404, detail)
 
 
 def refused(error: RefusedError) -> Response:
@@ -197,9 +195,8 @@ def _past_key(principal: Principal, key_id: str, moment: Moment) -> Any:
     return presented(key, past.at), 200, {_POSITION: str(past.last.position), "ETag": _etag(key)}
 
 
-def _wait_for(position: int) -> dict[str, str]:
-    """Lets a caller read its writes: waits for the position that it names."""
-    reached, behind = attached(Keys).reached(position)
+def _told(reached: int, behind: bool) -> dict[str, str]:
+    """Where the views are, and whether that is behind the position which the caller named."""
     return {_POSITION: str(reached)} | ({_BEHIND: "true"} if behind else {})
 
 

@@ -24,8 +24,11 @@ GRACE_SECONDS_MOST = 30 * 24 * 60 * 60
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a key, folded from its events; a row of the views is the same. Times are in ms."""
+class Key(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The state of a key, folded from its events; a row of the views is the same. Times are in ms.
+
+    A row is an array without the names of the fields: another order of them is another row.
+    """
 
     id: str
     workspace: str

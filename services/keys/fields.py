@@ -3,14 +3,15 @@
 import re
 import time
 import unicodedata
-from typing import Any, NamedTuple
+from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
-from services.keys.criteria import NEWEST_FIRST, OLDEST_FIRST, Sort
+from services.keys.cursors import CursorError, parse_cursor
 from services.keys.moments import Moment, MomentError, parse_moment
 from shared.identity import OWN_PREFIX, SCOPES
 from shared.schemas import Timestamp, about
+from shared.tokens import holds_key
 
 NAME_LENGTH = 100
 DESCRIPTION_LENGTH = 500
@@ -18,7 +19,6 @@ _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
 _SCOPES_MOST = 50
 _LINES = frozenset("\n\t")
 LONGEST = "It may have {max} characters at most."
-NO_CURSOR = "Take it from next_cursor of the page before, with the same sort."
 
 # The same rules once more for JSON Schema, as the description of the interface tells them.
 _NO_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
@@ -40,6 +40,8 @@ class Text(fields.String):
         for character in text:
             if unicodedata.category(character) in {"Cc", "Cs"} and character not in self._allowed:
                 raise ValidationError(f"It may not contain the control character U+{ord(character):04X}.")
+        if holds_key(text):
+            raise ValidationError("It looks like an API key. A key is never kept in a text: leave it out.")
         return text
 
 
@@ -140,23 +142,12 @@ class MomentField(fields.Field[Moment]):
             raise ValidationError(str(error)) from error
 
 
-class Place(NamedTuple):
-    """Where a page of a list ended: the position of a key, in one of the two orders."""
+class Cursor(fields.Field[str]):
+    """Where a page of a list ended, as callers get it and send it back."""
 
-    position: int
-    sort: Sort
-
-
-class Cursor(fields.Field[Place]):
-    """A place as callers get it and send it back: `17` of those newest first, `a17` of the others."""
-
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Place:
-        found = re.fullmatch(r"(a?)([0-9]{1,15})", str(value))
-        if not found:
-            raise ValidationError(NO_CURSOR)
-        return Place(int(found[2]), OLDEST_FIRST if found[1] else NEWEST_FIRST)
-
-
-def cursor_text(position: int | None, sort: Sort) -> str | None:
-    """The inverse."""
-    return None if position is None else f"a{position}" if sort == OLDEST_FIRST else str(position)
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
+        try:
+            parse_cursor(str(value))
+        except CursorError as error:
+            raise ValidationError(str(error)) from error
+        return str(value)

@@ -1,36 +1,53 @@
 """The dashboard's pages on keys. They only translate: who, what, do it, show."""
 
+import re
 import secrets
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
-from services.keys.commands import Done, fold
+from services.keys.chart import DAYS, chart
+from services.keys.commands import Done, NoSuchKeyError, StaleVersionError, fold
 from services.keys.domain import Key
-from services.keys.moments import parse_moment
+from services.keys.forms import read, rules, texts_of, typed_in, utc
+from services.keys.key_material import MalformedKeyError, parse
+from services.keys.list_page import chosen, listed, place_of
+from services.keys.moments import MomentError, NotYetCreatedError, parse_moment
 from services.keys.schemas import (
     KeyChangeSchema,
-    ListQuerySchema,
     NewKeySchema,
     RevocationSchema,
     presented,
 )
 from services.keys.service import Keys
+from services.keys.usage import Usage
 from shared.descriptions import describe
 from shared.events import Event
-from shared.identity import KEYS_READ, KEYS_WRITE, Principal
-from shared.timestamps import rfc3339
-from shared.web.access import attached, idempotency_of, origin, signed_in
-from shared.web.app import refuse
-from shared.web.problems import field_errors
+from shared.identity import KEYS_READ, KEYS_WRITE, ForbiddenError, Principal
+from shared.ledger import Idempotency, IdempotencyConflictError
+from shared.schemas import field_errors
+from shared.timestamps import date_utc
+from shared.tokens import resembles_key
+from shared.web.access import Access, attached, idempotency_of, origin, signed_in
 
-_PAGE = 50
 _GRACES = {0: "no time at all", 3600: "1 hour", 86_400: "1 day", 604_800: "7 days", 2_592_000: "30 days"}
+_TYPED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?")
+_MADE_ALREADY = (
+    "This form has made a key already, and it said something else then. "
+    "To make another key as it stands here, press Create again."
+)
+_ROTATED_ALREADY = (
+    "This form has rotated the key already, with another choice. To rotate it once more, press Rotate again."
+)
+_CHANGED_MEANWHILE = (
+    "Somebody else changed this key while you were typing. What you typed is kept, on top of their change: "
+    "look at it and save again."
+)
+_SHOWN_ALREADY = "“{}” has its key already, which was shown once. If nobody copied it, rotate the key."
 
 blueprint = Blueprint("keys", __name__, template_folder="templates")
 
@@ -39,11 +56,29 @@ blueprint = Blueprint("keys", __name__, template_folder="templates")
 @signed_in(KEYS_READ)
 def list_keys(principal: Principal) -> str:
     """Keys' Details."""
+    return render_template("keys/list.html", **listed(principal, request.args))
+
+
+@blueprint.post("/keys/search")
+@signed_in(KEYS_READ)
+def find_keys(principal: Principal) -> Response | tuple[str, int]:
+    """Leads to what was sought. Of a pasted key nothing but its id comes into an address."""
+    sought, query = request.form.get("search", "").strip(), chosen(request.form)
+    if not resembles_key(sought):
+        return redirect(url_for("keys.list_keys", **query), 303)
     try:
-        query = ListQuerySchema().load(request.args)
-    except ValidationError:
-        query = ListQuerySchema().load({})
-    return render_template("keys/list.html", **_list(principal, query["after"], query["cursor"]))
+        key_id = parse(sought).id
+        attached(Keys).commands.history(principal, key_id)
+    except MalformedKeyError:
+        error = (
+            "This looks like an API key that was mistyped or cut off. Copy the whole key and paste it again."
+        )
+    except NoSuchKeyError:
+        error = "This is no key of your workspace."
+    else:
+        return redirect(url_for("keys.key_details", key_id=key_id), 303)
+    query.pop("search")
+    return render_template("keys/list.html", search_error=error, **listed(principal, query)), 422
 
 
 @blueprint.get("/keys/new")
@@ -57,81 +92,93 @@ def new_key(_: Principal) -> str:
 @signed_in(KEYS_WRITE)
 def create_key(principal: Principal) -> str | Response | tuple[str, int]:
     """Makes the key and shows it, this once. The same form sent again makes no second key."""
-    typed = {name: request.form.get(name, "") for name in ("name", "description")}
+    typed = typed_in(request.form)
     try:
-        new = NewKeySchema().load(typed)
+        new = NewKeySchema().load(read(typed))
+        asked = _asked(principal, repr(sorted(typed.items())))
+        done = attached(Keys).commands.create(principal, new, origin(), asked)
     except ValidationError as error:
         return _form(typed, _by_field(error)), 422
-    token = request.form.get("idempotency_key") or secrets.token_urlsafe()
-    asked = repr(sorted(typed.items())).encode()
-    done = attached(Keys).commands.create(principal, new, origin(), idempotency_of(principal, token, asked))
+    except ForbiddenError as error:
+        return _form(typed, {"scopes": [_not_held(error)]}), 403
+    except IdempotencyConflictError:
+        return _form(typed, {"form": [_MADE_ALREADY]}), 422
     return _shown_once(principal, done)
 
 
 @blueprint.get("/keys/<key_id>")
 @signed_in(KEYS_READ)
-def key_details(principal: Principal, key_id: str) -> str:
+def key_details(principal: Principal, key_id: str) -> str | tuple[str, int]:
     """One key, with its lifecycle; with `?at=` as it was."""
-    if (at := request.args.get("at")) is not None:
+    at = request.args.get("at", "")
+    if not at:
+        return _details(principal, key_id)
+    try:
         return _past_details(principal, key_id, at)
-    events = attached(Keys).commands.history(principal, key_id)
-    key = fold(events)
-    grace_ends_at = key.previous_expires_at or 0
-    return render_template(
-        "keys/details.html",
-        key=presented(key),
-        old_secret_ends_at=grace_ends_at if grace_ends_at > time.time() * 1000 else None,
-        lifecycle=[_moment(event) for event in reversed(events)],
-    )
+    except MomentError as error:
+        return _details(principal, key_id, [str(error)]), 422
+    except NotYetCreatedError as error:
+        created = f"The key was created at {date_utc(error.created.at)}. Ask for that moment or a later one."
+        return _details(principal, key_id, [created]), 404
 
 
 @blueprint.post("/keys/<key_id>/status")
 @signed_in(KEYS_WRITE)
-def set_status(principal: Principal, key_id: str) -> Response:
-    """The switch."""
-    command = KeyChangeSchema().load({"enabled": request.form.get("enabled")})
+def set_status(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
+    """The switch. Before a key is switched off, a page asks, unless somebody was asked already."""
+    reason = request.form.get("reason")
+    if request.form.get("enabled") == "false" and reason is None:
+        return _switching_off(principal, key_id, {})
+    try:
+        command = KeyChangeSchema().load({"enabled": request.form.get("enabled"), "reason": reason or None})
+    except ValidationError as error:
+        return _switching_off(principal, key_id, _by_field(error)), 422
     done = attached(Keys).commands.change(principal, key_id, command, origin())
-    if request.form.get("next") == "details":
-        return redirect(url_for("keys.key_details", key_id=key_id), 303)
-    return redirect(url_for("keys.list_keys", after=done.position), 303)
+    return redirect(_back(key_id, after=done.position), 303)
 
 
 @blueprint.route("/keys/<key_id>/change", methods=["GET", "POST"])
 @signed_in(KEYS_WRITE)
 def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
     """The form of a key's details, and what was typed into it. What was left as it is changes nothing."""
-    key = _present(principal, key_id)
-    shown = _typed(key)
-    typed = {name: request.form.get(name, text).replace("\r\n", "\n") for name, text in shown.items()}
-    form = typed | {"reason": request.form.get("reason", "")}
-    version = request.form.get("version", key.version, type=int)
-    page = partial(render_template, "keys/change.html", key=key, form=form, version=version)
+    events = attached(Keys).commands.history(principal, key_id)
+    seen = fold(events[: max(1, request.form.get("version", len(events), type=int))])
+    key, shown = fold(events), texts_of(seen)
+    typed = typed_in(request.form, shown)
+    changed = {name: text for name, text in typed.items() if text != shown[name]}
+    # What somebody else changed meanwhile stands, unless it was typed over.
+    form = texts_of(key) | changed | {"reason": request.form.get("reason", "")}
+    page = partial(render_template, "keys/change.html", key=key, form=form, rules=rules())
     if request.method == "GET":
         return page(errors={})
-    changed = {name: _READ[name](text) for name, text in typed.items() if text != shown[name]}
-    if changed:
-        try:
-            command = KeyChangeSchema().load(changed | {"reason": form["reason"] or None})
-        except ValidationError as error:
-            return page(errors=_by_field(error)), 422
-        attached(Keys).commands.change(principal, key_id, command, origin(), if_version=version)
+    try:
+        if changed:
+            command = KeyChangeSchema().load(read(changed) | {"reason": form["reason"] or None})
+            attached(Keys).commands.change(principal, key_id, command, origin(), if_version=seen.version)
+    except ValidationError as error:
+        return page(errors=_by_field(error)), 422
+    except ForbiddenError as error:
+        return page(errors={"scopes": [_not_held(error)]}), 403
+    except StaleVersionError:
+        return page(errors={"form": [_CHANGED_MEANWHILE]}), 412
     return redirect(url_for("keys.key_details", key_id=key_id), 303)
 
 
 @blueprint.route("/keys/<key_id>/rotate", methods=["GET", "POST"])
 @signed_in(KEYS_WRITE)
-def rotate_key(principal: Principal, key_id: str) -> str | Response:
+def rotate_key(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
     """Asks for how long the old secret stays good, and shows the new one, this once."""
+    page = partial(_rotation, principal, key_id)
     if request.method == "GET":
-        key = _present(principal, key_id)
-        token = secrets.token_urlsafe()
-        return render_template("keys/rotate.html", key=key, graces=_GRACES, idempotency_key=token)
+        return page({})
     grace = request.form.get("grace_seconds", type=int)
     if grace not in _GRACES:
-        return refuse(422, "Go back and choose for how long the old secret stays good.")
-    token = request.form.get("idempotency_key") or secrets.token_urlsafe()
-    asked = idempotency_of(principal, token, str(grace).encode())
-    done = attached(Keys).commands.rotate(principal, key_id, grace, origin(), asked)
+        return page({"grace_seconds": ["Choose for how long the old secret stays good."]}), 422
+    try:
+        asked = _asked(principal, str(grace))
+        done = attached(Keys).commands.rotate(principal, key_id, grace, origin(), asked)
+    except IdempotencyConflictError:
+        return page({"form": [_ROTATED_ALREADY]}), 422
     return _shown_once(principal, done, rotated=True)
 
 
@@ -139,7 +186,7 @@ def rotate_key(principal: Principal, key_id: str) -> str | Response:
 @signed_in(KEYS_WRITE)
 def revoke_key(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
     """Asks whether it is meant, and why."""
-    page = partial(render_template, "keys/revoke.html", form=request.form)
+    page = partial(render_template, "keys/revoke.html", form=request.form, rules=rules())
     if request.method == "GET":
         return page(key=_present(principal, key_id), errors={})
     try:
@@ -154,29 +201,16 @@ def _present(principal: Principal, key_id: str) -> Key:
     return fold(attached(Keys).commands.history(principal, key_id))
 
 
-def _typed(key: Key) -> dict[str, str]:
-    """A key's details as the form shows them."""
-    return {
-        "name": key.name,
-        "description": key.description,
-        "scopes": "\n".join(key.scopes),
-        "expires_at": "" if key.expires_at is None else rfc3339(key.expires_at).removesuffix("Z"),
-    }
+def _not_held(error: ForbiddenError) -> str:
+    """What people are told who give a scope that they do not hold. It is a denial like any other."""
+    attached(Access).denied(error.principal, error.missing, origin())
+    return f"You do not hold {error.missing}, so you cannot give it. Take it out, or ask an owner for it."
 
 
-def _utc(text: str) -> str | None:
-    """What a browser's field of date and time gives, which has seconds only where they are not 0."""
-    if not text:
-        return None
-    return f"{text}:00Z" if text.count(":") == 1 else f"{text}Z"
-
-
-_READ: Mapping[str, Callable[[str], object]] = {
-    "name": str,
-    "description": str,
-    "scopes": str.split,
-    "expires_at": _utc,
-}
+def _asked(principal: Principal, what: str) -> Idempotency:
+    """The name of this one request, which the form carries, with what is asked for."""
+    token = request.form.get("idempotency_key") or secrets.token_urlsafe()
+    return idempotency_of(principal, token, what.encode())
 
 
 def _by_field(error: ValidationError) -> dict[str, list[str]]:
@@ -189,32 +223,63 @@ def _by_field(error: ValidationError) -> dict[str, list[str]]:
 
 def _shown_once(principal: Principal, done: Done, *, rotated: bool = False) -> str | Response:
     if done.api_key is None:
+        flash(_SHOWN_ALREADY.format(done.key.name), "info")
         return redirect(url_for("keys.list_keys", after=done.position), 303)
     return render_template(
         "keys/created.html",
         key=presented(done.key),
         api_key=done.api_key.reveal(),
         rotated=rotated,
-        **_list(principal, done.position, None),
+        **listed(principal, {"after": str(done.position)}),
     )
 
 
-def _list(principal: Principal, after: int, cursor: int | None) -> dict[str, Any]:
+def _switching_off(principal: Principal, key_id: str, errors: Mapping[str, Any]) -> str:
+    return render_template(
+        "keys/switch_off.html",
+        key=_present(principal, key_id),
+        form=request.form,
+        errors=errors,
+        back=request.form.get("back", ""),
+        back_url=_back(key_id),
+    )
+
+
+def _back(key_id: str, **position: Any) -> str:
+    """Where a switch was: the key's own page, or a list."""
+    place = request.form.get("back", "")
+    if place == "details":
+        return url_for("keys.key_details", key_id=key_id)
+    return url_for("keys.list_keys", **place_of(place), **position)
+
+
+def _details(principal: Principal, key_id: str, no_moment: Sequence[str] = ()) -> str:
+    """One key now; with what is wrong with the moment of the past that was asked for, if one was."""
     keys = attached(Keys)
-    behind = not keys.views.wait_for(after)
-    page = keys.page(principal, _PAGE, cursor)
-    return {"keys": [presented(key) for key in page.keys], "next_cursor": page.next_cursor, "behind": behind}
+    events = keys.commands.history(principal, key_id)
+    key, now = fold(events), keys.commands.now()
+    grace_ends_at = key.previous_expires_at or 0
+    return render_template(
+        "keys/details.html",
+        key=presented(key, now),
+        old_secret_ends_at=grace_ends_at if grace_ends_at > now else None,
+        lifecycle=[_moment(event) for event in reversed(events)],
+        use=chart(attached(Usage).read(key_id, DAYS, now), now),
+        errors={"at": no_moment} if no_moment else {},
+    )
 
 
 def _past_details(principal: Principal, key_id: str, at: str) -> str:
-    """One key as it was, with the steps to what happened before and after."""
-    past = attached(Keys).past(principal, key_id, parse_moment(at))
+    """One key as it was, with the steps to what happened before and after. What is typed is UTC."""
+    moment = parse_moment((utc(at) or "") if _TYPED_TIME.fullmatch(at) else at)
+    past = attached(Keys).past(principal, key_id, moment)
     return render_template(
         "keys/details.html",
         key=presented(fold(list(past.before)), past.at),
         lifecycle=[_moment(event) for event in reversed([*past.before, *past.after])],
         past=past,
         last=_moment(past.last),
+        errors={},
     )
 
 
@@ -231,6 +296,15 @@ def _moment(event: Event) -> dict[str, Any]:
 
 def _form(typed: Mapping[str, str], errors: Mapping[str, Any]) -> str:
     """The form with what was typed, what is wrong with it, and the name of this one request."""
+    token = secrets.token_urlsafe()
+    return render_template("keys/new.html", form=typed, errors=errors, rules=rules(), idempotency_key=token)
+
+
+def _rotation(principal: Principal, key_id: str, errors: Mapping[str, Any]) -> str:
     return render_template(
-        "keys/new.html", form=typed, errors=errors, idempotency_key=secrets.token_urlsafe()
+        "keys/rotate.html",
+        key=_present(principal, key_id),
+        graces=_GRACES,
+        errors=errors,
+        idempotency_key=secrets.token_urlsafe(),
     )

@@ -7,17 +7,17 @@ from typing import TypeAlias
 from services.keys.domain import Key, evolve, key_id
 from shared.events import KEY_SUBJECT, Event, Record, UnreadableEventError, decode
 
-VERSION = 2  # another fold or another row needs another number, and so views of its own
+VERSION = 3  # another fold or another row needs another number, and so views of its own
 
 
 @dataclass
 class Changes:
-    """What a page of events makes of the rows: those changed, which of them are new, the keys set aside
-    with the reason, and those that are no longer.
+    """What a page of events makes of the rows: those changed, as they were before unless they are new, the
+    keys set aside with the reason, and those that are no longer.
     """
 
     rows: dict[str, Key] = field(default_factory=dict)
-    new: list[str] = field(default_factory=list)
+    before: dict[str, Key] = field(default_factory=dict)
     parked: dict[str, str] = field(default_factory=dict)
     taken_up: list[str] = field(default_factory=list)
 
@@ -65,12 +65,12 @@ def project(events: Iterable[Read], rows: Mapping[str, Key], parked: Container[s
 def _apply(event: Read, id_: str, changes: Changes, rows: Mapping[str, Key]) -> None:
     if isinstance(event, UnreadableEventError):
         raise event
-    key = changes.rows.get(id_) or rows.get(id_)
-    if key is None:
-        changes.rows[id_] = evolve(None, event)
-        changes.new.append(id_)
-    elif event.version > key.version:
+    before = rows.get(id_)
+    key = changes.rows.get(id_, before)
+    if key is None or event.version > key.version:
         changes.rows[id_] = evolve(key, event)
+        if before is not None:
+            changes.before[id_] = before
 
 
 def _read(record: Record) -> Read:

@@ -2,8 +2,8 @@
 
 import gc
 import hashlib
+import secrets
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -56,7 +56,7 @@ def replay(ledger: Ledger, views: Views, progress: Progress = _silently) -> int:
     Interrupted anywhere, it can be run again. Raises RebuildError, redis.RedisError.
     """
     with views.lease() as lease:
-        old, new = views.live(), views.generation(uuid.uuid4().hex)
+        old, new = views.live(), _another(views)
         views.delete_all_but(old)
         while True:
             _build(ledger, new, lease, progress)
@@ -81,7 +81,7 @@ def check(ledger: Ledger, views: Views, progress: Progress = _silently) -> Compa
     Raises RebuildError, redis.RedisError.
     """
     with views.lease() as lease:
-        live, copy = views.live(), views.generation(uuid.uuid4().hex)
+        live, copy = views.live(), _another(views)
         views.delete_all_but(live)
         try:
             _build(ledger, copy, lease, progress, until=live.checkpoint().position)
@@ -91,6 +91,11 @@ def check(ledger: Ledger, views: Views, progress: Progress = _silently) -> Compa
         finally:
             live.release()
             copy.delete()
+
+
+def _another(views: Views) -> Generation:
+    # Its name is short, for it stands in that of every row.
+    return views.generation(secrets.token_hex(4))
 
 
 def _build(

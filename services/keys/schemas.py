@@ -7,11 +7,11 @@ import msgspec
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
 from services.keys.commands import NewKey
-from services.keys.criteria import NEWEST_FIRST, OLDEST_FIRST, Criteria
+from services.keys.criteria import NEWEST_FIRST, SORTS, Criteria
+from services.keys.cursors import NO_CURSOR, PATTERN, parse_cursor
 from services.keys.domain import GRACE_SECONDS_MOST, STATUSES, ChangeKey, Key
 from services.keys.fields import (
     LONGEST,
-    NO_CURSOR,
     Cursor,
     MomentField,
     StrictBoolean,
@@ -172,7 +172,11 @@ class ListQuerySchema(AfterSchema, LimitSchema):
     search = fields.String(
         load_default="",
         validate=validate.Length(max=_SEARCH_LENGTH, error=LONGEST),
-        metadata=about("A part of the name, the description, the hint or the id, in any case.", "sync"),
+        metadata=about(
+            "The beginning of any word of the name, in any case; of several words, each must be one. "
+            "Or a whole id. Never a key itself: it would stand in an address.",
+            "sync",
+        ),
     )
     status = fields.String(
         load_default=None,
@@ -181,29 +185,27 @@ class ListQuerySchema(AfterSchema, LimitSchema):
     )
     sort = fields.String(
         load_default=NEWEST_FIRST,
-        validate=validate.OneOf([NEWEST_FIRST, OLDEST_FIRST], error="It is one of {choices}."),
-        metadata=about("Newest first, or oldest first."),
+        validate=validate.OneOf(SORTS, error="It is one of {choices}."),
+        metadata=about(
+            "By which column; a `-` turns it round. By `name` passes over case and punctuation. By `status` "
+            "gives active, expired, inactive, revoked, each newest first."
+        ),
     )
     cursor = Cursor(
         load_default=None,
         metadata=about(
             "Where to go on: `next_cursor` of the page before, with the same `sort`.",
             type="string",
-            pattern="^a?[0-9]{1,15}$",
+            pattern=PATTERN,
         ),
     )
 
     @post_load
     def _query(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        place, sort = data["cursor"], data["sort"]
-        if place is not None and place.sort != sort:
+        criteria = Criteria(data.pop("search"), data.pop("status"), data.pop("sort"))
+        if data["cursor"] is not None and parse_cursor(data["cursor"]).sort != criteria.sort:
             raise ValidationError(NO_CURSOR, "cursor")
-        return {
-            "after": data["after"],
-            "limit": data["limit"],
-            "cursor": None if place is None else place.position,
-            "criteria": Criteria(data["search"], data["status"], sort),
-        }
+        return data | {"criteria": criteria}
 
 
 class HistoryQuerySchema(PageSchema):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from services.keys.commands import KeyCommands, NoSuchKeyError
 from services.keys.criteria import ALL, Criteria
 from services.keys.domain import Key
+from services.keys.listing import Page
 from services.keys.moments import Moment, MomentError, Past, Position, past
-from services.keys.views import Page, Views
+from services.keys.views import Views
 from shared.identity import KEYS_READ, Principal, authorize, visible
 
 
@@ -18,7 +19,7 @@ class Keys:
     commands: KeyCommands
     views: Views
 
-    def page(self, principal: Principal, limit: int, cursor: int | None, criteria: Criteria = ALL) -> Page:
+    def page(self, principal: Principal, limit: int, cursor: str | None, criteria: Criteria = ALL) -> Page:
         """Some of the caller's keys. Raises ForbiddenError."""
         authorize(principal, KEYS_READ)
         return self.views.page(principal.workspace, limit, cursor, criteria)
@@ -34,13 +35,17 @@ class Keys:
             position = self.views.live().checkpoint().position
         return position, position < after
 
-    def find(self, principal: Principal, key_id: str) -> Key:
-        """One of the caller's keys. Raises ForbiddenError, NoSuchKeyError."""
+    def find(self, principal: Principal, key_id: str, after: int) -> tuple[Key, int, bool]:
+        """One of the caller's keys, as `reached` has it. Raises ForbiddenError, NoSuchKeyError."""
         authorize(principal, KEYS_READ)
-        key = visible(principal, self.views.find(key_id))
+        found, position = self.views.find(key_id)
+        if position < after:
+            self.reached(after)
+            found, position = self.views.find(key_id)
+        key = visible(principal, found)
         if key is None:
             raise NoSuchKeyError(key_id)
-        return key
+        return key, position, position < after
 
     def past(self, principal: Principal, key_id: str, moment: Moment) -> Past:
         """One of the caller's keys as it was.

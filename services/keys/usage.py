@@ -6,12 +6,12 @@ else.
 
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from threading import Event as Stop
 from threading import Lock
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import structlog
 from redis import Redis, RedisError
@@ -124,6 +124,12 @@ class Usage:
             if row
         )
         return Used(None if last is None else int(last), [*found])
+
+    def last_used(self, key_ids: Sequence[str]) -> dict[str, int]:
+        """When each of some keys was last used, in ms; those that never were are left out."""
+        names = map(_last_key, key_ids)
+        found = cast("list[bytes | None]", self._store.mget(*names) if key_ids else [])
+        return {key_id: int(last) for key_id, last in zip(key_ids, found, strict=True) if last is not None}
 
     def _add_up(self) -> None:
         for _ in range(len(self._uses)):

@@ -1,4 +1,4 @@
-"""The read models of keys in Redis: one row a key, one sorted set a workspace, by generations.
+"""The read models of keys in Redis: one row a key and the index of each workspace, by generations.
 
 A generation is a whole copy of the views with a checkpoint of its own. Each projection version has a
 pointer to its live one, so that two versions of the code can run side by side.
@@ -6,17 +6,21 @@ pointer to its live one, so that two versions of the code can run side by side.
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 from redis import Redis, WatchError
 
-from services.keys.criteria import ALL, OLDEST_FIRST, Criteria, Sort
+from services.keys.criteria import ALL, Criteria
 from services.keys.domain import Key
+from services.keys.index import moves
+from services.keys.listing import Listing, Page
 from services.keys.projections import VERSION, Changes, Read, key_ids, project
 from shared.ledger import BEGINNING, NAMESPACE, Checkpoint
 
@@ -25,8 +29,7 @@ _POINTER = f"{_ROOT}live"
 _LEASE = f"{_ROOT}rebuild"
 _LEASE_S = 15
 _SCAN_PAGE = 1_000
-_ROWS_A_TIME = 500  # that one command reads, so that it holds the store for less than a millisecond
-_ROWS_A_PAGE = 5_000
+_A_TIME = 500  # rows or members that one command reads or writes, so that it holds the store for a moment
 _WAIT_S = 2.0
 _POLL_S = 0.005
 
@@ -34,13 +37,6 @@ _T = TypeVar("_T")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Key).decode
-
-
-class Page(NamedTuple):
-    """Some keys in the order of a list, and where to go on, if there may be more."""
-
-    keys: list[Key]
-    next_cursor: int | None
 
 
 class Entry(NamedTuple):
@@ -74,7 +70,8 @@ class Generation:
     def rows(self, key_ids: Iterable[str]) -> dict[str, Key]:
         """The rows of these keys, as far as there are any."""
         names = self.row_names(key_ids)
-        return self.decoded(cast("list[bytes | None]", self.store.mget(names)) if names else ())
+        values = cast("Iterator[list[bytes | None]]", map(self.store.mget, _parted(names, _A_TIME)))
+        return self.decoded(chain.from_iterable(values))
 
     def row_names(self, key_ids: Iterable[str]) -> list[str]:
         """Where the rows of these keys lie."""
@@ -126,50 +123,46 @@ class Generation:
                 "MSET",
                 *chain.from_iterable(zip([row + key_id for key_id in changes.rows], values, strict=True)),
             )
-        for workspace, places in _by_workspace(changes.rows[key_id] for key_id in changes.new).items():
-            yield "ZADD", self._key(f"workspace:{workspace}"), *places
+        yield from self._index_commands(changes)
         if changes.parked:
             yield "HSET", self._key("parked"), *chain.from_iterable(changes.parked.items())
         if changes.taken_up:
             yield "HDEL", self._key("parked"), *changes.taken_up
         yield "SET", self.checkpoint_key, f"{reached.position} {reached.event_id}"
 
-    def find(self, key_id: str) -> Key | None:
-        """One row."""
-        return self.rows([key_id]).get(key_id)
+    def _index_commands(self, changes: Changes) -> Iterator[tuple[Any, ...]]:
+        gone: dict[tuple[str, str], list[str]] = defaultdict(list)
+        come: dict[tuple[str, str], list[str | int]] = defaultdict(list)
+        for key_id, row in changes.rows.items():
+            old, new = moves(changes.before.get(key_id), row)
+            for kind, member in old:
+                gone[row.workspace, kind].append(member)
+            for (kind, member), score in new.items():
+                come[row.workspace, kind] += score, member
+        for where, members in gone.items():
+            for some in _parted(members, _A_TIME):
+                yield "ZREM", self._index(*where), *some
+        for where, scored in come.items():
+            for few in _parted(scored, 2 * _A_TIME):
+                yield "ZADD", self._index(*where), *few
 
-    def page(self, workspace: str, limit: int, cursor: int | None, criteria: Criteria) -> Page:
-        """Some of a workspace's keys, those behind the position where a page before ended.
+    def find(self, key_id: str) -> tuple[Key | None, int]:
+        """One row, and the position of the ledger to which it is built."""
+        found = self.store.mget(self.checkpoint_key, self._row(key_id))
+        checkpoint, row = cast("list[bytes | None]", found)
+        return None if row is None else _decode(row), _read_checkpoint(checkpoint).position
 
-        It looks at some thousand rows at most, so where few match, the page may be short and not the last.
+    def page(self, workspace: str, limit: int, cursor: str | None, criteria: Criteria) -> Page:
+        """Some of a workspace's keys, those behind where a page before ended.
+
+        It looks at so many keys and no more, so where few match, the page may be short and not the last.
         """
-        now, chosen, looked = time.time_ns() // 1_000_000, list[Key](), 0
-        a_time = _ROWS_A_TIME if criteria.selects else limit + 1
-        while looked < _ROWS_A_PAGE:
-            places = self._places(workspace, cursor, a_time, criteria.sort)
-            rows = self.rows(key_id for key_id, _ in places)
-            for key_id, position in places:
-                key = rows.get(key_id)
-                if key is not None and criteria.match(key, now):
-                    if len(chosen) == limit:
-                        return Page(chosen, cursor)
-                    chosen.append(key)
-                cursor = position
-            if len(places) < a_time:
-                return Page(chosen, None)
-            looked += len(places)
-        return Page(chosen, cursor)
-
-    def _places(self, workspace: str, cursor: int | None, count: int, sort: Sort) -> list[tuple[str, int]]:
-        """Ids and positions of keys behind a position, in order."""
-        end = "+inf" if sort == OLDEST_FIRST else "-inf"
-        start = f"({cursor}" if cursor is not None else "-inf" if sort == OLDEST_FIRST else "+inf"
-        ordered = self.store.zrangebyscore if sort == OLDEST_FIRST else self.store.zrevrangebyscore
-        found = ordered(self._key(f"workspace:{workspace}"), start, end, 0, count, withscores=True)
-        return [(member.decode(), int(score)) for member, score in cast("list[tuple[bytes, float]]", found)]
+        now = time.time_ns() // 1_000_000
+        listing = Listing(self.store, partial(self._index, workspace), self.rows, workspace, now)
+        return listing.page(limit, cursor, criteria)
 
     def entries(self) -> Iterator[Entry]:
-        """All that it holds: rows, places in the lists, parked keys."""
+        """All that it holds: rows, the index, parked keys."""
         row, seen = self._row("").encode(), set[bytes]()
         for names in self._scan():
             # A scan gives a name twice where the store's table grows meanwhile.
@@ -180,7 +173,7 @@ class Generation:
             ):
                 yield Entry(self._short(name), value)
             for name in names:
-                if name.startswith(self._key("workspace:").encode()):
+                if name.startswith(self._key("index:").encode()):
                     for member, score in self.store.zscan_iter(name, count=_SCAN_PAGE):
                         yield Entry(f"{self._short(name)}:{member.decode()}", b"%d" % score)
         for key_id, reason in self.parked().items():
@@ -225,6 +218,9 @@ class Generation:
 
     def _row(self, key_id: str) -> str:
         return self._key(f"key:{key_id}")
+
+    def _index(self, workspace: str, kind: str) -> str:
+        return self._key(f"index:{kind}:{workspace}")
 
     def _short(self, name: bytes) -> str:
         return name.decode().removeprefix(self._key(""))
@@ -282,11 +278,14 @@ class Views:
         """A generation by its name, whether it is there or not."""
         return Generation(self.store, name)
 
-    def find(self, key_id: str) -> Key | None:
-        """One key."""
-        return self._read(lambda live: live.find(key_id))
+    def find(self, key_id: str) -> tuple[Key | None, int]:
+        """One key, and the position of the ledger at which it is so."""
+        live = self.live()
+        while (found := live.find(key_id))[0] is None and (now_live := self.live()) != live:
+            live = now_live
+        return found
 
-    def page(self, workspace: str, limit: int, cursor: int | None = None, criteria: Criteria = ALL) -> Page:
+    def page(self, workspace: str, limit: int, cursor: str | None = None, criteria: Criteria = ALL) -> Page:
         """Some of a workspace's keys."""
         empty = Page([], None)
         page = self._read(
@@ -358,9 +357,5 @@ def _read_checkpoint(value: bytes | None) -> Checkpoint:
     return Checkpoint(int(position), event_id)
 
 
-def _by_workspace(keys: Iterable[Key]) -> Mapping[str, list[str | int]]:
-    """The places of keys in the lists: score and member in turn."""
-    places: dict[str, list[str | int]] = {}
-    for key in keys:
-        places.setdefault(key.workspace, []).extend((key.created_position, key.id))
-    return places
+def _parted(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    return (items[first : first + size] for first in range(0, len(items), size))

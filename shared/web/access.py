@@ -14,6 +14,7 @@ from shared.ledger import Idempotency
 from shared.web import environ
 from shared.web.limits import Limits
 from shared.web.openapi import documented, needs_scope
+from shared.web.session import renew
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,7 +26,9 @@ class Access:
     """How the services lend each other what tells who is calling."""
 
     authenticate: Authenticator
-    account: Callable[[str], Principal | None]  # the present state of an account, by its subject
+    # The present state of an account, by its subject and the version of it that a session began at.
+    account: Callable[[str, int], Principal | None]
+    denied: Callable[[Principal, str, Request], None]  # told who lacked which scope; it never fails
 
 
 def attach(app: Flask, service: object) -> None:
@@ -40,9 +43,12 @@ def attached(kind: type[_S]) -> _S:
 
 
 def signed_in(
-    scope: str,
+    scope: str | None,
 ) -> Callable[[Callable[Concatenate[Principal, _P], _R]], Callable[_P, _R | Response]]:
-    """A page for people who hold the scope; it gets the principal first. Others are sent to sign in."""
+    """A page for people who hold the scope, if it needs one; it gets the principal first.
+
+    Who is not signed in is sent to do that.
+    """
 
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R | Response]:
         @wraps(view)
@@ -52,7 +58,8 @@ def signed_in(
                 target = request.full_path.rstrip("?") if request.method == "GET" else None
                 return redirect(url_for("accounts.sign_in", next=target), 303)
             g.principal = principal
-            authorize(principal, scope)
+            if scope is not None:
+                authorize(principal, scope)
             return view(principal, *args, **kwargs)
 
         return guarded
@@ -98,6 +105,18 @@ def idempotency_of(principal: Principal, key: str, body: bytes) -> Idempotency:
     return environ.idempotency(request.environ, principal, key, body)
 
 
+def begin_session(subject: str, version: int) -> None:
+    """Lets the visitor go on as an account, at a version of it, in a session with a new id."""
+    renew(session)
+    session["account"] = subject
+    session["account_version"] = version
+
+
 def _session_principal() -> Principal | None:
     subject = session.get("account")
-    return attached(Access).account(subject) if subject else None
+    if subject is None:
+        return None
+    principal = attached(Access).account(subject, session.get("account_version", 0))
+    if principal is None:
+        session.clear()  # it ended by what happened to the account
+    return principal

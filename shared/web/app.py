@@ -11,21 +11,22 @@ from flask_smorest import Api
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from redis import RedisError
 from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
 
 from shared.connections import StoreError
 from shared.events import UnreadableEventError
 from shared.identity import ForbiddenError, UnauthenticatedError
 from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
-from shared.schemas import ProblemSchema, Timestamp
+from shared.schemas import ProblemSchema, Timestamp, field_errors
 from shared.timestamps import date_utc, rfc3339
-from shared.web.access import Access, attach
+from shared.web.access import Access, attach, attached, origin
 from shared.web.environ import MAX_BODY_BYTES, request_id
 from shared.web.interface import attach_interface
 from shared.web.lane import FAILURE, Call, Lane
 from shared.web.limits import Limits, TooManyRequestsError
 from shared.web.openapi import SchemaRules, completed
-from shared.web.problems import field_errors, problem
+from shared.web.problems import problem
 
 _HERE = Path(__file__).parent
 
@@ -41,6 +42,8 @@ _HEADERS = (
     ("Referrer-Policy", "same-origin"),
     ("X-Content-Type-Options", "nosniff"),
 )
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +77,7 @@ def create_app(
         MAX_FORM_MEMORY_SIZE=MAX_BODY_BYTES,
         SEND_FILE_MAX_AGE_DEFAULT=300,
         WTF_CSRF_TIME_LIMIT=None,  # a form is good for as long as its session
+        WTF_CSRF_SSL_STRICT=False,  # it wants a Referer, which some browsers keep to themselves
         API_TITLE="Keyledger",
         API_VERSION="1",
         OPENAPI_VERSION="3.1.0",
@@ -106,17 +110,45 @@ def add_lane(app: Flask, calls: Mapping[str, Call]) -> None:
     app.wsgi_app = Lane(app.wsgi_app, calls, [*_HEADERS])  # type: ignore[method-assign]  # as Flask documents
 
 
-def _begin() -> None:
+def trust_proxies(app: Flask, count: int) -> None:
+    """Believes what so many proxies in front say of the visitor's address, of TLS and of the site's name.
+
+    To be called last, for it goes around all that looks at a request.
+    """
+    if count:
+        believing = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)
+        app.wsgi_app = believing  # type: ignore[method-assign]  # as Flask documents
+
+
+def _begin() -> AnyResponse | None:
     """Names the request, and tells first of all what went wrong with it before Flask."""
     g.request_id = request_id(request.environ)
     if failure := request.environ.get(FAILURE):
         raise failure
+    if request.method not in _SAFE_METHODS and not _is_call() and _is_from_elsewhere():
+        return refuse(403, "This form came from another site. Open the page here and send it again.")
+    return None
+
+
+def _is_from_elsewhere() -> bool:
+    """Whether a browser says that another site's page sent this. No page can make it say otherwise.
+
+    Browsers that do not tell the relation tell the origin. Of that only the host is compared, for a proxy
+    may have ended TLS.
+    """
+    relation = request.headers.get("Sec-Fetch-Site", "none")
+    if relation != "none":
+        return relation != "same-origin"
+    sent_from = request.headers.get("Origin")
+    return sent_from is not None and sent_from.partition("://")[2] != request.host
 
 
 def _finish(response: Response) -> Response:
     headers = response.headers
     headers["X-Request-Id"] = g.request_id
     headers.extend(_HEADERS)
+    if request.is_secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
     if request.endpoint != "static":
         headers.setdefault("Cache-Control", "no-store")
     return response
@@ -131,7 +163,7 @@ def _map_errors(app: Flask) -> None:
         HTTPException: _http_error,
         CSRFError: _stale_form,
         UnauthenticatedError: _unauthenticated,
-        ForbiddenError: lambda error: refuse(403, f"{error} Ask an owner of your workspace for it."),
+        ForbiddenError: _forbidden,
         VersionConflictError: lambda _: refuse(
             409, "Somebody else changed this at the same moment. Read it again and repeat your change."
         ),
@@ -197,6 +229,11 @@ def _unauthenticated(error: UnauthenticatedError) -> AnyResponse:
     if _is_call():
         return problem(401, str(error), headers={"WWW-Authenticate": "Bearer"})
     return redirect(url_for("accounts.sign_in"), 303)
+
+
+def _forbidden(error: ForbiddenError) -> Response:
+    attached(Access).denied(error.principal, error.missing, origin())
+    return refuse(403, f"{error} Ask an owner of your workspace for it.")
 
 
 def _store_away(error: BaseException) -> AnyResponse:

@@ -38,7 +38,7 @@ ERRORS = {
     "404": Refusal(
         "NotFound",
         "There is no such key in your workspace.",
-        "There is no such API key in your workspace. GET /v1/keys lists those that there are.",
+        "There is no such API key in your workspace. Keys' Details and GET /v1/keys list yours.",
     ),
     "409": Refusal(
         "Conflict",

@@ -1,6 +1,6 @@
 """Errors as `application/problem+json` (RFC 9457), in one shape for every call."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -25,15 +25,3 @@ def problem(
     response = Response(json.dumps(body), status, headers, content_type="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def field_errors(messages: object, path: str = "") -> Iterator[dict[str, str]]:
-    """marshmallow's nested messages, one row a message; a list's items are named `scopes.0`."""
-    if isinstance(messages, Mapping):
-        for name, inner in messages.items():
-            yield from field_errors(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(messages, Sequence) and not isinstance(messages, str):
-        for message in messages:
-            yield from field_errors(message, path)
-    else:
-        yield {"field": path, "message": str(messages)}

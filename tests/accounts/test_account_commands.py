@@ -1,6 +1,6 @@
-"""Adding people and telling who they are, on a ledger."""
+"""Commands on people, and telling who they are, on a ledger."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -8,13 +8,27 @@ from typing import Any
 import fakeredis
 import pytest
 from argon2 import PasswordHasher
+from limits import parse
 
-from services.accounts.commands import Accounts
+from services.accounts.attempts import Attempts, TooManyAttemptsError
+from services.accounts.commands import Accounts, NoSuchAccountError
 from services.accounts.credentials import Passwords
-from services.accounts.domain import AccountExistsError, InvalidFieldError
-from shared.events import AccountAdded, KeyToggled, Request, UnreadableEventError, enveloped
-from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_WRITE, ForbiddenError, Principal
-from shared.ledger import Ledger, credential_key
+from services.accounts.domain import AccountExistsError, InvalidFieldError, OwnAccountError
+from shared.events import (
+    AccountAdded,
+    AccountDisabled,
+    AccountEnabled,
+    AccountRoleChanged,
+    Fact,
+    KeyToggled,
+    PasswordChanged,
+    Request,
+    SignedOutEverywhere,
+    UnreadableEventError,
+    enveloped,
+)
+from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_WRITE, ROLES, ForbiddenError, Principal
+from shared.ledger import Idempotency, Ledger, credential_key
 
 PASSWORD = "correct horse battery"
 OPERATOR = Principal(
@@ -34,10 +48,31 @@ def ledger(store: Any) -> Ledger:
 
 
 @pytest.fixture
-def accounts(ledger: Ledger) -> Accounts:
+def accounts(ledger: Ledger, store: Any) -> Accounts:
     ids = map("e{}".format, count(1))
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    return Accounts(ledger, Passwords(hasher), lambda: next(ids))
+    attempts = Attempts(store, parse("3/10 minutes"))
+    return Accounts(ledger, Passwords(hasher), attempts, lambda: next(ids))
+
+
+def person(email: str, role: str = "owner", workspace: str = "default") -> Principal:
+    """Somebody who is signed in, and may what the role says."""
+    return Principal(
+        kind="account", id=f"account:{email}", label=email, workspace=workspace, scopes=ROLES[role]
+    )
+
+
+ADA, BOB = person("ada@example.com"), person("bob@example.com")
+
+
+def is_password(accounts: Accounts, password: str, email: str = "ada@example.com") -> bool:
+    """Whether it is the one that is kept."""
+    return accounts.passwords.verify(accounts.ledger.credential(f"account:{email}"), password)
+
+
+def facts(ledger: Ledger, email: str = "ada@example.com") -> list[Fact]:
+    """What happened to an account after it was added."""
+    return [event.data for event in ledger.history(f"account:{email}")][1:]
 
 
 def add(
@@ -68,7 +103,7 @@ def test_an_address_has_one_account_however_it_is_typed(accounts: Accounts, ledg
     with pytest.raises(AccountExistsError):
         add(accounts, " ZOE\u0308@EXAMPLE.COM", password="another password")
     assert ledger.head().position == 1
-    assert accounts.sign_in("zo\u00eb@example.com", "another password") is None
+    assert is_password(accounts, "another password", "zo\u00eb@example.com") is False
 
 
 def test_of_two_who_add_the_same_person_at_once_one_does(
@@ -81,7 +116,7 @@ def test_of_two_who_add_the_same_person_at_once_one_does(
         add(accounts, password="another password")
     monkeypatch.undo()
     assert ledger.head().position == 1
-    assert accounts.sign_in("ada@example.com", PASSWORD)
+    assert is_password(accounts, PASSWORD)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +143,9 @@ def test_only_who_holds_the_scope_adds_people(accounts: Accounts, store: Any, sc
     assert store.keys() == []
 
 
-def test_the_right_password_signs_in_with_the_scopes_of_the_role(accounts: Accounts) -> None:
+def test_who_somebody_is_has_the_scopes_of_the_role(accounts: Accounts) -> None:
     add(accounts, role="auditor")
-    assert accounts.sign_in(" Ada@example.com", PASSWORD) == Principal(
+    assert accounts.principal_of("account:ada@example.com", 1) == Principal(
         kind="account",
         id="account:ada@example.com",
         label="ada@example.com",
@@ -119,25 +154,8 @@ def test_the_right_password_signs_in_with_the_scopes_of_the_role(accounts: Accou
     )
 
 
-@pytest.mark.parametrize("email", ["ada@example.com", "bob@example.com", "", "no address", "a\nb"])
-def test_a_wrong_password_and_an_unknown_account_sign_nobody_in(accounts: Accounts, email: str) -> None:
-    add(accounts)
-    assert accounts.sign_in(email, "wrong password") is None
-
-
-def test_a_password_without_an_account_signs_nobody_in(accounts: Accounts, store: Any) -> None:
-    store.set(credential_key("account:ada@example.com"), accounts.passwords.hash_password(PASSWORD))
-    assert accounts.sign_in("ada@example.com", PASSWORD) is None
-
-
-def test_an_account_without_a_password_is_signed_in_by_none(accounts: Accounts, store: Any) -> None:
-    add(accounts)
-    store.delete(credential_key("account:ada@example.com"))
-    assert accounts.sign_in("ada@example.com", PASSWORD) is None
-
-
 def test_an_unknown_subject_is_nobody(accounts: Accounts) -> None:
-    assert accounts.principal_of("account:bob@example.com") is None
+    assert accounts.principal_of("account:bob@example.com", 1) is None
 
 
 def test_an_account_whose_history_is_not_understood_may_do_nothing(
@@ -156,15 +174,203 @@ def test_an_account_whose_history_is_not_understood_may_do_nothing(
     )
     ledger.append(name, later, 1)
     with pytest.raises(UnreadableEventError):
-        accounts.principal_of(name)
-    with pytest.raises(UnreadableEventError):
-        accounts.sign_in("ada@example.com", PASSWORD)
+        accounts.principal_of(name, 2)
+
+
+def test_another_role_is_had_at_the_next_look_and_ends_no_session(accounts: Accounts, ledger: Ledger) -> None:
+    add(accounts)
+    changed = accounts.change_role(BOB, " Ada@example.com", "auditor", REQUEST)
+    assert (changed.role, changed.version) == ("auditor", 2)
+    assert facts(ledger) == [AccountRoleChanged(before="owner", after="auditor")]
+    principal = accounts.principal_of(ADA.id, 1)
+    assert principal is not None
+    assert principal.scopes == ROLES["auditor"]
+
+
+def test_a_disabled_account_is_nobody_and_an_enabled_one_only_in_new_sessions(
+    accounts: Accounts, ledger: Ledger
+) -> None:
+    add(accounts)
+    accounts.disable(BOB, "ada@example.com", "left", REQUEST)
+    assert accounts.principal_of(ADA.id, 1) is accounts.principal_of(ADA.id, 2) is None
+    accounts.enable(BOB, "ada@example.com", REQUEST)
+    assert accounts.principal_of(ADA.id, 1) is None
+    assert accounts.principal_of(ADA.id, 3) == ADA
+    assert facts(ledger) == [AccountDisabled(reason="left"), AccountEnabled()]
+
+
+def test_what_is_so_already_is_no_event(accounts: Accounts, ledger: Ledger) -> None:
+    add(accounts)
+    assert accounts.enable(BOB, "ada@example.com", REQUEST).version == 1
+    assert accounts.change_role(BOB, "ada@example.com", "owner", REQUEST).version == 1
+    assert facts(ledger) == []
+
+
+def test_signing_out_everywhere_ends_the_sessions_from_before(accounts: Accounts) -> None:
+    add(accounts)
+    assert accounts.principal_of(ADA.id, 1)
+    ended = accounts.sign_out_everywhere(ADA, REQUEST)
+    assert accounts.principal_of(ADA.id, 1) is None
+    assert accounts.principal_of(ADA.id, ended.version)
+
+
+def test_a_change_that_came_in_between_is_no_hindrance(
+    accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(accounts)
+    append, tries = Ledger.append, iter([True, False, False])
+
+    def outrun(self: Ledger, *args: Any, **kwargs: Any) -> Any:
+        if next(tries):
+            accounts.sign_out_everywhere(ADA, REQUEST)
+        return append(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "append", outrun)
+    assert accounts.change_role(BOB, "ada@example.com", "auditor", REQUEST).version == 3
+    assert [type(fact) for fact in facts(ledger)] == [SignedOutEverywhere, AccountRoleChanged]
+
+
+OWNERS_COMMANDS: list[Callable[[Accounts, Principal, str], object]] = [
+    lambda accounts, by, email: accounts.change_role(by, email, "auditor", REQUEST),
+    lambda accounts, by, email: accounts.disable(by, email, "", REQUEST),
+    lambda accounts, by, email: accounts.enable(by, email, REQUEST),
+    lambda accounts, by, email: accounts.reset_password(by, email, PASSWORD, REQUEST),
+    lambda accounts, by, email: accounts.find(by, email),
+]
+
+
+@pytest.mark.parametrize("command", OWNERS_COMMANDS)
+def test_only_owners_command_others_and_learn_nothing_of_them_before(
+    accounts: Accounts, ledger: Ledger, command: Callable[[Accounts, Principal, str], object]
+) -> None:
+    add(accounts)
+    for role in ("developer", "auditor"):
+        for email in ("ada@example.com", "nobody@example.com"):
+            with pytest.raises(ForbiddenError) as refusal:
+                command(accounts, person("eve@example.com", role), email)
+            assert refusal.value.principal.id == "account:eve@example.com"
+    assert facts(ledger) == []
+
+
+@pytest.mark.parametrize("command", OWNERS_COMMANDS)
+def test_an_account_of_another_workspace_answers_as_unknown(
+    accounts: Accounts, ledger: Ledger, command: Callable[[Accounts, Principal, str], object]
+) -> None:
+    add(accounts)
+    messages = []
+    for email in ("ada@example.com", "eva@example.com"):
+        with pytest.raises(NoSuchAccountError) as refusal:
+            command(accounts, person("mallory@example.com", workspace="other"), email)
+        messages.append(str(refusal.value).replace(email, "…"))
+    assert messages[0] == messages[1]
+    assert facts(ledger) == []
+    assert is_password(accounts, PASSWORD)
+
+
+@pytest.mark.parametrize("command", [OWNERS_COMMANDS[0], OWNERS_COMMANDS[1], OWNERS_COMMANDS[3]])
+def test_an_owner_does_none_of_this_to_themselves(
+    accounts: Accounts, ledger: Ledger, command: Callable[[Accounts, Principal, str], object]
+) -> None:
+    add(accounts)
+    with pytest.raises(OwnAccountError):
+        command(accounts, ADA, " ADA@example.com")
+    assert facts(ledger) == []
+    assert is_password(accounts, PASSWORD)
+
+
+def test_a_password_that_is_reset_takes_the_place_of_the_old_one_and_ends_the_sessions(
+    accounts: Accounts, ledger: Ledger
+) -> None:
+    add(accounts)
+    assert accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST)
+    assert [is_password(accounts, p) for p in (PASSWORD, "a given password")] == [False, True]
+    assert accounts.principal_of(ADA.id, 1) is None
+    assert facts(ledger) == [PasswordChanged()]
+    assert accounts.own(ADA).password_is_given
+
+
+def test_who_has_no_password_after_an_import_gets_one_by_a_reset(accounts: Accounts, store: Any) -> None:
+    add(accounts)
+    store.delete(credential_key("account:ada@example.com"))
+    assert accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST)
+    assert is_password(accounts, "a given password")
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_reset_sent_twice_is_one(
+    accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    add(accounts)
+    asked = Idempotency.of("account:bob", "form-1", b"ada@example.com")
+    assert accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST, asked)
+    if at_once:
+        monkeypatch.setattr(Ledger, "recall", lambda *_: None)
+    assert not accounts.reset_password(BOB, "ada@example.com", "another password", REQUEST, asked)
+    assert is_password(accounts, "a given password")
+    assert facts(ledger) == [PasswordChanged()]
+
+
+def test_ones_own_password_is_changed_with_the_present_one(accounts: Accounts, ledger: Ledger) -> None:
+    add(accounts)
+    changed = accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST)
+    assert not changed.password_is_given
+    assert is_password(accounts, "a password of my own")
+    assert facts(ledger) == [PasswordChanged()]
+    assert accounts.principal_of(ADA.id, 1) is None
+    assert accounts.principal_of(ADA.id, changed.version) == ADA
+
+
+@pytest.mark.parametrize(
+    ("current", "new", "field"),
+    [
+        ("not the password", "a password of my own", "current_password"),
+        (PASSWORD, "too short", "password"),
+        (PASSWORD, PASSWORD, "password"),
+    ],
+)
+def test_a_password_that_may_not_be_changed_stays(
+    accounts: Accounts, ledger: Ledger, current: str, new: str, field: str
+) -> None:
+    add(accounts)
+    with pytest.raises(InvalidFieldError) as refusal:
+        accounts.change_password(ADA, current, new, REQUEST)
+    assert refusal.value.field == field
+    assert facts(ledger) == []
+    assert is_password(accounts, PASSWORD)
+
+
+def test_the_present_password_is_not_guessed_on_an_open_browser(accounts: Accounts) -> None:
+    add(accounts)
+    for _ in range(3):
+        with pytest.raises(InvalidFieldError):
+            accounts.change_password(ADA, "a wrong guess", "a password of my own", REQUEST)
+    with pytest.raises(TooManyAttemptsError):
+        accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST)
+    assert is_password(accounts, PASSWORD)
+
+
+def test_a_password_that_was_reset_meanwhile_is_not_changed_with_the_old_one(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(accounts)
+    append, tries = Ledger.append, iter([True, False])
+
+    def outrun(self: Ledger, *args: Any, **kwargs: Any) -> Any:
+        if next(tries):
+            accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST)
+        return append(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "append", outrun)
+    with pytest.raises(InvalidFieldError):
+        accounts.change_password(ADA, PASSWORD, "the thief's password", REQUEST)
+    assert is_password(accounts, "a given password")
 
 
 def test_neither_password_nor_hash_is_anywhere_but_in_the_credential(accounts: Accounts, store: Any) -> None:
     add(accounts)
-    accounts.sign_in("ada@example.com", PASSWORD)
-    accounts.sign_in("ada@example.com", "canary of a wrong password")
+    with pytest.raises(InvalidFieldError):
+        accounts.change_password(ADA, "canary of a wrong one", "canary of a new one", REQUEST)
+    accounts.change_password(ADA, PASSWORD, "canary of my own", REQUEST)
     kept = store.get(credential_key("account:ada@example.com"))
     assert kept.startswith(b"$argon2id$")
     contents = dict(everything(store))

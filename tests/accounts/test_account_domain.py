@@ -5,28 +5,60 @@ import unicodedata
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.accounts.domain import (
     Account,
     AccountExistsError,
     AddAccount,
+    Change,
+    ChangePassword,
+    ChangeRole,
+    DisableAccount,
+    EnableAccount,
     InvalidFieldError,
+    OwnAccountError,
+    SignOutEverywhere,
     checked_email,
     decide,
+    decide_new,
     evolve,
     fold,
     normalized,
     subject,
 )
-from shared.events import AccountAdded, Actor, Event, Fact, KeyToggled, Request, UnreadableEventError
+from shared.events import (
+    AccountAdded,
+    AccountDisabled,
+    AccountEnabled,
+    AccountRoleChanged,
+    Actor,
+    Event,
+    Fact,
+    KeyToggled,
+    PasswordChanged,
+    Request,
+    SignedOutEverywhere,
+    UnreadableEventError,
+)
 from shared.identity import ROLES
 
 ADA = Account(
-    subject="account:ada@example.com", email="ada@example.com", workspace="w", role="owner", version=1
+    subject="account:ada@example.com",
+    email="ada@example.com",
+    workspace="w",
+    role="owner",
+    enabled=True,
+    password_is_given=True,
+    sessions_end=0,
+    version=1,
 )
+OPERATOR = Actor(kind="operator", id="operator", label="operator")
+HERSELF = Actor(kind="account", id=ADA.subject, label=ADA.email)
+OTHER_OWNER = Actor(kind="account", id="account:bob@example.com", label="bob@example.com")
 
 
-def event(fact: Fact, version: int = 1) -> Event:
+def event(fact: Fact, version: int = 1, actor: Actor = OPERATOR) -> Event:
     return Event(
         id=f"e{version}",
         type=fact.TYPE,
@@ -34,7 +66,7 @@ def event(fact: Fact, version: int = 1) -> Event:
         subject=ADA.subject,
         version=version,
         workspace="w",
-        actor=Actor(kind="operator", id="operator", label="operator"),
+        actor=actor,
         request=Request(id="r", ip=None, user_agent=None),
         data=fact,
         position=40 + version,
@@ -44,22 +76,101 @@ def event(fact: Fact, version: int = 1) -> Event:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_person_without_account_is_added_in_any_role(role: str) -> None:
-    assert decide(AddAccount(role=role), None) == (AccountAdded(role=role),)
+    assert decide_new(AddAccount(role=role), None) == (AccountAdded(role=role),)
 
 
 def test_a_person_is_not_added_twice() -> None:
     with pytest.raises(AccountExistsError, match=r"ada@example\.com has an account already"):
-        decide(AddAccount(role="owner"), ADA)
+        decide_new(AddAccount(role="owner"), ADA)
 
 
 def test_an_unknown_role_is_refused_with_those_there_are() -> None:
     with pytest.raises(InvalidFieldError, match="one of owner, developer, auditor") as refusal:
-        decide(AddAccount(role="root"), None)
+        decide_new(AddAccount(role="root"), None)
     assert refusal.value.field == "role"
 
 
 def test_an_account_is_what_its_events_say() -> None:
     assert fold([event(AccountAdded(role="owner"))]) == ADA
+
+
+def after(*facts: Fact, actor: Actor = OPERATOR) -> Account:
+    """Ada's account after what happened to it once it was added."""
+    history = [event(AccountAdded(role="owner"))]
+    history += [event(fact, version, actor) for version, fact in enumerate(facts, 2)]
+    account = fold(history)
+    assert account is not None
+    return account
+
+
+def test_a_role_changes_and_ends_no_session() -> None:
+    facts = decide(ChangeRole(role="auditor", by="account:bob@example.com"), ADA)
+    assert facts == (AccountRoleChanged(before="owner", after="auditor"),)
+    assert after(*facts) == replace(ADA, role="auditor", version=2)
+
+
+def test_a_disabled_account_is_off_and_its_sessions_have_ended() -> None:
+    facts = decide(DisableAccount(reason="left", by="account:bob@example.com"), ADA)
+    assert facts == (AccountDisabled(reason="left"),)
+    assert after(*facts) == replace(ADA, enabled=False, sessions_end=2, version=2)
+
+
+def test_an_enabled_account_is_on_again_and_its_old_sessions_stay_at_their_end() -> None:
+    disabled = after(AccountDisabled(reason=""))
+    facts = decide(EnableAccount(), disabled)
+    assert facts == (AccountEnabled(),)
+    assert after(AccountDisabled(reason=""), *facts) == replace(ADA, sessions_end=2, version=3)
+
+
+def test_signing_out_everywhere_ends_the_sessions() -> None:
+    facts = decide(SignOutEverywhere(), ADA)
+    assert facts == (SignedOutEverywhere(),)
+    assert after(*facts) == replace(ADA, sessions_end=2, version=2)
+
+
+@pytest.mark.parametrize(("actor", "given"), [(HERSELF, False), (OTHER_OWNER, True), (OPERATOR, True)])
+def test_a_changed_password_ends_the_sessions_and_is_given_unless_it_is_ones_own(
+    actor: Actor, given: bool
+) -> None:
+    facts = decide(ChangePassword(), ADA)
+    assert facts == (PasswordChanged(),)
+    assert after(*facts, actor=actor) == replace(ADA, password_is_given=given, sessions_end=2, version=2)
+
+
+def test_a_password_that_was_reset_is_given_again() -> None:
+    chosen = event(PasswordChanged(), 2, HERSELF)
+    reset = event(PasswordChanged(), 3, OTHER_OWNER)
+    history = [event(AccountAdded(role="owner")), chosen]
+    assert [fold(history), fold([*history, reset])] == [
+        replace(ADA, password_is_given=False, sessions_end=2, version=2),
+        replace(ADA, password_is_given=True, sessions_end=3, version=3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "account"),
+    [
+        (ChangeRole(role="owner", by="account:bob@example.com"), ADA),
+        (ChangeRole(role="owner", by=ADA.subject), ADA),
+        (EnableAccount(), ADA),
+        (DisableAccount(reason="again", by="x"), after(AccountDisabled(reason=""))),
+    ],
+)
+def test_what_is_so_already_is_no_event(command: Change, account: Account) -> None:
+    assert decide(command, account) == ()
+
+
+@pytest.mark.parametrize(
+    "command", [ChangeRole(role="auditor", by=ADA.subject), DisableAccount(reason="", by=ADA.subject)]
+)
+def test_nobody_shuts_themselves_out_so_a_workspace_keeps_an_owner(command: Change) -> None:
+    with pytest.raises(OwnAccountError, match="Ask another owner"):
+        decide(command, ADA)
+
+
+def test_an_unknown_role_is_no_change() -> None:
+    with pytest.raises(InvalidFieldError, match="one of owner, developer, auditor"):
+        decide(ChangeRole(role="root", by="x"), ADA)
 
 
 def test_no_events_are_no_account() -> None:
@@ -74,8 +185,23 @@ def test_no_events_are_no_account() -> None:
         [event(AccountAdded(role="owner")), event(AccountAdded(role="auditor"), version=2)],
         [event(AccountAdded(role="owner"), version=2)],
         [event(AccountAdded(role="a role of a later version"))],
+        [
+            event(AccountAdded(role="owner")),
+            event(AccountRoleChanged(before="owner", after="pope"), version=2),
+        ],
+        [event(AccountDisabled(reason=""))],
+        [event(AccountAdded(role="owner")), event(PasswordChanged(), version=3)],
     ],
-    ids=["a fact of another subject", "one later on", "added twice", "a gap", "an unknown role"],
+    ids=[
+        "a fact of another subject",
+        "one later on",
+        "added twice",
+        "a gap",
+        "an unknown role",
+        "changed to an unknown role",
+        "disabled before it was added",
+        "a gap later on",
+    ],
 )
 def test_a_history_that_is_not_understood_whole_is_refused(history: list[Event]) -> None:
     with pytest.raises(UnreadableEventError) as refusal:

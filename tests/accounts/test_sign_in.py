@@ -1,7 +1,10 @@
-"""Signing in and out in a browser's way."""
+"""Signing in and out in a browser's way, and what is told of it."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from threading import Event as Stop
+from threading import Thread
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -10,17 +13,28 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask, session
 from flask.testing import FlaskClient
+from limits import parse
+from redis import ConnectionError as StoreAwayError
 from werkzeug.test import TestResponse
 
 from services.accounts.app import register
+from services.accounts.attempts import Attempts
 from services.accounts.commands import Accounts
 from services.accounts.credentials import Passwords
-from shared.events import Request
+from services.accounts.directory import Directory
+from services.accounts.incidents import Incidents, Journal
+from services.accounts.sign_in import SignIn
+from shared.events import KeyToggled, Request, SignedIn, SignInFailed, UnreadableEventError, enveloped
 from shared.identity import ADMIN, Principal
-from shared.ledger import Ledger
+from shared.ledger import Ledger, VersionConflictError, credential_key
 from shared.web.session import COOKIE, StoredSessions
+from tests.real import until
 
 PASSWORD = "correct horse battery"
+OPERATOR = Principal(
+    kind="operator", id="operator", label="operator", workspace="default", scopes=frozenset({ADMIN})
+)
+REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)
 NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
 # The words of the page are another's; these are what it is given.
 TEMPLATE = """
@@ -36,20 +50,49 @@ def store() -> Any:
 
 
 @pytest.fixture
-def app(store: Any, tmp_path: Path) -> Flask:
+def app(store: Any, tmp_path: Path, accounts: Accounts, incidents: Incidents) -> Flask:
     (tmp_path / "accounts").mkdir()
     (tmp_path / "accounts/sign_in.html").write_text(TEMPLATE)
-    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    accounts = Accounts(Ledger(store), Passwords(hasher), lambda: "e1")
-    operator = Principal(
-        kind="operator", id="operator", label="operator", workspace="default", scopes=frozenset({ADMIN})
-    )
-    accounts.add(operator, "ada@example.com", "owner", PASSWORD, Request(id="r1", ip=None, user_agent=None))
+    accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
     app = Flask(__name__, template_folder=tmp_path)
     app.session_interface = StoredSessions(store)
-    register(app, accounts)
+    register(app, accounts, sign_in_to(accounts, incidents), Directory(store, accounts.ledger))
     app.add_url_rule("/whoami", "whoami", lambda: session.get("account", "nobody"))
     return app
+
+
+@pytest.fixture
+def hasher() -> "CountingHasher":
+    return CountingHasher()
+
+
+@pytest.fixture
+def accounts(store: Any, hasher: "CountingHasher") -> Accounts:
+    ids = map("e{}".format, count(1))
+    attempts = Attempts(store, parse("3/10 minutes"))
+    return Accounts(Ledger(store), Passwords(hasher), attempts, lambda: next(ids))
+
+
+@pytest.fixture
+def incidents(store: Any, accounts: Accounts) -> Incidents:
+    return Incidents(store, Journal(accounts.ledger, accounts.new_id))
+
+
+def sign_in_to(accounts: Accounts, incidents: Incidents) -> SignIn:
+    journal = Journal(accounts.ledger, accounts.new_id)
+    return SignIn(accounts.ledger, accounts.passwords, accounts.attempts, incidents, journal)
+
+
+class CountingHasher(PasswordHasher):
+    """Cheap, and remembers how often it verified."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.verified = 0
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002
+        self.verified += 1
+        return super().verify(hash, password)
 
 
 @pytest.fixture
@@ -131,7 +174,8 @@ def test_a_session_from_before_the_sign_in_is_not_the_one_after(app: Flask, clie
     attacker.set_cookie(COOKIE, before.value)
     assert who(attacker) == "nobody"
     with client.session_transaction() as current:
-        assert dict(current) == {"account": "account:ada@example.com"}
+        assert current.pop("_flashes")  # that the password is a given one
+        assert dict(current) == {"account": "account:ada@example.com", "account_version": 1}
 
 
 def test_after_signing_out_the_cookie_opens_nothing(app: Flask, client: FlaskClient, store: Any) -> None:
@@ -209,3 +253,271 @@ def test_an_encoded_address_of_another_site_is_no_way_out(client: FlaskClient, r
 
 def test_asking_only_for_the_head_of_the_form_is_no_attempt(client: FlaskClient) -> None:
     assert client.head("/sign-in").status_code == 200
+
+
+def test_signing_in_is_told_apart_from_the_account(client: FlaskClient, accounts: Accounts) -> None:
+    sign_in(client)
+    (event,) = accounts.ledger.history("sign-in:ada@example.com")
+    assert (event.data, event.workspace, event.version) == (SignedIn(), "default", 1)
+    assert (event.actor.kind, event.actor.id) == ("account", "account:ada@example.com")
+    assert event.request.ip == "127.0.0.1"
+    assert len(accounts.ledger.history("account:ada@example.com")) == 1
+
+
+def test_a_given_password_is_spoken_of_at_sign_in_and_ones_own_is_not(
+    client: FlaskClient, accounts: Accounts
+) -> None:
+    sign_in(client)
+    with client.session_transaction() as current:
+        assert "Choose one" in current["_flashes"][0][1]
+    ada = accounts.principal_of("account:ada@example.com", 1)
+    assert ada
+    accounts.change_password(ada, PASSWORD, "a password of my own", REQUEST)
+    sign_in(client, password="a password of my own")
+    with client.session_transaction() as current:
+        assert "_flashes" not in current
+
+
+def disabled(accounts: Accounts, _store: Any) -> None:
+    accounts.disable(OPERATOR, "ada@example.com", "", REQUEST)
+
+
+def without_password(_accounts: Accounts, store: Any) -> None:
+    store.delete(credential_key("account:ada@example.com"))
+
+
+def without_account(accounts: Accounts, store: Any) -> None:
+    store.set(credential_key("account:bob@example.com"), accounts.passwords.hash_password(PASSWORD))
+
+
+@pytest.mark.parametrize(
+    ("email", "password", "before"),
+    [
+        ("ada@example.com", "wrong password", None),
+        ("bob@example.com", PASSWORD, None),
+        ("ada@example.com", PASSWORD, disabled),
+        ("ada@example.com", PASSWORD, without_password),
+        ("bob@example.com", PASSWORD, without_account),
+        ("no address", PASSWORD, None),
+        ("a\nb", PASSWORD, None),
+    ],
+)
+def test_whoever_may_not_sign_in_gets_one_answer_after_the_same_work(
+    client: FlaskClient,
+    accounts: Accounts,
+    store: Any,
+    hasher: CountingHasher,
+    email: str,
+    password: str,
+    before: Any,
+) -> None:
+    if before:
+        before(accounts, store)
+    answer = sign_in(client, email, password)
+    assert (answer.status_code, hasher.verified) == (422, 1)
+    assert f"form: {NOT_RIGHT}" in answer.text
+    assert who(client) == "nobody"
+
+
+def test_an_account_that_is_not_understood_is_told_of_to_its_own_person_only(
+    accounts: Accounts, incidents: Incidents
+) -> None:
+    accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
+    name = "account:ada@example.com"
+    later = enveloped(
+        [KeyToggled(enabled=True, reason="")],
+        subject=name,
+        after_version=1,
+        workspace="default",
+        actor=OPERATOR.actor,
+        request=REQUEST,
+        new_id=lambda: "later",
+    )
+    accounts.ledger.append(name, later, 1)
+    sign_in_ = sign_in_to(accounts, incidents)
+    assert sign_in_("ada@example.com", "wrong password", REQUEST) is None
+    with pytest.raises(UnreadableEventError):
+        sign_in_("ada@example.com", PASSWORD, REQUEST)
+
+
+@pytest.mark.parametrize("email", ["ada@example.com", "bob@example.com"])
+def test_tries_are_limited_for_known_and_unknown_alike(
+    client: FlaskClient, hasher: CountingHasher, email: str
+) -> None:
+    for _ in range(3):
+        assert sign_in(client, email, "wrong password").status_code == 422
+    for password in ("wrong password", PASSWORD):
+        refused = sign_in(client, f" {email.upper()} ", password)
+        assert refused.status_code == 429
+        assert 500 < int(refused.headers["Retry-After"]) <= 600
+        assert "form: Too many tries with a password. Wait 10 minutes, then try again." in refused.text
+        assert f"email= {email.upper()} " in refused.text
+    assert hasher.verified == 3
+    assert who(client) == "nobody"
+    assert sign_in(client, "carl@example.com").status_code == 422
+
+
+def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskClient) -> None:
+    def answer(number: int, ip: str) -> int:
+        form = {"email": f"nobody{number}@example.com", "password": "x"}
+        return client.post("/sign-in", data=form, environ_base={"REMOTE_ADDR": ip}).status_code
+
+    assert [answer(number, f"2001:db8::{number}") for number in range(16)] == [422] * 15 + [429]
+    assert answer(99, "2001:db8:0:1::1") == 422
+    assert answer(99, "192.0.2.1") == 422
+
+
+def test_signing_in_forgets_the_tries(client: FlaskClient) -> None:
+    for _ in range(7):  # what was wrong still counts for the address: 14 of 15
+        assert sign_in(client, password="wrong password").status_code == 422
+        assert sign_in(client, password="wrong password").status_code == 422
+        assert sign_in(client).status_code == 303
+
+
+def test_the_store_holds_no_address_that_was_typed_and_each_key_its_hash_tag(
+    client: FlaskClient, store: Any, incidents: Incidents
+) -> None:
+    for _ in range(5):
+        sign_in(client, "canary@typed.example", "wrong password")
+    incidents.tell()
+    for key in store.scan_iter():
+        assert key.startswith(b"{kl:0}:")
+        kind = store.type(key)
+        value = {b"hash": store.hgetall, b"stream": store.xrange, b"string": store.get}.get(kind, store.type)(
+            key
+        )
+        assert b"canary" not in key + repr(value).encode()
+
+
+def failures(accounts: Accounts, subject: str) -> list[int]:
+    """How many failed sign-ins each event tells."""
+    events = accounts.ledger.history(subject)
+    return [event.data.attempts for event in events if isinstance(event.data, SignInFailed)]
+
+
+def test_failures_are_told_once_a_minute_and_none_is_lost(
+    client: FlaskClient, accounts: Accounts, incidents: Incidents, store: Any
+) -> None:
+    def a_minute_passes() -> None:
+        store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
+
+    for number in range(8):
+        sign_in(client, "ada@example.com" if number % 2 else "bob@example.com", "wrong password")
+        incidents.tell()
+    assert failures(accounts, "sign-in:ada@example.com") == [1]
+    assert failures(accounts, "address:127.0.0.1") == [1]
+    a_minute_passes()
+    incidents.tell()
+    assert failures(accounts, "sign-in:ada@example.com") == [1, 3]
+    assert failures(accounts, "address:127.0.0.1") == [1, 3]
+    a_minute_passes()
+    incidents.tell()
+    assert failures(accounts, "address:127.0.0.1") == [1, 3]
+    (of_account, *_) = accounts.ledger.history("sign-in:ada@example.com")
+    (of_address, *_) = accounts.ledger.history("address:127.0.0.1")
+    for event in (of_account, of_address):
+        assert (event.actor.kind, event.actor.id, event.actor.label) == (
+            "anonymous",
+            "127.0.0.1",
+            "127.0.0.1",
+        )
+        assert event.workspace == "default"
+
+
+def test_a_process_that_dies_after_telling_lets_it_be_told_again(
+    client: FlaskClient, accounts: Accounts, incidents: Incidents, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(client, password="wrong password")
+    monkeypatch.setattr(incidents, "_subtract", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        incidents.tell()
+    monkeypatch.undo()
+    incidents = Incidents(store, Journal(accounts.ledger, accounts.new_id))
+    incidents.tell()
+    assert failures(accounts, "sign-in:ada@example.com") == [1]
+    store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
+    incidents.tell()
+    assert failures(accounts, "sign-in:ada@example.com") == [1, 1]
+
+
+def test_a_failure_that_comes_while_others_are_told_is_told_later(
+    accounts: Accounts, incidents: Incidents, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
+    name = "account:ada@example.com"
+    incidents.sign_in_failed(name, REQUEST)
+    append = Ledger.append
+
+    def append_while_another_comes(self: Ledger, *args: Any, **kwargs: Any) -> Any:
+        incidents.sign_in_failed(name, REQUEST)
+        return append(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "append", append_while_another_comes)
+    incidents.tell()
+    monkeypatch.undo()
+    store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
+    incidents.tell()
+    assert failures(accounts, "sign-in:ada@example.com") == [1, 1]
+    assert store.hgetall("{kl:0}:incidents:counts") == store.hgetall("{kl:0}:incidents:last") == {}
+
+
+def test_who_signs_in_while_the_password_is_changed_is_in_no_session_that_lasts(
+    accounts: Accounts, incidents: Incidents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
+    credential = Ledger.credential
+
+    def changed_meanwhile(self: Ledger, subject: str) -> str | None:
+        kept = credential(self, subject)
+        accounts.reset_password(OPERATOR, "ada@example.com", "another password", REQUEST)
+        return kept
+
+    monkeypatch.setattr(Ledger, "credential", changed_meanwhile)
+    account = sign_in_to(accounts, incidents)("ada@example.com", PASSWORD, REQUEST)
+    assert account is not None
+    assert accounts.principal_of(account.subject, account.version) is None
+
+
+def test_a_denial_is_told_of_its_caller_and_scope_and_no_store_that_is_away_shows(store: Any) -> None:
+    server = fakeredis.FakeServer()
+    away = Incidents(fakeredis.FakeRedis(server=server), Journal(Ledger(store), lambda: "e1"))
+    caller = Principal(kind="key", id="k1", label="ci", workspace="w", scopes=frozenset())
+    server.connected = False
+    away.access_denied(caller, "keyledger:admin", REQUEST)
+    server.connected = True
+    ids = map("e{}".format, count(1))
+    incidents = Incidents(store, Journal(Ledger(store), lambda: next(ids)))
+    for scope in ("keyledger:admin", "keyledger:keys.read", "keyledger:admin"):
+        incidents.access_denied(caller, scope, REQUEST)
+    incidents.tell()
+    events = Ledger(store).history("access:key:k1")
+    assert sorted((event.data.scope, event.data.attempts) for event in events) == [
+        ("keyledger:admin", 2),
+        ("keyledger:keys.read", 1),
+    ]
+    assert {(event.workspace, event.actor) for event in events} == {("w", caller.actor)}
+
+
+def test_the_telling_goes_on_after_a_store_that_was_away_and_what_it_cannot_read(
+    accounts: Accounts, incidents: Incidents, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.hset("{kl:0}:incidents:counts", "of a later version", 1)
+    store.hset("{kl:0}:incidents:last", "of a later version", b"{}")
+    incidents.sign_in_failed(None, REQUEST)
+    append, failing = Ledger.append, [StoreAwayError("away"), VersionConflictError("s", 1, 2)]
+
+    def fail_first(self: Ledger, *args: Any, **kwargs: Any) -> Any:
+        store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
+        if failing:
+            raise failing.pop(0)
+        return append(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "append", fail_first)
+    monkeypatch.setattr("services.accounts.incidents._LOOK_EVERY_S", 0.01)
+    stop = Stop()
+    thread = Thread(target=incidents.run, args=(stop,))
+    thread.start()
+    until(lambda: failures(accounts, "address:192.0.2.1") == [1])
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()

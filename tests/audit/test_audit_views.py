@@ -49,7 +49,7 @@ def app(sqlite_log: AuditLog, ledger: Ledger) -> Flask:
     app, api = create_app(
         secret_key="secret",
         sessions=SecureCookieSessionInterface(),
-        access=Access(authenticate, principal_of),
+        access=Access(authenticate, lambda name, _: principal_of(name), lambda *_: None),
         home="audit.entries_page",
         limits=Limits(None),
     )

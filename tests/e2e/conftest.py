@@ -1,23 +1,14 @@
 """A whole Keyledger, and a real browser in front of it."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from tests.real import Service, need
-
-_CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.e2e.chromium import launched
+from tests.real import Service
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +23,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium. Not for the whole session: Playwright keeps an event loop running in it."""
-    binary = need(shutil.which("chromium") or shutil.which("chromium-browser"), "chromium")
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=binary, args=_CHROMIUM)
-        yield launched
-        launched.close()
+        running = launched(playwright)
+        yield running
+        running.close()
 
 
 @pytest.fixture
@@ -49,17 +39,34 @@ def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def cookies(browser: Browser, service: Service) -> Any:
+    """Those of the first owner, signed in."""
+    context = browser.new_context(base_url=service.url)
+    _sign_in(context.new_page(), service)
+    held = context.cookies()
+    context.close()
+    return held
+
+
 @pytest.fixture
-def page(context: BrowserContext, service: Service) -> Page:
-    """The dashboard, signed in as the first owner."""
-    email, password = service.sign_in()
+def page(context: BrowserContext, service: Service, cookies: Any) -> Page:
+    """The dashboard, signed in as the first owner: again, if a test before ended the session."""
+    context.add_cookies(cookies)
     opened = context.new_page()
     opened.goto("/")
-    opened.get_by_label("Email").fill(email)
-    opened.get_by_label("Password").fill(password)
-    opened.get_by_role("button", name="Sign in").click()
-    opened.wait_for_url("**/keys")
+    if "/sign-in" in opened.url:
+        _sign_in(opened, service)
     return opened
+
+
+def _sign_in(page: Page, service: Service) -> None:
+    email, password = service.sign_in()
+    page.goto("/sign-in")
+    page.get_by_label("Email").fill(email)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/keys")
 
 
 @pytest.fixture

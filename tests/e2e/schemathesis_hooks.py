@@ -49,10 +49,8 @@ def _end_in_the_future(body: Any) -> None:
 
 def _sort_as_the_cursor(query: Any) -> None:
     """A cursor belongs to its order, and a moment has to have come."""
-    if query and "cursor" in query and not str(query["cursor"]).isdecimal():
-        query["sort"] = "created_at"
-    elif query and "cursor" in query and "sort" in query:
-        query["sort"] = "-created_at"
+    if query and "." in str(query.get("cursor", "")):
+        query["sort"] = query["cursor"].partition(".")[0]
     if query and "at" in query:
         query["at"] = "1"
 

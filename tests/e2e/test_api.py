@@ -264,7 +264,8 @@ def test_a_grace_that_cannot_be_is_refused(admin: Caller, grace: object) -> None
 
 def test_a_list_is_searched_filtered_sorted_and_paged(service: Service) -> None:
     caller = Caller(service, json_key(service, "lists"))
-    made = [create(caller, name=f"Number {number}", description="odd" * (number % 2)) for number in range(6)]
+    names = [f"Number {number} {('even', 'odd')[number % 2]}" for number in range(6)]
+    made = [create(caller, name=name, description="described") for name in names]
     for key in made[:2]:
         last = caller("DELETE", f"/v1/keys/{key['id']}")
 
@@ -273,15 +274,22 @@ def test_a_list_is_searched_filtered_sorted_and_paged(service: Service) -> None:
         assert answer.status_code == 200, answer.text
         return [key["name"] for key in answer.json()["keys"]]
 
-    assert listed("search=NUMBER&sort=created_at") == [f"Number {number}" for number in range(6)]
-    assert listed("search=odd&status=active") == ["Number 5", "Number 3"]
-    assert listed("status=revoked") == ["Number 1", "Number 0"]
-    assert listed(f"search={made[4]['id'].lower()}") == ["Number 4"]
+    assert listed("search=NUMBER&sort=created_at") == names
+    assert listed("search=odd+numb&status=active") == [names[5], names[3]]
+    assert listed("search=described") == listed("search=umber") == []
+    assert listed("status=revoked") == [names[1], names[0]]
+    assert listed(f"search={made[4]['id']}") == [names[4]]
+    assert listed(f"search={made[4]['id'][:-1]}") == []
     assert listed("status=expired") == []
-    page = caller("GET", "/v1/keys?search=number&sort=created_at&limit=4").json()
-    assert listed(f"search=number&sort=created_at&cursor={page['next_cursor']}") == ["Number 4", "Number 5"]
-    refused = problem(caller("GET", f"/v1/keys?cursor={page['next_cursor']}"), 422)
-    assert [row["field"] for row in refused["errors"]] == ["cursor"]
+    assert listed("search=number&sort=-name") == names[::-1]
+    assert listed("search=number&sort=-status") == [names[number] for number in (1, 0, 5, 4, 3, 2)]
+    by_hint = [key["name"] for key in sorted(made, key=lambda key: key["hint"])]
+    assert listed("search=number&sort=hint") == by_hint
+    for sort, expected in (("created_at", names), ("-name", names[::-1]), ("hint", by_hint)):
+        page = caller("GET", f"/v1/keys?search=number&sort={sort}&limit=4").json()
+        assert listed(f"search=number&sort={sort}&cursor={page['next_cursor']}") == expected[4:]
+        refused = problem(caller("GET", f"/v1/keys?cursor={page['next_cursor']}"), 422)
+        assert [row["field"] for row in refused["errors"]] == ["cursor"]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +299,7 @@ def test_a_list_is_searched_filtered_sorted_and_paged(service: Service) -> None:
         ("/v1/keys?limit=201", "limit"),
         ("/v1/keys?limit=1_0", "limit"),
         ("/v1/keys?status=gone", "status"),
-        ("/v1/keys?sort=name", "sort"),
+        ("/v1/keys?sort=scopes", "sort"),
         ("/v1/keys?cursor=x", "cursor"),
         ("/v1/keys?after=-1", "after"),
         (f"/v1/keys?after={'9' * 5_000}", "after"),

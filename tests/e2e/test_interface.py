@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import requests
-from flask import Flask
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from playwright.sync_api import BrowserContext
 
-from services import composition
 from services.keys.key_material import parse
 from shared.identity import SCOPES
 from shared.web.openapi import operations
 from shared.web.openapi_parts import SCOPES as DESCRIBED_SCOPES
+from tests.application import application
 from tests.real import Service
 
 Json = dict[str, Any]
@@ -48,23 +47,14 @@ def test_the_description_is_valid_openapi_3_1(document: Json) -> None:
     OpenAPIV31SpecValidator(document).validate()
 
 
-def test_every_call_is_described(document: Json, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_call_is_described(document: Json) -> None:
     described = {(path, method) for path, method, _ in operations(document)}
-    for rule in _app(monkeypatch, tmp_path).url_map.iter_rules():
+    for rule in application().url_map.iter_rules():
         if not rule.rule.startswith("/v1/"):
             continue
         path = rule.rule.replace("<", "{").replace(">", "}")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             assert (path, method.lower()) in described
-
-
-def _app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Flask:
-    """The application with nothing behind it."""
-    monkeypatch.setenv("KEYLEDGER_REDIS_URL", f"unix://{tmp_path}/none.sock")
-    monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
-    monkeypatch.setattr(composition, "configure_logs", lambda: None)
-    monkeypatch.setattr(composition, "_run_beside", lambda _: None)
-    return composition.create_web()
 
 
 def test_every_call_says_what_it_is_who_may_and_what_it_answers(document: Json) -> None:

@@ -6,7 +6,7 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
-from tests.real import Service
+from tests.real import Service, until
 
 KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
 
@@ -61,9 +61,25 @@ def test_a_change_that_somebody_made_meanwhile_is_not_overwritten(
     service.run("key", "disable", key_id(token))
     page.get_by_label("Enter Key Name").fill("Too late")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("412")).to_be_visible()
-    page.goto(f"/keys/{key_id(token)}")
-    expect(page.get_by_role("heading", name="Billing", level=1)).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("Somebody else changed this key while you were typing")
+    expect(page.get_by_label("Enter Key Name")).to_have_value("Too late")
+    here = page.context.new_page()
+    here.goto(f"/keys/{key_id(token)}")
+    expect(here.get_by_role("heading", name="Billing", level=1)).to_be_visible()
+
+
+def test_saved_again_a_change_is_on_top_of_the_one_that_came_between(page: Page, token: str) -> None:
+    other = page.context.new_page()
+    for tab in (page, other):
+        tab.goto(f"/keys/{key_id(token)}/change")
+    other.get_by_label("Description").fill("theirs")
+    other.get_by_role("button", name="Save").click()
+    page.get_by_label("Enter Key Name").fill("Mine")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_label("Description")).to_have_value("theirs")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("heading", name="Mine", level=1)).to_be_visible()
+    expect(page.locator("dl.facts")).to_contain_text("theirs")
 
 
 def test_bad_details_get_their_message_beside_the_field(page: Page, token: str) -> None:
@@ -101,9 +117,9 @@ def test_a_rotated_key_is_shown_once_and_the_old_one_is_good_for_the_grace(
 
 def test_a_grace_that_is_not_offered_rotates_nothing(page: Page, token: str, service: Service) -> None:
     page.get_by_role("link", name="Rotate", exact=True).click()
-    page.evaluate("document.querySelector('option').value = 'soon'")
+    page.evaluate("document.querySelector('#grace_seconds option').value = 'soon'")
     page.get_by_role("button", name="Rotate", exact=True).click()
-    expect(page.get_by_text("choose for how long")).to_be_visible()
+    expect(page.locator("#grace_seconds-error")).to_contain_text("Choose for how long")
     assert answer(service, token) == 200
 
 
@@ -119,3 +135,41 @@ def test_a_revoked_key_is_refused_for_good(page: Page, token: str, service: Serv
     expect(page.get_by_role("link", name="Rotate", exact=True)).to_have_count(0)
     expect(page.get_by_role("listitem").filter(has_text="Key revoked")).to_contain_text("leaked")
     assert answer(service, token) == 401
+
+
+def test_the_use_of_a_key_is_drawn_and_told(page: Page, token: str, service: Service) -> None:
+    use = page.get_by_role("region", name="Use in the last 30 days")
+    expect(use).to_contain_text("Nobody has presented this key yet.")
+    for status, switched in ((200, "disable"), (401, "enable")):
+        for _ in range(3):
+            assert answer(service, token) == status
+        service.run("key", switched, key_id(token))
+
+    def is_counted() -> bool:
+        page.reload()
+        return "3 accepted 3 refused" in use.inner_text().replace("\n", " ")
+
+    until(is_counted, what="the count")
+    expect(use.get_by_role("img", name=re.compile("6 at most"))).to_be_visible()
+    use.get_by_text("Day by day").click()
+    expect(use.get_by_role("row").nth(1)).to_contain_text(re.compile(r"3\s+3 disabled"))
+    expect(page.locator("dl.facts > div").filter(has_text="Last used").locator("time")).to_be_visible()
+
+
+def test_the_key_at_any_moment_is_asked_for_in_utc(page: Page, token: str) -> None:
+    moment = page.get_by_label("Show the key as it was at (UTC)")
+    for typed, words in (
+        ("2001-02-03T04:05", "The key was created at"),
+        ("2222-01-01T00:00:01", "in the future"),
+    ):
+        moment.fill(typed)
+        page.get_by_role("button", name="Show", exact=True).click()
+        expect(page.locator("#at-error")).to_contain_text(words)
+        expect(moment).to_have_value(typed)
+        expect(page.get_by_role("heading", name="Billing", level=1)).to_be_visible()
+    born = page.locator("dl.facts time").first.get_attribute("datetime")
+    assert born
+    moment.fill(born.removesuffix("Z"))
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.get_by_text("This is the past")).to_be_visible()
+    assert token not in page.content()

@@ -15,6 +15,7 @@ from tests.e2e.test_api import Caller, create
 from tests.real import Service, until
 from tests.services.test_moving import content
 from tests.shared.test_export import FOUR, toggled
+from tests.web_client import Visitor
 
 
 def store_of(service: Service) -> Redis:
@@ -62,6 +63,7 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
     imported = new.run("import", str(file))
     assert imported.returncode == 0, imported.stderr
     assert "Imported 5 events" in imported.stdout
+    assert "keyledger account password" in imported.stdout
     new.start()
     assert "password" not in new.output
     with store_of(new) as store:
@@ -76,6 +78,10 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
         ("caller", "active"),
     ]
     assert "switched off" in Caller(new, made["api_key"])("GET", "/v1/keys").json()["detail"]
+    email, password = old.sign_in()
+    assert Visitor(new.url).sign_in(email, password).status_code == 422
+    printed = new.run("account", "password", email).stdout.strip()
+    assert Visitor(new.url).sign_in(email, printed).status_code == 303
     assert new.stop() == 0
 
 

@@ -3,19 +3,16 @@
 import shutil
 import socket
 import subprocess
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from redis import Redis
 
 from services.keys.key_material import parse
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
-from tests.real import Service, free_port, need, until
+from tests.real import Service, everything, free_port, need, until
 
 
 def refusal(service: Service) -> str:
@@ -68,7 +65,14 @@ def test_an_unsafe_store_is_refused_in_one_line_that_names_the_setting(
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("PORT", "http"), ("KEY_PREFIX", "_kl"), ("AUDIT_DATABASE_URL", "nonsense")]
+    ("setting", "value"),
+    [
+        ("PORT", "http"),
+        ("KEY_PREFIX", "_kl"),
+        ("AUDIT_DATABASE_URL", "nonsense"),
+        ("SIGN_IN_LIMIT", "often"),
+        ("TRUSTED_PROXIES", "-1"),
+    ],
 )
 def test_a_setting_of_no_use_is_refused_in_one_line_that_names_it(
     data_dir: Path, setting: str, value: str
@@ -95,6 +99,7 @@ def test_a_second_up_on_the_same_directory_is_refused_in_one_line(running: Servi
     assert running.is_ready()
 
 
+@pytest.mark.drill
 def test_all_is_still_there_after_stopping_and_starting_again(data_dir: Path) -> None:
     service = Service(data_dir)
     service.start()
@@ -128,6 +133,7 @@ def test_a_very_deep_data_directory_works(tmp_path: Path) -> None:
     assert service.stop() == 0
 
 
+@pytest.mark.drill
 def test_the_command_line_works_without_anything_running(data_dir: Path) -> None:
     service = Service(data_dir)
     made = service.run("key", "create", "Alone", "--description", "d", "--scope", "orders:read")
@@ -192,6 +198,7 @@ def test_an_account_that_is_added_may_sign_in(running: Service) -> None:
     assert browser.post(f"{running.url}/sign-in", data=typed, timeout=5).url.endswith("/keys")
 
 
+@pytest.mark.drill
 def test_views_that_were_deleted_come_back_by_a_replay(running: Service) -> None:
     for number in range(3):
         assert running.run("key", "create", f"Key {number}").returncode == 0
@@ -220,34 +227,6 @@ def test_a_difference_that_a_check_finds_is_its_exit_status(running: Service) ->
     assert row.decode().rsplit(":")[-1] in checked.stdout
 
 
-def _everything(store: Redis) -> Iterator[bytes]:
-    """Every name and value in a store; what RQ compressed as it was before."""
-    readers: dict[object, Callable[[bytes], object]] = {
-        b"string": store.get,
-        b"hash": store.hgetall,
-        b"list": lambda name: store.lrange(name, 0, -1),
-        b"set": store.smembers,
-        b"zset": lambda name: store.zrange(name, 0, -1),
-        b"stream": store.xrange,
-    }
-    for name in store.scan_iter():
-        yield name
-        for value in _flat(readers[store.type(name)](name)):
-            yield value
-            with suppress(zlib.error):
-                yield zlib.decompress(value)
-
-
-def _flat(value: object) -> Iterator[bytes]:
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple | set):
-        for inner in value:
-            yield from _flat(inner)
-    elif isinstance(value, bytes):
-        yield value
-
-
 def test_no_secret_is_in_any_file_or_in_the_store(running: Service) -> None:
     """Plants keys, passwords and a session, then searches for them wherever something is kept."""
     password = "correct horse battery staple"
@@ -269,7 +248,7 @@ def test_no_secret_is_in_any_file_or_in_the_store(running: Service) -> None:
     secrets = [token[:-7], made["api_key"][:-7], password, cookie, running.sign_in()[1]]
 
     with connect(EmbeddedServer.in_directory(running.data_dir).url) as store:
-        kept = b"\n".join(_everything(store))
+        kept = b"\n".join(everything(store))
     files = [path for path in running.data_dir.rglob("*") if path.is_file()]
     assert {"audit.db", "secret_key"} <= {path.name for path in files}
     assert any(path.suffix == ".aof" for path in files)

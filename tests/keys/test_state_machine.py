@@ -475,7 +475,7 @@ class Keyledger(RuleBasedStateMachine):
         assert self.ledger.holds(checkpoint)
         rows = rows_of(self.log[: checkpoint.position])
         with _looking_on() as seen:
-            found = {key_id: self.views.find(key_id) for key_id in {event.key_id for event in self.log}}
+            found = {key_id: self.views.find(key_id)[0] for key_id in {event.key_id for event in self.log}}
             pages = {workspace: self.views.page(workspace, 1_000).keys for workspace in _WORKSPACES}
         assert {key_id: Row.of(key) for key_id, key in found.items() if key} == rows
         for workspace, keys in pages.items():

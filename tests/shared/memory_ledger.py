@@ -94,6 +94,10 @@ class MemoryLedger(Ledger):
         """The same as they are stored."""
         return (record for about, record in list(self._log) if about == subject)
 
+    def version(self, subject: str) -> int:
+        """How many events a subject has."""
+        return len(list(self.records(subject)))
+
     def read(self, after: int, limit: int) -> list[Record]:
         """The next `limit` events after a position, oldest first."""
         return [record for _, record in self._log[after : after + limit]]

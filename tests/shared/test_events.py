@@ -58,8 +58,8 @@ FACTS = st.one_of(
     st.builds(PasswordChanged),
     st.builds(SignedOutEverywhere),
     st.builds(SignedIn),
-    st.builds(SignInFailed, attempts=st.integers(1, 2**53)),
-    st.builds(AccessDenied, scope=TEXT, attempts=st.integers(1, 2**53)),
+    st.builds(SignInFailed, attempts=st.integers(1, 2**53 - 1)),
+    st.builds(AccessDenied, scope=TEXT, attempts=st.integers(1, 2**53 - 1)),
 )
 
 

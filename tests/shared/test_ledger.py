@@ -71,6 +71,7 @@ def test_a_history_is_the_subjects_part_of_the_log(ledger: Ledger) -> None:
         ledger.append("key:b", toggles("key:b", version), version)
     assert [(e.position, e.version) for e in ledger.history("key:b")] == [(2, 1), (4, 2), (6, 3)]
     assert ledger.history("key:none") == []
+    assert [ledger.version(subject) for subject in ("key:b", "key:none")] == [3, 0]
 
 
 def test_a_long_history_is_whole(ledger: Ledger) -> None:

@@ -1,0 +1,129 @@
+"""The list of 100,000 keys in one workspace: the first page of each kind beside a bare reading of its rows.
+
+The times are those that one request costs in the process that answers it, the store's included. The store
+itself tells how long its longest command took.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sized
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from bench.events import created, event_with
+from bench.store import fresh_store
+from services.keys import rebuild
+from services.keys.criteria import ALL, SORTS, Criteria, Sort
+from services.keys.domain import STATUSES, Key
+from services.keys.views import Views
+from shared.connections import connect
+from shared.events import KeyRevoked, KeyToggled, NewEvent, encode
+from shared.ledger import LOG, Ledger
+from tests.real import until
+
+_KEYS = 100_000
+_LIMIT = 50
+_ROUNDS = 15
+_SLOW_US = 100  # commands that take longer are noted by the store
+_START = 1_790_000_000_000
+
+
+class _Shown(NamedTuple):
+    """How long a page took, in ms."""
+
+    name: str
+    middle: float
+    worst: float
+    keys: int
+
+    def __str__(self) -> str:
+        return f"{self.name:<52} median {self.middle:>6.2f} ms, worst {self.worst:>6.2f} ms, {self.keys} keys"
+
+
+def figures() -> Iterator[object]:
+    """Each page, the floor, and the store's slowest commands."""
+    with fresh_store() as url, connect(url, timeout=60) as store:
+        _fill(store)
+        store.config_set("auto-aof-rewrite-percentage", 0)
+        until(lambda: not store.info("persistence")["aof_rewrite_in_progress"])
+        store.config_set("slowlog-log-slower-than", _SLOW_US)
+        store.config_set("slowlog-max-len", 10_000)
+        store.slowlog_reset()
+        rebuild.replay(Ledger(store), Views(store))
+        yield f"slowest command of the store while {_KEYS:,} keys are projected: {_slowest(store)}"
+        store.slowlog_reset()
+        yield from _pages(Views(store))
+        yield f"slowest command of the store in all these lists: {_slowest(store)}"
+
+
+def _pages(views: Views) -> Iterator[_Shown]:
+    ids = [key.id for key in _read(views)]
+    yield _shown(f"floor: {_LIMIT} rows by their ids", partial(views.live().rows, ids))
+    for name, criteria in _asked():
+        yield _shown(name, partial(_read, views, criteria))
+
+
+def _read(views: Views, criteria: Criteria = ALL) -> list[Key]:
+    return views.page("default", _LIMIT, None, criteria).keys
+
+
+def _asked() -> Iterator[tuple[str, Criteria]]:
+    searches = {
+        "a word of all": "serv",
+        "a word of one in nine, that are together": "1",
+        "a word of half, the oldest": "elder",
+        "a rare word": "rare",
+        "a rare and a common word": "serv 4711",
+        "no word": "nothing",
+    }
+    sorts: tuple[Sort, ...] = ("-created_at", "created_at", "-name", "hint")
+    for sort in SORTS:
+        yield f"all by {sort}", Criteria(sort=sort)
+    for what, search in searches.items():
+        for sort in sorts:
+            yield f"{what}, by {sort}", Criteria(search, None, sort)
+    for status in STATUSES:
+        for sort in sorts:
+            yield f"{status}, by {sort}", Criteria("", status, sort)
+    yield "elder that are active, by created_at", Criteria("elder", "active", "created_at")
+
+
+def _shown(name: str, read: Callable[[], Sized]) -> _Shown:
+    took, keys = list[float](), 0
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        keys = len(read())
+        took.append((time.perf_counter() - start) * 1000)
+    return _Shown(name, median(took), max(took), keys)
+
+
+def _slowest(store: Redis) -> str:
+    noted: list[dict[str, Any]] = store.slowlog_get(10_000)
+    if not noted:
+        return f"none took {_SLOW_US} µs"
+    slowest = max(noted, key=lambda command: command["duration"])
+    return f"{slowest['duration'] / 1000:.2f} ms, {slowest['command'].split()[0].decode()}"
+
+
+def _fill(store: Redis) -> None:
+    """Keys of whom one in ten is switched off, one in ten revoked, one in ten expired; the oldest first."""
+    pipe = store.pipeline(transaction=False)
+    position = 0
+    for number in range(1, _KEYS + 1):
+        for event in _life(number):
+            position += 1
+            pipe.xadd(LOG, {"at": _START + position, "event": encode(event)}, id="0-*")
+        if number % 1_000 == 0:
+            pipe.execute()
+
+
+def _life(number: int) -> Iterator[NewEvent]:
+    key_id = f"{number * 7_919 % 1_000_003:012d}"
+    name = f"Service {number}{' elder' * (number * 2 <= _KEYS)}{' rare' * (number % 5_000 == 17)}"
+    yield event_with(key_id, 1, created(key_id, name, _START if number % 10 == 3 else None))
+    if number % 10 == 1:
+        yield event_with(key_id, 2, KeyToggled(enabled=False, reason=""))
+    if number % 10 == 2:
+        yield event_with(key_id, 2, KeyRevoked(reason=""))

@@ -1,0 +1,61 @@
+"""Signing in: the same answer after the same work for whoever may not, and every try on record."""
+
+from dataclasses import dataclass
+
+from services.accounts.attempts import Attempts, TooManyAttemptsError
+from services.accounts.credentials import Passwords
+from services.accounts.domain import Account, fold, subject
+from services.accounts.incidents import Incidents, Journal, sign_in_subject
+from shared.events import Actor, Request, SignedIn, decode
+from shared.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class SignIn:
+    """Who somebody is, by an address and a password."""
+
+    ledger: Ledger
+    passwords: Passwords
+    attempts: Attempts
+    incidents: Incidents
+    journal: Journal
+
+    def __call__(self, email: str, password: str, request: Request) -> Account | None:
+        """The account; none for a wrong password, and for one that is unknown, disabled or without password.
+
+        Raises TooManyAttemptsError, redis.RedisError; with the right password UnreadableEventError too.
+        """
+        name = subject(email)
+        try:
+            self.attempts.count(name, request.ip)
+        except TooManyAttemptsError:
+            self._failed(name, request)
+            raise
+        account = self._account(name, password)
+        if account is None:
+            self._failed(name, request)
+            return None
+        self.attempts.succeeded(name, request.ip)
+        self.journal.tell(
+            SignedIn(),
+            subject=sign_in_subject(name),
+            workspace=account.workspace,
+            actor=Actor(kind="account", id=name, label=account.email),
+            request=request,
+        )
+        return account
+
+    def _account(self, name: str, password: str) -> Account | None:
+        # The events before the password: if that is changed between the two, the session comes to be at a
+        # version from before the change, and so is at its end already. They are looked into only for who
+        # knows the password.
+        records = [*self.ledger.records(name)]
+        if not self.passwords.verify(self.ledger.credential(name), password):
+            return None
+        account = fold(map(decode, records))
+        return account if account and account.enabled else None
+
+    def _failed(self, name: str, request: Request) -> None:
+        # The same two steps of the store for everybody, for here no work on a password hides a difference.
+        known = self.ledger.version(name) > 0
+        self.incidents.sign_in_failed(name if known else None, request)

@@ -1,0 +1,5 @@
+"""`python -m services.cli` is `keyledger`."""
+
+from services.cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""Commands on people, also for operators who let somebody in again."""
+
+import json
+import sys
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from services.accounts.credentials import new_password
+from services.accounts.domain import Account
+from services.accounts.projections import Person
+from services.cli.terminal import json_option, opened_parts, operator, request, workspace_option
+from shared.identity import ROLES
+from shared.timestamps import date_utc, rfc3339
+
+_PAGE = 200
+_role = click.Choice(list(ROLES))
+_password_stdin = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input."
+)
+
+
+@click.group()
+def account() -> None:
+    """The people who may sign in."""
+
+
+@account.command("add")
+@click.argument("email")
+@click.option("--role", type=_role, required=True)
+@_password_stdin
+@workspace_option
+@json_option
+def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_json: bool) -> None:
+    """Let a person sign in."""
+    password = _read_password() if password_stdin else _asked_password()
+    with opened_parts() as parts:
+        added = parts.accounts.add(operator(workspace), email, role, password, request())
+    address = added.subject.removeprefix("account:")
+    if as_json:
+        click.echo(json.dumps({"email": address, "role": role, "workspace": workspace}, ensure_ascii=False))
+    else:
+        click.echo(f"{address} may sign in to workspace {workspace} as {role}.")
+
+
+@account.command("list")
+@workspace_option
+@json_option
+def list_accounts(workspace: str, as_json: bool) -> None:
+    """List the people of a workspace."""
+    people, cursor = list[Person](), ""
+    with opened_parts() as parts:
+        while True:
+            page = parts.directory.page(operator(workspace), _PAGE, cursor)
+            people += page.people
+            if page.next_cursor is None:
+                break
+            cursor = page.next_cursor
+    if as_json:
+        click.echo(json.dumps({"accounts": [_as_json(person) for person in people]}, ensure_ascii=False))
+        return
+    table = Table("Email", "Role", "Added", "Last sign-in", "Status")
+    for person in people:
+        signed_in_at = "never" if person.signed_in_at is None else date_utc(person.signed_in_at)
+        role = person.account.role if person.account else "unknown"
+        table.add_row(Text(person.email), role, date_utc(person.added_at), signed_in_at, person.status)
+    Console().print(table if people else f"Nobody may sign in to workspace {workspace}.")
+
+
+@account.command("role")
+@click.argument("email")
+@click.argument("role", type=_role)
+@workspace_option
+def change_role(email: str, role: str, workspace: str) -> None:
+    """Let a person do other things."""
+    with opened_parts() as parts:
+        _print_state(parts.accounts.change_role(operator(workspace), email, role, request()))
+
+
+@account.command("disable")
+@click.argument("email")
+@click.option("--reason", default="", help="Why; it stays in the audit log.")
+@workspace_option
+def disable_account(email: str, reason: str, workspace: str) -> None:
+    """Sign a person out everywhere, and let them sign in no more."""
+    with opened_parts() as parts:
+        _print_state(parts.accounts.disable(operator(workspace), email, reason, request()))
+
+
+@account.command("enable")
+@click.argument("email")
+@workspace_option
+def enable_account(email: str, workspace: str) -> None:
+    """Let a person sign in again."""
+    with opened_parts() as parts:
+        _print_state(parts.accounts.enable(operator(workspace), email, request()))
+
+
+@account.command("password")
+@click.argument("email")
+@_password_stdin
+@workspace_option
+def reset_password(email: str, password_stdin: bool, workspace: str) -> None:
+    """Give a person another password, and print it: this once and never again."""
+    password = _read_password() if password_stdin else new_password()
+    with opened_parts() as parts:
+        parts.accounts.reset_password(operator(workspace), email, password, request())
+    if not password_stdin:
+        click.echo(password)
+    click.echo(f"{email} signs in with it from now on, and is signed out everywhere.", err=True)
+
+
+def _read_password() -> str:
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def _asked_password() -> str:
+    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return password
+
+
+def _print_state(account: Account) -> None:
+    state = "may sign in" if account.enabled else "is disabled"
+    click.echo(f"{account.email} {state} in workspace {account.workspace} as {account.role}.")
+
+
+def _as_json(person: Person) -> dict[str, str | None]:
+    return {
+        "email": person.email,
+        "role": person.account.role if person.account else None,
+        "status": person.status,
+        "added_at": rfc3339(person.added_at),
+        "signed_in_at": None if person.signed_in_at is None else rfc3339(person.signed_in_at),
+    }

@@ -1,0 +1,104 @@
+"""What the commands have in common: the parts, who runs them, options, and progress."""
+
+import getpass
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event as Stop
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from services.composition import Parts, new_id, secret_key
+from services.up import DEFAULT_WORKSPACE
+from services.web import refuse_taken_address, serve
+from shared.connections import ensure_reachable
+from shared.embedded import open_store
+from shared.events import Request
+from shared.identity import ADMIN, PLATFORM_VERIFY, WORKSPACE_RULE, Principal, is_workspace_name
+from shared.settings import Settings
+
+
+def _named_workspace(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    if not is_workspace_name(name):
+        raise click.BadParameter(f"{name!r} is no name of a workspace: it may have {WORKSPACE_RULE}.")
+    return name
+
+
+workspace_option = click.option(
+    "--workspace",
+    default=DEFAULT_WORKSPACE,
+    show_default=True,
+    callback=_named_workspace,
+    help="Whose keys or people they are.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for another program.")
+
+
+def serve_pages(factory: str) -> None:
+    """Serves what a factory of the composition makes, until it is told to stop."""
+    settings = Settings.from_environment()
+    refuse_taken_address(settings)
+    with opened_parts() as parts:
+        serve(settings, parts.store_url, secret_key(settings), factory)
+
+
+@contextmanager
+def opened_parts() -> Iterator[Parts]:
+    """The parts on the store that the settings name; an embedded one runs meanwhile."""
+    settings = Settings.from_environment()
+    with open_store(settings) as url:
+        parts = Parts(settings, url)
+        ensure_reachable(parts.store)
+        yield parts
+
+
+def catch_up(parts: Parts) -> None:
+    """Brings the views up to date where no projector runs; where one does, they share the work."""
+    while parts.projector.step(wait_ms=1):
+        pass
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Any]:
+    """A bar with rate and time left; nothing where standard error is no terminal."""
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}/s"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None, rate="-")
+
+        def advance(done: int, total: int) -> None:
+            speed = progress.tasks[task].speed or 0
+            progress.update(task, completed=done, total=total, rate=f"{speed:,.0f} events")
+
+        yield advance
+
+
+def stop_on_signal() -> Stop:
+    """What is set by SIGTERM or Ctrl-C."""
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def operator(workspace: str) -> Principal:
+    """Whoever can run commands on this machine may do everything."""
+    name = getpass.getuser()
+    scopes = frozenset({ADMIN, PLATFORM_VERIFY})
+    return Principal(
+        kind="operator", id=name, label=f"{name} (command line)", workspace=workspace, scopes=scopes
+    )
+
+
+def request() -> Request:
+    """What the events tell of a command."""
+    return Request(id=new_id(), ip=None, user_agent=None)

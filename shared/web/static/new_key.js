@@ -1,0 +1,128 @@
+// The modal of a new key. Without script it is open on its page; here it becomes a modal dialog, whose key can be
+// hidden and copied, and which asks before it is closed uncopied.
+
+const dialog = document.querySelector("#created-key");
+const { keysUrl, keyUrl } = dialog.dataset;
+const code = dialog.querySelector("#api-key");
+const cover = dialog.querySelector("#cover-key");
+const copy = dialog.querySelector("#copy-key");
+const status = dialog.querySelector("#copy-status");
+const question = document.importNode(dialog.querySelector("#uncopied").content, true).firstElementChild;
+const foot = dialog.querySelector(".modal-foot");
+let isCopied = false;
+
+function tell(message, isFailure = false) {
+  status.textContent = message;
+  status.classList.toggle("failed", isFailure);
+}
+
+function show(isShown) {
+  code.classList.toggle("covered", !isShown);
+  cover.textContent = isShown ? "Hide" : "Show";
+  cover.setAttribute("aria-label", isShown ? "Hide API key" : "Show API key");
+}
+
+function noteCopied() {
+  isCopied = true;
+  copy.dataset.copied = "";
+  tell("Copied to the clipboard.");
+}
+
+async function copyKey() {
+  tell("");
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    noteCopied();
+  } catch {
+    // Refused, or not there at all on a site without TLS.
+    show(true);
+    window.getSelection().selectAllChildren(code);
+    tell("Could not copy by itself. The key is selected: press Ctrl+C (⌘C on a Mac).", true);
+  }
+}
+
+async function copySnippet(button) {
+  const text = document.getElementById(button.dataset.copies);
+  tell("");
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+    tell("The example is copied. The key itself is not in it.");
+  } catch {
+    window.getSelection().selectAllChildren(text);
+    tell("Could not copy by itself. The example is selected: press Ctrl+C (⌘C on a Mac).", true);
+  }
+}
+
+function ask(isAsked) {
+  if (isAsked) foot.replaceWith(question);
+  else question.replaceWith(foot);
+  (isAsked ? question.querySelector("button") : copy).focus();
+}
+
+function leave() {
+  code.remove();
+  sessionStorage.setItem("focus-on", keyUrl);
+  location.replace(keysUrl);
+}
+
+function close() {
+  if (isCopied) leave();
+  else ask(true);
+}
+
+// The browser lets Tab out to its own controls by way of the page; here it goes round, as in any dialog.
+function holdFocus(event) {
+  const stops = [...dialog.querySelectorAll("a, button, summary, pre")].filter((stop) => stop.checkVisibility());
+  const [first, last] = [stops[0], stops[stops.length - 1]];
+  if (document.activeElement !== (event.shiftKey ? first : last)) return;
+  event.preventDefault();
+  (event.shiftKey ? last : first).focus();
+}
+
+function onKey(event) {
+  if (event.key === "Tab") holdFocus(event);
+  if (event.key !== "Escape") return;
+  // Left to the browser, a second Escape closes a dialog whatever it wants to ask.
+  event.preventDefault();
+  if (question.isConnected) ask(false);
+  else close();
+}
+
+// From here on this page is the list in the browser's history, so that reload asks for the list and posts nothing.
+history.replaceState(null, "", keysUrl);
+
+copy.hidden = cover.hidden = false;
+copy.addEventListener("click", copyKey);
+cover.addEventListener("click", () => show(code.classList.contains("covered")));
+for (const button of dialog.querySelectorAll("[data-copies]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => copySnippet(button));
+}
+dialog.querySelector("#close-created").addEventListener("submit", (event) => {
+  event.preventDefault();
+  close();
+});
+question.querySelector("#copy-and-close").addEventListener("click", async () => {
+  await copyKey();
+  if (isCopied) leave();
+  else ask(false);
+});
+question.querySelector("#close-uncopied").addEventListener("click", leave);
+dialog.querySelector("#view-details").addEventListener("click", () => sessionStorage.setItem("focus-on", keyUrl));
+dialog.addEventListener("cancel", (event) => {
+  event.preventDefault();
+  close();
+});
+document.addEventListener("keydown", onKey);
+document.addEventListener("copy", () => {
+  if (window.getSelection().toString().includes(code.textContent)) noteCopied();
+});
+
+dialog.removeAttribute("open");
+dialog.showModal();
+
+// A page kept in memory for the way back must not hold the key.
+window.addEventListener("pagehide", () => code.remove());
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) location.replace(keysUrl);
+});

@@ -1,0 +1,227 @@
+"""The list of people: folded, brought up to date, and the same when it is built anew."""
+
+from itertools import count
+from typing import Any, cast
+
+import fakeredis
+import pytest
+from argon2 import PasswordHasher
+from redis import Redis
+
+from services.accounts.attempts import Attempts
+from services.accounts.commands import Accounts
+from services.accounts.credentials import Passwords
+from services.accounts.directory import Directory
+from services.accounts.incidents import Journal
+from services.accounts.projections import About, Person, about_people, fold
+from shared.events import (
+    AccountAdded,
+    AccountDisabled,
+    Actor,
+    Fact,
+    KeyToggled,
+    Record,
+    Request,
+    SignedIn,
+    SignInFailed,
+    encode,
+    enveloped,
+)
+from shared.identity import ADMIN, ROLES, ForbiddenError, Principal
+from shared.ledger import Ledger
+
+REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)
+ACTOR = Actor(kind="operator", id="o", label="o")
+
+
+def owner(workspace: str = "default", role: str = "owner") -> Principal:
+    return Principal(kind="operator", id="o", label="o", workspace=workspace, scopes=ROLES[role])
+
+
+class World:
+    """A ledger with its people, and the list of them, on one store."""
+
+    def __init__(self, store: Redis) -> None:
+        ids = map("e{}".format, count(1))
+        self.store = store
+        self.ledger = Ledger(store)
+        hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        self.accounts = Accounts(self.ledger, Passwords(hasher), Attempts(store, None), lambda: next(ids))
+        self.journal = Journal(self.ledger, self.accounts.new_id)
+        self.directory = Directory(store, self.ledger)
+
+    def add(self, email: str, role: str = "developer", workspace: str = "default") -> None:
+        self.accounts.add(owner(workspace), email, role, "a long password", REQUEST)
+
+    def append(self, subject: str, fact: Fact, workspace: str = "default") -> None:
+        self.journal.tell(fact, subject=subject, workspace=workspace, actor=ACTOR, request=REQUEST)
+
+    def append_unreadable(self, subject: str, workspace: str = "default") -> None:
+        """An event of a type that only a later version of the code knows."""
+        version = self.ledger.version(subject)
+        (event,) = enveloped(
+            [SignedIn()],
+            subject=subject,
+            after_version=version,
+            workspace=workspace,
+            actor=ACTOR,
+            request=REQUEST,
+            new_id=self.accounts.new_id,
+        )
+        body = encode(event).replace(b"SignedIn", b"Ascended")
+        position = self.ledger.head().position + 1
+        self.store.xadd("{kl:0}:log", {"at": 5, "event": body}, id=f"0-{position}")
+        self.store.rpush(f"{{kl:0}}:subject:{subject}", position)
+
+    def people(self, workspace: str = "default", limit: int = 100, after: str = "") -> list[Person]:
+        return self.directory.page(owner(workspace), limit, after).people
+
+    def emails(self, workspace: str = "default") -> list[str]:
+        return [person.email for person in self.people(workspace)]
+
+    def view(self) -> dict[str, Any]:
+        """All that the list holds in the store."""
+        rows = cast("dict[bytes, bytes]", self.store.hgetall("{kl:0}:view:accounts:1:rows"))
+        places = self.store.zrange("{kl:0}:view:accounts:1:places", 0, -1)
+        return {"rows": rows, "places": places, "at": self.store.get("{kl:0}:view:accounts:1:checkpoint")}
+
+
+@pytest.fixture
+def world(any_store: Redis) -> World:
+    return World(any_store)
+
+
+def test_the_list_has_who_may_sign_in_by_address_with_state_and_last_sign_in(world: World) -> None:
+    assert world.people() == []
+    world.add("bob@example.com", "auditor")
+    world.add("ada@example.com", "owner")
+    world.append("key:1", KeyToggled(enabled=True, reason=""))
+    world.append("sign-in:ada@example.com", SignInFailed(attempts=3))
+    assert [person.signed_in_at for person in world.people()] == [None, None]
+    world.append("sign-in:ada@example.com", SignedIn())
+    world.accounts.disable(owner(), "bob@example.com", "left", REQUEST)
+    ada, bob = world.people()
+    assert [(row.email, row.status) for row in (ada, bob)] == [
+        ("ada@example.com", "active"),
+        ("bob@example.com", "disabled"),
+    ]
+    signed_in = world.ledger.history("sign-in:ada@example.com")[-1]
+    assert (ada.signed_in_at, bob.signed_in_at) == (signed_in.at, None)
+    assert ada.added_at == world.ledger.history("account:ada@example.com")[0].at
+    assert ada.account == world.accounts.load("ada@example.com")
+    assert bob.account == world.accounts.load("bob@example.com")
+
+
+def test_each_workspace_has_its_own_list(world: World) -> None:
+    for workspace in ("a", "a-b", "a.b", "ab"):
+        world.add(f"one@{workspace}", workspace=workspace)
+        world.add(f"two@{workspace}", workspace=workspace)
+    for workspace in ("a", "a-b", "a.b", "ab"):
+        assert world.emails(workspace) == [f"one@{workspace}", f"two@{workspace}"]
+    assert world.emails("other") == []
+
+
+def test_the_list_is_read_by_pages(world: World) -> None:
+    for number in range(5):
+        world.add(f"p{number}@x")
+    seen, cursor = list[str](), ""
+    for size in (2, 2, 1):
+        page = world.directory.page(owner(), 2, cursor)
+        assert len(page.people) == size
+        seen += [person.email for person in page.people]
+        cursor = page.next_cursor or ""
+    assert (seen, cursor) == ([f"p{number}@x" for number in range(5)], "")
+
+
+def test_only_owners_see_it(world: World) -> None:
+    for role in ("developer", "auditor"):
+        with pytest.raises(ForbiddenError):
+            world.directory.page(owner(role=role), 10)
+    assert ADMIN in owner().scopes
+
+
+def test_deleting_it_and_asking_again_gives_the_same(world: World) -> None:
+    world.add("ada@example.com")
+    assert world.emails() == ["ada@example.com"]
+    world.accounts.change_role(owner(), "ada@example.com", "auditor", REQUEST)
+    world.append("sign-in:ada@example.com", SignedIn())
+    world.people()
+    before = world.view()
+    world.store.delete(*world.store.scan_iter("{kl:0}:view:*"))
+    world.people()
+    assert world.view() == before
+
+
+def test_an_older_copy_of_the_ledger_is_seen_and_the_list_built_anew(world: World) -> None:
+    world.add("ada@example.com")
+    kept = cast("bytes", world.store.dump("{kl:0}:log"))
+    world.add("gone@example.com")
+    assert world.emails() == ["ada@example.com", "gone@example.com"]
+    world.store.restore("{kl:0}:log", 0, kept, replace=True)
+    world.store.delete("{kl:0}:subject:account:gone@example.com")
+    assert world.emails() == ["ada@example.com"]
+    world.store.delete("{kl:0}:log")
+    assert world.emails() == []
+
+
+def test_of_two_who_bring_it_up_to_date_at_once_each_event_counts_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add("ada@example.com")
+    read, first = Directory._read, iter([True])
+
+    def outrun(self: Directory, *args: Any) -> Any:
+        told = read(self, *args)
+        if next(first, False):
+            world.accounts.disable(owner(), "ada@example.com", "", REQUEST)
+            world.directory.catch_up()
+        return told
+
+    monkeypatch.setattr(Directory, "_read", outrun)
+    (ada,) = world.people()
+    assert ada.account == world.accounts.load("ada@example.com")
+
+
+def test_what_cannot_be_read_is_shown_as_such_and_the_others_as_they_are(world: World) -> None:
+    world.add("ada@example.com")
+    world.add("bob@example.com")
+    world.append_unreadable("account:bob@example.com")
+    world.append_unreadable("account:new@example.com")
+    world.append("account:new@example.com", AccountDisabled(reason=""))
+    world.append_unreadable("sign-in:ada@example.com")
+    found = {person.email: person.status for person in world.people()}
+    assert found == {
+        "ada@example.com": "active",
+        "bob@example.com": "unreadable",
+        "new@example.com": "unreadable",
+    }
+
+
+def test_an_account_is_unreadable_from_then_on(world: World) -> None:
+    world.add("bob@example.com")
+    world.append("account:bob@example.com", AccountAdded(role="owner"))
+    world.append("account:bob@example.com", AccountDisabled(reason=""))
+    world.people()
+    (bob,) = world.people()
+    assert (bob.status, bob.account) == ("unreadable", None)
+
+
+def test_only_what_is_about_people_is_looked_into() -> None:
+    store = fakeredis.FakeRedis()
+    world = World(store)
+    world.add("ada@example.com")
+    actor = Actor(kind="account", id="account:ada@example.com", label="x")
+    (by_ada,) = enveloped(
+        [KeyToggled(enabled=True, reason='"subject":"account:x')],
+        subject="key:1",
+        after_version=0,
+        workspace="default",
+        actor=actor,
+        request=REQUEST,
+        new_id=lambda: "k1",
+    )
+    broken = Record(3, 0, b'"subject":"account:x" {')
+    records = [*world.ledger.read(0, 10), Record(2, 0, encode(by_ada)), broken]
+    about = [*about_people(records)]
+    assert [told.record.position for told in about] == [1]
+    assert fold(None, about) == fold(None, [About("ada@example.com", records[0])])

@@ -1,0 +1,51 @@
+"""An account is not told by how long it takes to be refused."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real import Service
+from tests.web_client import Visitor
+
+TRIES = 200
+APART = 0.05
+ROUNDS = 3  # a difference that is really there is there each time; one of a busy machine is not
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A Keyledger that lets anybody try as often as they like."""
+    running = Service(tmp_path / "data", KEYLEDGER_SIGN_IN_LIMIT="0")
+    running.start()
+    yield running
+    assert running.stop() == 0
+
+
+def medians(visitor: Visitor, emails: tuple[str, str]) -> tuple[float, float]:
+    """How long each is refused in, in ms."""
+    took: tuple[list[float], list[float]] = ([], [])
+    token = visitor.token()
+    for number in range(2 * TRIES):
+        # In turns, and each as often first as second, so that whatever else goes on meets both alike.
+        which = (number + number // 2) % 2
+        fields = {"email": emails[which], "password": "a wrong password", "csrf_token": token}
+        began = time.perf_counter()
+        assert visitor.post(f"{visitor.url}/sign-in", data=fields, timeout=10).status_code == 422
+        took[which].append((time.perf_counter() - began) * 1000)
+    return statistics.median(took[0]), statistics.median(took[1])
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(400)
+def test_a_known_and_an_unknown_account_are_refused_in_the_same_time(service: Service) -> None:
+    known = service.sign_in()[0]
+    visitor = Visitor(service.url)
+    for _ in range(ROUNDS):
+        of_known, of_unknown = medians(visitor, (known, f"un{known}"))
+        print(f"\nrefused after {of_known:.2f} ms if known, {of_unknown:.2f} ms if unknown")
+        if abs(of_known / of_unknown - 1) < APART:
+            return
+    pytest.fail("the time tells which account there is")

@@ -1,0 +1,24 @@
+"""People of each role, in a browser."""
+
+from contextlib import suppress
+
+from playwright.sync_api import BrowserContext, Page
+
+from services.accounts.domain import AccountExistsError
+from tests.real import Service
+
+PASSWORD = "a password of the tests"
+
+
+def signed_in(context: BrowserContext, service: Service, role: str) -> Page:
+    """A page of somebody who has this role, made for it where there is nobody yet."""
+    email = f"{role}@people.example"
+    with suppress(AccountExistsError):
+        service.account(email, role, PASSWORD)
+    page = context.new_page()
+    page.goto("/sign-in")
+    page.get_by_label("Email").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/keys")
+    return page

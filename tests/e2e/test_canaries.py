@@ -1,0 +1,115 @@
+"""Keys and passwords that are typed where they do not belong, searched for wherever something is kept."""
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import pytest
+import requests
+
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from tests.e2e.test_who_may import PAGES, PASSWORD, ask, signed_in
+from tests.real import Service, everything, until
+from tests.web_client import Visitor
+
+CANARY_PASSWORD = "a canary that nobody guesses"
+_TYPED = {"text", "search", "email", "password", "textarea"}
+
+
+class Field(NamedTuple):
+    """An input of a form."""
+
+    name: str
+    kind: str
+    value: str
+
+
+class Form(NamedTuple):
+    """Where a form is sent, how, and what is in it."""
+
+    action: str
+    method: str
+    fields: list[Field]
+
+
+class Forms(HTMLParser):
+    """The forms of a page."""
+
+    def __init__(self, page: str, path: str) -> None:
+        super().__init__()
+        self.found: list[Form] = []
+        self._path = path
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form" and given.get("method") != "dialog":
+            self.found.append(Form(given.get("action") or self._path, given.get("method", "get"), []))
+        kind = given.get("type", "text") if tag == "input" else tag
+        if tag in {"input", "textarea", "select"} and self.found and given.get("name"):
+            self.found[-1].fields.append(Field(given["name"], kind, given.get("value", "")))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path / "data", KEYLEDGER_RATE_LIMIT="0")
+    service.start()
+    yield service
+    assert service.stop() == 0
+
+
+def test_what_is_typed_into_the_wrong_field_is_kept_nowhere(running: Service) -> None:
+    owner = signed_in(running, running.account("owner@example.org", "owner", PASSWORD))
+    nobody = signed_in(running, None)
+    headers = {"Authorization": f"Bearer {running.key('keyledger:admin')}"}
+
+    def made() -> Any:
+        return requests.post(f"{running.url}/v1/keys", json={"name": "T"}, headers=headers, timeout=5).json()
+
+    canary: str = made()["api_key"]
+    secrets = {canary[:-7], canary[10:36], CANARY_PASSWORD, PASSWORD}
+    addresses: list[str] = []
+    pages = [route.removeprefix("GET ") for route in PAGES if route.startswith("GET ")]
+    for path, visitor, text in product(pages, (owner, nobody), (canary, canary[:-1])):
+        for number, name in _fields(visitor, path.replace("<key_id>", made()["id"])):
+            # Most forms change what they are about, so each field gets a key of its own.
+            form = _forms(visitor, path.replace("<key_id>", made()["id"]))[number]
+            answer = _fill(visitor, form, name, text)
+            addresses += [answer.url, unquote(answer.headers.get("Location", ""))]
+    assert len(addresses) > 80
+    assert not any(secret in address for secret in secrets for address in addresses)
+
+    until(lambda: running.run("audit", "check").returncode == 0)
+    kept = [path.read_bytes() for path in running.data_dir.rglob("*") if path.is_file()]
+    with connect(EmbeddedServer.in_directory(running.data_dir).url) as store:
+        kept += [*everything(store), running.output.encode()]
+    for secret in secrets:
+        assert not any(secret.encode() in content for content in kept), secret
+
+
+def _forms(visitor: Visitor, path: str) -> list[Form]:
+    fields = {"email": "owner@example.org"} if path in {"/accounts/person", "/accounts/password"} else {}
+    answer = ask(visitor, "GET", path, fields)
+    # The form of signing out is on every page.
+    return [form for form in Forms(answer.text, path).found if not form.action.endswith("/sign-out")]
+
+
+def _fields(visitor: Visitor, path: str) -> list[tuple[int, str]]:
+    """Which fields of which forms may be typed into."""
+    return [
+        (number, field.name)
+        for number, form in enumerate(_forms(visitor, path))
+        for field in form.fields
+        if field.kind in _TYPED
+    ]
+
+
+def _fill(visitor: Visitor, form: Form, name: str, text: str) -> requests.Response:
+    """Sends a form with the text in one field, and the canary in those of passwords."""
+    sent = {field.name: field.value for field in form.fields}
+    sent |= {field.name: CANARY_PASSWORD for field in form.fields if field.kind == "password"}
+    return ask(visitor, form.method.upper(), form.action, sent | {name: text})

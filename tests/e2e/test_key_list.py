@@ -1,0 +1,254 @@
+"""Keys' Details: what is found, in which order, and the switches, in a real browser."""
+
+import re
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
+
+from tests.real import Service, until
+
+NAMES = ("Alpha Sync", "beta billing", "Gamma data-sync", "Ärger Report")
+_LOG_LINE = re.compile(r"kl_[0-9A-Za-z]{30}")
+
+
+class Keys:
+    """The keys of the tests, made over the API."""
+
+    def __init__(self, service: Service) -> None:
+        self._url = f"{service.url}/v1/keys"
+        self._headers = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
+
+    def make(self, name: str, **more: Any) -> dict[str, Any]:
+        answer = requests.post(self._url, json={"name": name, **more}, headers=self._headers, timeout=5)
+        assert answer.status_code == 201, answer.text
+        self.position = answer.headers["X-Ledger-Position"]
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def read(self, key_id: str) -> dict[str, Any]:
+        read: dict[str, Any] = requests.get(f"{self._url}/{key_id}", headers=self._headers, timeout=5).json()
+        return read
+
+    def revoke(self, key_id: str) -> None:
+        requests.delete(f"{self._url}/{key_id}", headers=self._headers, timeout=5).raise_for_status()
+
+    def verify(self, token: str) -> None:
+        asked = {"api_key": token}
+        requests.post(f"{self._url}/verify", json=asked, headers=self._headers, timeout=5).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def keys(service: Service) -> Keys:
+    made = Keys(service)
+    for name in NAMES:
+        made.make(name)
+    return made
+
+
+def shown(page: Page) -> Locator:
+    return page.locator(".keys-name a")
+
+
+def names(page: Page) -> list[str]:
+    texts: list[str] = shown(page).all_inner_texts()
+    return texts
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+
+
+def search(page: Page, text: str) -> None:
+    page.get_by_role("searchbox").fill(text)
+    page.get_by_role("button", name="Search").click()
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_search_finds_the_beginning_of_any_word_and_can_be_shared(page: Page) -> None:
+    search(page, "SYN")
+    expect(page).to_have_url(re.compile(r"/keys\?search=SYN$"))
+    assert sorted(names(page)) == ["Alpha Sync", "Gamma data-sync"]
+    expect(page.get_by_role("searchbox")).to_have_value("SYN")
+    search(page, "ärg")
+    expect(shown(page)).to_have_text(["Ärger Report"])
+    search(page, "ync")
+    expect(page.get_by_role("heading", name="No keys match")).to_be_visible()
+    page.get_by_role("link", name="Show all keys").click()
+    assert set(NAMES) <= set(names(page))
+
+
+def test_each_column_sorts_both_ways(page: Page, keys: Keys) -> None:
+    off = keys.make("Zeta off")
+    keys.revoke(off["id"])
+    for column in ("Name", "API Key", "Date Created", "Status"):
+        header = page.get_by_role("columnheader", name=column)
+        ways = ["ascending", "descending"] if column != "Date Created" else ["descending", "ascending"]
+        orders = []
+        for way in ways:
+            header.get_by_role("link").click()
+            expect(header).to_have_attribute("aria-sort", way)
+            orders.append(names(page))
+        if column == "Status":
+            assert (orders[0][-1], orders[1][0]) == ("Zeta off", "Zeta off")
+        else:
+            assert orders[0] == orders[1][::-1]
+        if column == "Name":
+            assert orders[0] == sorted(orders[0], key=str.casefold)
+
+
+def test_a_status_is_chosen_together_with_a_search(page: Page, keys: Keys) -> None:
+    gone = keys.make("Gone sync")
+    keys.revoke(gone["id"])
+    search(page, "sync")
+    page.get_by_role("navigation", name="Status").get_by_role("link", name="Revoked").click()
+    expect(page).to_have_url(re.compile(r"search=sync&status=revoked|status=revoked&search=sync"))
+    expect(shown(page)).to_have_text(["Gone sync"])
+    expect(page.get_by_role("switch", name="Status of Gone sync")).to_be_disabled()
+    search(page, "alpha")
+    assert "status=revoked" in page.url
+    expect(page.get_by_role("heading", name="No keys match")).to_be_visible()
+
+
+def test_a_pasted_key_leads_to_its_page_and_is_in_no_address_and_no_log(
+    page: Page, keys: Keys, service: Service
+) -> None:
+    made = keys.make("Pasted")
+    token = made["api_key"]
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    search(page, f" {token} ")
+    expect(page).to_have_url(f"{service.url}/keys/{made['id']}")
+    page.goto("/keys")
+    for wrong, words in ((token[:-1] + "-", "mistyped"), (token[3:-4], "mistyped")):
+        search(page, wrong)
+        expect(page.locator("#search-error")).to_contain_text(words)
+        expect(page.get_by_role("searchbox")).to_be_focused()
+        assert wrong not in page.content()
+    page.goto("/keys")
+    search(page, made["id"])
+    expect(shown(page)).to_have_text(["Pasted"])
+    assert not any(_LOG_LINE.search(url) for url in asked), asked
+    assert not _LOG_LINE.search(service.output)
+
+
+def test_a_key_tells_who_made_it_and_when_it_was_used(page: Page, keys: Keys) -> None:
+    made = keys.make("Used")
+    page.goto(f"/keys?after={keys.position}")
+    expect(row(page, "Used")).to_contain_text("never")
+    expect(row(page, "Used")).to_contain_text("by caller")
+    keys.verify(made["api_key"])
+    until(lambda: page.reload() and "never" not in row(page, "Used").inner_text())
+    expect(row(page, "Used").locator("time")).to_have_count(2)
+
+
+def test_switching_off_is_confirmed_and_keeps_the_reason(page: Page, keys: Keys) -> None:
+    made = keys.make("Confirmed")
+    page.goto(f"/keys?after={keys.position}")
+    switch = page.get_by_role("switch", name="Status of Confirmed")
+    switch.click()
+    dialog = page.get_by_role("dialog", name="Switch off Confirmed?")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(switch).to_have_attribute("aria-checked", "true")
+    assert keys.read(made["id"])["status"] == "active"
+
+    switch.click()
+    dialog.get_by_label("Reason").fill("found in a chat")
+    dialog.get_by_role("button", name="Switch off").click()
+    expect(switch).to_have_attribute("aria-checked", "false")
+    expect(row(page, "Confirmed")).to_contain_text("Inactive")
+    expect(switch).to_be_focused()
+    assert keys.read(made["id"])["status"] == "inactive"
+    switch.click()  # on again: nobody has to be asked
+    expect(row(page, "Confirmed").get_by_text("Active", exact=True)).to_be_visible()
+    assert keys.read(made["id"])["status"] == "active"
+    row(page, "Confirmed").get_by_role("link", name="Confirmed").click()
+    expect(page.get_by_text("found in a chat")).to_be_visible()
+
+
+def test_on_a_keys_own_page_switching_off_is_confirmed_too(page: Page, keys: Keys) -> None:
+    made = keys.make("Confirmed there")
+    page.goto(f"/keys/{made['id']}")
+    page.get_by_role("switch").click()
+    page.get_by_role("dialog").get_by_label("Reason").fill("not used")
+    page.get_by_role("dialog").get_by_role("button", name="Switch off").click()
+    expect(page.get_by_role("switch")).to_have_attribute("aria-checked", "false")
+    expect(page.get_by_text("not used")).to_be_visible()
+    expect(page).to_have_url(re.compile(f"/keys/{made['id']}$"))
+
+
+@pytest.mark.parametrize("failure", ["refused", "away"])
+def test_a_switch_that_fails_turns_back_and_says_why(page: Page, keys: Keys, failure: str) -> None:
+    name = f"Stuck, {failure}"
+    made = keys.make(name)
+    page.goto(f"/keys?after={keys.position}")
+
+    def fail(route: Route) -> None:
+        if failure == "away":
+            route.abort()
+        else:
+            body = '<main id="main"><p class="lead">The store does not answer at the moment.</p></main>'
+            route.fulfill(status=503, body=body, content_type="text/html")
+
+    page.route("**/status", fail)
+    switch = page.get_by_role("switch", name=f"Status of {name}")
+    switch.click()
+    page.get_by_role("dialog").get_by_role("button", name="Switch off").click()
+    expect(page.get_by_role("alert")).to_contain_text(f"{name} is still switched on.")
+    expect(page.get_by_role("alert")).to_contain_text("answer")
+    expect(switch).to_have_attribute("aria-checked", "true")
+    assert keys.read(made["id"])["status"] == "active"
+    page.unroute("**/status")
+    switch.click()
+    page.get_by_role("dialog").get_by_role("button", name="Switch off").click()
+    expect(switch).to_have_attribute("aria-checked", "false")
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_without_script_a_page_asks_and_leads_back_to_the_same_list(
+    context: BrowserContext, page: Page, keys: Keys
+) -> None:
+    made = keys.make("Plain switch")
+    cookies = context.cookies()
+    assert context.browser
+    plain = context.browser.new_context(
+        base_url=page.url.rsplit("/", 1)[0], java_script_enabled=False, storage_state={"cookies": cookies}
+    )
+    try:
+        old = plain.new_page()
+        old.goto("/keys?search=plain&sort=name")
+        old.get_by_role("switch", name="Status of Plain switch").click()
+        expect(old.get_by_role("heading", name="Switch off Plain switch?")).to_be_visible()
+        old.get_by_label("Reason").fill("d" * 500)
+        old.get_by_role("button", name="Switch off").click()
+        expect(old).to_have_url(re.compile(r"/keys\?search=plain&sort=name&after=\d+$"))
+        expect(old.get_by_role("switch")).to_have_attribute("aria-checked", "false")
+        assert keys.read(made["id"])["status"] == "inactive"
+        old.get_by_role("switch").click()
+        expect(old.get_by_role("switch")).to_have_attribute("aria-checked", "true")
+    finally:
+        plain.close()
+
+
+def test_pages_of_a_list_follow_each_other(page: Page, service: Service) -> None:
+    token = service.key("keyledger:admin")
+    headers = {"Authorization": f"Bearer {token}"}
+    for number in range(60):
+        requests.post(
+            f"{service.url}/v1/keys", json={"name": f"many {number:02}"}, headers=headers, timeout=5
+        ).raise_for_status()
+    page.goto("/keys?search=many&sort=name")
+    expect(shown(page)).to_have_text([f"many {number:02}" for number in range(50)])
+    page.get_by_role("link", name="Next page").click()
+    expect(shown(page)).to_have_text([f"many {number:02}" for number in range(50, 60)])
+    expect(page.get_by_role("searchbox")).to_have_value("many")
+    page.get_by_role("link", name="First page").click()
+    assert len(names(page)) == 50
+
+
+def test_an_unknown_key_that_is_pasted_is_none_of_the_workspaces(page: Page, service: Service) -> None:
+    search(page, service.key(workspace="elsewhere"))
+    expect(page.locator("#search-error")).to_contain_text("no key of your workspace")

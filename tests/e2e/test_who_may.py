@@ -1,0 +1,262 @@
+"""Who may do what: every route of the URL map, for each role and scope, in two workspaces."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+import requests
+
+from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_VERIFY, KEYS_WRITE, PLATFORM_VERIFY
+from tests.application import application
+from tests.real import Service
+from tests.web_client import Visitor
+
+Json = dict[str, Any]
+PASSWORD = "a password of the tests"
+
+# What each route answers to whom. A route that is not here makes the first test fail.
+PEOPLE = ("nobody", "auditor", "developer", "owner", "stranger")  # a stranger owns another workspace
+PAGES = {
+    "GET /": "302 302 302 302 302",
+    "GET /sign-in": "200 200 200 200 200",
+    "POST /sign-in": "422 422 422 422 422",
+    "POST /sign-out": "303 303 303 303 303",
+    "GET /account": "303 200 200 200 200",
+    "POST /account/password": "303 422 422 422 422",
+    "POST /account/sign-out-everywhere": "303 303 303 303 303",
+    "GET /accounts": "303 403 403 200 200",
+    "GET /accounts/new": "303 403 403 200 200",
+    "POST /accounts/new": "303 403 403 200 200",
+    "GET /accounts/person": "303 403 403 200 404",
+    "POST /accounts/role": "303 403 403 303 404",
+    "POST /accounts/disable": "303 403 403 303 404",
+    "POST /accounts/enable": "303 403 403 303 404",
+    "GET /accounts/password": "303 403 403 200 404",
+    "POST /accounts/password": "303 403 403 200 404",
+    "GET /keys": "303 200 200 200 200",
+    "POST /keys/search": "303 303 303 303 303",
+    "GET /keys/new": "303 403 200 200 200",
+    "POST /keys/new": "303 403 200 200 200",
+    "GET /keys/<key_id>": "303 200 200 200 404",
+    "POST /keys/<key_id>/status": "303 403 303 303 404",
+    "GET /keys/<key_id>/change": "303 403 200 200 404",
+    "POST /keys/<key_id>/change": "303 403 303 303 404",
+    "GET /keys/<key_id>/rotate": "303 403 200 200 404",
+    "POST /keys/<key_id>/rotate": "303 403 200 200 404",
+    "GET /keys/<key_id>/revoke": "303 403 200 200 404",
+    "POST /keys/<key_id>/revoke": "303 403 303 303 404",
+    "GET /audit": "303 200 200 200 200",
+    "POST /audit/search": "303 303 303 303 303",
+}
+SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
+CALLERS = ("no key", "no scope", *SCOPES, "stranger")  # a stranger has all scopes in another workspace
+CALLS = {
+    #                          key: none  no   read write verify platform audit admin stranger
+    "GET /v1/keys": "401 403 200 403 403 403 403 200 200",
+    "POST /v1/keys": "401 403 403 201 403 403 403 201 201",
+    "GET /v1/keys/<key_id>": "401 403 200 403 403 403 403 200 404",
+    "PATCH /v1/keys/<key_id>": "401 403 403 200 403 403 403 200 404",
+    "DELETE /v1/keys/<key_id>": "401 403 403 200 403 403 403 200 404",
+    "POST /v1/keys/<key_id>/rotate": "401 403 403 200 403 403 403 200 404",
+    "GET /v1/keys/<key_id>/history": "401 403 200 403 403 403 403 200 404",
+    "GET /v1/keys/<key_id>/usage": "401 403 200 403 403 403 403 200 404",
+    "POST /v1/keys/verify": "401 403 403 403 200 200 403 200 200",
+    "GET /v1/audit/entries": "401 403 403 403 403 403 200 200 200",
+}
+# Whoever asks; forward-auth judges the caller's own key, whatever its scopes.
+OPEN = {
+    "GET /docs",
+    "GET /openapi.json",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /metrics",
+    "GET /static/<path:filename>",
+}
+GATE = "/v1/forward-auth"
+SENT: dict[str, Json] = {
+    "POST /sign-in": {"email": "nobody@example.org", "password": "wrong, and long enough"},
+    "POST /account/password": {"current": "wrong", "new": "another password", "again": "another password"},
+    "POST /accounts/new": {"role": "auditor"},
+    "POST /accounts/role": {"role": "developer"},
+    "POST /keys/search": {"search": "a"},
+    "POST /keys/new": {"name": "Made"},
+    "POST /keys/<key_id>/status": {"enabled": "false", "reason": ""},
+    "POST /keys/<key_id>/change": {"name": "Renamed"},
+    "POST /keys/<key_id>/rotate": {"grace_seconds": "0"},
+    "POST /v1/keys": {"name": "Made"},
+    "PATCH /v1/keys/<key_id>": {"enabled": False},
+    "POST /v1/keys/verify": {"api_key": "nonsense"},
+}
+
+
+def routes() -> Iterator[str]:
+    """Method and path of all that the application answers."""
+    for rule in application().url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            yield f"{method} {rule.rule}"
+
+
+class Target(NamedTuple):
+    """What a request is about: a key, a person, all in the workspace `default`."""
+
+    key_id: str
+    email: str
+
+
+def ask(visitor: Visitor, method: str, path: str, fields: Json) -> requests.Response:
+    """A page, or a form with its token."""
+    if method == "GET":
+        return visitor.page(f"{path}?{urlencode(fields)}")
+    return visitor.submit(path, "/sign-in", **fields)
+
+
+def signed_in(service: Service, email: str | None) -> Visitor:
+    """Somebody with a browser."""
+    visitor = Visitor(service.url)
+    if email:
+        assert visitor.sign_in(email, PASSWORD).status_code == 303
+    return visitor
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A Keyledger that takes as many requests as come."""
+    running = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_RATE_LIMIT="0")
+    running.start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def addresses(service: Service) -> dict[str, str | None]:
+    """By what each of the people is known."""
+    owner_elsewhere = service.account("stranger@example.org", "owner", PASSWORD, "elsewhere")
+    roles = ("auditor", "developer", "owner")
+    known = {role: service.account(f"{role}@example.org", role, PASSWORD) for role in roles}
+    return known | {"nobody": None, "stranger": owner_elsewhere}
+
+
+@pytest.fixture(scope="module")
+def people(service: Service, addresses: dict[str, str | None]) -> dict[str, Visitor]:
+    return {name: signed_in(service, email) for name, email in addresses.items()}
+
+
+@pytest.fixture(scope="module")
+def tokens(service: Service) -> dict[str, str]:
+    held = {scope: service.key(scope) for scope in SCOPES}
+    return held | {"no scope": service.key(), "stranger": service.key(ADMIN, workspace="elsewhere")}
+
+
+def created(service: Service, token: str, *scopes: str) -> Json:
+    """A key made over the API, when the views have it."""
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = {"name": "T", "scopes": scopes}
+    answer = requests.post(f"{service.url}/v1/keys", json=asked, headers=headers, timeout=5)
+    made: Json = answer.json()
+    headers["X-Ledger-Position"] = answer.headers["X-Ledger-Position"]
+    requests.get(f"{service.url}/v1/keys/{made['id']}", headers=headers, timeout=5).raise_for_status()
+    return made
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def target(service: Service, people: dict[str, Visitor], tokens: dict[str, str]) -> Any:
+    """Makes a key and a person for one request."""
+
+    def make(route: str) -> Target:
+        email = f"person{next(_numbers)}@example.org"
+        if "/accounts/" in route and route != "POST /accounts/new":
+            answer = ask(people["owner"], "POST", "/accounts/new", {"email": email, "role": "auditor"})
+            assert answer.status_code == 200, answer.text
+        return Target(created(service, tokens[ADMIN])["id"], email)
+
+    return make
+
+
+def test_every_route_is_in_the_table() -> None:
+    known = {*PAGES, *CALLS, *OPEN}
+    served = {route for route in routes() if not route.endswith(GATE)}
+    assert served == known
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_a_page_answers_each_role_as_the_table_says(
+    route: str, service: Service, addresses: dict[str, str | None], people: dict[str, Visitor], target: Any
+) -> None:
+    answers = {}
+    for name in PEOPLE:
+        about = target(route)
+        fields = SENT.get(route, {})
+        if "/accounts/" in route:
+            fields = {"email": about.email} | fields
+        method, path = route.split()
+        answer = ask(people[name], method, path.replace("<key_id>", about.key_id), fields)
+        answers[name] = str(answer.status_code)
+        if "/sign-out" in route:
+            people[name] = signed_in(service, addresses[name])
+        if answers[name] == "303" and name == "nobody" and path not in {"/sign-in", "/sign-out"}:
+            assert "/sign-in" in answer.headers["Location"]
+    assert " ".join(answers.values()) == PAGES[route]
+
+
+@pytest.mark.parametrize("route", CALLS)
+def test_a_call_answers_each_scope_as_the_table_says(
+    route: str, service: Service, tokens: dict[str, str], target: Any
+) -> None:
+    answers = []
+    for name in CALLERS:
+        method, path = route.split()
+        headers = {"Authorization": f"Bearer {tokens[name]}"} if name in tokens else {}
+        url = service.url + path.replace("<key_id>", target(route).key_id)
+        answer = requests.request(method, url, json=SENT.get(route), headers=headers, timeout=10)
+        answers.append(str(answer.status_code))
+    assert " ".join(answers) == CALLS[route]
+
+
+@pytest.mark.parametrize("route", [route for route in CALLS if "<key_id>" in route])
+def test_a_call_on_another_workspaces_key_answers_as_on_none(
+    route: str, service: Service, tokens: dict[str, str], target: Any
+) -> None:
+    method, path = route.split()
+    headers = {"Authorization": f"Bearer {tokens['stranger']}", "X-Request-Id": "same"}
+    theirs, none = (
+        requests.request(
+            method,
+            service.url + path.replace("<key_id>", key_id),
+            json=SENT.get(route),
+            headers=headers,
+            timeout=10,
+        )
+        for key_id in (target(route).key_id, "000000000000")
+    )
+    assert theirs.content == none.content
+    assert theirs.status_code == 404
+
+
+@pytest.mark.parametrize("route", [route for route, answers in PAGES.items() if answers.endswith("404")])
+def test_a_page_on_what_is_another_workspaces_answers_as_on_none(
+    route: str, people: dict[str, Visitor], target: Any
+) -> None:
+    method, path = route.split()
+    about, shown = target(route), []
+    for key_id, email in (about, ("000000000000", "unknown@example.org")):
+        answer = ask(
+            people["stranger"],
+            method,
+            path.replace("<key_id>", key_id),
+            SENT.get(route, {}) | {"email": email},
+        )
+        text = re.sub(r'name="csrf_token" value="[^"]+"', "", answer.text)
+        shown.append(text.replace(answer.headers["X-Request-Id"], "").replace(email, ""))
+    assert shown[0] == shown[1]
+
+
+def test_whoever_asks_gets_what_is_open(service: Service) -> None:
+    for route in OPEN:
+        path = route.split()[1].replace("<path:filename>", "app.css")
+        assert requests.get(service.url + path, timeout=10).status_code == 200

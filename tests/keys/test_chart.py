@@ -1,0 +1,27 @@
+"""How a key was used, day by day."""
+
+from services.keys.chart import DAYS, Bar, chart
+from services.keys.usage import Day, Used
+
+NOW = 1_795_478_400_000  # 2026-11-24T00:00:00Z
+
+
+def test_each_day_has_its_place_and_counts_what_was_accepted_and_refused() -> None:
+    used = Used(
+        7, [Day("2026-11-24", {"DISABLED": 2, "EXPIRED": 1, "VALID": 4}), Day("2026-10-26", {"VALID": 9})]
+    )
+    drawn = chart(used, NOW)
+    assert len(drawn.bars) == DAYS
+    assert [bar.date for bar in drawn.bars] == sorted({bar.date for bar in drawn.bars})
+    assert drawn.bars[0] == Bar("2026-10-26", 9, 0, {})
+    assert drawn.bars[-1] == Bar("2026-11-24", 4, 3, {"DISABLED": 2, "EXPIRED": 1})
+    assert drawn.busy == [drawn.bars[-1], drawn.bars[0]]
+    assert (drawn.accepted, drawn.refused, drawn.most, drawn.last_used_at) == (13, 3, 9, 7)
+
+
+def test_a_day_ends_at_midnight_in_utc() -> None:
+    assert chart(Used(None, []), NOW - 1).bars[-1].date == "2026-11-23"
+
+
+def test_a_key_that_was_never_used_has_nothing_to_draw() -> None:
+    assert chart(Used(None, []), NOW).busy == []

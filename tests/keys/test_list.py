@@ -1,0 +1,394 @@
+"""The list of keys: what is found, in which order, page by page; against a plain model of any history."""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count, product, starmap
+from typing import Any, NamedTuple, cast
+from unicodedata import normalize
+from unittest.mock import patch
+
+import fakeredis
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from services.keys import listing
+from services.keys.commands import KeyCommands, NewKey, fold
+from services.keys.criteria import SORTS, Criteria, Sort
+from services.keys.cursors import CursorError
+from services.keys.domain import STATUSES, ChangeKey, Key, RefusedError, Status, subject
+from services.keys.listing import Page
+from services.keys.operations import retry
+from services.keys.projector import Projector
+from services.keys.rebuild import check, replay
+from services.keys.usage import Usage
+from services.keys.views import Views
+from services.keys.words import words
+from shared.events import Event, UnreadableEventError
+from shared.ledger import Ledger
+from tests.keys.people import REQUEST, now, person
+
+_ASKED = 40  # lists of one history
+_WORKSPACES = ("ours", "theirs")
+_SELDOM, _OFTEN = {"_LIKELY": 0.001}, {"_LIKELY": 10**9}  # whether it is first tried in order
+_PLANS: dict[str, dict[str, Any]] = {
+    "as it is": {"_LIKELY": listing._LIKELY},
+    "always in order": {"_GATHERED_MOST": -1},
+    "tried in order, then gathered": {"_TRIED": 1, "_A_TIME": 2} | _OFTEN,
+    "gathered and sorted": _SELDOM,
+    "gathered and sorted, a few at a time": {"_A_TIME": 2} | _SELDOM,
+    "gathered, then in order": {"_SORTED_MOST": 0} | _SELDOM,
+    "short pages": {"_ROWS_MOST": 2, "_PLACES_MOST": 2, "_TRIED": 1} | _OFTEN,
+}
+
+
+class World:
+    """Commands, ledger and views on one store."""
+
+    def __init__(self, store: Redis) -> None:
+        self.store = store
+        self.ledger, self.views = Ledger(store), Views(store)
+        self.projector = Projector(self.ledger, self.views)
+        ids = (f"event-{number}" for number in count(1))
+        self.commands = KeyCommands(self.ledger, "kl", random.Random(5).randrange, ids.__next__, now)
+        self.ids: list[str] = []
+
+    def create(self, name: str, expires_at: int | None = None, workspace: str = "ours") -> str:
+        new = NewKey(name=name, expires_at=expires_at)
+        self.ids.append(self.commands.create(person(workspace), new, REQUEST).key.id)
+        return self.ids[-1]
+
+    def change(self, key_id: str, **change: Any) -> None:
+        self.commands.change(person(self.key(key_id).workspace), key_id, ChangeKey(**change), REQUEST)
+
+    def key(self, key_id: str) -> Key:
+        return fold(self.ledger.history(subject(key_id)))
+
+    def project(self) -> None:
+        while self.projector.step(wait_ms=1):
+            pass
+
+    def listed(self, criteria: Criteria, limit: int, workspace: str = "ours") -> list[Key]:
+        """All pages put together."""
+        keys, page, cursors = list[Key](), Page([], ""), set[str | None]()
+        while page.next_cursor is not None:
+            page = self.views.page(workspace, limit, page.next_cursor or None, criteria)
+            assert len(page.keys) <= limit
+            assert page.next_cursor not in cursors
+            cursors.add(page.next_cursor)
+            keys += page.keys
+        return keys
+
+    def names(self, search: str = "", status: Status | None = None, sort: Sort = "created_at") -> list[str]:
+        return [key.name for key in self.listed(Criteria(search, status, sort), 2)]
+
+    def index(self) -> dict[bytes, list[tuple[bytes, float]]]:
+        """All that the index holds, without the names of its generation."""
+        found = {}
+        for name in self.store.scan_iter("{kl:0}:view:*:index:*"):
+            found[name.partition(b":index:")[2]] = cast(
+                "Any", self.store.zrange(name, 0, -1, withscores=True)
+            )
+        return found
+
+
+@pytest.fixture
+def world(any_store: Redis) -> World:
+    return World(any_store)
+
+
+@pytest.fixture(autouse=True)
+def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.keys.rebuild._OLD_GENERATION_S", 0)
+
+
+def test_a_search_finds_the_beginning_of_any_word(world: World) -> None:
+    for name in ("Data Sync Script", "data-base", "Big data", "metadata", "Straße_7", "CAFÉ", "हिन्दी भाषा"):
+        world.create(name)
+    world.project()
+    assert world.names("data") == ["Data Sync Script", "data-base", "Big data"]
+    assert world.names("data-sync") == world.names("SCR dat") == ["Data Sync Script"]
+    assert world.names("ync") == world.names("data syncs") == world.names("data nothing") == []
+    assert world.names("STRASSE") == world.names("7") == ["Straße_7"]
+    assert world.names("cafe\u0301") == world.names("caf") == ["CAFÉ"]
+    assert world.names("भा") == world.names("हिन्") == ["हिन्दी भाषा"]
+    assert world.names("-!-") == []
+    assert len(world.names("  ")) == 7
+
+
+@pytest.mark.parametrize("plan", _PLANS)
+def test_a_search_finds_a_whole_id_and_no_part_of_one(world: World, plan: str) -> None:
+    ours, theirs = world.create("ours"), world.create("theirs", workspace="theirs")
+    world.create(f"after {ours}")
+    world.project()
+    with patch.multiple(listing, **_PLANS[plan]):
+        for sort in SORTS:
+            assert sorted(world.names(ours, sort=sort)) == [f"after {ours}", "ours"]
+            assert world.names(f" {ours} ", "revoked", sort) == []
+            assert world.names(theirs, sort=sort) == []
+        assert world.names(ours[:11]) == [f"after {ours}"]
+
+
+def test_a_word_of_the_highest_characters_has_an_end_like_any_other(world: World) -> None:
+    names = ("\U0010fffd", "\U0003134a", "\U0003134a\U0003134a", "z", "zz", "z z", "é", "!!")
+    for name in names:
+        world.create(name)
+    world.project()
+    assert world.names("\U0003134a") == ["\U0003134a", "\U0003134a\U0003134a"]
+    assert world.names("z") == ["z", "zz", "z z"]
+    assert world.names(sort="name") == ["\U0010fffd", "!!", "z", "z z", "zz", "é", *names[1:3]]
+
+
+def test_a_renamed_key_is_found_by_its_new_name_alone_and_leaves_nothing_behind(world: World) -> None:
+    key = world.create("old words here")
+    world.project()
+    before = world.index()
+    # Twice in one page of events, as in pages of their own.
+    for name in ("middle", "new words"):
+        world.change(key, name=name)
+    world.project()
+    assert world.names("old") == world.names("here") == world.names("middle") == []
+    assert world.names("word") == world.names("new") == ["new words"]
+    world.change(key, name="old words here")
+    world.project()
+    assert world.index() == before
+
+
+def test_a_switched_rotated_or_revoked_key_leaves_nothing_behind(world: World) -> None:
+    key = world.create("one", expires_at=2**52)
+    world.project()
+    before = world.index()
+    world.change(key, enabled=False, expires_at=2**51)
+    world.project()
+    assert set(world.index()) == {b"inactive:ours", b"names:ours", b"hints:ours"}
+    world.change(key, enabled=True, expires_at=2**52)
+    world.project()
+    assert world.index() == before
+    world.commands.rotate(person("ours"), key, 60, REQUEST)
+    world.commands.revoke(person("ours"), key, None, REQUEST)
+    world.project()
+    kept = world.index()
+    assert set(kept) == {b"revoked:ours", b"names:ours", b"hints:ours"}
+    assert [member.startswith(world.key(key).hint.encode()) for member, _ in kept[b"hints:ours"]] == [True]
+
+
+def test_a_parked_key_that_is_taken_up_again_leaves_nothing_behind(world: World) -> None:
+    key = world.create("before")
+    world.project()
+    with patch("services.keys.projections.evolve", _refuse):
+        world.change(key, name="after")
+        world.project()
+    assert world.names("before") == ["before"]
+    assert retry(world.ledger, world.views) == {key: None}
+    assert (world.names("before"), world.names("after")) == ([], ["after"])
+    assert check(world.ledger, world.views).equal
+
+
+def _refuse(_: Key | None, event: Event) -> Key:
+    raise UnreadableEventError(event.position, event.subject, "not yet")
+
+
+def test_a_page_looks_at_so_many_rows_and_no_more(world: World) -> None:
+    for name in ("sought a", *"bcdefg"):
+        world.create(name)
+    world.project()
+    criteria = Criteria(search="sought")
+    with patch.multiple(listing, _GATHERED_MOST=-1, _TRIED=0, _ROWS_MOST=4, _A_TIME=2):
+        short = world.views.page("ours", 1, None, criteria)
+        assert short.keys == []
+        assert short.next_cursor is not None
+        assert [key.name for key in world.listed(criteria, 1)] == ["sought a"]
+
+
+def test_a_cursor_belongs_to_its_order(world: World) -> None:
+    for name in "ab":
+        world.create(name)
+    world.project()
+    for sort in SORTS:
+        cursor = world.views.page("ours", 1, None, Criteria(sort=sort)).next_cursor
+        assert cursor is not None
+        assert cursor.startswith(f"{sort}.")
+        for other in set(SORTS) - {sort}:
+            with pytest.raises(CursorError):
+                world.views.page("ours", 1, cursor, Criteria(sort=other))
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "17", "name", "name.A", "name.=", "name.a.b", "status.gone.", "-up.AAAA"]
+)
+def test_what_is_no_cursor_is_refused(world: World, cursor: str) -> None:
+    with pytest.raises(CursorError):
+        world.views.page("ours", 1, cursor, Criteria(sort="name"))
+
+
+def test_the_last_use_of_many_keys_is_read_at_once(any_store: Redis) -> None:
+    usage = Usage(any_store)
+    for at in (1_000, 3_000, 2_000):
+        usage.note(("used", "VALID", at))
+    usage.flush()
+    assert usage.last_used(["used", "unused"]) == {"used": 3_000}
+    assert usage.last_used([]) == {}
+
+
+# Any history.
+
+_WORD = st.sampled_from(["a", "ab", "abc", "b", "B", "é", "ß", "ΣΑΣ", "7", "𐐀", "日本"])
+_NAME = st.lists(_WORD | st.sampled_from(["-", "_", " ", "!"]), min_size=1, max_size=5).map(" ".join)
+_PAST, _FUTURE = 1_000, 2**52
+
+
+class Step(NamedTuple):
+    """Something that happens to one of the keys there are, or that makes another."""
+
+    act: str
+    which: int
+    name: str
+
+
+_STEP = st.builds(
+    Step,
+    st.sampled_from(
+        ("create", "create", "rename", "off", "on", "revoke", "rotate", "end", "endless", "project")
+    ),
+    st.integers(0, 20),
+    _NAME,
+)
+
+
+def _create(world: World, step: Step) -> None:
+    expires_at = (None, None, _PAST, _FUTURE)[step.which % 4]
+    world.create(step.name, expires_at, _WORKSPACES[step.which % 3 == 0])
+
+
+def _revoke(world: World, step: Step) -> None:
+    key = world.key(_picked(world, step))
+    world.commands.revoke(person(key.workspace), key.id, None, REQUEST)
+
+
+def _rotate(world: World, step: Step) -> None:
+    key = world.key(_picked(world, step))
+    world.commands.rotate(person(key.workspace), key.id, 60, REQUEST)
+
+
+def _picked(world: World, step: Step) -> str:
+    return world.ids[step.which % len(world.ids)]
+
+
+_ACTS: Mapping[str, Callable[[World, Step], None]] = {
+    "create": _create,
+    "rename": lambda world, step: world.change(_picked(world, step), name=step.name),
+    "off": lambda world, step: world.change(_picked(world, step), enabled=False),
+    "on": lambda world, step: world.change(_picked(world, step), enabled=True),
+    "end": lambda world, step: world.change(
+        _picked(world, step), expires_at=(_PAST, _FUTURE)[step.which % 2]
+    ),
+    "endless": lambda world, step: world.change(_picked(world, step), expires_at=None),
+    "revoke": _revoke,
+    "rotate": _rotate,
+    "project": lambda world, _: world.project(),
+}
+
+
+def _live_through(world: World, steps: list[Step]) -> None:
+    for step in steps:
+        if world.ids or step.act == "create":
+            try:
+                _ACTS[step.act](world, step)
+            except RefusedError:  # what is revoked stays so
+                continue
+    world.project()
+
+
+def _plain_words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", normalize("NFC", text.casefold()))
+
+
+def _expected(world: World, workspace: str, criteria: Criteria) -> list[str]:
+    """The list as a person would make it."""
+    keys = [key for key in map(world.key, world.ids) if key.workspace == workspace]
+    keys.sort(key=lambda key: key.created_position)
+    orders: Mapping[str, Callable[[Key], Any]] = {
+        "created_at": lambda key: key.created_position,
+        "name": lambda key: " ".join(_plain_words(key.name)).encode(),
+        "hint": lambda key: key.hint.encode(),
+        "status": lambda key: key.status(now()),
+    }
+    column = criteria.sort.removeprefix("-")
+    if column == "status":  # each newest first
+        keys.reverse()
+        keys.sort(key=orders[column])
+        if criteria.sort == "-status":
+            keys = [key for status in sorted(STATUSES)[::-1] for key in keys if key.status(now()) == status]
+    else:
+        keys.sort(key=orders[column])
+        if criteria.sort.startswith("-"):
+            keys.reverse()
+    return [key.id for key in keys if _is_listed(key, criteria)]
+
+
+def _is_listed(key: Key, criteria: Criteria) -> bool:
+    begins = all(
+        any(word.startswith(sought) for word in _plain_words(key.name))
+        for sought in _plain_words(criteria.search)
+    )
+    found = (
+        not criteria.search or key.id == criteria.search or (begins and bool(_plain_words(criteria.search)))
+    )
+    return found and criteria.status in {None, key.status(now())}
+
+
+def _criteria(world: World) -> Iterator[Criteria]:
+    searches = ("", "a", "AB", "b a", "é", "ss", "日", "!", *world.ids[:1])
+    return starmap(Criteria, product(searches, (None, *STATUSES), SORTS))
+
+
+def _is_sound(world: World, asked: random.Random, limit: int, plan: str) -> None:
+    with patch.multiple(listing, **_PLANS[plan]):
+        for criteria in asked.sample([*_criteria(world)], _ASKED):
+            for workspace in _WORKSPACES:
+                found = [key.id for key in world.listed(criteria, limit, workspace)]
+                assert found == _expected(world, workspace, criteria), (criteria, workspace)
+    live = world.index()
+    assert check(world.ledger, world.views).equal
+    replay(world.ledger, world.views)
+    assert world.index() == live
+
+
+def _explore(examples: int, new_store: Callable[[], Redis], plan: str) -> None:
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(_STEP, min_size=5, max_size=30), st.integers(1, 4), st.randoms(use_true_random=False))
+    def explore(steps: list[Step], limit: int, asked: random.Random) -> None:
+        world = World(new_store())
+        _live_through(world, steps)
+        _is_sound(world, asked, limit, plan)
+
+    with patch("services.keys.projector.PAGE", 7), patch("services.keys.rebuild._PAGE", 3):
+        explore()
+
+
+@pytest.mark.parametrize("plan", _PLANS)
+def test_after_any_history_the_pages_are_what_matches_in_order(plan: str) -> None:
+    _explore(12, fakeredis.FakeRedis, plan)
+
+
+@pytest.mark.parametrize("plan", _PLANS)
+def test_after_any_history_on_a_real_store_they_are_too(store: Redis, plan: str) -> None:
+    def emptied() -> Redis:
+        store.flushall()
+        return store
+
+    _explore(6, emptied, plan)
+
+
+def test_words_are_letters_digits_and_pictures_in_a_row() -> None:
+    assert words("Data-Sync_v2 (beta)") == ["data", "sync", "v2", "beta"]
+    assert words("Straße ÉLAN e\u0301 🔑x") == ["strasse", "élan", "é", "🔑x"]
+    assert words("!? —") == []

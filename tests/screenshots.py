@@ -1,0 +1,406 @@
+"""Pictures of every page and state, at 360 and 1280 px, light and dark, in `screenshots/`.
+
+Every page of the URL map that is read by GET has its picture, so that a new one is seen too; states that a
+click or a mistake leads to are listed below.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from services.keys.usage import Usage
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from tests.application import application
+from tests.e2e.chromium import launched
+from tests.real import Service, until
+
+FOLDER = Path("screenshots")
+WIDTHS = {360: 780, 1280: 860}
+SCHEMES = ("light", "dark")
+NOT_PAGES = ("/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/")
+PASSWORD = "a password for the pictures"
+DAY_MS = 24 * 60 * 60 * 1000
+LONG = "Nightly-export-of-all-orders-to-the-data-warehouse-of-the-finance-department (do not switch off!)"
+Json = dict[str, Any]
+
+
+class Scene:
+    """A Keyledger with something in it, and people who look at it."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.bearer = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
+        for name, role in (("olga", "owner"), ("dev", "developer"), ("auditor", "auditor")):
+            service.account(f"{name}@example.org", role, PASSWORD)
+        service.account("new@example.org", "owner", PASSWORD, "fresh")
+        self.keys = self.make_keys()
+        self.use()
+
+    def call(self, method: str, path: str, body: Json | None = None) -> Json:
+        """Asks the API."""
+        url = f"{self.service.url}/v1{path}"
+        answer = requests.request(method, url, json=body, headers=self.bearer, timeout=10)
+        assert answer.ok, answer.text
+        return {"position": answer.headers.get("X-Ledger-Position")} | (
+            answer.json() if answer.content else {}
+        )
+
+    def make_keys(self) -> dict[str, Json]:
+        """A key for each way that a row of the list may look."""
+        soon = "2099-01-01T00:00:00Z"
+        made: dict[str, Json] = {
+            "plain": {"name": "My Web App Integration", "description": "The shop's front end"},
+            "rtl": {"name": "مفتاح الواجهة الأمامية", "description": "يستخدمه تطبيق الهاتف"},
+            "long": {"name": LONG, "description": "Runs at two in the morning. " * 12},
+            "inactive": {"name": "Old Importer", "description": "Waits for its successor"},
+            "revoked": {"name": "Leaked in a gist"},
+            "expired": {"name": "Trial of a partner", "expires_at": _rfc3339(time.time() + 2)},
+            "busy": {
+                "name": "Data Sync Script",
+                "description": "Copies orders every night",
+                "scopes": ["orders:read", "orders:write"],
+                "expires_at": soon,
+            },
+        }
+        keys = {name: self.call("POST", "/keys", body) for name, body in made.items()}
+        self.call("PATCH", f"/keys/{keys['inactive']['id']}", {"enabled": False, "reason": "not used"})
+        self.call("DELETE", f"/keys/{keys['revoked']['id']}?reason=Found+in+a+public+gist")
+        busy = keys["busy"]["id"]
+        self.call("PATCH", f"/keys/{busy}", {"enabled": False, "reason": "seen in a log"})
+        self.call("POST", f"/keys/{busy}/rotate", {"grace_seconds": 86_400})
+        self.call("PATCH", f"/keys/{busy}", {"enabled": True, "scopes": ["orders:read"], "reason": "mended"})
+        until(lambda: self.call("GET", f"/keys/{keys['expired']['id']}")["status"] == "expired")
+        return keys
+
+    def use(self) -> None:
+        """Gives one key a month of uses."""
+        now = int(time.time() * 1000)
+        with connect(self.store_url) as store:
+            usage = Usage(store)
+            for back in range(30):
+                for count, code in ((back * 37 % 23 + 4, "VALID"), (back % 7 // 5, "INSUFFICIENT_SCOPES")):
+                    for _ in range(count * 10):
+                        usage.note((self.keys["busy"]["id"], code, now - back * DAY_MS))
+            usage.flush()
+
+    @property
+    def store_url(self) -> str:
+        """The store that `up` runs."""
+        return EmbeddedServer.in_directory(self.service.data_dir).url
+
+    def pages(self) -> Iterator[str]:
+        """The address of each page that is read by GET."""
+        for rule in application().url_map.iter_rules():
+            if "GET" not in (rule.methods or set()) or rule.rule.startswith(("/static", "/v1/")):
+                continue
+            if rule.rule not in NOT_PAGES:
+                query = (
+                    "?email=dev@example.org"
+                    if rule.rule in {"/accounts/person", "/accounts/password"}
+                    else ""
+                )
+                yield rule.rule.replace("<key_id>", self.keys["busy"]["id"]) + query
+
+
+class Visit:
+    """One person's browser, of one width and in one scheme."""
+
+    def __init__(self, scene: Scene, context: BrowserContext, folder: Path) -> None:
+        self.scene = scene
+        self.page: Page = context.new_page()
+        self.folder = folder
+
+    def sign_in(self, name: str) -> None:
+        """Becomes somebody."""
+        self.page.goto("/sign-in")
+        self.page.get_by_label("Email").fill(f"{name}@example.org")
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url("**/keys")
+
+    def go(self, path: str) -> None:
+        """Opens a page."""
+        self.page.goto(path)
+
+    def key(self, name: str, rest: str = "") -> None:
+        """Opens a key's page."""
+        self.go(f"/keys/{self.scene.keys[name]['id']}{rest}")
+
+    def shoot(self, name: str, *, whole: bool = True) -> None:
+        """Takes the picture; of a dialog only what is in the window."""
+        self.page.mouse.move(0, 0)
+        if whole:
+            self.page.evaluate("scrollTo(0, 0)")
+        self.page.screenshot(path=self.folder / f"{name}.png", full_page=whole, animations="disabled")
+
+    def press(self, name: str) -> None:
+        """Presses a button."""
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def create(self, name: str) -> None:
+        """Makes a key, whose modal is there then."""
+        self.go("/keys/new")
+        self.page.get_by_label("Enter Key Name").fill(name)
+        self.page.get_by_label("Description").fill("Copies orders every night")
+        self.press("Create")
+        expect(self.page.get_by_role("dialog")).to_be_visible()
+
+
+def signing_in(visit: Visit) -> None:
+    """A stranger."""
+    visit.go("/sign-in")
+    visit.page.get_by_label("Email").fill("dev@example.org")
+    visit.page.get_by_label("Password").fill("not the password")
+    visit.press("Sign in")
+    visit.shoot("sign-in-failed")
+    visit.go("/nowhere")
+    visit.shoot("error-404-stranger")
+
+
+def beginning(visit: Visit) -> None:
+    """The owner of a workspace with nothing in it."""
+    visit.sign_in("new")
+    visit.shoot("keys-none")
+
+
+def reading(visit: Visit) -> None:
+    """An auditor, who may change nothing."""
+    visit.sign_in("auditor")
+    visit.shoot("keys-auditor")
+    visit.key("busy")
+    visit.shoot("key-auditor")
+    visit.go("/keys/new")
+    visit.shoot("error-403")
+
+
+def listing(visit: Visit) -> None:
+    """Keys' Details in all its states."""
+    visit.sign_in("olga")
+    visit.go("/keys?status=inactive")
+    visit.shoot("keys-narrowed")
+    visit.go("/keys?search=nothing-like-it")
+    visit.shoot("keys-no-match")
+    visit.go("/keys")
+    visit.page.get_by_role("switch", name="Status of My Web App Integration").click()
+    visit.shoot("keys-switching-off", whole=False)
+    visit.page.keyboard.press("Escape")
+    visit.page.route("**/status", lambda route: route.abort())
+    visit.page.get_by_role("switch", name="Status of Old Importer").click()
+    expect(visit.page.get_by_text("is still switched off")).to_be_visible()
+    visit.shoot("keys-switch-failed")
+    visit.page.unroute("**/status")
+    with stopped(visit.scene.service.pid("projector")):
+        made = visit.scene.call("POST", "/keys", {"name": "Came just now"})
+        visit.go(f"/keys?after={made['position']}")
+        visit.shoot("keys-behind")
+    visit.go("/keys/000000000000")
+    visit.shoot("error-404")
+    with stopped(visit.scene.service.pid("valkey-server")):
+        visit.go("/keys")
+        visit.shoot("error-503")
+    until(visit.scene.service.is_ready, what="readiness")
+
+
+def creating(visit: Visit) -> None:
+    """The form and the modal."""
+    visit.go("/keys/new")
+    page = visit.page
+    page.get_by_text("More: expiry and scopes").click()
+    page.get_by_role("button", name="90 days").click()
+    page.get_by_label("Scopes").fill("orders:read")
+    visit.shoot("create-more")
+    page.get_by_label("Description").fill("d" * 501)
+    page.get_by_label("Expires (UTC)").fill("2001-01-01T00:00")
+    visit.press("Create")
+    visit.shoot("create-errors")
+    page.get_by_label("Enter Key Name").fill("Data Sync Script")
+    page.get_by_label("Description").fill("Copies orders every night")
+    visit.press("Never")
+    page.get_by_label("Scopes").fill("keyledger:unheard-of")
+    visit.press("Create")
+    page.wait_for_load_state()
+    visit.shoot("create-refused")
+    visit.create("Data Sync Script")
+    visit.shoot("modal", whole=False)
+    page.get_by_text("How to use it").click()
+    visit.shoot("modal-use", whole=False)
+    page.get_by_text("How to use it").click()
+    page.keyboard.press("Escape")
+    visit.shoot("modal-asks", whole=False)
+    page.keyboard.press("Escape")
+    visit.press("Copy API key")
+    expect(page.get_by_text("Copied")).to_be_visible()
+    visit.press("Show API key")
+    visit.shoot("modal-copied-and-shown", whole=False)
+    visit.create("Backup of the wiki")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    visit.press("Copy API key")
+    visit.shoot("modal-copy-failed", whole=False)
+
+
+def repeating(visit: Visit) -> None:
+    """Forms that were sent before."""
+    page = visit.page
+    visit.go("/keys/new")
+    form = page.locator("form[data-check]")
+    page.get_by_label("Enter Key Name").fill("Nightly export")
+    fields = form.evaluate("form => Object.fromEntries(new FormData(form))")
+    for _ in range(2):
+        page.request.post("/keys/new", form=fields, max_redirects=0)
+    visit.go("/keys")
+    visit.shoot("keys-shown-already")
+    visit.go("/keys/new")
+    page.get_by_label("Enter Key Name").fill("Nightly import")
+    page.locator("[name=idempotency_key]").evaluate(
+        "(field, old) => { field.value = old }", fields["idempotency_key"]
+    )
+    visit.press("Create")
+    expect(page.get_by_role("alert")).to_be_visible()
+    visit.shoot("create-again")
+    visit.go("/keys/new")
+    form.evaluate("form => { form.dataset.sent = '' }")
+    visit.shoot("create-busy")
+    visit.key("plain", "/rotate")
+    visit.press("Rotate")
+    visit.shoot("modal-rotated", whole=False)
+
+
+def looking(visit: Visit) -> None:
+    """The pages of one key."""
+    page = visit.page
+    for name in ("revoked", "expired", "long", "rtl"):
+        visit.key(name)
+        visit.shoot(f"key-{name}")
+    visit.key("busy")
+    page.get_by_text("Day by day").click()
+    visit.shoot("key-use-day-by-day")
+    page.get_by_role("link", name="As it was at event").nth(1).click()
+    visit.shoot("key-past")
+    visit.key("busy", "?at=2001-01-01T00:00")
+    visit.shoot("key-no-such-moment")
+    visit.key("busy", "/change")
+    page.get_by_label("Scopes").fill("NO SCOPE")
+    page.get_by_label("Enter Key Name").fill("Another name")
+    visit.press("Save")
+    visit.shoot("key-change-refused")
+    visit.key("rtl", "/change")
+    visit.scene.call("PATCH", f"/keys/{visit.scene.keys['rtl']['id']}", {"description": "تغيّر"})
+    page.get_by_label("Enter Key Name").fill("Front end")
+    visit.press("Save")
+    expect(page.get_by_role("alert")).to_be_visible()
+    visit.shoot("key-changed-meanwhile")
+
+
+def auditing(visit: Visit) -> None:
+    """The audit log in all its states."""
+    visit.go("/audit")
+    visit.page.locator("summary").filter(has_text="Key changed").first.click()
+    visit.shoot("audit-entry")
+    visit.go("/audit?since=nonsense")
+    visit.shoot("audit-refused")
+    visit.go("/audit?q=nothing-like-it")
+    visit.shoot("audit-no-match")
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Holds a process meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def without_script(scene: Scene, browser: Browser, folder: Path, options: Json) -> None:
+    """The main flow without JavaScript."""
+    context = browser.new_context(**options, java_script_enabled=False)
+    visit = Visit(scene, context, folder)
+    visit.sign_in("dev")
+    visit.create("Without script")
+    visit.shoot("no-script-modal", whole=False)
+    visit.go("/keys")
+    visit.page.get_by_role("switch", name="Status of Data Sync Script").first.click()
+    visit.shoot("no-script-switch-off")
+    context.close()
+
+
+def every_page(visit: Visit) -> None:
+    """What is behind each address, as an owner sees it."""
+    for path in visit.scene.pages():
+        answer = visit.page.goto(path)
+        assert answer, path
+        assert answer.ok, f"{path}: {answer.status}"
+        name = (
+            path.partition("?")[0].strip("/").replace(visit.scene.keys["busy"]["id"], "id").replace("/", "-")
+        )
+        visit.shoot(f"page-{name}")
+
+
+STATES: tuple[Callable[[Visit], None], ...] = (listing, creating, repeating, looking, auditing, every_page)
+
+
+def shoot_all(scene: Scene, browser: Browser, folder: Path, options: Json) -> None:
+    """Each state in one form."""
+    for states in ((signing_in,), (beginning,), (reading,), STATES):
+        context = browser.new_context(**options)
+        context.set_default_timeout(10_000)
+        visit = Visit(scene, context, folder)
+        for state in states:
+            state(visit)
+        context.close()
+    without_script(scene, browser, folder, options)
+    print(f"{folder}: {len([*folder.iterdir()])} pictures")
+
+
+def main() -> None:
+    """Each form has a Keyledger of its own, so that all begin alike."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    with sync_playwright() as playwright:
+        browser = launched(playwright)
+        for (width, height), scheme in itertools.product(WIDTHS.items(), SCHEMES):
+            folder = FOLDER / f"{width}-{scheme}"
+            folder.mkdir(parents=True)
+            with running() as service:
+                options = {
+                    "base_url": service.url,
+                    "viewport": {"width": width, "height": height},
+                    "color_scheme": scheme,
+                    "permissions": ["clipboard-read", "clipboard-write"],
+                }
+                shoot_all(Scene(service), browser, folder, options)
+        browser.close()
+
+
+@contextmanager
+def running() -> Iterator[Service]:
+    """A Keyledger for as long as it is used."""
+    with tempfile.TemporaryDirectory(prefix="kl-") as directory:
+        service = Service(Path(directory) / "data")
+        service.start()
+        try:
+            yield service
+        except BaseException:
+            print(service.output)
+            raise
+        finally:
+            service.stop()
+
+
+def _rfc3339(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+if __name__ == "__main__":
+    main()
