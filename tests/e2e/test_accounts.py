@@ -198,6 +198,7 @@ def test_any_address_is_named_by_its_links_and_forms(page: Page, service: Servic
     expect(page.get_by_text(f"{address} is auditor now.")).to_be_visible()
 
 
+@pytest.mark.drill
 def test_an_operator_does_all_of_it_at_the_command_line(service: Service, email: str) -> None:
     def listed() -> dict[str, str]:
         (found,) = [

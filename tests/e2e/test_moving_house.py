@@ -4,6 +4,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from redis import Redis
 
 from services.audit.audit_log import AuditLog
@@ -39,6 +40,7 @@ def refusal(ended: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+@pytest.mark.drill
 def test_everything_but_passwords_moves(tmp_path: Path) -> None:
     old, new = Service(tmp_path / "old"), Service(tmp_path / "new")
     file = tmp_path / "ledger.jsonl"

@@ -256,6 +256,7 @@ def test_behind_a_proxy_events_tell_where_a_call_came_from_and_only_the_last_wor
     assert told.json()["events"][0]["request"]["ip"] == "198.51.100.250"
 
 
+@pytest.mark.drill
 def test_without_a_trusted_proxy_nobodys_word_is_taken(tmp_path: Path) -> None:
     alone = Service(tmp_path / "data")
     alone.start()
@@ -316,6 +317,7 @@ def attempts(found: list[dict[str, Any]]) -> int:
     return sum(entry["data"]["attempts"] for entry in found)
 
 
+@pytest.mark.drill
 def test_many_failures_are_few_events_and_none_is_lost(service: Service, email: str) -> None:
     known, unknown = "192.0.2.17", "192.0.2.18"
     subjects = (f"sign-in:{email}", f"address:{unknown}")
