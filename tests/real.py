@@ -178,8 +178,10 @@ class Service:
         with patch.dict(os.environ, self.environment):
             settings = Settings.from_environment()
         parts = Parts(settings, settings.redis_url or EmbeddedServer.in_directory(self.data_dir).url)
-        yield parts
-        parts.store.close()
+        try:
+            yield parts
+        finally:
+            parts.store.close()
 
     def _read(self) -> None:
         assert self._process.stdout
