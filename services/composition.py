@@ -14,7 +14,7 @@ from services.accounts.attempts import Attempts
 from services.accounts.commands import Accounts
 from services.accounts.credentials import Passwords
 from services.accounts.directory import Directory
-from services.accounts.incidents import Incidents, Journal
+from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
 from services.audit.audit_log import AuditLog
 from services.audit.jobs import Requests
@@ -30,6 +30,7 @@ from services.keys.verify_calls import VerdictCalls
 from services.keys.views import Views
 from shared.connections import connect
 from shared.embedded import make_data_directory
+from shared.journal import Journal
 from shared.ledger import Ledger
 from shared.settings import Settings
 from shared.web.limits import Limits

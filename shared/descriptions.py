@@ -12,6 +12,8 @@ from shared.events import (
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
+    AuditChecked,
+    AuditExported,
     Fact,
     KeyCreated,
     KeyDetailsChanged,
@@ -57,6 +59,8 @@ _WORDS: Mapping[type[Fact], tuple[str, tuple[str, ...]]] = MappingProxyType(
         SignedIn: ("Signed in", ()),
         SignInFailed: ("Sign-in failed", ("attempts",)),
         AccessDenied: ("Access denied", ("scope", "attempts")),
+        AuditExported: ("Audit log exported", ("format",)),
+        AuditChecked: ("Audit log found sound", ("entries", "checkpoints")),
     }
 )
 
@@ -75,6 +79,11 @@ def describe(fact: Fact) -> Description:
             return Description(title, (*was_set, Change("old_secret_expires_at", None, ends_at)))
         case AccountRoleChanged(before=before, after=after):
             return Description(title, (Change("role", before, after),))
+        case AuditExported(filters=filters):
+            return Description(title, (*was_set, *(Change(name, None, filters[name]) for name in filters)))
+        case AuditChecked(findings=findings) if findings:
+            faults = tuple(f"{found.kind} ({found.count}) at {found.position}" for found in findings)
+            return Description("Audit log found NOT sound", (*was_set, Change("findings", None, faults)))
         case _:
             return Description(title, was_set)
 

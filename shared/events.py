@@ -182,6 +182,38 @@ class AccessDenied(Fact, frozen=True, kw_only=True):
     attempts: int
 
 
+class AuditExported(Fact, frozen=True, kw_only=True):
+    """Somebody took entries of the audit log away. `filters` are those that they asked for, by name."""
+
+    TYPE: ClassVar[str] = "AuditExported"
+    SCHEMA: ClassVar[int] = 1
+
+    format: str
+    filters: dict[str, str]
+    position: int  # how far the log went
+
+
+class AuditFinding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was wrong with the audit log: which kind, how often, and the first at fault, in words."""
+
+    kind: str
+    count: int
+    position: int
+    detail: str
+
+
+class AuditChecked(Fact, frozen=True, kw_only=True):
+    """Somebody went through the whole audit log; nothing was wrong, or what the findings say."""
+
+    TYPE: ClassVar[str] = "AuditChecked"
+    SCHEMA: ClassVar[int] = 1
+
+    entries: int
+    checkpoints: int
+    position: int  # how far the log went
+    findings: tuple[AuditFinding, ...]
+
+
 _FACTS: dict[str, type[Fact]] = {
     fact.TYPE: fact
     for fact in (
@@ -199,6 +231,8 @@ _FACTS: dict[str, type[Fact]] = {
         SignedIn,
         SignInFailed,
         AccessDenied,
+        AuditExported,
+        AuditChecked,
     )
 }
 
@@ -216,6 +250,7 @@ ACCOUNT_SUBJECT = "account:"
 SIGN_IN_SUBJECT = "sign-in:"  # then an e-mail address
 ADDRESS_SUBJECT = "address:"  # then a network address
 ACCESS_SUBJECT = "access:"  # then the kind and the id of a caller
+AUDIT_SUBJECT = "audit:"  # then what was done with the audit log
 
 ActorKind: TypeAlias = Literal["account", "key", "operator", "anonymous"]
 

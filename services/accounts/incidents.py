@@ -6,8 +6,7 @@ two, the next event tells those again, and none is lost.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from threading import Event as Stop
 from typing import Any, cast
 
@@ -24,21 +23,19 @@ from shared.events import (
     SIGN_IN_SUBJECT,
     AccessDenied,
     Actor,
-    Fact,
     Request,
     SignInFailed,
     UnreadableEventError,
-    enveloped,
     open_envelope,
 )
 from shared.identity import Principal
-from shared.ledger import NAMESPACE, Appended, Ledger, NotReplicatedError, VersionConflictError
+from shared.journal import Journal
+from shared.ledger import NAMESPACE, NotReplicatedError, VersionConflictError
 
 _OPERATORS_WORKSPACE = "default"
 _EVERY_S = 60
 _LOOK_EVERY_S = 1.0
 _PAGE = 500
-_ATTEMPTS = 10
 _COUNTS = f"{NAMESPACE}:incidents:counts"
 _LAST = f"{NAMESPACE}:incidents:last"
 _log = structlog.get_logger(__name__)
@@ -69,35 +66,6 @@ WAITING = (RedisError, StoreError, NotReplicatedError, VersionConflictError)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Incident).decode
-
-
-@dataclass(frozen=True)
-class Journal:
-    """Appends what is told of people apart from their accounts, after whatever its subject has already."""
-
-    ledger: Ledger
-    new_id: Callable[[], str]
-
-    def tell(self, fact: Fact, *, subject: str, workspace: str, actor: Actor, request: Request) -> Appended:
-        """Raises VersionConflictError (after several tries), NotReplicatedError, redis.RedisError."""
-        version = self.ledger.version(subject)
-        for attempt in range(1, _ATTEMPTS + 1):
-            events = enveloped(
-                [fact],
-                subject=subject,
-                after_version=version,
-                workspace=workspace,
-                actor=actor,
-                request=request,
-                new_id=self.new_id,
-            )
-            try:
-                return self.ledger.append(subject, events, version)
-            except VersionConflictError as error:
-                if attempt == _ATTEMPTS:
-                    raise
-                version = error.actual
-        raise AssertionError("the last attempt returns or raises")
 
 
 def sign_in_subject(account: str) -> str:

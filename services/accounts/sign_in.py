@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.credentials import Passwords
 from services.accounts.domain import Account, fold, subject
-from services.accounts.incidents import Incidents, Journal, sign_in_subject
+from services.accounts.incidents import Incidents, sign_in_subject
 from shared.events import Actor, Request, SignedIn, decode
+from shared.journal import Journal
 from shared.ledger import Ledger
 
 

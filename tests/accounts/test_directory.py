@@ -12,7 +12,6 @@ from services.accounts.attempts import Attempts
 from services.accounts.commands import Accounts
 from services.accounts.credentials import Passwords
 from services.accounts.directory import Directory
-from services.accounts.incidents import Journal
 from services.accounts.projections import About, Person, about_people, fold
 from shared.events import (
     AccountAdded,
@@ -28,6 +27,7 @@ from shared.events import (
     enveloped,
 )
 from shared.identity import ADMIN, ROLES, ForbiddenError, Principal
+from shared.journal import Journal
 from shared.ledger import Ledger
 
 REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)

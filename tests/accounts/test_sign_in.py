@@ -22,10 +22,11 @@ from services.accounts.attempts import Attempts
 from services.accounts.commands import Accounts
 from services.accounts.credentials import Passwords
 from services.accounts.directory import Directory
-from services.accounts.incidents import Incidents, Journal
+from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
 from shared.events import KeyToggled, Request, SignedIn, SignInFailed, UnreadableEventError, enveloped
 from shared.identity import ADMIN, Principal
+from shared.journal import Journal
 from shared.ledger import Ledger, VersionConflictError, credential_key
 from shared.web.session import COOKIE, StoredSessions
 from tests.real import until

@@ -180,7 +180,7 @@ def test_every_event_has_words_of_its_own() -> None:
 def _any(fact: type[Fact]) -> Fact:
     """One of a type, whatever it says."""
     details = KeyDetails(name="n", description="", scopes=(), expires_at=None)
-    values = {"int": 1, "bool": True, "KeyDetails": details}
+    values = {"int": 1, "bool": True, "KeyDetails": details, "dict": {}, "tuple": ()}
     fields = {f.name: values.get(getattr(f.type, "__name__", ""), "x") for f in msgspec.structs.fields(fact)}
     return fact(**fields)
 

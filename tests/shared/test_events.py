@@ -10,6 +10,9 @@ from shared.events import (
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
+    AuditChecked,
+    AuditExported,
+    AuditFinding,
     Actor,
     Fact,
     KeyCreated,
@@ -33,7 +36,7 @@ from shared.events import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-TIME = st.integers(0, 2**53 - 1)
+TIME = COUNT = st.integers(0, 2**53 - 1)
 SCOPES = st.lists(TEXT).map(tuple)
 DETAILS = st.builds(KeyDetails, name=TEXT, description=TEXT, scopes=SCOPES, expires_at=st.none() | TIME)
 FACTS = st.one_of(
@@ -59,7 +62,22 @@ FACTS = st.one_of(
     st.builds(SignedOutEverywhere),
     st.builds(SignedIn),
     st.builds(SignInFailed, attempts=st.integers(1, 2**53 - 1)),
-    st.builds(AccessDenied, scope=TEXT, attempts=st.integers(1, 2**53 - 1)),
+    st.builds(AccessDenied, scope=TEXT, attempts=COUNT),
+    st.builds(
+        AuditExported,
+        format=TEXT,
+        filters=st.dictionaries(st.sampled_from(["actor", "q", "since"]), TEXT),
+        position=COUNT,
+    ),
+    st.builds(
+        AuditChecked,
+        entries=COUNT,
+        checkpoints=COUNT,
+        position=COUNT,
+        findings=st.lists(
+            st.builds(AuditFinding, kind=TEXT, count=COUNT, position=COUNT, detail=TEXT), max_size=3
+        ).map(tuple),
+    ),
 )
 
 
