@@ -65,8 +65,8 @@ def _recorded() -> Iterator[list[bytes]]:
     packed: list[bytes] = []
     commands = Generation.commands
 
-    def record(self: Generation, *page: Any) -> list[tuple[Any, ...]]:
-        written = [*commands(self, *page)]
+    def record(self: Generation, *page: Any, **how: Any) -> list[tuple[Any, ...]]:
+        written = [*commands(self, *page, **how)]
         connection = cast("Any", self.store.connection_pool.get_connection())
         packed.append(b"".join(connection.pack_commands([written[0]])))
         self.store.connection_pool.release(connection)

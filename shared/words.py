@@ -15,7 +15,7 @@ def words(text: str) -> list[str]:
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
     folded = normalize("NFC", normalize("NFD", text).casefold())
-    return "".join(character if _is_of_word(character) else " " for character in folded).split()
+    return folded.translate(_PARTED).split()
 
 
 def begin(sought: Iterable[str], found: Iterable[str]) -> bool:
@@ -23,6 +23,14 @@ def begin(sought: Iterable[str], found: Iterable[str]) -> bool:
     return all(any(word.startswith(beginning) for word in found) for beginning in sought)
 
 
-def _is_of_word(character: str) -> bool:
-    kind = category(character)
-    return kind[0] in "LMN" or kind in {"So", "Cn"}  # what Unicode does not know yet may become a letter
+class _Parted(dict[int, str]):
+    """What stands for each character that was met: itself in a word, and a blank between words."""
+
+    def __missing__(self, code: int) -> str:
+        kind = category(chr(code))
+        # What Unicode does not know yet may become a letter.
+        self[code] = chr(code) if kind[0] in "LMN" or kind in {"So", "Cn"} else " "
+        return self[code]
+
+
+_PARTED = _Parted()

@@ -7,7 +7,6 @@ before the place: `names` and `hints` a whole one, and `words` each word of the 
 what its member of `names` begins with.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from services.keys.domain import Key
@@ -20,22 +19,25 @@ _END = "\t"  # of a text: below all that a word is made of, and a blank, so that
 _END_BYTE = _END.encode()
 _ABOVE = b"\xff"  # no text has it, for it is in no UTF-8
 
-Held: TypeAlias = Mapping[tuple[str, str], int]  # kind and member -> score
+Held: TypeAlias = tuple[str, str, int]  # kind, member, score
 
 
-def moves(before: Key | None, after: Key) -> tuple[Iterable[tuple[str, str]], Held]:
+def moves(before: Key | None, after: Key) -> tuple[list[Held], list[Held]]:
     """What goes out of the index and what comes in when a row changes; there may have been none before."""
+    place = _place(after)
+    new = _of_status(after, place)
     if before is None:
-        return (), {**_of_status(after), **_of_texts(after)}
-    old, new = _of_status(before), _of_status(after)
-    if (before.name, before.hint) != (after.name, after.hint):
-        old, new = {**old, **_of_texts(before)}, {**new, **_of_texts(after)}
-    return old.keys() - new.keys(), {place: score for place, score in new.items() if old.get(place) != score}
+        return [], new + _of_texts(after, place)
+    old = _of_status(before, place)
+    if before.name != after.name or before.hint != after.hint:
+        old, new = old + _of_texts(before, place), new + _of_texts(after, place)
+    return [held for held in old if held not in new], [held for held in new if held not in old]
 
 
 def member_of(kind: str, key: Key) -> bytes:
     """What `names` or `hints` hold of a key."""
-    return _member(key.hint if kind == "hints" else " ".join(words(key.name)), key).encode()
+    text = key.hint if kind == "hints" else " ".join(words(key.name))
+    return f"{text}{_END}{_place(key)}".encode()
 
 
 def place(key: Key) -> bytes:
@@ -59,28 +61,22 @@ def between(beginning: str) -> tuple[bytes, bytes]:
     return b"[" + start, b"(" + start + _ABOVE
 
 
-def _of_status(key: Key) -> dict[tuple[str, str], int]:
-    place = _place(key)
+def _of_status(key: Key, place: str) -> list[Held]:
     if key.revoked:
-        return {("revoked", place): 0}
+        return [("revoked", place, 0)]
     if not key.enabled:
-        return {("inactive", place): 0}
+        return [("inactive", place, 0)]
     if key.expires_at is None:
-        return {("enabled", place): 0}
-    return {("enabled", place): 0, ("expires", place): key.expires_at}
+        return [("enabled", place, 0)]
+    return [("enabled", place, 0), ("expires", place, key.expires_at)]
 
 
-def _of_texts(key: Key) -> dict[tuple[str, str], int]:
+def _of_texts(key: Key, place: str) -> list[Held]:
     first, *others = words(key.name) or [""]
-    members = {("words", _member(word, key)): 0 for word in others if word != first}
-    members["names", _member(" ".join([first, *others]), key)] = 0
-    members["hints", _member(key.hint, key)] = 0
-    return members
+    end = _END + place
+    texts: list[Held] = [("names", " ".join([first, *others]) + end, 0), ("hints", key.hint + end, 0)]
+    return texts + [("words", word + end, 0) for word in others if word != first]
 
 
 def _place(key: Key) -> str:
     return f"{key.created_position:0{_TIME}x}{key.id}"
-
-
-def _member(text: str, key: Key) -> str:
-    return f"{text}{_END}{_place(key)}"

@@ -37,13 +37,14 @@ def key_ids(events: Iterable[Read]) -> set[str]:
     }
 
 
-def project(events: Iterable[Read], rows: Mapping[str, Key], parked: Container[str]) -> Changes:
-    """Folds a page of events into the rows that were there.
+def project(
+    events: Iterable[Read], rows: Mapping[str, Key], parked: Container[str], changes: Changes
+) -> None:
+    """Folds a page of events into the rows that were there, and adds what comes of it to the changes.
 
     A key whose event cannot be applied is parked with its reason, and so are its later events: live, one
     bad event stops nothing else. An event that a row has already is passed over.
     """
-    changes = Changes()
     aside = changes.parked
     for event in events:
         subject = event.subject
@@ -59,7 +60,6 @@ def project(events: Iterable[Read], rows: Mapping[str, Key], parked: Container[s
             _apply(event, id_, changes, rows)
         except UnreadableEventError as error:
             aside[id_] = str(error)
-    return changes
 
 
 def _apply(event: Read, id_: str, changes: Changes, rows: Mapping[str, Key]) -> None:

@@ -10,13 +10,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
+from hiredis import pack_command
+
 from services.keys.domain import Key
 from services.keys.projections import Changes, Read, key_ids, project, read
 from services.keys.views import Generation, Lease, Views
 from shared.events import Record
-from shared.ledger import Checkpoint, Ledger, checkpoint_at
+from shared.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
-_PAGE = 100  # about as much as the store sends at once: of a larger answer the rest waits for its next turn
+_PAGE = 500  # events or keys that are written in one step: each step waits for the disk
+_ANSWER = 100  # events read at once: about as much as the store sends, the rest waits for its next turn
 _HOLD_S = 60
 _HOLD_EVERY = 20_000  # entries after which the hold is kept for longer
 _OLD_GENERATION_S = 2.0  # how long readers may go on with the old generation
@@ -101,33 +104,50 @@ def _another(views: Views) -> Generation:
 def _build(
     ledger: Ledger, generation: Generation, lease: Lease, progress: Progress, until: int | None = None
 ) -> None:
-    """Brings a generation up to a position, or to the ledger's head. Strict: nothing is parked."""
-    checkpoint, next_report = generation.checkpoint(), 0.0
-    # The rows of the last two pages: they may not have been written yet when those of a page were asked for.
-    recent: deque[dict[str, Key]] = deque([{}, {}], maxlen=2)
+    """Brings a generation up to a position, or to the ledger's head. Strict: nothing is parked.
+
+    A new one gets its index when it has all its rows, so that each key is put into it once, as it is then.
+    """
+    checkpoint = generation.checkpoint()
+    report = _Report(ledger, lease, progress)
     with (
         _without_collector(),
         _Writer(generation) as writer,
         _Reader(generation) as reader,
-        closing(ledger.pages(checkpoint.position, _PAGE)) as pages,
+        closing(ledger.pages(checkpoint.position, min(_ANSWER, _PAGE))) as pages,
     ):
-        for records, events in reader.ahead(_until(until, pages)):
-            changes = project(events, {**reader.rows(), **recent[0], **recent[1]}, parked=())
-            for key_id, reason in changes.parked.items():
-                raise RebuildError(
-                    f"Key {key_id} cannot be rebuilt: {reason}. The old views still serve. "
-                    "Run the version of Keyledger that wrote this event."
-                )
-            recent.append(changes.rows)
-            reached = checkpoint_at(records)
-            writer.begin(checkpoint, changes, reached)
+        is_new = checkpoint == BEGINNING
+        for changes, reached in _folded(reader, _until(until, pages)):
+            writer.begin(checkpoint, generation.commands(changes, reached, indexed=not is_new))
             checkpoint = reached
-            if time.monotonic() >= next_report:
-                next_report = time.monotonic() + _REPORT_EVERY_S
-                lease.extend()
-                progress(checkpoint.position, ledger.head().position)
+            report.at(checkpoint)
+        writer.finish()
+        for rows in reader.unindexed():
+            writer.begin(checkpoint, generation.index_commands(rows.values(), {}))
+            report.at(checkpoint)
         writer.finish()
     progress(checkpoint.position, checkpoint.position)
+
+
+def _folded(reader: "_Reader", pages: Iterable[list[Record]]) -> Iterator[tuple[Changes, Checkpoint]]:
+    """What pages change, some of them together, and where they end. Raises RebuildError."""
+    # The rows of the last two: they may not have been written yet when those of a page were asked for.
+    recent: deque[dict[str, Key]] = deque([{}, {}], maxlen=2)
+    changes, count, reached = Changes(), 0, BEGINNING
+    for records, events in reader.ahead(pages):
+        project(events, {**reader.rows(), **recent[0], **recent[1]}, (), changes)
+        for key_id, reason in changes.parked.items():
+            raise RebuildError(
+                f"Key {key_id} cannot be rebuilt: {reason}. The old views still serve. "
+                "Run the version of Keyledger that wrote this event."
+            )
+        count, reached = count + len(records), checkpoint_at(records)
+        if count >= _PAGE:
+            recent.append(changes.rows)
+            yield changes, reached
+            changes, count = Changes(), 0
+    if count:
+        yield changes, reached
 
 
 def _until(position: int | None, pages: Iterable[list[Record]]) -> Iterator[list[Record]]:
@@ -136,6 +156,21 @@ def _until(position: int | None, pages: Iterable[list[Record]]) -> Iterator[list
         if not records:
             return
         yield records
+
+
+class _Report:
+    """Says how far a rebuild is and keeps its lease, every now and then."""
+
+    def __init__(self, ledger: Ledger, lease: Lease, progress: Progress) -> None:
+        self._ledger, self._lease, self._progress = ledger, lease, progress
+        self._next = 0.0
+
+    def at(self, checkpoint: Checkpoint) -> None:
+        """The rebuild got here. Raises LeaseTakenError."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _REPORT_EVERY_S
+            self._lease.extend()
+            self._progress(checkpoint.position, self._ledger.head().position)
 
 
 class _Reader:
@@ -170,10 +205,24 @@ class _Reader:
         """The rows of a page as they were when the page before was not yet folded."""
         return self._generation.decoded(self._connection.read_response() if self._asked.popleft() else ())
 
+    def unindexed(self) -> Iterator[dict[str, Key]]:
+        """The rows that are not in the index, page by page, each page once. Each is read while the one
+        before is worked on.
+        """
+        waits = False
+        for some in self._generation.unindexed(_PAGE):
+            self._ask(some)
+            if waits:
+                yield self.rows()
+            waits = True
+        if waits:
+            yield self.rows()
+
     def _ask(self, key_ids: Iterable[str]) -> None:
         names = self._generation.row_names(key_ids)
         if names:
-            self._connection.send_command("MGET", *names)
+            command: tuple[Any, ...] = ("MGET", *names)
+            self._connection.send_packed_command([pack_command(command)])
         self._asked.append(names)
 
 
@@ -200,12 +249,12 @@ class _Writer:
         self._connection.disconnect()  # it watches, and answers may be under way
         self._generation.store.connection_pool.release(self._connection)
 
-    def begin(self, expected: Checkpoint, changes: Changes, reached: Checkpoint) -> None:
+    def begin(self, expected: Checkpoint, commands: Iterable[tuple[Any, ...]]) -> None:
         """Sends a page, once the one before is written. Raises RebuildError if somebody else wrote."""
         self.finish()
         if not self._generation.may_write(expected, self._guards):
             raise RebuildError(_NOT_ALONE)
-        self._send([("MULTI",), *self._generation.commands(changes, reached), ("EXEC",), *self._look])
+        self._send([("MULTI",), *commands, ("EXEC",), *self._look])
 
     def finish(self) -> None:
         """Waits until all is written. Raises RebuildError if it was not."""
@@ -217,7 +266,8 @@ class _Writer:
                 raise RebuildError(_NOT_ALONE)
 
     def _send(self, commands: list[tuple[Any, ...]]) -> None:
-        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        # Not by redis-py's packing, which looks at each argument once more.
+        self._connection.send_packed_command([b"".join(map(pack_command, commands))])
         self._expected_answers = len(commands)
 
 

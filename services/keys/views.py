@@ -7,7 +7,7 @@ pointer to its live one, so that two versions of the code can run side by side.
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ _LEASE = f"{_ROOT}rebuild"
 _LEASE_S = 15
 _SCAN_PAGE = 1_000
 _A_TIME = 500  # rows or members that one command reads or writes, so that it holds the store for a moment
+_NOTED = 5_000  # keys that a rebuild takes up at once, to write them into the index
 _WAIT_S = 2.0
 _POLL_S = 0.005
 
@@ -85,7 +86,9 @@ class Generation:
 
     def changes(self, events: Sequence[Read]) -> Changes:
         """What a page of events changes here."""
-        return project(events, self.rows(key_ids(events)), self.parked())
+        changes = Changes()
+        project(events, self.rows(key_ids(events)), self.parked(), changes)
+        return changes
 
     def save(self, expected: Checkpoint, changes: Changes, reached: Checkpoint) -> bool:
         """Writes the changes and the checkpoint in one atomic step; False, and nothing written, if the
@@ -114,8 +117,10 @@ class Generation:
         checkpoint, hold = guards
         return _read_checkpoint(checkpoint) == expected and hold is None
 
-    def commands(self, changes: Changes, reached: Checkpoint) -> Iterator[tuple[Any, ...]]:
-        """The writes of a page, as commands of the store."""
+    def commands(
+        self, changes: Changes, reached: Checkpoint, *, indexed: bool = True
+    ) -> Iterator[tuple[Any, ...]]:
+        """The writes of a page, as commands of the store. If not to the index, new keys are noted for it."""
         row = self._row("")
         if changes.rows:
             values = map(_encode, changes.rows.values())
@@ -123,21 +128,25 @@ class Generation:
                 "MSET",
                 *chain.from_iterable(zip([row + key_id for key_id in changes.rows], values, strict=True)),
             )
-        yield from self._index_commands(changes)
+        if indexed:
+            yield from self.index_commands(changes.rows.values(), changes.before)
+        elif new := [key_id for key_id in changes.rows if key_id not in changes.before]:
+            yield "RPUSH", self._key("unindexed"), *new
         if changes.parked:
             yield "HSET", self._key("parked"), *chain.from_iterable(changes.parked.items())
         if changes.taken_up:
             yield "HDEL", self._key("parked"), *changes.taken_up
         yield "SET", self.checkpoint_key, f"{reached.position} {reached.event_id}"
 
-    def _index_commands(self, changes: Changes) -> Iterator[tuple[Any, ...]]:
+    def index_commands(self, rows: Iterable[Key], before: Mapping[str, Key]) -> Iterator[tuple[Any, ...]]:
+        """What rows make of the index; before there may have been others."""
         gone: dict[tuple[str, str], list[str]] = defaultdict(list)
         come: dict[tuple[str, str], list[str | int]] = defaultdict(list)
-        for key_id, row in changes.rows.items():
-            old, new = moves(changes.before.get(key_id), row)
-            for kind, member in old:
+        for row in rows:
+            old, new = moves(before.get(row.id), row)
+            for kind, member, _ in old:
                 gone[row.workspace, kind].append(member)
-            for (kind, member), score in new.items():
+            for kind, member, score in new:
                 come[row.workspace, kind] += score, member
         for where, members in gone.items():
             for some in _parted(members, _A_TIME):
@@ -145,6 +154,11 @@ class Generation:
         for where, scored in come.items():
             for few in _parted(scored, 2 * _A_TIME):
                 yield "ZADD", self._index(*where), *few
+
+    def unindexed(self, some: int) -> Iterator[Sequence[str]]:
+        """The keys that were noted not to be in the index, some at a time; the notes are gone then."""
+        while noted := cast("list[bytes] | None", self.store.lpop(self._key("unindexed"), _NOTED)):
+            yield from _parted([key_id.decode() for key_id in noted], some)
 
     def find(self, key_id: str) -> tuple[Key | None, int]:
         """One row, and the position of the ledger to which it is built."""

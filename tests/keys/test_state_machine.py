@@ -674,6 +674,24 @@ def test_a_rebuild_whose_views_are_removed_on_the_way_ends_and_the_old_views_ser
     assert plain.listed() == [*"abcde"]
 
 
+def test_a_rebuild_whose_views_are_removed_while_it_writes_their_index_leaves_nothing(plain: Plain) -> None:
+    plain.create(*"abcdefgh")
+    plain.project()
+    old = plain.views.live()
+    at_the_end: list[int] = []
+
+    def remove_once(done: int, all_: int) -> None:
+        if done == all_:
+            at_the_end.append(done)
+        if len(at_the_end) == 2:  # first with the last of the rows, then with the first of the index
+            plain.views.delete_all_but(old)
+
+    with pytest.raises(RebuildError):
+        replay(plain.ledger, plain.views, remove_once)
+    assert all(f":{old.name}:".encode() in name for name in plain.store.scan_iter(f"{_VIEWS}*"))
+    assert plain.listed() == [*"abcdefgh"]
+
+
 def test_a_rebuild_under_which_the_ledger_goes_backwards_is_not_shown(plain: Plain) -> None:
     plain.create("a")
     copy = plain.place.copy(*_LEDGER)

@@ -13,6 +13,7 @@ from services.keys import rebuild
 from services.keys.commands import KeyCommands, NewKey, fold
 from services.keys.criteria import Criteria
 from services.keys.domain import ChangeKey, Key
+from services.keys.index import moves
 from services.keys.operations import retry, status
 from services.keys.projections import Changes, read
 from services.keys.projector import Projector
@@ -250,6 +251,26 @@ def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
         kl.toggle(keys[number % 5 % 2], enabled=number % 3 == 0)
     replay(kl.ledger, kl.views)
     assert kl.listed() == kl.folded(*keys[::-1])
+
+
+def test_a_replay_puts_each_key_into_the_index_once_as_it_is_at_the_end(
+    kl: Keyledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "_PAGE", 1)
+    put: list[tuple[Key | None, int]] = []
+
+    def moved(before: Key | None, after: Key) -> Any:
+        put.append((before, after.version))
+        return moves(before, after)
+
+    keys = [kl.create("first"), kl.create("second")]
+    for enabled in (False, True, False):
+        kl.toggle(keys[0], enabled=enabled)
+    monkeypatch.setattr("services.keys.views.moves", moved)
+    replay(kl.ledger, kl.views)
+    assert put == [(None, 4), (None, 1)]
+    assert kl.listed() == kl.folded(*keys[::-1])
+    assert not [*kl.store.scan_iter("{kl:0}:view:*:unindexed")]
 
 
 def test_a_replay_repairs_views_that_were_deleted_or_damaged(kl: Keyledger) -> None:
