@@ -5,10 +5,18 @@ import platform
 import sys
 from itertools import chain
 
-from bench import append, project, replay, verify
+from bench import append, audit, project, replay, review, verify
 from bench import list as list_
 
-_ALL = {"append": append, "project": project, "replay": replay, "list": list_, "verify": verify}
+_ALL = {
+    "append": append,
+    "project": project,
+    "replay": replay,
+    "list": list_,
+    "verify": verify,
+    "audit": audit,
+    "review": review,
+}
 
 
 def main() -> None:

@@ -17,10 +17,14 @@ from services.accounts.directory import Directory
 from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
 from services.audit.audit_log import AuditLog
+from services.audit.exporting import Exports
 from services.audit.jobs import Requests
 from services.audit.relay import Relay
+from services.audit.signing import Signer
+from services.audit.vouching import Notary
 from services.keys.commands import KeyCommands
 from services.keys.currency import Tail
+from services.keys.inquiries import LedgerInquiries
 from services.keys.projector import Projector
 from services.keys.service import Keys
 from services.keys.standings import Memory
@@ -39,7 +43,6 @@ _BLOCKING_READ_S = 5.0
 _TAIL_READ_S = (
     1.0  # longer than the tail waits for news, and short enough to notice a connection that is dead
 )
-_LAG_MOST = 1_000  # events that a reader may be behind and the service still be called ready
 
 
 def now_ms() -> int:
@@ -172,6 +175,28 @@ class Parts:
         return AuditLog(f"sqlite:///{self.settings.data_dir / 'audit.db'}")
 
     @cached_property
+    def inquiries(self) -> LedgerInquiries:
+        """What answers the audit service about keys."""
+        return LedgerInquiries(self.keys, self.usage)
+
+    @cached_property
+    def signer(self) -> Signer:
+        """What signs for the audit log."""
+        if self.settings.audit_key_file is None:
+            make_data_directory(self.settings.data_dir)
+        return Signer(self.settings.audit_key_file or self.settings.data_dir / "audit_key.pem")
+
+    @cached_property
+    def notary(self) -> Notary:
+        """What adds checkpoints to the audit log."""
+        return Notary(self.audit_log, self.signer, now_ms)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """What takes entries of the audit log away."""
+        return Exports(self.audit_log, self.journal, self.signer, self.notary, now_ms)
+
+    @cached_property
     def projector(self) -> Projector:
         """What builds the views."""
         return Projector(self.tailed_ledger, self.views)
@@ -179,7 +204,7 @@ class Parts:
     @cached_property
     def relay(self) -> Relay:
         """What tells the audit worker of new events."""
-        return Relay(self.tailed_ledger, self.audit_log, Requests(self.store))
+        return Relay(self.tailed_ledger, self.audit_log, Requests(self.store), now_ms)
 
 
 def secret_key(settings: Settings) -> str:

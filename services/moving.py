@@ -29,7 +29,7 @@ def export_file(ledger: Ledger, path: Path | None, progress: Progress) -> int:
     """
     last = ledger.head().position
     try:
-        with _output(path) as file:
+        with output(path) as file:
             file.writelines(lines(_until(last, ledger, progress)))
     except ExportError as error:
         raise MovingError(str(error)) from error
@@ -126,7 +126,7 @@ def _until(last: int, ledger: Ledger, progress: Progress) -> Iterator[Record]:
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[BinaryIO]:
+def output(path: Path | None) -> Iterator[BinaryIO]:
     """Where an export goes. A file appears under its name, for its owner's eyes, once it is whole."""
     if path is None or str(path) == "-":
         yield sys.stdout.buffer

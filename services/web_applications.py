@@ -39,7 +39,7 @@ def create_web() -> Flask:
     create = CreateCall(parts.keys.commands, parts.authenticator, parts.limits)
     register_keys(app, api, parts.keys, parts.verdicts, create, parts.usage)
     register_accounts(app, parts.accounts, parts.sign_in, parts.directory)
-    register_audit(app, api, parts.audit_log, parts.ledger)
+    register_audit(app, api, parts.audit_log, parts.ledger, parts.inquiries, parts.exports)
     trust_proxies(app, parts.settings.trusted_proxies)
     return app
 
@@ -49,7 +49,7 @@ def create_audit_web() -> Flask:
     parts = _parts_of_environment()
     app, api = _base(parts, home="audit.entries_page")
     register_accounts(app, parts.accounts, parts.sign_in, parts.directory)
-    register_audit(app, api, parts.audit_log, parts.ledger)
+    register_audit(app, api, parts.audit_log, parts.ledger, parts.inquiries, parts.exports)
     trust_proxies(app, parts.settings.trusted_proxies)
     return app
 

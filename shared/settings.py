@@ -33,6 +33,7 @@ class Settings:
 
     rate_limit: RateLimitItem | None = None  # of each caller, in each web process; None: none
     sign_in_limit: RateLimitItem | None = None  # of each account; None: none
+    audit_key_file: Path | None = None  # None: in the data directory
     trusted_proxies: int = 0  # in front, whose word on the visitor's address and on TLS is taken
 
     @classmethod
@@ -45,7 +46,8 @@ class Settings:
 
     @classmethod
     def _read(cls, env: Env) -> "Settings":
-        data_dir = Path(env.str("DATA_DIR", "") or "data").expanduser().absolute()
+        data_dir = _path(env.str("DATA_DIR", "") or "data")
+        key_file = env.str("AUDIT_KEY_FILE", "")
         redis_url = env.str("REDIS_URL", "") or None
         secret_key = env.str("SECRET_KEY", "") or None
         if redis_url and not secret_key:
@@ -60,6 +62,7 @@ class Settings:
             data_dir=data_dir,
             redis_url=redis_url,
             audit_database_url=env.str("AUDIT_DATABASE_URL", "") or None,
+            audit_key_file=_path(key_file) if key_file else None,
             host=env.str("HOST", "") or "127.0.0.1",
             port=env.int("PORT", 8000),
             secret_key=secret_key,
@@ -71,6 +74,10 @@ class Settings:
             trusted_proxies=env.int("TRUSTED_PROXIES", 0, validate=Range(min=0)),
             verifier_keys=env.int("VERIFIER_KEYS", 100_000, validate=Range(min=1)),
         )
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
 
 
 def _rate(setting: str, text: str) -> RateLimitItem | None:

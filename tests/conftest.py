@@ -1,8 +1,6 @@
 """What all tests share: real stores, and what a missing program means."""
 
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from redis import Redis
 
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
-from tests.real import need, served
+from tests.real import need, postgresql_cluster, served
 
 _DURABLE = ["--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no"]
 
@@ -48,33 +46,8 @@ def redis_url(short_tmp: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """A PostgreSQL cluster of our own, for the whole session: the directory of its socket."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    pg_ctl = Path(need(str(found[-1]) if found else shutil.which("pg_ctl"), "postgresql"))
-    # It refuses to run as root.
-    user = "postgres" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="kl-pg-", ignore_cleanup_errors=True) as directory:
-        if user:
-            shutil.chown(directory, user)
-        data = f"{directory}/data"
-
-        def run(program: str, *arguments: str) -> None:
-            command = [str(pg_ctl.with_name(program)), "-D", data, *arguments]
-            subprocess.run(command, user=user, cwd=directory, check=True, stdout=subprocess.DEVNULL)
-
-        run(
-            "initdb",
-            "--username=keyledger",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-            "--no-sync",
-        )
-        options = f"-k {directory} -c listen_addresses='' -c fsync=off -c max_connections=50"
-        run("pg_ctl", "--wait", f"--log={directory}/log", f"--options={options}", "start")
-        try:
-            yield directory
-        finally:
-            run("pg_ctl", "--wait", "--mode=immediate", "stop")
+    with postgresql_cluster() as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """Real programs for the tests: whether they are there, and waiting for what they do."""
 
+import hashlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +17,8 @@ from pathlib import Path
 from threading import Thread
 from unittest.mock import patch
 
+import psycopg
+import psycopg.sql
 import pytest
 import requests
 from redis import Redis, RedisError
@@ -71,6 +76,41 @@ def free_port() -> int:
         return port
 
 
+@contextmanager
+def postgresql_cluster() -> Iterator[str]:
+    """A PostgreSQL cluster of our own, while it is used: the directory of its socket."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    pg_ctl = Path(need(str(found[-1]) if found else shutil.which("pg_ctl"), "postgresql"))
+    # It refuses to run as root.
+    user = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="kl-pg-", ignore_cleanup_errors=True) as directory:
+        if user:
+            shutil.chown(directory, user)
+        data = f"{directory}/data"
+
+        def run(program: str, *arguments: str) -> None:
+            command = [str(pg_ctl.with_name(program)), "-D", data, *arguments]
+            subprocess.run(command, user=user, cwd=directory, check=True, stdout=subprocess.DEVNULL)
+
+        run(
+            "initdb",
+            "--username=keyledger",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        )
+        options = f"-k {directory} -c listen_addresses='' -c fsync=off -c max_connections=100"
+        run("pg_ctl", "--wait", f"--log={directory}/log", f"--options={options}", "start")
+        try:
+            yield directory
+        finally:
+            run("pg_ctl", "--wait", "--mode=immediate", "stop")
+
+
+# Names the directory of a PostgreSQL's socket, for the services of the tests to have their audit log there.
+AUDIT_SERVER = "TESTS_AUDIT_POSTGRESQL"
+
 KEYLEDGER = str(Path(sys.executable).with_name("keyledger"))
 
 
@@ -84,6 +124,7 @@ class Service:
         self.environment = _environment() | {
             "KEYLEDGER_DATA_DIR": str(data_dir),
             "KEYLEDGER_PORT": str(self.port),
+            **_audit_database(data_dir),
             **settings,
         }
         self.output = ""
@@ -188,6 +229,20 @@ class Service:
         with self._process.stdout as lines:
             for line in lines:
                 self.output += line
+
+
+def _audit_database(data_dir: Path) -> dict[str, str]:
+    """On PostgreSQL, where the tests are told so: a database of its own for each data directory."""
+    server = os.environ.get(AUDIT_SERVER)
+    if server is None:
+        return {}
+    name = f"of_{hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]}"
+    with (
+        psycopg.connect(f"postgresql://keyledger@/postgres?host={server}", autocommit=True) as admin,
+        suppress(psycopg.errors.DuplicateDatabase),
+    ):
+        admin.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+    return {"KEYLEDGER_AUDIT_DATABASE_URL": f"postgresql://keyledger@/{name}?host={server}"}
 
 
 def _environment() -> dict[str, str]:

@@ -180,6 +180,11 @@ def reading(visit: Visit) -> None:
     visit.shoot("keys-auditor")
     visit.key("busy")
     visit.shoot("key-auditor")
+    visit.go("/audit/lookup")
+    visit.page.get_by_label("The whole key, as it was found").fill(visit.scene.keys["plain"]["api_key"])
+    visit.press("Look up")
+    visit.page.wait_for_load_state()
+    visit.shoot("lookup-auditor")
     visit.go("/keys/new")
     visit.shoot("error-403")
 
@@ -313,6 +318,31 @@ def auditing(visit: Visit) -> None:
     visit.shoot("audit-no-match")
 
 
+def inquiring(visit: Visit) -> None:
+    """What the audit log is asked about keys."""
+    page, keys = visit.page, visit.scene.keys
+    born, off = (
+        event["position"]
+        for event in visit.scene.call("GET", f"/keys/{keys['busy']['id']}/history")["events"][:2]
+    )
+    visit.go(f"/audit/verdict?key_id={keys['busy']['id']}&at={born}&scopes=orders:read")
+    visit.shoot("verdict-yes")
+    visit.go(f"/audit/verdict?key_id={keys['busy']['id']}&at={off}")
+    visit.shoot("verdict-no")
+    visit.go(f"/audit/verdict?key_id={keys['busy']['id']}&at=1")
+    visit.shoot("verdict-not-yet-created")
+    visit.go("/audit/verdict?key_id=000000000000&at=nonsense")
+    visit.shoot("verdict-refused")
+    tokens = {name: keys[name]["api_key"] for name in ("busy", "revoked", "inactive", "long")}
+    tokens |= {"caller": visit.scene.bearer["Authorization"].split()[1], "refused": tokens["busy"][:-1]}
+    for name, token in tokens.items():
+        visit.go("/audit/lookup")
+        page.get_by_label("The whole key, as it was found").fill(token)
+        visit.press("Look up")
+        page.wait_for_load_state()
+        visit.shoot(f"lookup-{name}")
+
+
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Holds a process meanwhile."""
@@ -348,7 +378,15 @@ def every_page(visit: Visit) -> None:
         visit.shoot(f"page-{name}")
 
 
-STATES: tuple[Callable[[Visit], None], ...] = (listing, creating, repeating, looking, auditing, every_page)
+STATES: tuple[Callable[[Visit], None], ...] = (
+    listing,
+    creating,
+    repeating,
+    looking,
+    auditing,
+    inquiring,
+    every_page,
+)
 
 
 def shoot_all(scene: Scene, browser: Browser, folder: Path, options: Json) -> None:

@@ -1,34 +1,23 @@
-"""The audit log: a chain of entries in SQL that is only ever appended to."""
+"""The audit log: a chain of entries in SQL that is only ever appended to, and the checkpoints on it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-import msgspec
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    LargeBinary,
-    Row,
-    Text,
-    and_,
-    case,
-    collate,
-    false,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-)
-from sqlalchemy import cast as sql_cast
+from sqlalchemy import Connection, Row, Select, insert, select
 
-from services.audit.database import ENTRIES, Database
-from services.audit.entries import GENESIS, Entry, chain, column, key_name, record_of
-from shared.events import KeyCreated, Record
+from services.audit.database import CHECKPOINTS, ENTRIES, Database
+from services.audit.entries import GENESIS, Entry, chain, key_name, record_of, told
+from services.audit.terms import Wanted, term_of, terms_of, words_of_name, words_sought
+from shared.events import KeyCreated, KeyDetailsChanged, Record
 from shared.ledger import BEGINNING, Checkpoint, checkpoint_at
 
-_WALK_PAGE = 1000
+_WALK_PAGE = 1_000
+_FOUND_PAGE = 500
+_INDEX_PAGE = 5_000
+_KEYS_MOST = 100
+_NAMINGS_MOST = 1_000
+_NAMING = (term_of("type", KeyCreated.TYPE), term_of("type", KeyDetailsChanged.TYPE))
 _COLUMNS = [ENTRIES.c[name] for name in Entry._fields]
 
 
@@ -39,17 +28,26 @@ class GapError(Exception):
         super().__init__(f"the audit log needs the event at position {wanted} next, and was given {found}")
 
 
+class TooManyKeysError(Exception):
+    """A name was sought that too many keys had."""
+
+    def __init__(self) -> None:
+        super().__init__(f"More than {_KEYS_MOST} keys were called so. Type more of the name.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filters:
     """Which entries of a workspace; None takes all. Times are ms since 1970, `until` is not among them."""
 
     workspace: str
     key_id: str | None = None
+    name: str | None = None  # words of a name that the key ever had
     actor: str | None = None  # an id or a label, whole
     type: str | None = None
+    ip: str | None = None
     since: int | None = None
     until: int | None = None
-    q: str | None = None  # text in the record; of A-Z and a-z the case does not count
+    q: str | None = None  # words of what the event tells
 
 
 class Page(NamedTuple):
@@ -57,6 +55,13 @@ class Page(NamedTuple):
 
     entries: list[Entry]
     next_cursor: int | None
+
+
+class Numbered(NamedTuple):
+    """A checkpoint as it is kept: its sequence number, and the signed note."""
+
+    sequence: int
+    note: bytes
 
 
 class AuditLog:
@@ -84,50 +89,177 @@ class AuditLog:
             if new:
                 entries = chain(new, previous_hash)
                 connection.execute(insert(ENTRIES), [entry._asdict() for entry in entries])
-            return len(new)
+            is_behind = self._index_some(connection)
+        while is_behind:  # an index that is new, or was cleared
+            with self._database.writing() as connection:
+                is_behind = self._index_some(connection)
+        return len(new)
 
     def last(self) -> Checkpoint:
         """How far it got; the beginning, of an empty one."""
-        newest = select(*_COLUMNS).order_by(ENTRIES.c.position.desc()).limit(1)
+        entry = self.last_entry()
+        return _checkpoint(entry) if entry else BEGINNING
+
+    def last_entry(self) -> Entry | None:
+        """The newest entry."""
         with self._database.reading() as connection:
-            row = connection.execute(newest).first()
-        return _checkpoint(_entry(row)) if row else BEGINNING
+            return _last_entry(connection)
 
     def search(self, filters: Filters, limit: int, cursor: int | None = None) -> Page:
-        """The newest entries that match, before the cursor's position."""
-        conditions = [*_conditions(filters, self._database.dialect)]
-        if cursor is not None:
-            conditions.append(ENTRIES.c.position < cursor)
-        newest_first = select(*_COLUMNS).where(*conditions).order_by(ENTRIES.c.position.desc())
+        """The newest entries that match, before the cursor's position. Raises TooManyKeysError."""
         with self._database.reading() as connection:
-            rows = connection.execute(newest_first.limit(limit + 1)).all()
-        entries = [_entry(row) for row in rows[:limit]]
-        return Page(entries, entries[-1].position if len(rows) > limit else None)
+            found = self._find(connection, filters, limit + 1, before=cursor)
+            entries = _at(connection, found[:limit])[::-1]
+        return Page(entries, entries[-1].position if len(found) > limit else None)
 
-    def walk(self, until: int) -> Iterator[Entry]:
+    def positions(self, filters: Filters, limit: int) -> list[int]:
+        """Where the newest entries are that match, newest first. Raises TooManyKeysError."""
+        with self._database.reading() as connection:
+            return self._find(connection, filters, limit)
+
+    def ascending(self, filters: Filters) -> Iterator[Entry]:
+        """All entries that match, oldest first. Raises TooManyKeysError."""
+        after = 0
+        while True:
+            with self._database.reading() as connection:
+                found = self._find(connection, filters, _FOUND_PAGE, after=after, ascending=True)
+                entries = _at(connection, found)
+            if not entries:
+                return
+            yield from entries
+            after = entries[-1].position
+
+    def position_at(self, at: int) -> int:
+        """The first position at a time or after it; of a time to come, the next."""
+        with self._database.reading() as connection:
+            return _position_at(connection, at)
+
+    def times(self, positions: Iterable[int]) -> dict[int, int]:
+        """When entries were written, in ms, by their positions."""
+        times = select(ENTRIES.c.position, ENTRIES.c.at).where(ENTRIES.c.position.in_(set(positions)))
+        with self._database.reading() as connection:
+            return {row.position: row.at for row in connection.execute(times)}
+
+    def walk(self, until: int, after: int | None = None) -> Iterator[Entry]:
         """All entries in the order of their positions, which nothing is assumed of, up to one."""
-        after: int | None = None
-        while rows := self._following(after, until):
-            yield from map(_entry, rows)
-            after = rows[-1].position
+        page = select(*_COLUMNS).where(ENTRIES.c.position <= until).order_by(ENTRIES.c.position)
+        while entries := self._page(page if after is None else page.where(ENTRIES.c.position > after)):
+            yield from entries
+            after = entries[-1].position
 
     def key_names(self, workspace: str, key_ids: Iterable[str]) -> dict[str, str]:
-        """The names that keys of a workspace were created with."""
-        created = select(*_COLUMNS).where(
-            ENTRIES.c.workspace == workspace,
-            ENTRIES.c.key_id.in_(set(key_ids)),
-            ENTRIES.c.type == KeyCreated.TYPE,
-        )
+        """What keys of a workspace were called last, by their ids."""
+        keys = tuple(term_of("key", key_id) for key_id in sorted(set(key_ids)))
+        wanted: Wanted = ((term_of("workspace", workspace),), keys, _NAMING)
+        if not keys:
+            return {}
         with self._database.reading() as connection:
-            entries = [_entry(row) for row in connection.execute(created)]
-        return {str(entry.key_id): name for entry in entries if (name := key_name(entry))}
+            found = self._database.index.find_few(connection, wanted)
+            namings = _at(connection, found[-_NAMINGS_MOST:])
+        # Of the same key, the newest comes last and stands.
+        return {str(told(entry).key_id): name for entry in namings if (name := key_name(entry)) is not None}
 
-    def _following(self, after: int | None, until: int) -> Sequence[Row[*tuple[object, ...]]]:
-        page = select(*_COLUMNS).where(ENTRIES.c.position <= until).order_by(ENTRIES.c.position)
-        if after is not None:
-            page = page.where(ENTRIES.c.position > after)
+    def checkpoints(self) -> list[Numbered]:
+        """All checkpoints, by their numbers."""
+        ordered = select(CHECKPOINTS.c.sequence, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.sequence)
         with self._database.reading() as connection:
-            return connection.execute(page.limit(_WALK_PAGE)).all()
+            return [Numbered._make(row) for row in connection.execute(ordered)]
+
+    def last_checkpoint(self) -> Numbered | None:
+        """The newest checkpoint."""
+        with self._database.reading() as connection:
+            return _last_checkpoint(connection)
+
+    def add_checkpoint(self, make: Callable[[Entry | None, Numbered | None], bytes | None]) -> bytes | None:
+        """Adds the note that is made of the last entry and the last checkpoint, if one is, and gives it.
+
+        Nobody else writes meanwhile.
+        """
+        with self._database.writing() as connection:
+            last = _last_checkpoint(connection)
+            note = make(_last_entry(connection), last)
+            if note is not None:
+                sequence = last.sequence + 1 if last else 1
+                connection.execute(insert(CHECKPOINTS), {"sequence": sequence, "note": note})
+            return note
+
+    def reindex(self, progress: Callable[[int, int], None]) -> None:
+        """Makes anew what the filters search. `progress` is told how many entries are in, and of how many."""
+        with self._database.writing() as connection:
+            self._database.index.clear(connection)
+        is_behind = True
+        while is_behind:
+            with self._database.writing() as connection:
+                is_behind = self._index_some(connection)
+                progress(self._database.index.last(connection), _end(connection)[0])
+
+    def _index_some(self, connection: Connection) -> bool:
+        """Takes up entries that the index lacks; gives whether it may lack more."""
+        last = self._database.index.last(connection)
+        lacking = select(ENTRIES.c.position, ENTRIES.c.record).where(ENTRIES.c.position > last)
+        rows = connection.execute(lacking.order_by(ENTRIES.c.position).limit(_INDEX_PAGE)).all()
+        if rows:
+            self._database.index.add(connection, ((row.position, _terms(row.record)) for row in rows))
+        return len(rows) == _INDEX_PAGE
+
+    def _find(
+        self,
+        connection: Connection,
+        filters: Filters,
+        limit: int,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        ascending: bool = False,
+    ) -> list[int]:
+        """Where the first entries are that match, between two positions."""
+        # The ledger's times never go back, so a time is a position.
+        start = (
+            after + 1 if filters.since is None else max(after + 1, _position_at(connection, filters.since))
+        )
+        stop = _end(connection)[0] + 1 if before is None else before
+        if filters.until is not None:
+            stop = min(stop, _position_at(connection, filters.until))
+        wanted = (*_wanted(filters), *self._keys_called(connection, filters))
+        if start >= stop or () in wanted:
+            return []
+        find = self._database.index.find
+        return find(connection, wanted, range(start, stop), limit, ascending=ascending)
+
+    def _keys_called(self, connection: Connection, filters: Filters) -> Wanted:
+        """The keys of the workspace that ever had the name, if one is sought."""
+        if filters.name is None:
+            return ()
+        wanted: Wanted = ((term_of("workspace", filters.workspace),), *words_of_name(filters.name))
+        namings = self._newest(connection, wanted, _NAMINGS_MOST)
+        keys = {key_id for entry in namings if (key_id := told(entry).key_id)}
+        if len(keys) > _KEYS_MOST:
+            raise TooManyKeysError
+        return (tuple(term_of("key", key_id) for key_id in sorted(keys)),)
+
+    def _newest(self, connection: Connection, wanted: Wanted, limit: int) -> list[Entry]:
+        """The newest entries that have what is wanted, oldest of them first."""
+        if () in wanted:
+            return []
+        everywhere = range(1, _end(connection)[0] + 1)
+        return _at(connection, self._database.index.find(connection, wanted, everywhere, limit))
+
+    def _page(self, of: Select[*tuple[object, ...]]) -> list[Entry]:
+        with self._database.reading() as connection:
+            return [_entry(row) for row in connection.execute(of.limit(_WALK_PAGE))]
+
+
+def _wanted(filters: Filters) -> Wanted:
+    """The one place to add a filter."""
+    compared = {
+        "workspace": filters.workspace,
+        "key": filters.key_id,
+        "actor": filters.actor,
+        "type": filters.type,
+        "address": filters.ip,
+    }
+    wanted = tuple((term_of(kind, value),) for kind, value in compared.items() if value is not None)
+    return wanted if filters.q is None else (*wanted, *words_sought(filters.q))
 
 
 def _end(connection: Connection) -> tuple[int, bytes]:
@@ -136,49 +268,38 @@ def _end(connection: Connection) -> tuple[int, bytes]:
     return (row.position, row.entry_hash) if row else (0, GENESIS)
 
 
+def _last_entry(connection: Connection) -> Entry | None:
+    row = connection.execute(select(*_COLUMNS).order_by(ENTRIES.c.position.desc()).limit(1)).first()
+    return _entry(row) if row else None
+
+
+def _last_checkpoint(connection: Connection) -> Numbered | None:
+    newest = select(CHECKPOINTS.c.sequence, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.sequence.desc())
+    row = connection.execute(newest.limit(1)).first()
+    return Numbered(row.sequence, row.note) if row else None
+
+
+def _position_at(connection: Connection, at: int) -> int:
+    first = select(ENTRIES.c.position).where(ENTRIES.c.at >= at).order_by(ENTRIES.c.at, ENTRIES.c.position)
+    position = connection.execute(first.limit(1)).scalar()
+    return _end(connection)[0] + 1 if position is None else position
+
+
+def _at(connection: Connection, positions: Sequence[int]) -> list[Entry]:
+    """The entries at some positions, in order."""
+    entries = select(*_COLUMNS).where(ENTRIES.c.position.in_(positions)).order_by(ENTRIES.c.position)
+    return [_entry(row) for row in connection.execute(entries)]
+
+
+def _terms(sealed: object) -> set[str]:
+    record = record_of(sealed)
+    return terms_of(record) if record else set()
+
+
 def _entry(row: Row[*tuple[object, ...]]) -> Entry:
     return Entry._make(cast("Iterable[object]", row))
 
 
 def _checkpoint(entry: Entry) -> Checkpoint:
-    # The id is the record's, for a column holds an odd one in another form.
     record = record_of(entry.record)
     return Checkpoint(entry.position, checkpoint_at([record]).event_id if record else "")
-
-
-def _conditions(filters: Filters, dialect: str) -> Iterator[ColumnElement[bool]]:
-    """The one place to add a filter."""
-    entries = ENTRIES.c
-    yield entries.workspace == column(filters.workspace)
-    if filters.key_id is not None:
-        yield entries.key_id == column(filters.key_id)
-    if filters.actor is not None:
-        actor = column(filters.actor)
-        yield or_(entries.actor_id == actor, entries.actor_label == actor)
-    if filters.type is not None:
-        yield entries.type == column(filters.type)
-    # The ledger's times never go back, so a time is a position, and the walk along those needs no sorting.
-    if filters.since is not None:
-        first = (
-            select(entries.position).where(entries.at >= filters.since).order_by(entries.at, entries.position)
-        )
-        yield entries.position >= first.limit(1).scalar_subquery()
-    if filters.until is not None:
-        last = select(entries.position).where(entries.at < filters.until)
-        last = last.order_by(entries.at.desc(), entries.position.desc())
-        yield entries.position <= last.limit(1).scalar_subquery()
-    if filters.q is not None:
-        yield _contains(filters.q, dialect)
-
-
-def _contains(text: str, dialect: str) -> ColumnElement[bool]:
-    """Whether a record holds a text, as JSON writes it."""
-    # bytes.lower() and both databases here fold A-Z alone.
-    wanted = msgspec.json.encode(text)[1:-1].lower()
-    if dialect == "sqlite":
-        return func.instr(func.lower(sql_cast(ENTRIES.c.record, Text)), wanted.decode()) > 0
-    # LATIN1 reads a byte as a character, so it takes records that are not UTF-8; but nothing takes U+0000.
-    letters = func.lower(collate(func.convert_from(ENTRIES.c.record, "LATIN1"), "C"))
-    found = func.strpos(letters, wanted.decode("latin-1")) > 0
-    readable = func.position(literal(b"\x00", LargeBinary).op("IN")(ENTRIES.c.record)) == 0
-    return case((and_(readable), found), else_=false())

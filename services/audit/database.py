@@ -17,13 +17,15 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
-    Text,
     create_engine,
     event,
     make_url,
 )
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from services.audit.index import INDICES
+from services.audit.index import Index as TermsIndex
 
 _BUSY_S = 30  # how long a writer waits for those before it
 _RETRY_S = 0.01
@@ -46,57 +48,51 @@ ENTRIES = Table(
     _metadata,
     # SQLite gives out its own row ids only under this very name of the type.
     Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
-    Column("event_id", Text),
     Column("at", BigInteger, nullable=False),
-    Column("workspace", Text),
-    Column("subject", Text),
-    Column("key_id", Text),
-    Column("type", Text),
-    Column("actor_kind", Text),
-    Column("actor_id", Text),
-    Column("actor_label", Text),
-    Column("ip", Text),
-    Column("request_id", Text),
     Column("record", _Bytes, nullable=False),
     Column("previous_hash", _Bytes, nullable=False),
     Column("entry_hash", _Bytes, nullable=False),
-    # One a filter of the pages; the newest first page of each is a walk along its end.
-    Index("audit_entries_of_workspace", "workspace", "position"),
-    Index("audit_entries_of_key", "workspace", "key_id", "position"),
-    Index("audit_entries_of_type", "workspace", "type", "position"),
-    Index("audit_entries_of_actor_id", "workspace", "actor_id", "position"),
-    Index("audit_entries_of_actor_label", "workspace", "actor_label", "position"),
     Index("audit_entries_at", "at", "position"),
 )
 
+CHECKPOINTS = Table(
+    "audit_checkpoints",
+    _metadata,
+    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("note", _Bytes, nullable=False),
+)
+
+# Both tables are only ever appended to, each at the number after its last.
+_NUMBERED = {"audit_entries": "position", "audit_checkpoints": "sequence"}
+
 # An insert is looked at before its conflict is resolved, so INSERT OR REPLACE is refused here as well.
 _SQLITE_RULES = (
-    """CREATE TRIGGER IF NOT EXISTS audit_entries_no_update BEFORE UPDATE ON audit_entries
+    """CREATE TRIGGER IF NOT EXISTS {table}_no_update BEFORE UPDATE ON {table}
     BEGIN SELECT RAISE(ABORT, 'the audit log is only ever appended to'); END""",
-    """CREATE TRIGGER IF NOT EXISTS audit_entries_no_delete BEFORE DELETE ON audit_entries
+    """CREATE TRIGGER IF NOT EXISTS {table}_no_delete BEFORE DELETE ON {table}
     BEGIN SELECT RAISE(ABORT, 'the audit log is only ever appended to'); END""",
-    """CREATE TRIGGER IF NOT EXISTS audit_entries_only_next BEFORE INSERT ON audit_entries
-    WHEN NEW.position IS NOT (SELECT coalesce(max(position), 0) + 1 FROM audit_entries)
+    """CREATE TRIGGER IF NOT EXISTS {table}_only_next BEFORE INSERT ON {table}
+    WHEN NEW.{number} IS NOT (SELECT coalesce(max({number}), 0) + 1 FROM {table})
     BEGIN SELECT RAISE(ABORT, 'the audit log is only ever appended to'); END""",
 )
 
 # ALWAYS, for else a session could switch the triggers off for itself.
 _POSTGRESQL_RULES = (
-    """CREATE OR REPLACE FUNCTION audit_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    """CREATE OR REPLACE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'the audit log is only ever appended to'; END $$""",
-    """CREATE OR REPLACE FUNCTION audit_entries_only_next() RETURNS trigger LANGUAGE plpgsql AS $$
+    """CREATE OR REPLACE FUNCTION {table}_only_next() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-      IF NEW.position IS DISTINCT FROM (SELECT coalesce(max(position), 0) + 1 FROM audit_entries) THEN
+      IF NEW.{number} IS DISTINCT FROM (SELECT coalesce(max({number}), 0) + 1 FROM {table}) THEN
         RAISE EXCEPTION 'the audit log is only ever appended to';
       END IF;
       RETURN NEW;
     END $$""",
-    """CREATE OR REPLACE TRIGGER audit_entries_no_change BEFORE UPDATE OR DELETE OR TRUNCATE
-    ON audit_entries FOR EACH STATEMENT EXECUTE FUNCTION audit_entries_refuse()""",
-    """CREATE OR REPLACE TRIGGER audit_entries_only_next BEFORE INSERT
-    ON audit_entries FOR EACH ROW EXECUTE FUNCTION audit_entries_only_next()""",
-    "ALTER TABLE audit_entries ENABLE ALWAYS TRIGGER audit_entries_no_change",
-    "ALTER TABLE audit_entries ENABLE ALWAYS TRIGGER audit_entries_only_next",
+    """CREATE OR REPLACE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE
+    ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse()""",
+    """CREATE OR REPLACE TRIGGER {table}_only_next BEFORE INSERT
+    ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_only_next()""",
+    "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_no_change",
+    "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_only_next",
 )
 
 _RULES = {"sqlite": _SQLITE_RULES, "postgresql": _POSTGRESQL_RULES}
@@ -125,6 +121,11 @@ class Database:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
 
+    @property
+    def index(self) -> TermsIndex:
+        """By which entries are found."""
+        return INDICES[self.dialect]
+
     def close(self) -> None:
         """Closes the connections; another use opens new ones."""
         self._engine.dispose()
@@ -151,8 +152,10 @@ class Database:
         with self._errors(), self._engine.begin() as connection:
             self._lock(connection)
             _metadata.create_all(connection)
-            for rule in _RULES[self.dialect]:
-                connection.exec_driver_sql(rule)
+            self.index.set_up(connection)
+            for table, number in _NUMBERED.items():
+                for rule in _RULES[self.dialect]:
+                    connection.exec_driver_sql(rule.format(table=table, number=number))
         self._ready = True
 
     def _lock(self, connection: Connection) -> None:

@@ -1,8 +1,9 @@
 """What the audit log keeps of an event, and the chain that seals it. Pure.
 
-The chain: an entry's record is the RFC 8785 form of `{"at": …, "event": …, "position": …}`, with the event
-as the ledger stores it, and `entry_hash = SHA-256(previous_hash || record)`. The first entry follows
-GENESIS, the SHA-256 of GENESIS_PREIMAGE. Whoever has the records can compute every hash again.
+An entry is its record, and nothing beside: what is filtered, shown and exported is read from it. The record
+is the RFC 8785 form of `{"at": …, "event": …, "position": …}`, with the event as the ledger stores it, and
+`entry_hash = SHA-256(previous_hash || record)`. The first entry follows GENESIS, the SHA-256 of
+GENESIS_PREIMAGE. Whoever has the records can compute every hash again.
 """
 
 import hashlib
@@ -13,33 +14,45 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shared.descriptions import Description, describe
-from shared.events import KEY_SUBJECT, Event, KeyCreated, Record, UnreadableEventError, decode, name_of
+from shared.events import (
+    KEY_SUBJECT,
+    Event,
+    KeyCreated,
+    KeyDetailsChanged,
+    Record,
+    UnreadableEventError,
+    decode,
+)
 
 GENESIS_PREIMAGE = b"keyledger audit log, chain 1"
 GENESIS = hashlib.sha256(GENESIS_PREIMAGE).digest()
 
-_COLUMN_LENGTH = 300  # characters; an index takes no more, and the whole text is in the record
 _RECORD = re.compile(rb'\{"at":(-?[0-9]{1,19}),"event":(.*),"position":([0-9]{1,19})\}', re.DOTALL)
 
 
 class Entry(NamedTuple):
-    """An entry of the audit log. All but the hashes is told by the record; None is what it does not tell."""
+    """An entry of the audit log. Its position and time stand in the record too."""
 
     position: int
-    event_id: str | None
     at: int  # ms since 1970
+    record: bytes
+    previous_hash: bytes
+    entry_hash: bytes
+
+
+class Told(NamedTuple):
+    """What a record tells of its event, as far as it can be read."""
+
+    event_id: str | None
+    type: str | None
     workspace: str | None
     subject: str | None
     key_id: str | None
-    type: str | None
     actor_kind: str | None
     actor_id: str | None
     actor_label: str | None
     ip: str | None
     request_id: str | None
-    record: bytes
-    previous_hash: bytes
-    entry_hash: bytes
 
 
 def canonical(record: Record) -> bytes:
@@ -54,30 +67,10 @@ def record_of(sealed: object) -> Record | None:
 
 
 def entry_of(record: Record, previous_hash: bytes) -> Entry:
-    """The entry of an event, whatever event it is: one that cannot be read leaves its columns empty."""
+    """The entry of an event, whatever event it is."""
     sealed = canonical(record)
-    name = name_of(record)
-    stored = _object(record.body)
-    actor = _part(stored, "actor")
-    request = _part(stored, "request")
-    subject = column(name.subject)
-    return Entry(
-        position=record.position,
-        event_id=column(name.id),
-        at=record.at,
-        workspace=column(stored.get("workspace")),
-        subject=subject,
-        key_id=subject[len(KEY_SUBJECT) :] if subject and subject.startswith(KEY_SUBJECT) else None,
-        type=column(stored.get("type")),
-        actor_kind=column(actor.get("kind")),
-        actor_id=column(actor.get("id")),
-        actor_label=column(actor.get("label")),
-        ip=column(request.get("ip")),
-        request_id=column(request.get("id")),
-        record=sealed,
-        previous_hash=previous_hash,
-        entry_hash=hashlib.sha256(previous_hash + sealed).digest(),
-    )
+    digest = hashlib.sha256(previous_hash + sealed).digest()
+    return Entry(record.position, record.at, sealed, previous_hash, digest)
 
 
 def chain(records: Iterable[Record], previous_hash: bytes) -> Iterator[Entry]:
@@ -88,28 +81,62 @@ def chain(records: Iterable[Record], previous_hash: bytes) -> Iterator[Entry]:
         yield entry
 
 
-def column(value: object) -> str | None:
-    """A text as the columns hold it: PostgreSQL stores no U+0000, and an index no long text."""
-    return value[:_COLUMN_LENGTH].replace("\x00", "\ufffd") if isinstance(value, str) else None
+def told(entry: Entry) -> Told:
+    """What the entry tells of its event; nothing of one that is no JSON object."""
+    return told_by(stored_event(entry))
+
+
+def told_by(stored: dict[str, Any]) -> Told:
+    """The same of an event as it is stored."""
+    actor, request = _part(stored, "actor"), _part(stored, "request")
+    subject = _text(stored, "subject")
+    return Told(
+        event_id=_text(stored, "id"),
+        type=_text(stored, "type"),
+        workspace=_text(stored, "workspace"),
+        subject=subject,
+        key_id=subject[len(KEY_SUBJECT) :] if subject and subject.startswith(KEY_SUBJECT) else None,
+        actor_kind=_text(actor, "kind"),
+        actor_id=_text(actor, "id"),
+        actor_label=_text(actor, "label"),
+        ip=_text(request, "ip"),
+        request_id=_text(request, "id"),
+    )
 
 
 def stored_event(entry: Entry) -> dict[str, Any]:
     """The event as it is stored; nothing of one that is no JSON object."""
     record = record_of(entry.record)
-    return _object(record.body) if record else {}
+    return opened(record.body) if record else {}
+
+
+def opened(body: bytes) -> dict[str, Any]:
+    """The JSON object that the bytes of an event are; an empty one, if they are none."""
+    # Bytes that are not UTF-8 are a ValueError, endless nesting is a RecursionError.
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def key_name(entry: Entry) -> str | None:
     """The name that the entry gives to its key, if it does."""
     event = _event(entry)
-    return event.data.name if event and isinstance(event.data, KeyCreated) else None
+    match event and event.data:
+        case KeyCreated(name=name):
+            return name
+        case KeyDetailsChanged(after=details):
+            return details.name
+        case _:
+            return None
 
 
 def description_of(entry: Entry) -> Description:
     """What happened, in human words; of an event that this version does not know, its own name."""
     event = _event(entry)
     if event is None:
-        return Description(entry.type or "Unreadable event", ())
+        return Description(told(entry).type or "Unreadable event", ())
     return describe(event.data)
 
 
@@ -121,15 +148,11 @@ def _event(entry: Entry) -> Event | None:
         return None
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    # Bytes that are not UTF-8 are a ValueError, endless nesting is a RecursionError.
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _part(stored: dict[str, Any], name: str) -> dict[str, Any]:
     value = stored.get(name)
     return value if isinstance(value, dict) else {}
+
+
+def _text(stored: dict[str, Any], name: str) -> str | None:
+    value = stored.get(name)
+    return value if isinstance(value, str) else None

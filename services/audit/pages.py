@@ -7,7 +7,7 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
-from services.audit.entries import Entry, description_of
+from services.audit.entries import Entry, description_of, told
 from services.audit.schemas import PageQuerySchema, actor_of
 from services.audit.service import Audit
 from shared.events import EVENT_TYPES
@@ -70,18 +70,18 @@ def _page(typed: Mapping[str, str], entries: list[dict[str, Any]], **more: Any) 
 
 def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
     """An entry as the page shows it."""
-    description = description_of(entry)
+    description, event = description_of(entry), told(entry)
     return {
         "position": entry.position,
         "at": entry.at,
-        "type": entry.type or _UNKNOWN,
+        "type": event.type or _UNKNOWN,
         "title": description.title,
-        "actor": {name: value or _UNKNOWN for name, value in actor_of(entry).items()},
-        "key_id": entry.key_id,
-        "key_name": key_names.get(entry.key_id or ""),
-        "subject": entry.subject or _UNKNOWN,
-        "ip": entry.ip,
-        "request_id": entry.request_id,
+        "actor": {name: value or _UNKNOWN for name, value in actor_of(event).items()},
+        "key_id": event.key_id,
+        "key_name": key_names.get(event.key_id or ""),
+        "subject": event.subject or _UNKNOWN,
+        "ip": event.ip,
+        "request_id": event.request_id,
         "changes": [change._asdict() for change in description.changes],
         "entry_hash": entry.entry_hash.hex(),
     }

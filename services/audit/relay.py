@@ -1,6 +1,7 @@
 """The process that tells the audit worker of new events: ledger -> RQ job."""
 
 import time
+from collections.abc import Callable
 from threading import Event as Stop
 
 import structlog
@@ -9,12 +10,14 @@ from redis import RedisError
 from services.audit.audit_log import AuditLog
 from services.audit.database import AuditDatabaseError
 from services.audit.jobs import LedgerWentBackwardsError, Requests
+from services.audit.vouching import is_due
 from shared.ledger import Checkpoint, Ledger
 
 _WAIT_MS = 1000
 _LOOK_S = 1.0  # how often the audit log's end is compared with the ledger
 _LAG_S = 2.0  # how long an event may wait for its entry until a job is taken for lost
 _BREATH_S = 0.05  # events that come within it are one job's work
+_CHECKPOINT_S = 60.0  # how long a checkpoint that is due may take until it is asked for again
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 1.0  # so that an old copy of the store, come back, is told of within 2 s
 
@@ -22,20 +25,22 @@ _log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """Asks for a job when there are new events, and again when the audit log stays behind.
+    """Asks for a job when there are new events, when a checkpoint is due, and again when one is lost.
 
     It has no checkpoint but the audit log's own last position. `ledger` is on a connection that waits
     for answers longer than a blocking read takes.
     """
 
-    def __init__(self, ledger: Ledger, log: AuditLog, requests: Requests) -> None:
+    def __init__(self, ledger: Ledger, log: AuditLog, requests: Requests, now_ms: Callable[[], int]) -> None:
         self._ledger = ledger
         self._log = log
         self._requests = requests
+        self._now_ms = now_ms
         self._seen: int | None = None  # of events up to this position a job was told
         self._awaited = 0  # the audit log should soon have reached this position
         self._awaited_since = 0.0
         self._next_look = 0.0
+        self._next_checkpoint = 0.0
         self._backwards = False
 
     def run(self, stop: Stop) -> None:
@@ -68,7 +73,10 @@ class Relay:
         return self._requests.ask() or asked
 
     def _look(self) -> bool:
-        """Compares where the audit log ends with the ledger; asks again for a job that came to nothing."""
+        """Compares where the audit log ends with the ledger; asks for a job if one came to nothing.
+
+        A checkpoint that is due by time alone has no news that would bring a job.
+        """
         last, head = self._log.last(), self._ledger.head()
         self._alarm(last)
         # A reader that is ahead of the ledger would wait for ever.
@@ -77,10 +85,19 @@ class Relay:
         self._next_look = now + _LOOK_S
         if last.position >= self._awaited:
             self._awaited, self._awaited_since = head.position, now
-            return False
+            return self._ask_for_checkpoint(last.position)
         if self._backwards or now - self._awaited_since < _LAG_S:
             return False
         self._awaited_since = now
+        return self._requests.ask()
+
+    def _ask_for_checkpoint(self, position: int) -> bool:
+        now = time.monotonic()
+        if self._backwards or now < self._next_checkpoint:
+            return False
+        if not is_due(self._log, position, self._now_ms()):
+            return False
+        self._next_checkpoint = now + _CHECKPOINT_S
         return self._requests.ask()
 
     def _alarm(self, last: Checkpoint) -> None:

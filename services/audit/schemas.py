@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, pre_dump, pre_load, validate
 
-from services.audit.entries import Entry, description_of, stored_event
+from services.audit.entries import Entry, Told, description_of, stored_event, told
 from shared.descriptions import Change
 from shared.schemas import (
     ActorSchema,
@@ -98,12 +98,14 @@ class EntrySchema(AnswerSchema):
 
     @pre_dump
     def _unfold(self, entry: Entry, **_: Any) -> dict[str, Any]:
-        description, stored = description_of(entry), stored_event(entry)
+        description, stored, event = description_of(entry), stored_event(entry), told(entry)
         request = stored.get("request")
-        return entry._asdict() | {
+        return event._asdict() | {
+            "position": entry.position,
+            "at": entry.at,
             "title": description.title,
             "changes": [_with_times(change) for change in description.changes],
-            "actor": actor_of(entry),
+            "actor": actor_of(event),
             "request": request if isinstance(request, dict) else {},
             "data": stored.get("data"),
             "entry_hash": entry.entry_hash.hex(),
@@ -118,9 +120,9 @@ class EntriesSchema(AnswerSchema):
     next_cursor = next_cursor()
 
 
-def actor_of(entry: Entry) -> dict[str, str | None]:
+def actor_of(event: Told) -> dict[str, str | None]:
     """Who did it, as far as the event tells."""
-    return {"kind": entry.actor_kind, "id": entry.actor_id, "label": entry.actor_label}
+    return {"kind": event.actor_kind, "id": event.actor_id, "label": event.actor_label}
 
 
 def _with_times(change: Change) -> dict[str, Any]:

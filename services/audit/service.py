@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.audit.audit_log import AuditLog, Filters, Page
-from services.audit.entries import Entry
+from services.audit.entries import Entry, told
 from shared.identity import AUDIT_READ, Principal, authorize
 from shared.ledger import Ledger
 
@@ -28,7 +28,8 @@ class Audit:
     def key_names(self, principal: Principal, entries: Iterable[Entry]) -> dict[str, str]:
         """What the keys of the entries are called. Raises ForbiddenError, AuditDatabaseError."""
         authorize(principal, AUDIT_READ)
-        return self.log.key_names(principal.workspace, {entry.key_id for entry in entries if entry.key_id})
+        keys = {key_id for entry in entries if (key_id := told(entry).key_id)}
+        return self.log.key_names(principal.workspace, keys)
 
     def lag(self) -> int:
         """How many events are still to be appended. Raises AuditDatabaseError, redis.RedisError."""

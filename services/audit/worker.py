@@ -18,6 +18,8 @@ from rq.worker_registration import clean_worker_registry
 
 from services.audit.audit_log import AuditLog
 from services.audit.jobs import QUEUE, CatchUpJob, RefusedJobError, Requests, catch_up, job_class
+from services.audit.signing import SigningError
+from services.audit.vouching import Notary
 from shared.ledger import Ledger
 
 _WORKER_TTL_S = 30
@@ -28,7 +30,7 @@ _STRAYS = 100  # ids that RQ took from the queue and may forget, if their worker
 _log = structlog.get_logger(__name__)
 
 
-def run_worker(store: Redis, log: AuditLog, ledger: Ledger) -> None:
+def run_worker(store: Redis, log: AuditLog, ledger: Ledger, notary: Notary) -> None:
     """Does the audit log's jobs until SIGTERM or SIGINT, in the main thread; waits for a store that is away.
 
     `store` is a client of its own, for RQ makes its answers take as long as its blocking reads.
@@ -38,6 +40,7 @@ def run_worker(store: Redis, log: AuditLog, ledger: Ledger) -> None:
     def work() -> None:
         if catch_up(log, ledger):
             requests.ask()
+        notary.vouch_if_due()
 
     stop = Stop()
     # From its first worker on, a signal that finds no job at work raises StopRequested.
@@ -124,6 +127,8 @@ class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ is not looked into 
         """Says in one line why a job failed."""
         if isinstance(error, RefusedJobError):
             _log.warning("refused a job", job=job.id, reason=str(error))
+        elif isinstance(error, SigningError):
+            _log.error("no checkpoint of the audit log was made", reason=str(error))
         else:
             _log.error("the audit log could not catch up", reason=str(error) or repr(error))
 

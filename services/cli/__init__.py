@@ -9,6 +9,8 @@ from redis import RedisError
 from services.accounts.commands import NoSuchAccountError
 from services.accounts.domain import AccountExistsError, InvalidFieldError, OwnAccountError
 from services.audit.database import AuditDatabaseError
+from services.audit.export import ExportError
+from services.audit.signing import SigningError
 from services.cli.accounts import account
 from services.cli.audit import audit
 from services.cli.keys import key
@@ -32,6 +34,7 @@ _TOLD = (
     AccountExistsError,
     AddressError,
     AuditDatabaseError,
+    ExportError,
     InvalidFieldError,
     MovingError,
     NoSuchAccountError,
@@ -40,6 +43,7 @@ _TOLD = (
     RebuildError,
     RefusedError,
     SettingsError,
+    SigningError,
     StoreError,
 )
 

@@ -1,17 +1,45 @@
-"""The audit log's processes, and its check."""
+"""The audit log's processes, its checkpoints, its export, and the check of both."""
 
 import sys
+from pathlib import Path
+from typing import BinaryIO
 
 import click
 
+from services.audit.export import WHOLE
+from services.audit.exporting import Format
+from services.audit.findings import Findings
+from services.audit.integrity import Result, Trust, as_fact
 from services.audit.integrity import check as check_audit_log
+from services.audit.notes import PublicKey, PublicKeyError
+from services.audit.proof import Proof, prove
 from services.audit.worker import run_worker
-from services.cli.terminal import opened_parts, progress, serve_pages, stop_on_signal
+from services.cli.terminal import (
+    opened_parts,
+    operator,
+    progress,
+    request,
+    serve_pages,
+    stop_on_signal,
+)
+from services.composition import Parts
+from services.moving import MovingError, output
+from services.up import DEFAULT_WORKSPACE
+from shared.events import AUDIT_SUBJECT
+from shared.settings import Settings
+from shared.timestamps import rfc3339
+
+
+def _public_key(_context: click.Context, _parameter: click.Parameter, text: str | None) -> PublicKey | None:
+    try:
+        return PublicKey.of_text(text) if text is not None else None
+    except PublicKeyError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.group()
 def audit() -> None:
-    """The audit log's processes, and its check."""
+    """The audit log's processes, its checkpoints, its export, and the check of both."""
 
 
 @audit.command("relay")
@@ -25,24 +53,111 @@ def audit_relay() -> None:
 def audit_worker() -> None:
     """Write the audit log."""
     with opened_parts() as parts:
-        run_worker(parts.waiting_store, parts.audit_log, parts.ledger)
-
-
-@audit.command("check")
-def audit_check() -> None:
-    """Go through the audit log: its chain, its entries, and the ledger's events beside them."""
-    with opened_parts() as parts, progress("checking") as advance:
-        found = check_audit_log(parts.audit_log, parts.ledger, advance)
-    click.echo(f"{found.entries} entries, {found.behind} events not yet in the log")
-    for finding in found.findings:
-        click.echo(
-            f"{finding.kind} ({found.counts[finding.kind]}), first at {finding.position}: {finding.detail}"
-        )
-    click.echo("the audit log is sound" if found.ok else "THE AUDIT LOG IS NOT SOUND")
-    sys.exit(0 if found.ok else 1)
+        run_worker(parts.waiting_store, parts.audit_log, parts.ledger, parts.notary)
 
 
 @audit.command("web")
 def audit_web() -> None:
     """Serve the audit pages and calls alone."""
     serve_pages("create_audit_web")
+
+
+@audit.command("public-key")
+def audit_public_key() -> None:
+    """Print the key that proves who signed. Note it down in a place that nobody here can write to."""
+    click.echo(_parts_without_store().signer.public_key)
+
+
+@audit.command("checkpoint")
+def audit_checkpoint() -> None:
+    """Sign that the audit log is what it is now, and print that."""
+    note = _parts_without_store().notary.vouch()
+    click.echo(note.decode() if note else "The audit log is empty.", nl=note is None)
+
+
+@audit.command("export")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON lines prove themselves; CSV is for spreadsheets.",
+)
+def audit_export(file: Path, form: Format) -> None:
+    """Write the whole audit log, of all workspaces, to FILE; `check --file` proves it."""
+    with opened_parts() as parts, progress("exporting") as advance:
+        export = parts.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
+        try:
+            with output(file) as lines:
+                lines.writelines(export.lines)
+        except BrokenPipeError:
+            raise  # whoever read it wants no more
+        except OSError as error:
+            raise MovingError(f"{file} cannot be written: {error.strerror}.") from error
+    click.echo(f"Exported the audit log up to position {export.position:,}.", err=True)
+
+
+@audit.command("check")
+@click.option("--file", type=click.File("rb"), help="Check an export instead. It needs nothing else.")
+@click.option(
+    "--public-key",
+    callback=_public_key,
+    metavar="VKEY",
+    help="Who must have signed, as `keyledger audit public-key` once printed it.",
+)
+def audit_check(file: BinaryIO | None, public_key: PublicKey | None) -> None:
+    """Go through the audit log: its chain, its checkpoints, and the ledger's events beside them."""
+    if file is not None:
+        if public_key is None:
+            raise click.UsageError(
+                "An export is checked against a key: give it by --public-key. "
+                "`keyledger audit public-key` prints it where the audit log is kept."
+            )
+        found: Findings = _check_file(file, public_key)
+    else:
+        with opened_parts() as parts:
+            found = _check_log(parts, public_key)
+    for finding in found.findings:
+        count = found.counts[finding.kind]
+        click.echo(f"{finding.kind} ({count}), first at {finding.position}: {finding.detail}")
+    what = "the audit log" if file is None else "the export"
+    click.echo(f"{what} is sound" if found.ok else f"{what} is not sound".upper())
+    sys.exit(0 if found.ok else 1)
+
+
+def _parts_without_store() -> Parts:
+    return Parts(Settings.from_environment(), store_url="")
+
+
+def _check_log(parts: Parts, public_key: PublicKey | None) -> Result:
+    trust = Trust(public_key or parts.signer.public_key, parts.signer.anchor())
+    with progress("checking") as advance:
+        found = check_audit_log(parts.audit_log, parts.ledger, trust, advance)
+    click.echo(
+        f"{found.entries} entries, {found.checkpoints} checkpoints, {found.behind} events not yet in the log"
+    )
+    if found.ledger_position < found.log_position:
+        click.echo("The ledger ends before the log, so that this was checked is not written to it.")
+        return found
+    actor = operator(DEFAULT_WORKSPACE)
+    parts.journal.tell(
+        as_fact(found),
+        subject=f"{AUDIT_SUBJECT}checks",
+        workspace=actor.workspace,
+        actor=actor.actor,
+        request=request(),
+    )
+    return found
+
+
+def _check_file(file: BinaryIO, public_key: PublicKey) -> Proof:
+    proof = prove(file, public_key)
+    click.echo(
+        f"{proof.entries} entries up to position {proof.last_position}, {proof.checkpoints} checkpoints"
+    )
+    if proof.trailer:
+        scope = "the whole log" if proof.trailer.scope == WHOLE else proof.trailer.scope
+        click.echo(f"signed at {rfc3339(proof.trailer.time)} as an export of {scope}")
+    return proof

@@ -7,7 +7,7 @@ from flask import Response
 from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError, fold
 from services.keys.create_call import commanded, shown_once
 from services.keys.domain import ChangeKey, Key, RefusedError
-from services.keys.moments import Moment, MomentError, NotYetCreatedError
+from services.keys.moments import NotYetCreatedError
 from services.keys.schemas import (
     HistoryQuerySchema,
     HistorySchema,
@@ -24,6 +24,7 @@ from services.keys.schemas import (
 )
 from services.keys.service import Keys
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
+from shared.moments import Moment, MomentError
 from shared.schemas import IdempotencySchema, IfMatchSchema, PositionHeaderSchema
 from shared.timestamps import rfc3339
 from shared.web.access import attached, bearer, idempotency, origin

@@ -7,11 +7,12 @@ from services.keys import api, pages, verify_api
 from services.keys.commands import NoSuchKeyError, StaleVersionError
 from services.keys.create_call import CreateCall
 from services.keys.domain import RefusedError
-from services.keys.moments import MomentError, NotYetCreatedError
+from services.keys.moments import NotYetCreatedError
 from services.keys.service import Keys
 from services.keys.usage import Usage
 from services.keys.verification import BehindError
 from services.keys.verify_calls import ScopesLackingError, VerdictCalls
+from shared.moments import MomentError
 from shared.web.access import attach
 from shared.web.app import JsonApi, add_lane, attach_calls
 from shared.web.lane import Call

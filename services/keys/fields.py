@@ -8,8 +8,8 @@ from typing import Any
 from marshmallow import ValidationError, fields, validate
 
 from services.keys.cursors import CursorError, parse_cursor
-from services.keys.moments import Moment, MomentError, parse_moment
 from shared.identity import OWN_PREFIX, SCOPES
+from shared.moments import Moment, MomentError, parse_moment
 from shared.schemas import Timestamp, about
 from shared.tokens import holds_key
 

@@ -2,31 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
 
 from shared.events import Event
-from shared.timestamps import parse_rfc3339
-
-_POSITION_DIGITS = 15  # more than any ledger needs, and still an integer wherever it is read
-
-
-class Time(NamedTuple):
-    """A moment by the clock, in ms since 1970. What happened in that very ms has happened."""
-
-    at: int
-
-
-class Position(NamedTuple):
-    """A moment by the ledger: right after the event there, whatever that is about."""
-
-    position: int
-
-
-Moment: TypeAlias = Time | Position
-
-
-class MomentError(ValueError):
-    """No moment to look at; the message tells the caller who named it what it may be."""
+from shared.moments import Moment, Position, Time
 
 
 class NotYetCreatedError(Exception):
@@ -59,16 +37,6 @@ class Past:
     def step_on(self) -> Event | None:
         """What was to happen next."""
         return self.after[0] if self.after else None
-
-
-def parse_moment(text: str) -> Moment:
-    """A time, or a position in digits. Raises MomentError, which says what is wanted."""
-    if text.isascii() and text.isdecimal() and 0 < int(text[: _POSITION_DIGITS + 1]) < 10**_POSITION_DIGITS:
-        return Position(int(text))
-    try:
-        return Time(parse_rfc3339(text))
-    except ValueError as error:
-        raise MomentError(f"{error} Or a position of the ledger, like 17.") from error
 
 
 def past(history: Sequence[Event], moment: Moment, at: int) -> Past:

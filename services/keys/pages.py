@@ -16,7 +16,7 @@ from services.keys.domain import Key
 from services.keys.forms import read, rules, texts_of, typed_in, utc
 from services.keys.key_material import MalformedKeyError, parse
 from services.keys.list_page import chosen, listed, place_of
-from services.keys.moments import MomentError, NotYetCreatedError, parse_moment
+from services.keys.moments import NotYetCreatedError
 from services.keys.schemas import (
     KeyChangeSchema,
     NewKeySchema,
@@ -29,6 +29,7 @@ from shared.descriptions import describe
 from shared.events import Event
 from shared.identity import KEYS_READ, KEYS_WRITE, ForbiddenError, Principal
 from shared.ledger import Idempotency, IdempotencyConflictError
+from shared.moments import MomentError, parse_moment
 from shared.schemas import field_errors
 from shared.timestamps import date_utc
 from shared.tokens import resembles_key

@@ -7,9 +7,10 @@ from services.keys.commands import KeyCommands, NoSuchKeyError
 from services.keys.criteria import ALL, Criteria
 from services.keys.domain import Key
 from services.keys.listing import Page
-from services.keys.moments import Moment, MomentError, Past, Position, past
+from services.keys.moments import Past, past
 from services.keys.views import Views
 from shared.identity import KEYS_READ, Principal, authorize, visible
+from shared.moments import Moment, MomentError, Position
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,13 @@ class Keys:
         Raises ForbiddenError, NoSuchKeyError, NotYetCreatedError; MomentError, if the moment is yet to come.
         """
         history = self.commands.history(principal, key_id)
-        return past(history, moment, self._time_of(moment, history[-1].at))
+        return past(history, moment, self.time_of(moment, history[-1].at))
 
-    def _time_of(self, moment: Moment, latest: int) -> int:
-        """When the moment was, in ms. What has an event has been, though the store's clock may be ahead."""
+    def time_of(self, moment: Moment, latest: int) -> int:
+        """When the moment was, in ms. What has an event has been, though the store's clock may be ahead.
+
+        `latest` is the time of the last event that is known. Raises MomentError, if it is yet to come.
+        """
         if isinstance(moment, Position):
             ledger = self.commands.ledger
             there = ledger.read(moment.position - 1, 1)

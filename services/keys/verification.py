@@ -116,7 +116,7 @@ class Verifier:
         until = _good_until(token, key)
         if until is None or (workspace is not None and key.workspace != workspace):
             return Verdict(_why_not_found(token), position)
-        return Verdict(_standing_at(key, now, until, scopes), max(position, key.position), key)
+        return Verdict(code_at(key, now, until, scopes), max(position, key.position), key)
 
     def _told(self, verdict: Verdict) -> Verdict:
         if verdict.key is not None:
@@ -130,15 +130,24 @@ def _good_until(token: str, key: Standing) -> float | None:
         digest = hashlib.sha256(token.encode()).digest()
     except UnicodeEncodeError:
         return None
-    end = _NEVER if key.expires_at is None else key.expires_at
     if hmac.compare_digest(digest, key.digest):
-        return end
+        return end_of(key)
     if key.previous_digest is not None and hmac.compare_digest(digest, key.previous_digest):
-        return min(end, key.previous_expires_at)
+        return end_of_grace(key)
     return None
 
 
 _NEVER = float("inf")
+
+
+def end_of(key: Standing) -> float:
+    """When the time of the key and its present secret is over, in ms."""
+    return _NEVER if key.expires_at is None else key.expires_at
+
+
+def end_of_grace(key: Standing) -> float:
+    """When that of the secret before the last rotation is over; 0, if there is none."""
+    return min(end_of(key), key.previous_expires_at)
 
 
 def _why_not_found(token: str) -> Code:
@@ -149,7 +158,8 @@ def _why_not_found(token: str) -> Code:
     return "NOT_FOUND"
 
 
-def _standing_at(key: Standing, now: int, until: float, scopes: Sequence[str]) -> Code:
+def code_at(key: Standing, now: int, until: float, scopes: Sequence[str]) -> Code:
+    """What is so of a known key at a time in ms, if the time of the secret in question is over at `until`."""
     if key.revoked:
         return "REVOKED"
     if not key.enabled:

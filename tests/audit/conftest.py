@@ -1,13 +1,17 @@
 """A database of each kind for the audit log, empty for each test."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from services.audit.audit_log import AuditLog
+from services.audit.signing import Signer
+from services.audit.vouching import Notary
 from shared.ledger import Ledger
+from tests.audit.histories import AT
 from tests.audit.tampering import Tampered
 
 
@@ -56,6 +60,25 @@ def tampered(database_url: str) -> Iterator[Tampered]:
     way = Tampered(database_url)
     yield way
     way.close()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """Where the key that signs is, or will be."""
+    return tmp_path / "audit_key.pem"
+
+
+@pytest.fixture
+def signer(key_file: Path) -> Signer:
+    """What signs for the audit log."""
+    return Signer(key_file)
+
+
+@pytest.fixture
+def notary(log: AuditLog, signer: Signer) -> Notary:
+    """What adds checkpoints to `log`; a minute goes by from one time that it tells to the next."""
+    minutes = count()
+    return Notary(log, signer, lambda: AT + next(minutes) * 60_000)
 
 
 @pytest.fixture

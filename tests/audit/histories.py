@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 
 from services.audit.audit_log import AuditLog
-from services.audit.integrity import check
+from services.audit.entries import GENESIS, chain
 from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
 from shared.ledger import Ledger
 
@@ -78,5 +78,5 @@ def grow(ledger: Ledger, events: int, subject: str = "key:1", facts: Sequence[Fa
 
 def in_step(log: AuditLog, ledger: Ledger) -> bool:
     """Whether the log has each event of the ledger once, in order."""
-    result = check(log, ledger, lambda *_: None)
-    return result.ok and result.behind == 0
+    head = ledger.head().position
+    return list(log.walk(2**62)) == list(chain(ledger.read(0, head), GENESIS))

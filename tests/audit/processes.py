@@ -5,32 +5,41 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Event
 
 from services.audit.audit_log import AuditLog
 from services.audit.jobs import Requests
 from services.audit.relay import Relay
+from services.audit.signing import Signer
+from services.audit.vouching import Notary
 from services.audit.worker import run_worker
+from services.composition import now_ms
 from shared.connections import connect
 from shared.ledger import Ledger
 
 
-def work(store_url: str, database_url: str) -> None:
+def work(store_url: str, database_url: str, key_file: Path) -> None:
     """`keyledger audit worker`."""
-    run_worker(connect(store_url, timeout=30), AuditLog(database_url), Ledger(connect(store_url)))
+    log = AuditLog(database_url)
+    notary = Notary(log, Signer(key_file), now_ms)
+    run_worker(connect(store_url, timeout=30), log, Ledger(connect(store_url)), notary)
 
 
-def relay(store_url: str, database_url: str) -> None:
+def relay(store_url: str, database_url: str, _: Path) -> None:
     """`keyledger audit relay`."""
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     ledger, requests = Ledger(connect(store_url, timeout=5)), Requests(connect(store_url))
-    Relay(ledger, AuditLog(database_url), requests).run(stop)
+    Relay(ledger, AuditLog(database_url), requests, now_ms).run(stop)
 
 
-def started(target: Callable[[str, str], None], store_url: str, database_url: str) -> BaseProcess:
+def started(
+    target: Callable[[str, str, Path], None], store_url: str, database_url: str, key_file: Path
+) -> BaseProcess:
     """A process of its own."""
-    process = multiprocessing.get_context("spawn").Process(target=target, args=(store_url, database_url))
+    arguments = (store_url, database_url, key_file)
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     return process
 
@@ -46,9 +55,11 @@ def ended(process: BaseProcess) -> int | None:
 
 
 @contextmanager
-def running(target: Callable[[str, str], None], store_url: str, database_url: str) -> Iterator[BaseProcess]:
+def running(
+    target: Callable[[str, str, Path], None], store_url: str, database_url: str, key_file: Path
+) -> Iterator[BaseProcess]:
     """A process for a while; it ends in order."""
-    process = started(target, store_url, database_url)
+    process = started(target, store_url, database_url, key_file)
     try:
         yield process
     finally:

@@ -6,6 +6,8 @@ from sqlalchemy import create_engine, make_url, text
 
 from services.audit.entries import Entry
 
+_TABLES = ("audit_entries", "audit_checkpoints")
+
 
 def copied(source: int, position: int | str) -> str:
     """What gives an entry another position."""
@@ -39,13 +41,18 @@ class Tampered:
         """Inserts an entry a second time, at another position."""
         self.run(f"INSERT INTO audit_entries {copied(source, position)}")
 
+    def overwrite(self, entry: Entry) -> None:
+        """Puts an entry in the place of another."""
+        columns = ", ".join(f"{name} = :{name}" for name in Entry._fields[1:])
+        self.change(entry.position, columns, **entry._asdict())
+
     def disarm(self) -> None:
         """Takes the database's own rules away."""
         if self.dialect == "sqlite":
-            names = ("audit_entries_no_update", "audit_entries_no_delete", "audit_entries_only_next")
-            self.run(*(f"DROP TRIGGER {name}" for name in names))
+            rules = ("no_update", "no_delete", "only_next")
+            self.run(*(f"DROP TRIGGER {table}_{rule}" for table in _TABLES for rule in rules))
         else:
-            self.run("ALTER TABLE audit_entries DISABLE TRIGGER ALL")
+            self.run(*(f"ALTER TABLE {table} DISABLE TRIGGER ALL" for table in _TABLES))
 
     def close(self) -> None:
         """Closes the connections."""

@@ -212,7 +212,7 @@ def scene(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         grow(ledger, 10)
         forge(found)
         disturb(found)
-        with running(work, valkey_url, database_url) as worker:
+        with running(work, valkey_url, database_url, directory / "audit_key.pem") as worker:
             until(lambda: store.llen(f"rq:queue:{QUEUE}") == 0, 20, "the end of the queue")
             grow(ledger, 10)
             Requests(store).ask()

@@ -6,13 +6,15 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from services.audit.audit_log import AuditLog, Filters, GapError
+from services.audit.audit_log import AuditLog, Filters, GapError, TooManyKeysError
 from services.audit.database import AuditDatabaseError
 from services.audit.entries import GENESIS, chain
-from shared.events import AccountAdded, Actor, Record, Request
+from services.audit.terms import term_of
+from shared.events import AccountAdded, Actor, KeyDetails, KeyDetailsChanged, Record, Request
 from shared.ledger import BEGINNING, Checkpoint
 from tests.audit.histories import AT, created, record, records
 from tests.audit.tampering import Tampered, copied
@@ -60,9 +62,7 @@ def test_what_cannot_be_read_does_not_stop_the_log(log: AuditLog) -> None:
     odd.append(record(4, actor=Actor(kind="key", id="\x00", label=label)))
     assert log.append(odd) == 4
     assert list(log.walk(4)) == list(chain(odd, GENESIS))
-    assert [entry.position for entry in log.search(Filters(workspace="default", actor=label), 9).entries] == [
-        4
-    ]
+    assert log.positions(Filters(workspace="default", actor=label), 9) == [4]
 
 
 def test_ten_threads_append_the_same_events_at_once(database_url: str) -> None:
@@ -125,7 +125,7 @@ def refused(log: AuditLog, tampered: Tampered, *statements: str) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE audit_entries SET actor_label = 'somebody else' WHERE position = 2",
+        "UPDATE audit_entries SET at = 7 WHERE position = 2",
         "UPDATE audit_entries SET position = 9 WHERE position = 3",
         "DELETE FROM audit_entries WHERE position = 3",
         "DELETE FROM audit_entries",
@@ -135,7 +135,7 @@ def refused(log: AuditLog, tampered: Tampered, *statements: str) -> None:
         f"INSERT INTO audit_entries {copied(2, -1)}",
         f"INSERT INTO audit_entries {copied(2, 'NULL')}",
         f"INSERT INTO audit_entries {copied(2, 2)} ON CONFLICT DO NOTHING",
-        f"INSERT INTO audit_entries {copied(2, 2)} ON CONFLICT (position) DO UPDATE SET actor_label = 'x'",
+        f"INSERT INTO audit_entries {copied(2, 2)} ON CONFLICT (position) DO UPDATE SET at = 7",
     ],
 )
 def test_the_database_itself_refuses_to_change_what_was_written(
@@ -152,7 +152,7 @@ def test_the_database_itself_refuses_to_change_what_was_written(
         f"INSERT OR IGNORE INTO audit_entries {copied(2, 2)}",
         f"REPLACE INTO audit_entries {copied(2, 3)}",
         "UPDATE OR REPLACE audit_entries SET position = 2 WHERE position = 3",
-        "UPDATE OR IGNORE audit_entries SET ip = 'x'",
+        "UPDATE OR IGNORE audit_entries SET at = 7",
     ],
 )
 def test_sqlite_refuses_its_own_ways_to_overwrite(log: AuditLog, tampered: Tampered, statement: str) -> None:
@@ -239,11 +239,24 @@ def varied(log: AuditLog) -> AuditLog:
         ({"q": "Müller"}, [2]),
         ({"q": "MüLLER"}, [2]),
         ({"q": 'a "quoted"\nname'}, [3]),
+        ({"q": "söhne MÜLLER"}, [2]),
+        ({"q": "Müll"}, []),
         ({"q": "2001:DB8::7"}, [6]),
-        ({"q": "101"}, []),
-        ({"q": "100%"}, []),
-        ({"q": "Bob_s"}, []),
+        ({"q": "quoted ann"}, []),
+        ({"q": "key=1"}, [4, 3, 2]),
+        ({"q": '" OR "müller'}, []),
+        ({"q": "%"}, []),
         ({"q": "x\x00"}, []),
+        ({"q": "ab" * 32}, []),
+        ({"q": "x" * 5_000}, []),
+        ({"ip": "2001:db8::7"}, [6]),
+        ({"ip": "2001:db8::"}, []),
+        ({"name": "müller"}, [4, 2]),
+        ({"name": "MÜLLER söhne", "type": "KeyToggled"}, [4]),
+        ({"name": "ann"}, []),
+        ({"name": "&"}, []),
+        ({"name": "quoted", "workspace": "other"}, []),
+        ({"name": "quoted", "until": AT + 40}, [3]),
         ({"actor": "x\x00"}, []),
     ],
 )
@@ -252,6 +265,81 @@ def test_a_search_finds_what_matches_newest_first(
 ) -> None:
     filters = Filters(**{"workspace": "default"} | criteria)  # type: ignore[arg-type]  # the names are right
     assert [entry.position for entry in varied.search(filters, 10).entries] == positions
+
+
+def test_what_matches_is_streamed_from_the_oldest_on(log: AuditLog) -> None:
+    log.append(records(range(1, 1_501)))
+    found = log.ascending(Filters(workspace="default", key_id="2", since=AT + 10))
+    assert [entry.position for entry in found] == list(range(11, 1_501, 3))
+
+
+def test_a_text_can_pass_for_no_filter(log: AuditLog) -> None:
+    secret = term_of("workspace", "default")
+    log.append([record(1, created(f"{secret} {secret.partition('=')[2]}"), workspace="other")])
+    assert log.positions(Filters(workspace="default"), 10) == []
+    assert log.positions(Filters(workspace="other", q=secret), 10) == [1]
+
+
+def test_a_name_that_too_many_keys_had_is_refused(log: AuditLog) -> None:
+    log.append([record(n, created(f"Service {n}"), subject=f"key:{n}") for n in range(1, 102)])
+    assert log.positions(Filters(workspace="default", name="service 7"), 10) == [7]
+    with pytest.raises(TooManyKeysError, match="More than 100 keys"):
+        log.positions(Filters(workspace="default", name="service"), 10)
+
+
+def test_an_index_that_is_lost_is_made_again_by_the_next_entry(log: AuditLog) -> None:
+    log.append(records(range(1, 5)))
+    with log._database.writing() as connection:
+        log._database.index.clear(connection)
+    assert log.positions(Filters(workspace="default"), 10) == []
+    log.append(records([5]))
+    assert log.positions(Filters(workspace="default"), 10) == [5, 4, 3, 2, 1]
+
+
+def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.audit.audit_log._INDEX_PAGE", 4)
+    log.append(records(range(1, 11)))
+    told: list[tuple[int, int]] = []
+    log.reindex(lambda done, of: told.append((done, of)))
+    assert told == [(4, 10), (8, 10), (10, 10)]
+    assert log.positions(Filters(workspace="default"), 20) == list(range(10, 0, -1))
+
+
+def test_times_are_positions(log: AuditLog) -> None:
+    assert log.position_at(0) == 1
+    log.append(records(range(1, 4)))
+    assert [log.position_at(AT + ms) for ms in (0, 1, 3, 4)] == [1, 1, 3, 4]
+    assert log.times([1, 3, 9]) == {1: AT + 1, 3: AT + 3}
+
+
+def test_checkpoints_are_numbered_and_made_of_what_is_last(log: AuditLog) -> None:
+    assert log.add_checkpoint(lambda *_: None) is None
+    log.append(records([1]))
+    given: list[object] = []
+    for note in (b"a", b"b"):
+        assert log.add_checkpoint(lambda *last, note=note: given.append(last) or note) == note  # type: ignore[func-returns-value]  # for the test's own short form
+    assert given == [(log.last_entry(), None), (log.last_entry(), (1, b"a"))]
+    assert log.checkpoints() == [(1, b"a"), (2, b"b")]
+    assert log.last_checkpoint() == (2, b"b")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_checkpoints SET note = 'x' WHERE sequence = 1",
+        "DELETE FROM audit_checkpoints WHERE sequence = 2",
+        "INSERT INTO audit_checkpoints VALUES (1, 'x')",
+        "INSERT INTO audit_checkpoints VALUES (4, 'x')",
+    ],
+)
+def test_the_database_refuses_to_change_checkpoints_too(
+    log: AuditLog, tampered: Tampered, statement: str
+) -> None:
+    for note in (b"a", b"b"):
+        log.add_checkpoint(lambda *_, note=note: note)
+    with pytest.raises(DBAPIError, match="the audit log is only ever appended to"):
+        tampered.run(statement)
+    assert log.checkpoints() == [(1, b"a"), (2, b"b")]
 
 
 def test_pages_follow_each_other_without_a_gap(log: AuditLog) -> None:
@@ -270,8 +358,14 @@ def test_a_last_page_that_is_full_has_no_next(log: AuditLog) -> None:
     assert log.search(Filters(workspace="default"), 3).next_cursor is None
 
 
-def test_keys_have_the_names_that_they_were_created_with(varied: AuditLog) -> None:
-    assert varied.key_names("default", ["1", "2", "9"]) == {"1": "Müller & Söhne", "2": 'a "quoted"\nname'}
+def test_keys_have_the_names_that_they_had_last(varied: AuditLog) -> None:
+    before = KeyDetails(name="Müller & Söhne", description="", scopes=(), expires_at=None)
+    after = msgspec.structs.replace(before, name="Müller GmbH")
+    varied.append([record(7, KeyDetailsChanged(before=before, after=after, reason=""), at=AT + 50)])
+    assert varied.key_names("default", ["1", "2", "9"]) == {"1": "Müller GmbH", "2": 'a "quoted"\nname'}
+    for name in ("söhne", "gmbh"):
+        found = varied.search(Filters(workspace="default", name=name), 10).entries
+        assert [entry.position for entry in found] == [7, 4, 2]
     assert varied.key_names("other", ["1"]) == {}
     assert varied.key_names("default", []) == {}
 

@@ -14,12 +14,16 @@ from structlog.testing import capture_logs
 
 from services.audit import relay as relay_module
 from services.audit.audit_log import AuditLog
+from services.audit.integrity import Trust, check
 from services.audit.jobs import QUEUE, Requests, catch_up
 from services.audit.relay import Relay
+from services.audit.signing import Signer
+from services.audit.vouching import Notary
+from services.composition import now_ms
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
 from shared.ledger import LOG, Checkpoint, Ledger
-from tests.audit.histories import grow, in_step
+from tests.audit.histories import AT, grow, in_step
 from tests.audit.processes import ended, relay, running, started, work
 from tests.real import served, until
 
@@ -33,10 +37,11 @@ def requests(store: Redis) -> Requests:
 def quick_relay(
     ledger: Ledger, sqlite_log: AuditLog, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> Relay:
-    """One that looks at every step, and takes a job for lost at once."""
+    """One that looks at every step, and takes a job for lost at once. No checkpoint is ever due."""
     monkeypatch.setattr(relay_module, "_LOOK_S", 0)
     monkeypatch.setattr(relay_module, "_LAG_S", 0)
-    return Relay(ledger, sqlite_log, requests)
+    monkeypatch.setattr(relay_module, "is_due", lambda *_: False)
+    return Relay(ledger, sqlite_log, requests, now_ms)
 
 
 def waiting(store: Redis) -> int:
@@ -94,11 +99,53 @@ def test_a_job_that_was_lost_is_asked_for_again(quick_relay: Relay, ledger: Ledg
 def test_a_job_is_not_taken_for_lost_too_soon(
     ledger: Ledger, sqlite_log: AuditLog, requests: Requests, store: Redis
 ) -> None:
-    slow = Relay(ledger, sqlite_log, requests)
+    slow = Relay(ledger, sqlite_log, requests, now_ms)
     grow(ledger, 5)
     slow.step(1)
     take(store)
     assert slow.step(1) is False
+
+
+@pytest.fixture
+def vouching_relay(
+    ledger: Ledger, sqlite_log: AuditLog, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> Relay:
+    """One that looks at every step, an hour after the last checkpoint."""
+    monkeypatch.setattr(relay_module, "_LOOK_S", 0)
+    return Relay(ledger, sqlite_log, requests, lambda: AT + 3_600_000)
+
+
+def test_a_checkpoint_that_is_due_is_asked_for_and_not_again_at_once(
+    vouching_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    assert vouching_relay.step(1) is True
+    assert waiting(store) == 1
+    take(store)
+    assert vouching_relay.step(1) is False  # it is on its way
+    assert waiting(store) == 0
+
+
+def test_a_log_that_was_vouched_for_needs_no_checkpoint_until_it_grows(
+    vouching_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, signer: Signer
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    Notary(sqlite_log, signer, lambda: AT).vouch()
+    assert [vouching_relay.step(1) for _ in range(2)] == [False, False]
+    grow(ledger, 1, "key:2")
+    catch_up(sqlite_log, ledger)
+    assert vouching_relay.step(1) is True
+
+
+def test_no_checkpoint_is_asked_for_when_the_ledger_went_backwards(
+    vouching_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    store.xdel(LOG, "0-5")
+    assert vouching_relay.step(1) is False
 
 
 def test_a_ledger_that_went_backwards_is_told_once_and_no_job_is_asked_for(
@@ -177,7 +224,7 @@ def test_a_database_that_is_away_is_waited_for_and_told_once(
     log = CountedLog(f"sqlite:///{tmp_path / 'later' / 'audit.db'}")
     grow(ledger, 5)
     with capture_logs() as lines, ThreadPoolExecutor(1) as thread:
-        run = thread.submit(Relay(ledger, log, requests).run, stop)
+        run = thread.submit(Relay(ledger, log, requests, now_ms).run, stop)
         until(lambda: log.asked == 4, what="trying again")
         (tmp_path / "later").mkdir()
         until(lambda: waiting(store) == 1, what="asking for a job")
@@ -195,7 +242,7 @@ def test_the_relay_ends_soon_when_it_is_told_to(
     valkey_url: str, sqlite_log: AuditLog, requests: Requests, stop: Event
 ) -> None:
     with connect(valkey_url, timeout=5) as store:
-        idle = Thread(target=Relay(Ledger(store), sqlite_log, requests).run, args=(stop,))
+        idle = Thread(target=Relay(Ledger(store), sqlite_log, requests, now_ms).run, args=(stop,))
         idle.start()
         until(lambda: blocked(store) == 1, what="waiting for news")
         began = time.monotonic()
@@ -206,31 +253,33 @@ def test_the_relay_ends_soon_when_it_is_told_to(
 
 
 def test_what_is_acknowledged_is_in_the_log_soon(
-    valkey_url: str, database_url: str, log: AuditLog, ledger: Ledger
+    valkey_url: str, database_url: str, log: AuditLog, ledger: Ledger, key_file: Path
 ) -> None:
-    with running(relay, valkey_url, database_url), running(work, valkey_url, database_url):
+    place = (valkey_url, database_url, key_file)
+    with running(relay, *place), running(work, *place):
         grow(ledger, 30)
         until(lambda: log.last().position == 30, what="the beginning")
         for _ in range(3):
             grow(ledger, 1)
             until(lambda: in_step(log, ledger), within=2, what="the audit log's entry")
+        until(lambda: log.last_checkpoint(), what="the first checkpoint")
 
 
 def test_a_large_backlog_is_caught_up_with_job_after_job(
-    valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger, store: Redis
+    valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger, store: Redis, key_file: Path
 ) -> None:
     grow(ledger, 25_000)
-    with running(work, valkey_url, sqlite_url):
+    with running(work, valkey_url, sqlite_url, key_file):
         Requests(store).ask()  # once
         until(lambda: sqlite_log.last().position == 25_000, 20, "the end of the backlog")
     assert in_step(sqlite_log, ledger)
 
 
 def test_each_event_is_in_the_log_once_whoever_is_killed(
-    valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger
+    valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger, key_file: Path
 ) -> None:
     kinds = [relay, work, work]
-    processes = [started(kind, valkey_url, sqlite_url) for kind in kinds]
+    processes = [started(kind, valkey_url, sqlite_url, key_file) for kind in kinds]
     grow(ledger, 10)
     until(lambda: sqlite_log.last().position == 10, what="the beginning")
     for round_ in range(6):
@@ -238,17 +287,22 @@ def test_each_event_is_in_the_log_once_whoever_is_killed(
         victim = round_ % 3
         processes[victim].kill()
         processes[victim].join()
-        processes[victim] = started(kinds[victim], valkey_url, sqlite_url)
+        processes[victim] = started(kinds[victim], valkey_url, sqlite_url, key_file)
     until(lambda: in_step(sqlite_log, ledger), 30, "settling")
     assert [ended(process) for process in processes] == [0, 0, 0]
     assert in_step(sqlite_log, ledger)
+    signer = Signer(key_file)
+    trust = Trust(signer.public_key, signer.anchor())
+    result = check(sqlite_log, ledger, trust, lambda *_: None)
+    assert result.findings == []
+    assert result.checkpoints >= 2  # one of the first ten, one of 10,000 more
 
 
 def test_a_store_that_went_away_and_came_back_is_followed_on(
-    short_tmp: Path, sqlite_url: str, sqlite_log: AuditLog
+    short_tmp: Path, sqlite_url: str, sqlite_log: AuditLog, key_file: Path
 ) -> None:
     server = EmbeddedServer.in_directory(short_tmp / "coming-and-going")
-    processes = [started(kind, server.url, sqlite_url) for kind in (relay, work)]
+    processes = [started(kind, server.url, sqlite_url, key_file) for kind in (relay, work)]
     for _ in range(2):
         with served(server.command, server.url), connect(server.url) as store:
             ledger = Ledger(store)

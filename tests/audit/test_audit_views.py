@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flask import Blueprint, Flask
@@ -11,10 +12,12 @@ from flask.testing import FlaskClient
 from services.audit.app import register
 from services.audit.audit_log import AuditLog
 from services.audit.entries import GENESIS, entry_of
+from services.audit.exporting import Exports
 from services.audit.jobs import catch_up
 from services.audit.pages import row
 from shared.events import AccountAdded, Actor, KeyToggled, Record, Request, enveloped
 from shared.identity import AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
+from shared.inquiries import KeyInquiries
 from shared.ledger import Ledger
 from shared.timestamps import parse_rfc3339, rfc3339
 from shared.web.access import Access
@@ -53,7 +56,7 @@ def app(sqlite_log: AuditLog, ledger: Ledger) -> Flask:
         home="audit.entries_page",
         limits=Limits(None),
     )
-    register(app, api, sqlite_log, ledger)
+    register(app, api, sqlite_log, ledger, Mock(KeyInquiries), Mock(Exports))
     accounts = Blueprint("accounts", __name__)
     accounts.add_url_rule("/sign-in", "sign_in", lambda: "")
     accounts.add_url_rule("/sign-out", "sign_out", lambda: "", methods=["POST"])

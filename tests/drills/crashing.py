@@ -27,6 +27,8 @@ from services.audit import jobs, worker
 from services.audit.audit_log import AuditLog
 from services.audit.jobs import Requests, catch_up
 from services.audit.relay import Relay
+from services.audit.signing import Signer
+from services.audit.vouching import Notary
 from services.audit.worker import run_worker
 from services.composition import new_id, now_ms
 from services.keys import projector, rebuild
@@ -53,6 +55,11 @@ class Place:
 
     store_url: str
     database_url: str
+    key_file: str
+
+    def notary(self, log: AuditLog) -> Notary:
+        """What adds checkpoints."""
+        return Notary(log, Signer(Path(self.key_file)), now_ms)
 
     @property
     def ledger(self) -> Ledger:
@@ -98,14 +105,17 @@ def rebuild_views(place: Place, _: Note) -> None:
 
 def relay(place: Place, _: Note) -> None:
     """Tells the audit worker of what is new, and finds that there is no more."""
-    relaying = Relay(place.ledger, AuditLog(place.database_url), Requests(connect(place.store_url)))
+    requests = Requests(connect(place.store_url))
+    relaying = Relay(place.ledger, AuditLog(place.database_url), requests, now_ms)
     relaying.step(wait_ms=1)
     relaying.step(wait_ms=1)
 
 
 def audit(place: Place, _: Note) -> None:
-    """Brings the audit log up to the ledger, without a queue."""
-    catch_up(AuditLog(place.database_url), place.ledger)
+    """Brings the audit log up to the ledger, without a queue, and vouches for it."""
+    log = AuditLog(place.database_url)
+    catch_up(log, place.ledger)
+    place.notary(log).vouch()
 
 
 def work(place: Place, _: Note) -> None:
@@ -117,7 +127,8 @@ def work(place: Place, _: Note) -> None:
         return more
 
     _replace(worker, catch_up=once)
-    run_worker(connect(place.store_url, timeout=5), AuditLog(place.database_url), place.ledger)
+    log = AuditLog(place.database_url)
+    run_worker(connect(place.store_url, timeout=5), log, place.ledger, place.notary(log))
 
 
 OPERATIONS: dict[str, Callable[[Place, Note], None]] = {

@@ -16,8 +16,11 @@ from structlog.testing import capture_logs
 
 from services.audit import jobs
 from services.audit.audit_log import AuditLog
+from services.audit.integrity import Trust
+from services.audit.integrity import check as check_audit_log
 from services.audit.jobs import QUEUE, Requests, catch_up
 from services.audit.relay import Relay
+from services.audit.signing import Signer
 from services.keys import projector, rebuild
 from services.keys import views as views_module
 from services.keys.commands import KeyCommands, NewKey, fold
@@ -67,6 +70,8 @@ class World:
         """Nothing is left of the time before, not even the scripts that the store knew."""
         self.store.flushall()
         self.store.script_flush()
+        for left in Path(self.place.key_file).parent.glob("*audit_key*"):
+            left.unlink()
         url = self.place.database_url
         if url.startswith("postgresql"):
             server = Tampered(url)
@@ -136,13 +141,14 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def world(store: Redis, valkey_url: str, tmp_path: Path, crashing: Crasher) -> World:
-    return World(store, Place(valkey_url, f"sqlite:///{tmp_path / 'audit.db'}"), crashing)
+    key_file = str(tmp_path / "audit_key.pem")
+    return World(store, Place(valkey_url, f"sqlite:///{tmp_path / 'audit.db'}", key_file), crashing)
 
 
 @pytest.fixture
-def audited(store: Redis, valkey_url: str, database_url: str, crashing: Crasher) -> World:
+def audited(store: Redis, valkey_url: str, database_url: str, tmp_path: Path, crashing: Crasher) -> World:
     """The same, on each kind of database."""
-    return World(store, Place(valkey_url, database_url), crashing)
+    return World(store, Place(valkey_url, database_url, str(tmp_path / "audit_key.pem")), crashing)
 
 
 def at_each_point(
@@ -192,6 +198,10 @@ def _is_sound(world: World) -> None:
         while catch_up(log, world.ledger):
             pass
         assert in_step(log, world.ledger)
+        world.place.notary(log).vouch()
+        signer = Signer(Path(world.place.key_file))
+        trust = Trust(signer.public_key, signer.anchor())
+        assert check_audit_log(log, world.ledger, trust, lambda *_: None).findings == []
 
 
 def test_an_append_that_is_killed_is_done_once_by_its_repetition(world: World) -> None:
@@ -256,9 +266,11 @@ def test_an_audit_worker_that_is_killed_leaves_nothing_undone(world: World) -> N
 def _restart_audit(world: World, _: Ending) -> None:
     """Relay and worker begin anew, and between them bring the log up to the ledger without other help."""
     with world.log() as log:
-        Relay(world.ledger, log, Requests(world.store)).step(wait_ms=1)
-        assert world.store.llen(_JOBS) == (0 if in_step(log, world.ledger) else 1)
+        Relay(world.ledger, log, Requests(world.store), now).step(wait_ms=1)
+        complete = in_step(log, world.ledger) and log.last_checkpoint() is not None
+        assert world.store.llen(_JOBS) == (0 if complete else 1)
         if world.store.llen(_JOBS):
             world.run("work")
         assert in_step(log, world.ledger)
+        assert log.last_checkpoint() is not None
         assert world.store.llen(_JOBS) == 0

@@ -11,6 +11,8 @@ import psycopg
 import pytest
 import requests
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from shared.embedded import EmbeddedServer
 from tests.real import KEYLEDGER, Service, served, until
@@ -47,6 +49,7 @@ def deployed(directory: Path, database_url: str) -> Iterator[Service]:
         "KEYLEDGER_AUDIT_DATABASE_URL": database_url,
         "KEYLEDGER_SECRET_KEY": "a secret of 32 characters at least",
         "KEYLEDGER_HOST": "127.0.0.1",
+        "KEYLEDGER_AUDIT_KEY_FILE": str(_key_file(directory)),
     }
     del settings["KEYLEDGER_PORT"]
     service = Service(directory / "data", **settings)
@@ -59,6 +62,17 @@ def deployed(directory: Path, database_url: str) -> Iterator[Service]:
             stack.callback(process.terminate)
         until(lambda: _ready(service.url), 30, "readiness")
         yield service
+
+
+def _key_file(directory: Path) -> Path:
+    """A key as `openssl genpkey` makes it, in a directory that is not written to."""
+    mounted = directory / "secrets"
+    mounted.mkdir()
+    key = Ed25519PrivateKey.generate()
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (mounted / "audit_key").write_bytes(content)
+    mounted.chmod(0o500)
+    return mounted / "audit_key"
 
 
 def _ready(url: str) -> bool:
@@ -81,6 +95,8 @@ def test_the_deployment_does_the_whole_job(deployed: Service) -> None:
     entries = f"{deployed.url}/v1/audit/entries?key_id={made.json()['id']}"
     until(lambda: requests.get(entries, headers=bearer, timeout=5).json()["entries"], 2, "the audit entry")
     assert deployed.run("audit", "check").returncode == 0
+    checkpoint = deployed.run("audit", "checkpoint").stdout
+    assert checkpoint.startswith("keyledger audit checkpoint v1\n")
     assert not (deployed.data_dir / "store").exists()
 
 
@@ -106,5 +122,8 @@ def test_each_process_is_a_service_of_its_own_without_rights_it_does_not_need() 
         assert service["user"] == "10001"
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
+    assert COMPOSE["secrets"] == {"audit_key": {"file": "./audit_key.pem"}}
+    has_key = {name for name, service in OURS.items() if service.get("secrets") == ["audit_key"]}
+    assert has_key == {"web", "audit-relay", "audit-worker"}
     assert all("healthcheck" in SERVICES[name] for name in ("store", "database", "web"))
     assert SERVICES["web"]["ports"] == ["127.0.0.1:8000:8000"]

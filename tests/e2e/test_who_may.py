@@ -50,6 +50,10 @@ PAGES = {
     "POST /keys/<key_id>/revoke": "303 403 303 303 404",
     "GET /audit": "303 200 200 200 200",
     "POST /audit/search": "303 303 303 303 303",
+    "GET /audit/verdict": "303 200 200 200 200",
+    "POST /audit/verdict": "303 303 303 303 303",
+    "GET /audit/lookup": "303 200 200 200 200",
+    "POST /audit/lookup": "303 422 422 422 422",
 }
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
 CALLERS = ("no key", "no scope", *SCOPES, "stranger")  # a stranger has all scopes in another workspace
@@ -65,6 +69,10 @@ CALLS = {
     "GET /v1/keys/<key_id>/usage": "401 403 200 403 403 403 403 200 404",
     "POST /v1/keys/verify": "401 403 403 403 200 200 403 200 200",
     "GET /v1/audit/entries": "401 403 403 403 403 403 200 200 200",
+    "GET /v1/audit/entries.jsonl": "401 403 403 403 403 403 200 200 200",
+    "GET /v1/audit/entries.csv": "401 403 403 403 403 403 200 200 200",
+    "GET /v1/audit/verdict": "401 403 403 403 403 403 422 422 422",
+    "POST /v1/audit/lookup": "401 403 403 403 403 403 404 404 404",
 }
 # Whoever asks; forward-auth judges the caller's own key, whatever its scopes.
 OPEN = {
@@ -89,6 +97,8 @@ SENT: dict[str, Json] = {
     "POST /v1/keys": {"name": "Made"},
     "PATCH /v1/keys/<key_id>": {"enabled": False},
     "POST /v1/keys/verify": {"api_key": "nonsense"},
+    "POST /audit/lookup": {"api_key": "nonsense"},
+    "POST /v1/audit/lookup": {"api_key": "nonsense"},
 }
 
 

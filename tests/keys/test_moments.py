@@ -5,19 +5,12 @@ from redis import Redis
 
 from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, fold
 from services.keys.domain import ChangeKey
-from services.keys.moments import (
-    Moment,
-    MomentError,
-    NotYetCreatedError,
-    Position,
-    Time,
-    parse_moment,
-    past,
-)
+from services.keys.moments import NotYetCreatedError, past
 from services.keys.service import Keys
 from services.keys.views import Views
 from shared.events import Event, KeyToggled
 from shared.identity import ForbiddenError
+from shared.moments import Moment, MomentError, Position, Time, parse_moment
 from tests.keys.people import REQUEST, person
 from tests.keys.test_domain import CREATED, OFF, given
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis import Redis
 
 from services.audit.audit_log import AuditLog
 from services.audit.entries import canonical, description_of, stored_event
+from services.audit.integrity import Trust
 from services.audit.integrity import check as check_audit_log
+from services.audit.notes import PublicKey
 from services.keys.commands import fold
 from services.keys.projector import Projector
 from services.keys.rebuild import check
@@ -104,7 +107,8 @@ def test_the_audit_log_keeps_an_old_event_as_it_is_stored_and_accuses_nobody(
     ledger: Ledger, log: AuditLog
 ) -> None:
     log.append(ledger.read(0, 10))
-    found = check_audit_log(log, ledger, lambda *_: None)
+    nobody = PublicKey("nobody", Ed25519PrivateKey.generate().public_key())
+    found = check_audit_log(log, ledger, Trust(nobody, None), lambda *_: None)
     assert (found.ok, found.entries, found.behind) == (True, 4, 0)
     _, off, on, _ = log.walk(4)
     assert off.record == canonical(Record(2, 2000, SWITCHED_OFF))

@@ -1,0 +1,174 @@
+"""The audit log: how soon an event is in it, how fast a backlog is caught up with and the log checked."""
+
+import hashlib
+import os
+import secrets
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+from redis import Redis
+
+from bench.events import event_of
+from bench.figures import Figure, timed
+from bench.store import fresh_store
+from services.audit.audit_log import AuditLog
+from services.audit.entries import GENESIS, Entry
+from services.audit.integrity import Trust, check
+from services.audit.signing import Signer
+from services.composition import new_id, now_ms
+from services.keys.commands import KeyCommands, NewKey
+from shared.connections import connect
+from shared.events import Request, encode
+from shared.identity import ADMIN, Principal
+from shared.ledger import LOG, NAMESPACE, Ledger
+from tests.real import until
+
+_RATE = 200  # commands a second
+_SECONDS = 10
+_BACKLOG = 100_000  # events
+_PAGE = 1_000
+_CALLER = Principal(
+    kind="operator", id="bench", label="bench", workspace="default", scopes=frozenset({ADMIN})
+)
+_REQUEST = Request(id="bench", ip=None, user_agent=None)
+
+
+def figures() -> Iterator[Figure | str]:
+    """On SQLite, with relay and worker as processes of their own."""
+    with fresh_store() as url, tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
+        log = AuditLog(f"sqlite:///{directory}/audit.db")
+        with _running(url, directory):
+            delays = sorted(_delays(url, log))
+        median, p99 = delays[len(delays) // 2], delays[len(delays) * 99 // 100]
+        yield (
+            f"acknowledged to audited at {_RATE} commands/s: median {median * 1000:.1f} ms, "
+            f"p99 {p99 * 1000:.1f} ms, worst {delays[-1] * 1000:.1f} ms"
+        )
+    with (
+        fresh_store() as url,
+        connect(url, timeout=60) as store,
+        tempfile.TemporaryDirectory(prefix="kl-bench-") as directory,
+    ):
+        _fill(store)
+        log = AuditLog(f"sqlite:///{directory}/audit.db")
+        with _running(url, directory):
+            rate = _caught_up(log)
+        entries = list(log.walk(_BACKLOG))
+        yield Figure(f"audit backlog of {_BACKLOG:,} events", rate, _BACKLOG / _inserted(directory, entries))
+        signer = Signer(Path(directory) / "audit_key.pem")
+        took = timed(lambda: _sound(log, Ledger(store), signer))
+        yield Figure("audit check, entries", _BACKLOG / took, _BACKLOG / timed(lambda: _hashed(entries)))
+        log.close()
+
+
+@contextmanager
+def _running(url: str, directory: str) -> Iterator[None]:
+    """Relay and worker."""
+    environment = os.environ | {
+        "KEYLEDGER_REDIS_URL": url,
+        "KEYLEDGER_SECRET_KEY": "s" * 32,
+        "KEYLEDGER_DATA_DIR": directory,
+    }
+    command = [sys.executable, "-m", "services.cli", "audit"]
+    processes = [
+        subprocess.Popen(
+            [*command, name], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for name in ("worker", "relay")
+    ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(30)
+
+
+def _delays(url: str, log: AuditLog) -> list[float]:
+    """In seconds, one for each command."""
+    acknowledged: dict[int, float] = {}
+    audited: dict[int, float] = {}
+    total = _RATE * _SECONDS
+    with connect(url) as store:
+        commands = KeyCommands(Ledger(store), "kl", secrets.randbelow, new_id, now_ms)
+        commands.create(_CALLER, NewKey(name="first"), _REQUEST)
+        until(lambda: log.last().position == 1, 30)  # both run
+
+        def watch() -> None:
+            seen = 1
+            while seen <= total:
+                position = log.last().position
+                audited.update(dict.fromkeys(range(seen + 1, position + 1), time.perf_counter()))
+                seen = max(seen, position)
+                time.sleep(0.002)
+
+        watcher = Thread(target=watch)
+        watcher.start()
+        begin = time.perf_counter()
+        for number in range(total):
+            time.sleep(max(begin + number / _RATE - time.perf_counter(), 0))
+            done = commands.create(_CALLER, NewKey(name=f"key {number}"), _REQUEST)
+            acknowledged[done.position] = time.perf_counter()
+        watcher.join()
+    return [max(audited[position] - at, 0) for position, at in acknowledged.items()]
+
+
+def _fill(store: Redis) -> None:
+    pipe = store.pipeline(transaction=False)
+    for position in range(1, _BACKLOG + 1):
+        key_id = f"{(position + 1) // 2:012d}"
+        body = encode(event_of(key_id, 2 - position % 2))
+        pipe.xadd(LOG, {"at": 1_790_000_000_000 + position, "event": body}, id="0-*")
+        pipe.rpush(f"{NAMESPACE}:subject:key:{key_id}", position)
+        if position % _PAGE == 0:
+            pipe.execute()
+
+
+def _caught_up(log: AuditLog) -> float:
+    """Events a second, from the first page that is there to the last."""
+    until(lambda: log.last().position > 0, 30)
+    start, first = time.perf_counter(), log.last().position
+    until(lambda: log.last().position == _BACKLOG, 120)
+    return (_BACKLOG - first) / (time.perf_counter() - start)
+
+
+def _inserted(directory: str, entries: list[Entry]) -> float:
+    """Seconds for bare inserts of the same rows, with as many in a transaction."""
+    file = Path(directory) / "floor.db"
+    with sqlite3.connect(file, isolation_level=None) as bare:
+        bare.execute("PRAGMA journal_mode = WAL")
+        bare.execute("PRAGMA synchronous = FULL")
+        bare.execute(
+            "CREATE TABLE entries (position INTEGER PRIMARY KEY, at, record, previous_hash, entry_hash)"
+        )
+
+        def insert() -> None:
+            for first in range(0, len(entries), _PAGE):
+                bare.execute("BEGIN IMMEDIATE")
+                bare.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", entries[first : first + _PAGE])
+                bare.execute("COMMIT")
+
+        took = timed(insert)
+    bare.close()
+    return took
+
+
+def _sound(log: AuditLog, ledger: Ledger, signer: Signer) -> None:
+    assert check(log, ledger, Trust(signer.public_key, signer.anchor()), lambda *_: None).ok
+
+
+def _hashed(entries: list[Entry]) -> None:
+    """The chain over the same bytes, and nothing else."""
+    sha256: Callable[[bytes], hashlib._Hash] = hashlib.sha256
+    previous = GENESIS
+    for entry in entries:
+        previous = sha256(previous + entry.record).digest()
+    assert previous == entries[-1].entry_hash

@@ -1,0 +1,131 @@
+"""The audit log of 1,000,000 entries: the first page of each filter, beside the bare newest rows.
+
+The times are those of one search with the names of the keys that it found, in the process that answers it,
+the database's included. PostgreSQL is measured where it is installed.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from statistics import median
+from typing import Any
+
+import pytest
+
+from bench.figures import Figure
+from services.audit.audit_log import AuditLog, Filters, TooManyKeysError
+from services.audit.entries import told
+from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
+from tests.real import postgresql_cluster
+
+_ENTRIES = 1_000_000
+_PAGE = 1_000
+_LIMIT = 50
+_ROUNDS = 5
+_START = 1_700_000_000_000  # then an entry a second
+_NAMES = ("billing", "checkout", "orders", "search", "mobile", "partner", "nightly", "staging", "metrics")
+_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_MIDDLE = _ENTRIES // 2
+
+# What is common, rare and not there, of each filter; words of the older half alone; and some together.
+_CASES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "key": {"key_id": f"{_MIDDLE // 2:012x}"},
+    "name": {"name": f"{_MIDDLE // 2}"},
+    "name of too many": {"name": "billing"},
+    "actor": {"actor": "p3@example.org"},
+    "actor, rare": {"actor": "p20@example.org"},
+    "event": {"type": "KeyToggled"},
+    "event that never was": {"type": "KeyRevoked"},
+    "address": {"ip": "192.0.2.1"},
+    "address, rare": {"ip": "192.0.2.200"},
+    "from": {"since": _START + _ENTRIES * 900},
+    "until": {"until": _START + _ENTRIES * 300},
+    "word": {"q": "billing"},
+    "word, rare": {"q": "leaked"},
+    "word of the older half": {"q": "old"},
+    "words that never met": {"q": "old leaked python"},
+    "word that never was": {"q": "zebra"},
+    "all": {"actor": "p3@example.org", "type": "KeyCreated", "ip": "192.0.2.4", "q": "search"},
+    "all, never met": {"actor": "p3@example.org", "type": "KeyCreated", "q": "old"},
+    "word, small workspace": {"workspace": "small", "q": "billing"},
+    "empty workspace": {"workspace": "nobody", "q": "billing"},
+}
+
+
+def figures() -> Iterator[Figure | str]:
+    """The slowest of each database."""
+    with tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
+        yield from _figures("SQLite", f"sqlite:///{directory}/audit.db")
+    with suppress(pytest.skip.Exception), postgresql_cluster() as socket:
+        yield from _figures("PostgreSQL", f"postgresql://keyledger@/postgres?host={socket}")
+
+
+def _figures(name: str, url: str) -> Iterator[Figure | str]:
+    log = AuditLog(url)
+    start = time.perf_counter()
+    for first in range(0, _ENTRIES, _PAGE):
+        log.append([_record(number) for number in range(first, first + _PAGE)])
+    rate = _ENTRIES / (time.perf_counter() - start)
+    yield f"{name}: {_ENTRIES:,} entries, {rate:,.0f}/s appended with their index"
+    floor = _time(lambda: list(log.walk(_ENTRIES, _ENTRIES - _LIMIT - 1)))
+    times = {case: _time(partial(_search, log, of)) for case, of in _CASES.items()}
+    usual = median(times.values())
+    yield f"  bare newest rows {floor * 1000:.1f} ms; first page, median {usual * 1000:.1f} ms; the slowest:"
+    for case, took in sorted(times.items(), key=lambda each: -each[1])[:4]:
+        yield f"  {case}: {took * 1000:.1f} ms"
+    log.close()
+
+
+def _search(log: AuditLog, of: dict[str, Any]) -> None:
+    with suppress(TooManyKeysError):
+        page = log.search(Filters(**{"workspace": "default"} | of), _LIMIT)
+        log.key_names("default", {key_id for entry in page.entries if (key_id := told(entry).key_id)})
+
+
+def _time(work: Callable[[], object]) -> float:
+    """Median seconds."""
+    took = []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - start)
+    return median(took)
+
+
+def _record(number: int) -> Record:
+    """Keys that are created and switched off at once, by few people who do much and many who do little."""
+    key_id = f"{number // 2:012x}"
+    actor = f"p{number % 7 if number % 1000 else 7 + number // 1000 % 43}@example.org"
+    event = enveloped(
+        [_fact(number, key_id)],
+        subject=f"key:{key_id}",
+        after_version=number % 2,
+        workspace="default" if number % 100 else "small",
+        actor=Actor(kind="account", id=f"account:{actor}", label=actor),
+        request=Request(
+            id=f"6f1c2a9be2d14ef0a3c5{number:012x}",
+            ip=f"192.0.2.{number % 5 if number % 997 else 200}",
+            user_agent="python-requests/2.34",
+        ),
+        new_id=lambda: f"e{number:031x}",
+    )[0]
+    return Record(number + 1, _START + number * 1000, encode(event))
+
+
+def _fact(number: int, key_id: str) -> Fact:
+    key = number // 2
+    if number % 2:
+        rare = "leaked" if number % 5000 == 1 else ""
+        return KeyToggled(enabled=False, reason="old" if number < _MIDDLE else rare)
+    return KeyCreated(
+        name=f"{_NAMES[key % 9]} {_NAMES[key // 9 % 9]} {key}",
+        description="",
+        prefix="kl",
+        hint=f"kl_{key_id[:4]}…x7Qz",
+        digest=_DIGEST,
+        scopes=("orders:read",),
+        expires_at=None,
+    )

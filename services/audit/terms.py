@@ -1,0 +1,79 @@
+"""By which terms an entry is found. Pure.
+
+A term is a word of what the event tells, or one of a filter: its kind, `=`, and a hash of the whole value,
+or a word of a key's name. No word has `=` in it, so nobody can write one into a text that passes for another.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeAlias
+
+from services.audit.entries import opened, told_by
+from shared.events import Record
+from shared.words import words
+
+_HASH_BYTES = 10
+_LONGEST = 64  # characters of a word; what is longer is cut, here and where it is sought
+_MOST = 1_000  # words of an event
+_NOBODYS_TEXT = frozenset({"digest"})
+
+Wanted: TypeAlias = tuple[tuple[str, ...], ...]  # of each of these one at least
+
+
+def terms_of(record: Record) -> set[str]:
+    """All terms of an event; none of one that is no JSON object."""
+    stored = opened(record.body)
+    event = told_by(stored)
+    filters = {
+        "workspace": event.workspace,
+        "key": event.key_id,
+        "type": event.type,
+        "address": event.ip,
+    }
+    terms = {term_of(kind, value) for kind, value in filters.items() if value is not None}
+    terms |= {term_of("actor", value) for value in (event.actor_id, event.actor_label) if value is not None}
+    terms |= {f"name={word}" for name in _names(stored) for word in _words(name)}
+    terms.update(islice(_words(" ".join(_texts(stored))), _MOST))
+    return terms
+
+
+def term_of(kind: str, value: str) -> str:
+    """The term of a filter that compares a whole value."""
+    return f"{kind}={hashlib.blake2b(value.encode(), digest_size=_HASH_BYTES).hexdigest()}"
+
+
+def words_sought(text: str) -> Wanted:
+    """Each word of a text; what nothing has, of a text without words."""
+    return tuple((word,) for word in _words(text)) or ((),)
+
+
+def words_of_name(text: str) -> Wanted:
+    """The same, in the name of a key."""
+    return tuple((f"name={word}",) for word in _words(text)) or ((),)
+
+
+def _words(text: str) -> Iterator[str]:
+    return (word[:_LONGEST] for word in words(text))
+
+
+def _names(stored: Mapping[str, Any]) -> Iterator[str]:
+    """The names that an event tells of a key: the data's own, and those before and after a change."""
+    data = stored.get("data")
+    if isinstance(data, dict):
+        for part in (data, data.get("before"), data.get("after")):
+            if isinstance(part, dict) and isinstance(part.get("name"), str):
+                yield part["name"]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a value of JSON, however deep."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text):
+                yield text
+            case dict(parts):
+                left.extend(part for name, part in parts.items() if name not in _NOBODYS_TEXT)
+            case list(parts):
+                left.extend(parts)

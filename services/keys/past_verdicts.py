@@ -1,0 +1,119 @@
+"""The verdict on a key as it was at a moment, which event decided it, and both in words. Pure."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from services.keys.moments import Past
+from services.keys.standings import Standing, standing_of
+from services.keys.verification import Code, code_at, end_of, end_of_grace
+from shared.events import Event, Fact, KeyCreated, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
+from shared.inquiries import Cause, PastKey, PastVerdict
+from shared.timestamps import rfc3339
+
+# What was done last that mattered to a key which was good.
+_DONE: Mapping[type[Fact], str] = MappingProxyType(
+    {
+        KeyCreated: "created it",
+        KeyToggled: "switched it on",
+        KeyRotated: "gave it a new secret",
+        KeyDetailsChanged: "changed its scopes or when it expires",
+    }
+)
+
+
+def verdict_of(past: Past, scopes: Sequence[str]) -> PastVerdict:
+    """What would have been said of the secret that the key had then. Raises UnreadableEventError."""
+    key = standing_of(past.before)
+    code = code_at(key, past.at, end_of(key), scopes)
+    event = next(event for event in reversed(past.before) if _decides(code, event.data))
+    until = _earlier_secret_until(key, past.at)
+    also = f" The secret before the last rotation was good too, until {_utc(until)}." if until else ""
+    return PastVerdict(
+        code=code,
+        words=_words(code, event, key, scopes) + also,
+        at=past.at,
+        key=PastKey(
+            id=key.id,
+            name=key.name,
+            scopes=key.scopes,
+            expires_at=key.expires_at,
+            enabled=key.enabled,
+            revoked=key.revoked,
+        ),
+        cause=_cause(event),
+        earlier_secret_until=until,
+    )
+
+
+def verdict_before(created: Event, at: int) -> PastVerdict:
+    """The same before the key came to be."""
+    return PastVerdict(
+        code="NOT_FOUND",
+        words=f"No: it was not there yet. {created.actor.label} created it at {_utc(created.at)}.",
+        at=at,
+        key=None,
+        cause=_cause(created),
+        earlier_secret_until=None,
+    )
+
+
+def _decides(code: Code, fact: Fact) -> bool:
+    """Whether such a fact makes such a verdict; the last of them did."""
+    match code:
+        case "REVOKED":
+            return isinstance(fact, KeyRevoked)
+        case "DISABLED":
+            return isinstance(fact, KeyToggled)
+        case "EXPIRED":
+            return _sets(fact, "expires_at")
+        case "INSUFFICIENT_SCOPES":
+            return _sets(fact, "scopes")
+        case _:
+            return isinstance(fact, KeyToggled | KeyRotated) or _sets(fact, "expires_at", "scopes")
+
+
+def _sets(fact: Fact, *details: str) -> bool:
+    """Whether one of the details is what it is by this fact."""
+    match fact:
+        case KeyCreated():
+            return True
+        case KeyDetailsChanged(before=before, after=after):
+            return any(getattr(before, name) != getattr(after, name) for name in details)
+        case _:
+            return False
+
+
+def _words(code: Code, event: Event, key: Standing, scopes: Sequence[str]) -> str:
+    who, when = event.actor.label, _utc(event.at)
+    match code:
+        case "REVOKED":
+            return f"No: {who} revoked it at {when}{_for(event.data)}."
+        case "DISABLED":
+            return f"No: {who} switched it off at {when}{_for(event.data)}."
+        case "EXPIRED":
+            return f"No: it had expired at {_utc(key.expires_at or 0)}, as {who} set at {when}."
+        case "INSUFFICIENT_SCOPES":
+            lacking = ", ".join(scope for scope in scopes if scope not in key.scopes)
+            held = ", ".join(key.scopes) or "none"
+            return f"No: it lacked {lacking}. Its scopes, by {who} at {when}, were: {held}."
+        case _:
+            return f"Yes: {who} {_DONE[type(event.data)]} at {when}, and nothing had ended it."
+
+
+def _for(fact: Fact) -> str:
+    reason = getattr(fact, "reason", "")
+    return f", for: {reason}" if reason else ""
+
+
+def _earlier_secret_until(key: Standing, at: int) -> int | None:
+    until = end_of_grace(key)
+    return int(until) if key.previous_digest and code_at(key, at, until, ()) == "VALID" else None
+
+
+def _cause(event: Event) -> Cause:
+    return Cause(position=event.position, at=event.at, type=event.type, actor=event.actor.label)
+
+
+def _utc(at: int) -> str:
+    """`2026-11-23 18:59:21.123 UTC`: to the ms, for here it matters what came first."""
+    return f"{rfc3339(at).replace('T', ' ').removesuffix('Z')} UTC"

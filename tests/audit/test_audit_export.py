@@ -1,0 +1,283 @@
+"""Exports: what each line is, what a spreadsheet gets, and that nobody takes anything away untold."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import ConnectionError as StoreAwayError
+
+from services.audit.audit_log import AuditLog, Filters, TooManyKeysError
+from services.audit.checkpoints import unverified
+from services.audit.entries import GENESIS, Entry, chain, entry_of
+from services.audit.export import (
+    WHOLE,
+    ExportError,
+    LineError,
+    entry_line,
+    note_line,
+    read_entry,
+    read_note,
+    scope_of,
+    trailer_of,
+)
+from services.audit.exporting import Exports, asked_by
+from services.audit.jobs import catch_up
+from services.audit.notes import NoteError, opened
+from services.audit.proof import Proof, prove
+from services.audit.signing import Signer, SigningError
+from services.audit.spreadsheet import csv_lines
+from services.audit.vouching import Notary
+from shared.events import Actor, AuditExported, KeyToggled, Record, Request, decode
+from shared.identity import AUDIT_READ, ForbiddenError, Principal
+from shared.journal import Journal
+from shared.ledger import Ledger
+from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, records
+
+AUDITOR = Principal(
+    kind="account",
+    id=ACTOR.id,
+    label=ACTOR.label,
+    workspace="default",
+    scopes=frozenset({AUDIT_READ}),
+)
+
+
+def test_a_line_has_the_very_bytes_that_the_chain_seals() -> None:
+    entry = entry_of(record(1, created("Müller")), GENESIS)
+    line = entry_line(entry)
+    assert line == (
+        b'{"entry_hash":"%b","previous_hash":"%b","record":%b}\n'
+        % (entry.entry_hash.hex().encode(), GENESIS.hex().encode(), entry.record)
+    )
+    assert json.loads(line)["record"]["event"]["data"]["name"] == "Müller"
+    assert read_entry(line) == entry
+
+
+@pytest.mark.parametrize(
+    "body", [b"no JSON", b"", b"\xff", b'{\n"a":1}', b'{"a":"\r"}', b'"\r"', b"[" * 2_000, b'{"a":1}}']
+)
+def test_what_is_no_line_of_json_is_carried_as_base64(body: bytes) -> None:
+    entry = entry_of(Record(1, AT, body), GENESIS)
+    line = entry_line(entry)
+    assert set(json.loads(line)) == {"entry_hash", "previous_hash", "record_base64"}
+    assert line.count(b"\n") == 1
+    assert read_entry(line) == entry
+
+
+def test_each_record_has_one_line_and_no_other() -> None:
+    entry = entry_of(record(1), GENESIS)
+    line = entry_line(entry)
+    as_base64 = entry_line(entry_of(Record(1, AT, b"\xff"), GENESIS))
+    plain = line.partition(b'"record":')[2][:-2]
+    for other in (
+        line[:-1],
+        line + b"\n",
+        line.replace(b'":"', b'": "', 1),
+        line.replace(entry.entry_hash.hex().encode(), entry.entry_hash.hex().upper().encode()),
+        line.replace(b'"position":1}', b'"position":01}'),
+        line.replace(b'"position":1}', b'"position":1},"more":{}'),
+        as_base64.replace(b'"}', b'="}'),
+        line.replace(b'"record":' + plain, b'"record_base64":"' + base64.b64encode(plain) + b'"'),
+    ):
+        assert other != line
+        with pytest.raises(LineError):
+            read_entry(other)
+
+
+def test_a_note_is_a_line() -> None:
+    note = "text\n\n— name AAAAAAA=\n".encode()
+    line = note_line("checkpoint", note)
+    assert read_note("checkpoint", line) == note
+    assert json.loads(line) == {"checkpoint": note.decode()}
+    for other in (line[:-1], line.replace(b":", b": ", 1), line.replace(b"checkpoint", b"trailer"), b"[]\n"):
+        with pytest.raises(LineError):
+            read_note("checkpoint", other)
+
+
+def test_an_entry_that_its_database_does_not_hold_as_it_was_written_is_not_exported() -> None:
+    text: Any = "text"  # SQLite keeps any type
+    damaged = entry_of(record(7), GENESIS)._replace(record=text)
+    with pytest.raises(ExportError, match="position 7"):
+        entry_line(damaged)
+
+
+def test_the_scope_names_the_workspace_and_each_filter() -> None:
+    filters = Filters(workspace="default", actor="ann", since=AT)
+    assert asked_by(filters) == {"actor": "ann", "since": "2026-11-23T18:59:21.123Z"}
+    expected = '{"actor":"ann","since":"2026-11-23T18:59:21.123Z","workspace":"default"}'
+    assert scope_of("default", asked_by(filters)) == expected
+
+
+@pytest.mark.parametrize(
+    "change", [("count 2", "count 02"), ("v1", "v2"), ("scope whole", "scope "), ("Z\n", "")]
+)
+def test_any_other_text_of_a_trailer_is_refused(change: tuple[str, str]) -> None:
+    text = (
+        "keyledger audit export v1\nscope whole\ncount 2\nlast_position 2\n"
+        f"chain_hash {'01' * 32}\nsha256 {'02' * 32}\ntime 2026-11-23T18:59:21.123Z\n"
+    )
+    assert trailer_of(text).text == text
+    with pytest.raises(NoteError):
+        trailer_of(text.replace(*change))
+
+
+def rows(*events: Record) -> list[dict[str, str]]:
+    content = b"".join(csv_lines(chain(events, GENESIS))).decode()
+    return [*csv.DictReader(io.StringIO(content, newline=""))]
+
+
+def test_a_row_tells_what_the_event_tells() -> None:
+    event = record(1, KeyToggled(enabled=False, reason='a "reason",\nin two lines'), subject="key:3fA9")
+    (row,) = rows(event)
+    assert row == {
+        "position": "1",
+        "time": "2026-11-23T18:59:21.124Z",
+        "event": "KeyToggled",
+        "key_id": "3fA9",
+        "subject": "key:3fA9",
+        "actor_kind": "account",
+        "actor_id": ACTOR.id,
+        "actor_label": ACTOR.label,
+        "address": REQUEST.ip,
+        "user_agent": REQUEST.user_agent,
+        "request_id": REQUEST.id,
+        "data": '{"enabled":false,"reason":"a \\"reason\\",\\nin two lines"}',
+        "entry_hash": entry_of(event, GENESIS).entry_hash.hex(),
+    }
+
+
+def test_an_event_that_cannot_be_read_has_a_row() -> None:
+    (row,) = rows(Record(1, 2**62, b"\xff"))
+    assert (row["position"], row["time"], row["event"], row["data"]) == ("1", str(2**62), "", "")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_is_a_formula(text: str) -> None:
+    (row,) = rows(
+        record(
+            1,
+            actor=Actor(kind="key", id=text, label=text),
+            request=Request(id=text, ip=text, user_agent=text),
+            subject=text,
+        )
+    )
+    cells = [
+        row[name] for name in ("actor_id", "actor_label", "address", "user_agent", "request_id", "subject")
+    ]
+    assert cells == [f"'{text}"] * 6
+
+
+@pytest.fixture
+def exports(sqlite_log: AuditLog, ledger: Ledger, signer: Signer) -> Exports:
+    ids = iter(range(10**6))
+    journal = Journal(ledger, lambda: f"told-{next(ids)}")
+    return Exports(sqlite_log, journal, signer, Notary(sqlite_log, signer, lambda: AT), lambda: AT)
+
+
+def taken(lines: Iterator[bytes], signer: Signer) -> Proof:
+    return prove(lines, signer.public_key)
+
+
+def told(ledger: Ledger) -> list[AuditExported]:
+    return [decode(each).data for each in ledger.records("audit:exports")]
+
+
+def test_an_export_is_told_and_then_made(
+    exports: Exports, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    export = exports.some(AUDITOR, Filters(workspace="default", type="KeyToggled"), "jsonl", REQUEST)
+    fact = AuditExported(format="jsonl", filters={"type": "KeyToggled"}, position=5)
+    assert told(ledger) == [fact]
+    catch_up(sqlite_log, ledger)  # what came since is not of it
+    grow(ledger, 3, "key:2")
+    catch_up(sqlite_log, ledger)
+    proof = taken(export.lines, signer)
+    assert (proof.findings, proof.entries, proof.last_position) == ([], 5, 5)
+
+
+def test_a_whole_export_has_all_workspaces_and_a_checkpoint_of_its_end(
+    exports: Exports, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
+) -> None:
+    sqlite_log.append(records(range(1, 4)))
+    exports.notary.vouch()
+    sqlite_log.append([record(4, workspace="other"), record(5)])
+    steps: list[tuple[int, int]] = []
+    export = exports.whole(AUDITOR, "jsonl", REQUEST, lambda done, total: steps.append((done, total)))
+    proof = taken(export.lines, signer)
+    assert (proof.findings, proof.entries, proof.checkpoints) == ([], 5, 2)
+    assert proof.trailer
+    assert proof.trailer.scope == WHOLE
+    assert steps == [(5, 5)]
+    assert told(ledger) == [AuditExported(format="jsonl", filters={"scope": "whole"}, position=5)]
+
+
+def test_the_whole_of_an_empty_log_can_be_taken(exports: Exports, signer: Signer) -> None:
+    export = exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
+    proof = taken(export.lines, signer)
+    assert (proof.findings, proof.entries) == ([], 0)
+
+
+def test_without_the_scope_nothing_is_taken(exports: Exports, ledger: Ledger) -> None:
+    nobody = Principal(kind="key", id="key:1", label="CI", workspace="default", scopes=frozenset())
+    with pytest.raises(ForbiddenError):
+        exports.some(nobody, Filters(workspace="default"), "csv", REQUEST)
+    assert told(ledger) == []
+
+
+def test_what_cannot_be_told_is_not_given(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise StoreAwayError
+
+    monkeypatch.setattr(ledger, "append", away)
+    with pytest.raises(StoreAwayError):
+        exports.some(AUDITOR, Filters(workspace="default"), "jsonl", REQUEST)
+
+
+def test_what_cannot_be_signed_or_found_is_not_told(
+    exports: Exports, key_file: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_file.write_text("no key")
+    with pytest.raises(SigningError):
+        exports.some(AUDITOR, Filters(workspace="default"), "jsonl", REQUEST)
+    key_file.unlink()
+
+    def refuse(*_: object) -> None:
+        raise TooManyKeysError
+
+    monkeypatch.setattr(exports.log, "positions", refuse)
+    with pytest.raises(TooManyKeysError):
+        exports.some(AUDITOR, Filters(workspace="default", name="a"), "jsonl", REQUEST)
+    assert told(ledger) == []
+
+
+def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
+    exports: Exports, sqlite_log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqlite_log.append(records([1]))
+    exports.notary.vouch()
+    monkeypatch.setattr(exports.log, "checkpoints", lambda: [(1, b"no note")])
+    with pytest.raises(ExportError, match="Checkpoint 1 is damaged"):
+        exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
+
+
+def test_the_trailer_is_a_note_that_the_key_signed(
+    exports: Exports, sqlite_log: AuditLog, signer: Signer
+) -> None:
+    sqlite_log.append(records([1, 2]))
+    *_, last = exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None).lines
+    trailer = trailer_of(opened(read_note("trailer", last), signer.public_key))
+    entry: Entry | None = sqlite_log.last_entry()
+    assert entry
+    assert (trailer.count, trailer.last_position, trailer.chain_hash) == (2, 2, entry.entry_hash)
+    note = exports.notary.vouch()
+    assert note
+    assert unverified(note).position == 2

@@ -1,0 +1,153 @@
+"""The calls that give the audit log as a file, on an application of their own: what is refused, and how."""
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
+from flask.testing import FlaskClient
+from redis import ConnectionError as StoreAwayError
+
+from services.audit.app import register
+from services.audit.audit_log import AuditLog, TooManyKeysError
+from services.audit.database import AuditDatabaseError
+from services.audit.exporting import Exports
+from services.audit.proof import prove
+from services.audit.signing import Signer
+from services.audit.vouching import Notary
+from shared.identity import AUDIT_READ, Principal
+from shared.inquiries import KeyInquiries
+from shared.journal import Journal
+from shared.ledger import Ledger, VersionConflictError
+from shared.web.access import Access
+from shared.web.app import create_app
+from shared.web.limits import Limits
+from tests.audit.histories import AT, records
+
+ANN = Principal(kind="key", id="key:1", label="CI", workspace="default", scopes=frozenset({AUDIT_READ}))
+FORMS = pytest.mark.parametrize("form", ["jsonl", "csv"])
+
+
+@pytest.fixture
+def exports(sqlite_log: AuditLog, ledger: Ledger, signer: Signer) -> Exports:
+    ids = iter(range(10**6))
+    journal = Journal(ledger, lambda: f"told-{next(ids)}")
+    sqlite_log.append(records(range(1, 1_001)))
+    return Exports(sqlite_log, journal, signer, Notary(sqlite_log, signer, lambda: AT), lambda: AT)
+
+
+@pytest.fixture
+def client(exports: Exports, sqlite_log: AuditLog, ledger: Ledger) -> FlaskClient:
+    app: Flask
+    app, api = create_app(
+        secret_key="secret",
+        sessions=SecureCookieSessionInterface(),
+        access=Access(lambda _: ANN, lambda *_: None, lambda *_: None),
+        home="audit.entries_page",
+        limits=Limits(None),
+    )
+    register(app, api, sqlite_log, ledger, Mock(KeyInquiries), exports)
+    return app.test_client()
+
+
+def told(ledger: Ledger) -> int:
+    return ledger.version("audit:exports")
+
+
+def _kept(chunks: Iterator[bytes], received: bytearray) -> Iterator[bytes]:
+    """Keeps what came before it broke off."""
+    for chunk in chunks:
+        received.extend(chunk)
+        yield b""
+
+
+def get(client: FlaskClient, form: str, **query: str) -> Any:
+    headers = {"Authorization": "Bearer token"}
+    return client.get(f"/v1/audit/entries.{form}", query_string=query, headers=headers)
+
+
+def test_a_file_is_given_and_told(client: FlaskClient, ledger: Ledger, signer: Signer) -> None:
+    answer = get(client, "jsonl", key_id="1")
+    proof = prove(answer.data.splitlines(keepends=True), signer.public_key)
+    assert (answer.status_code, proof.findings, proof.entries) == (200, [], 334)
+    assert told(ledger) == 1
+
+
+@FORMS
+@pytest.mark.parametrize("name", ["key_id", "actor", "type", "q"])
+def test_what_resembles_a_key_is_refused_by_name_and_kept_nowhere(
+    client: FlaskClient, ledger: Ledger, form: str, name: str
+) -> None:
+    answer = get(client, form, **{name: "x" * 26})
+    assert answer.status_code == 422
+    assert [row["field"] for row in answer.json["errors"]] == [name]
+    assert told(ledger) == 0
+
+
+@FORMS
+@pytest.mark.parametrize("error", [StoreAwayError(), VersionConflictError("audit:exports", 1, 2)])
+def test_what_cannot_be_told_is_not_given(
+    client: FlaskClient, ledger: Ledger, form: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ledger, "append", fail)
+    answer = get(client, form)
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_what_cannot_be_signed_is_neither_given_nor_told(
+    client: FlaskClient, ledger: Ledger, key_file: Any
+) -> None:
+    key_file.write_text("no key")
+    answer = get(client, "jsonl")
+    assert answer.status_code == 503
+    assert str(key_file) not in answer.text
+    assert told(ledger) == 0
+
+
+@FORMS
+def test_a_database_that_is_away_at_the_beginning_is_told_as_ever(
+    client: FlaskClient, sqlite_log: AuditLog, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AuditDatabaseError("away")
+
+    monkeypatch.setattr(sqlite_log, "last", fail)
+    assert get(client, form).status_code == 503
+
+
+@FORMS
+def test_a_file_that_breaks_off_is_never_silently_short(
+    client: FlaskClient, exports: Exports, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [*exports.log.walk(3)]
+
+    def fail(_: object) -> Any:
+        yield from entries
+        raise AuditDatabaseError("away")
+
+    monkeypatch.setattr(exports.log, "ascending", fail)
+    received = bytearray()
+    chunks = get(client, form).iter_encoded()
+    with pytest.raises(AuditDatabaseError):
+        received.extend(b"".join(_kept(chunks, received)))
+    assert received.count(b"\n") == (4 if form == "jsonl" else 5)
+    assert b"not whole" in received.lower()
+
+
+def test_a_name_that_too_many_keys_had_is_refused_and_not_told(
+    client: FlaskClient, exports: Exports, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TooManyKeysError
+
+    monkeypatch.setattr(exports.log, "positions", refuse)
+    answer = get(client, "csv")
+    assert answer.status_code == 422
+    assert answer.json["errors"][0]["field"] == "name"
+    assert told(ledger) == 0

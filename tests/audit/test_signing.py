@@ -1,0 +1,251 @@
+"""The key's file, the anchor beside it, and who adds checkpoints."""
+
+import stat
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from structlog.testing import capture_logs
+
+from services.audit.audit_log import AuditLog
+from services.audit.checkpoints import DUE_ENTRIES, DUE_MS, Checkpoint, note_hash, unverified, verified
+from services.audit.notes import opened
+from services.audit.signing import Signer, SigningError
+from services.audit.vouching import Notary, is_due
+from tests.audit.histories import AT, records
+from tests.audit.tampering import Tampered
+
+
+def checkpoint(signer: Signer, sequence: int) -> bytes:
+    return signer.sign(Checkpoint(sequence, bytes(32), sequence, bytes(32), AT).text)
+
+
+def test_the_key_is_made_at_its_first_use_for_its_owner_alone(key_file: Path) -> None:
+    signer = Signer(key_file)
+    assert not key_file.exists()
+    note = signer.sign("text\n")
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    assert key_file.read_text().startswith("-----BEGIN PRIVATE KEY-----\n")
+    assert [*key_file.parent.iterdir()] == [key_file]
+    assert opened(note, Signer(key_file).public_key) == "text\n"
+
+
+def test_of_many_at_once_all_have_the_same_key(key_file: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        keys = [*threads.map(lambda _: str(Signer(key_file).public_key), range(8))]
+    assert len(set(keys)) == 1
+    assert keys[0].startswith("keyledger-audit+")
+    assert [*key_file.parent.iterdir()] == [key_file]
+
+
+def test_a_key_that_openssl_made_is_taken(key_file: Path) -> None:
+    command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key_file)]
+    subprocess.run(command, check=True, capture_output=True)
+    signer = Signer(key_file)
+    assert opened(signer.sign("text\n"), signer.public_key) == "text\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"secret",
+        generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+        ),
+    ],
+    ids=["nothing", "no PEM", "another kind", "with a password"],
+)
+def test_a_file_that_holds_no_key_of_ours_is_told(key_file: Path, content: bytes) -> None:
+    key_file.write_bytes(content)
+    with pytest.raises(SigningError, match="holds no private key of the kind Ed25519") as caught:
+        _ = Signer(key_file).public_key
+    assert key_file.read_bytes() == content
+    assert "secret" not in str(caught.value)
+
+
+def test_a_directory_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SigningError, match=r"No such file.*openssl genpkey.*KEYLEDGER_AUDIT_KEY_FILE"):
+        _ = Signer(tmp_path / "none" / "key.pem").public_key
+
+
+def test_the_last_checkpoint_is_kept_and_never_an_earlier_one(signer: Signer) -> None:
+    assert signer.anchor() is None
+    notes = [checkpoint(signer, sequence) for sequence in (1, 2, 3)]
+    for note in (notes[0], notes[2], notes[1]):
+        signer.keep(note)
+    assert signer.anchor() == notes[2]
+    assert stat.S_IMODE(signer.anchor_file.stat().st_mode) == 0o600
+
+
+def test_an_anchor_that_is_none_is_replaced(signer: Signer) -> None:
+    note = checkpoint(signer, 1)
+    signer.anchor_file.write_bytes(b"no note")
+    signer.keep(note)
+    assert signer.anchor() == note
+
+
+def test_where_nothing_can_be_written_there_is_no_anchor_and_that_is_told_once(
+    signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    note = checkpoint(signer, 1)
+    monkeypatch.setattr("services.audit.signing.tempfile.mkstemp", refuse)  # root may write anywhere
+    with capture_logs() as told:
+        signer.keep(note)
+        signer.keep(note)
+    assert [line["event"] for line in told] == ["the last checkpoint is kept in the database alone"]
+    assert signer.anchor() is None
+
+
+def test_a_checkpoint_vouches_for_the_log(log: AuditLog, notary: Notary, signer: Signer) -> None:
+    assert notary.vouch() is None
+    log.append(records(range(1, 4)))
+    first = notary.vouch()
+    assert first
+    assert notary.vouch() == first  # nothing came since
+    log.append(records(range(4, 6)))
+    second = notary.vouch()
+    assert second
+    assert [tuple(each) for each in log.checkpoints()] == [(1, first), (2, second)]
+    said, last = verified(second, signer.public_key), log.last_entry()
+    assert last
+    assert (said.position, said.chain_hash, said.previous) == (5, last.entry_hash, note_hash(first))
+    assert signer.anchor() == second
+
+
+def test_one_that_is_not_due_is_not_made(sqlite_log: AuditLog, signer: Signer) -> None:
+    now = [AT]
+    notary = Notary(sqlite_log, signer, lambda: now[0])
+    sqlite_log.append(records([1]))
+    made = []
+    for end, later in ((2, 0), (3, DUE_MS - 1), (4, 1), (4 + DUE_ENTRIES, 0)):
+        notary.vouch_if_due()
+        made.append(len(sqlite_log.checkpoints()))
+        now[0] += later
+        sqlite_log.append(records(range(sqlite_log.last().position + 1, end + 1)))
+        assert is_due(sqlite_log, end, now[0]) is (end in {4, 4 + DUE_ENTRIES})
+    notary.vouch_if_due()
+    assert [*made, len(sqlite_log.checkpoints())] == [1, 1, 1, 2, 3]
+
+
+def test_a_clock_that_goes_back_takes_no_time_with_it(sqlite_log: AuditLog, signer: Signer) -> None:
+    times = iter([AT, AT - 60_000])
+    notary = Notary(sqlite_log, signer, lambda: next(times))
+    for position in (1, 2):
+        sqlite_log.append(records([position]))
+        notary.vouch()
+    assert [unverified(each.note).time for each in sqlite_log.checkpoints()] == [AT, AT]
+
+
+def test_workers_at_once_make_a_chain(database_url: str, key_file: Path, log: AuditLog) -> None:
+    log.append(records(range(1, 41)))
+    minutes = count()
+
+    def vouch(worker: int) -> None:
+        own = AuditLog(database_url)
+        notary = Notary(own, Signer(key_file), lambda: AT + next(minutes))
+        for position in range(41 + worker, 81, 4):
+            own.append(records(range(own.last().position + 1, position + 1)))
+            notary.vouch()
+        own.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(vouch, range(4)))
+    notes = log.checkpoints()
+    said = [verified(each.note, Signer(key_file).public_key) for each in notes]
+    assert [each.sequence for each in said] == list(range(1, len(said) + 1))
+    assert [each.previous for each in said[1:]] == [note_hash(each.note) for each in notes[:-1]]
+    assert said == sorted(said)
+    assert said[-1].position == 80
+    assert Signer(key_file).anchor() == notes[-1].note
+
+
+def test_nothing_goes_on_from_checkpoints_that_are_gone(
+    log: AuditLog, notary: Notary, signer: Signer, tampered: Tampered
+) -> None:
+    for position in (1, 2):
+        log.append(records([position]))
+        notary.vouch()
+    tampered.disarm()
+    tampered.run("DELETE FROM audit_checkpoints WHERE sequence = 2")
+    log.append(records([3]))
+    anchor = signer.anchor()
+    with pytest.raises(SigningError, match="Checkpoint 2 was signed, and is gone"):
+        notary.vouch()
+    assert signer.anchor() == anchor
+    signer.anchor_file.unlink()  # as it says, for an old copy that was brought back on purpose
+    assert notary.vouch()
+
+
+@pytest.mark.parametrize(
+    ("note", "reason"),
+    [
+        (b"no note", "is not to be trusted"),
+        ("stranger", "is not signed by"),
+        ("earlier", "is not that of its place"),
+        ("fork", "is not the one that was signed"),
+    ],
+)
+def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
+    log: AuditLog,
+    notary: Notary,
+    signer: Signer,
+    tampered: Tampered,
+    tmp_path: Path,
+    note: object,
+    reason: str,
+) -> None:
+    for position in (1, 2):
+        log.append(records([position]))
+        notary.vouch()
+    other = {
+        "stranger": checkpoint(Signer(tmp_path / "other.pem"), 2),
+        "earlier": log.checkpoints()[0].note,
+        "fork": checkpoint(signer, 2),
+    }
+    tampered.disarm()
+    found = other[note] if isinstance(note, str) else note
+    tampered.run("UPDATE audit_checkpoints SET note = :note WHERE sequence = 2", note=found)
+    log.append(records([3]))
+    with pytest.raises(SigningError, match=reason):
+        notary.vouch()
+    assert len(log.checkpoints()) == 2
+
+
+def test_a_log_whose_end_is_gone_is_not_vouched_for_again(
+    log: AuditLog, notary: Notary, tampered: Tampered
+) -> None:
+    log.append(records(range(1, 4)))
+    note = notary.vouch()
+    tampered.disarm()
+    tampered.run("DELETE FROM audit_entries WHERE position = 3")
+    assert notary.vouch() == note
+    assert len(log.checkpoints()) == 1
+
+
+def test_a_worker_that_was_killed_before_it_kept_the_anchor_goes_on(
+    log: AuditLog, notary: Notary, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append(records([1]))
+    first = notary.vouch()
+    log.append(records([2]))
+    with monkeypatch.context() as patch:
+        patch.setattr(signer, "keep", lambda _: None)
+        notary.vouch()
+    assert signer.anchor() == first
+    log.append(records([3]))
+    assert notary.vouch() == signer.anchor()

@@ -1,0 +1,69 @@
+"""By which terms an event is found."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.audit.terms import term_of, terms_of, words_of_name, words_sought
+from shared.events import Actor, KeyDetails, KeyDetailsChanged, Record, Request
+from tests.audit.histories import AT, created, record
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
+
+
+def words_in(terms: set[str]) -> set[str]:
+    return {term for term in terms if "=" not in term}
+
+
+def test_an_event_is_found_by_every_filter_and_every_word_of_it() -> None:
+    actor = Actor(kind="key", id="3fA9", label="Nightly CI")
+    request = Request(id="checkout-42", ip="192.0.2.7", user_agent="curl/8.7")
+    event = record(1, created("Data-Sync", description="für alle"), actor=actor, request=request)
+    terms = terms_of(event)
+    assert {
+        term_of("workspace", "default"),
+        term_of("key", "1"),
+        term_of("type", "KeyCreated"),
+        term_of("address", "192.0.2.7"),
+        term_of("actor", "3fA9"),
+        term_of("actor", "Nightly CI"),
+        "name=data",
+        "name=sync",
+    } == {term for term in terms if "=" in term}
+    assert {"data", "sync", "für", "alle", "nightly", "ci", "checkout", "42", "orders", "read"} <= terms
+
+
+def test_no_digest_is_a_word() -> None:
+    assert "ab" * 32 not in terms_of(record(1, created()))
+
+
+def test_a_renamed_key_is_found_by_both_names() -> None:
+    before = KeyDetails(name="Old", description="", scopes=(), expires_at=None)
+    fact = KeyDetailsChanged(before=before, after=msgspec.structs.replace(before, name="New"), reason="")
+    assert {"name=old", "name=new"} <= terms_of(record(1, fact))
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b"[]", b"\xff", b'{"data":{"name":7,"before":[]},"actor":1}'])
+def test_an_event_that_cannot_be_read_has_no_terms(body: bytes) -> None:
+    assert terms_of(Record(1, AT, body)) == set()
+
+
+def test_texts_are_found_however_deep_they_lie() -> None:
+    deep = b'{"data":' + b'{"a":[' * 400 + b'"treasure"' + b"]}" * 400 + b"}"
+    assert terms_of(Record(1, AT, deep)) == {"treasure"}
+
+
+@given(texts, texts)
+def test_what_is_sought_is_found_in_the_text_that_it_comes_from(text: str, more: str) -> None:
+    terms = terms_of(record(1, created(f"{text} {more}")))
+    for sought in (words_sought(text), words_of_name(text)):
+        assert sought == ((),) or all(any(term in terms for term in some) for some in sought)
+
+
+@given(texts)
+def test_no_text_passes_for_a_filter_or_breaks_out_of_a_question(text: str) -> None:
+    fact = created("n", description=text)
+    assert not {character for word in words_in(terms_of(record(1, fact))) for character in word} & set(
+        "='\"& |()\\\0"
+    )

@@ -1,0 +1,268 @@
+"""The audit log proves itself: checkpoints, the check, exports over HTTP and at the command line, offline."""
+
+import csv
+import os
+import re
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from click.testing import CliRunner
+
+from services.audit.findings import Kind
+from services.audit.notes import PublicKey
+from services.audit.proof import Proof, prove
+from services.cli import main
+from shared.identity import AUDIT_READ
+from tests.audit.tampering import Tampered
+from tests.real import KEYLEDGER, Service, until
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One with a hundred keys in two workspaces."""
+    running = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_RATE_LIMIT="0")
+    running.start()
+    for number in range(50):
+        running.key(workspace="elsewhere" if number % 2 else "default")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def public_key(service: Service) -> PublicKey:
+    return PublicKey.of_text(service.run("audit", "public-key").stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def auditor(service: Service) -> dict[str, str]:
+    return {"Authorization": f"Bearer {service.key(AUDIT_READ)}"}
+
+
+def get(service: Service, path: str, headers: dict[str, str], **query: str) -> requests.Response:
+    return requests.get(f"{service.url}/v1/audit/{path}", params=query, headers=headers, timeout=20)
+
+
+def entries(service: Service, headers: dict[str, str], **query: str) -> list[Json]:
+    found: list[Json] = get(service, "entries", headers, **query).json()["entries"]
+    return found
+
+
+def proved(content: bytes, public_key: PublicKey) -> Proof:
+    return prove(content.splitlines(keepends=True), public_key)
+
+
+def caught_up(service: Service, headers: dict[str, str]) -> None:
+    """Until the log has all that was done till now."""
+    head = int(service.run("projector", "status", "--json").stdout.partition('"head": ')[2].partition(",")[0])
+    until(lambda: entries(service, headers)[0]["position"] >= head - 1, what="the audit log")
+
+
+def test_an_export_of_a_workspace_proves_itself(
+    service: Service, auditor: dict[str, str], public_key: PublicKey
+) -> None:
+    caught_up(service, auditor)
+    answer = get(service, "entries.jsonl", auditor, type="KeyCreated")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/jsonl; charset=utf-8"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="keyledger-audit.jsonl"'
+    assert answer.headers["Cache-Control"] == "no-store"
+    proof = proved(answer.content, public_key)
+    assert proof.findings == []
+    assert proof.entries == 26  # and not those of the other workspace
+    assert b"elsewhere" not in answer.content
+    assert proof.trailer
+    assert proof.trailer.scope == '{"type":"KeyCreated","workspace":"default"}'
+
+
+def test_an_export_is_told_first(service: Service, auditor: dict[str, str]) -> None:
+    assert get(service, "entries.csv", auditor, since="2026-01-01T00:00:00.000Z").status_code == 200
+
+    def of_csv() -> list[Json]:
+        found = entries(service, auditor, type="AuditExported")
+        return [entry for entry in found if entry["data"]["format"] == "csv"]
+
+    until(of_csv, what="the event")
+    told = of_csv()[0]
+    assert told["data"]["filters"] == {"since": "2026-01-01T00:00:00.000Z"}
+    assert told["actor"]["kind"] == "key"
+    assert told["position"] > told["data"]["position"] > 0
+
+
+def test_a_spreadsheet_has_a_row_for_each_entry(service: Service, auditor: dict[str, str]) -> None:
+    caught_up(service, auditor)
+    answer = get(service, "entries.csv", auditor, type="KeyCreated")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    rows = [*csv.DictReader(answer.text.splitlines())]
+    assert len(rows) == 26
+    assert {row["event"] for row in rows} == {"KeyCreated"}
+
+
+def test_what_looks_like_a_key_is_refused_and_told_nowhere(service: Service, auditor: dict[str, str]) -> None:
+    secret = service.key()
+    before = len(entries(service, auditor, type="AuditExported"))
+    for form in ("jsonl", "csv"):
+        answer = get(service, f"entries.{form}", auditor, q=secret)
+        assert answer.status_code == 422
+        assert [row["field"] for row in answer.json()["errors"]] == ["q"]
+        assert secret not in answer.text
+    caught_up(service, auditor)
+    assert len(entries(service, auditor, type="AuditExported")) == before
+
+
+@pytest.mark.parametrize("query", [{"limit": "5"}, {"cursor": "5"}, {"since": "noon"}, {"what": "x"}])
+def test_arguments_of_no_use_are_refused(
+    service: Service, auditor: dict[str, str], query: dict[str, str]
+) -> None:
+    assert get(service, "entries.jsonl", auditor, **query).status_code == 422
+
+
+def test_a_checkpoint_is_made_by_itself_and_on_demand(service: Service) -> None:
+    first = service.run("audit", "checkpoint").stdout
+    assert first.startswith("keyledger audit checkpoint v1\nsequence ")
+    assert int(re.search(r"sequence (\d+)", first)[1]) > 1  # type: ignore[index]  # the worker made the first
+    assert (service.data_dir / "audit_key.pem.last").read_text() == first
+    assert stat.S_IMODE((service.data_dir / "audit_key.pem").stat().st_mode) == 0o600
+
+
+def test_the_check_of_a_sound_log_says_so_and_is_told(service: Service, auditor: dict[str, str]) -> None:
+    run = service.run("audit", "check")
+    assert (run.returncode, run.stdout.splitlines()[-1]) == (0, "the audit log is sound")
+    until(lambda: entries(service, auditor, type="AuditChecked"), what="the event")
+    told = entries(service, auditor, type="AuditChecked")[0]
+    assert told["data"]["findings"] == []
+    assert told["actor"]["kind"] == "operator"
+
+
+def test_another_key_accuses_every_checkpoint(service: Service) -> None:
+    other = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
+    run = service.run("audit", "check", "--public-key", other)
+    assert run.returncode == 1
+    assert "checkpoint forged (" in run.stdout
+    assert run.stdout.endswith("THE AUDIT LOG IS NOT SOUND\n")
+
+
+@pytest.fixture(scope="module")
+def exported(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole log in a file."""
+    file = tmp_path_factory.mktemp("exported") / "audit.jsonl"
+    run = service.run("audit", "export", str(file))
+    assert run.returncode == 0, run.stderr
+    return file
+
+
+def offline(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, where there is no store, no database and no data directory to be had."""
+    nowhere = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "KEYLEDGER_DATA_DIR": "/nonexistent/data",
+        "KEYLEDGER_REDIS_URL": "redis://127.0.0.1:1",
+        "KEYLEDGER_AUDIT_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    }
+    return subprocess.run(
+        [KEYLEDGER, "audit", "check", *arguments],
+        env=nowhere,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def test_a_whole_export_is_proved_offline_by_the_public_key_alone(
+    exported: Path, public_key: PublicKey
+) -> None:
+    assert stat.S_IMODE(exported.stat().st_mode) == 0o600
+    run = offline("--file", str(exported), "--public-key", str(public_key))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "as an export of the whole log" in run.stdout
+    assert run.stdout.endswith("the export is sound\n")
+    assert b"elsewhere" in exported.read_bytes()
+    assert b'{"checkpoint":"keyledger audit checkpoint v1' in exported.read_bytes()
+
+
+def test_the_proof_opens_no_socket(
+    exported: Path, public_key: PublicKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setenv("KEYLEDGER_DATA_DIR", "/nonexistent/data")
+    arguments = ["audit", "check", "--file", str(exported), "--public-key", str(public_key)]
+    run = CliRunner().invoke(main, arguments)
+    assert (run.exit_code, run.output.splitlines()[-1]) == (0, "the export is sound")
+
+
+def test_a_tampered_export_is_told_with_what_and_where(
+    exported: Path, public_key: PublicKey, tmp_path: Path
+) -> None:
+    lines = exported.read_bytes().splitlines(keepends=True)
+    tampered = tmp_path / "tampered.jsonl"
+    tampered.write_bytes(b"".join([*lines[:5], *lines[6:]]))
+    run = offline("--file", str(tampered), "--public-key", str(public_key))
+    assert run.returncode == 1
+    assert re.search(
+        r"(?m)^missing \(1\), first at \d+: there is no entry, though later ones are$", run.stdout
+    )
+    assert run.stdout.endswith("THE EXPORT IS NOT SOUND\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ((), "`keyledger audit public-key` prints it"),
+        (("--public-key", "nonsense"), "It must look like keyledger-audit+"),
+        (("--public-key", "sum.golang.org+033de0af+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"), "wrong"),
+    ],
+)
+def test_misuse_is_told_apart(exported: Path, arguments: tuple[str, ...], advice: str) -> None:
+    run = offline("--file", str(exported), *arguments)
+    assert run.returncode == 2
+    assert advice in " ".join(run.stderr.replace("│", " ").split())
+
+
+def test_a_file_that_is_not_there_is_misuse(public_key: PublicKey) -> None:
+    assert offline("--file", "/nonexistent", "--public-key", str(public_key)).returncode == 2
+
+
+def test_a_spreadsheet_of_the_whole_log_can_be_had(service: Service, tmp_path: Path) -> None:
+    run = service.run("audit", "export", str(tmp_path / "audit.csv"), "--format", "csv")
+    assert run.returncode == 0
+    rows = [*csv.DictReader((tmp_path / "audit.csv").read_text().splitlines())]
+    assert rows[0]["position"] == "1"
+
+
+def test_an_export_that_fails_leaves_no_file(service: Service, tmp_path: Path) -> None:
+    run = service.run("audit", "export", str(tmp_path / "none" / "audit.jsonl"))
+    assert run.returncode == 1
+    assert "cannot be written" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_that_fails_says_so_at_its_end(
+    service: Service, auditor: dict[str, str], public_key: PublicKey
+) -> None:
+    """The last one here, for the log is not what it was."""
+    caught_up(service, auditor)
+    database = Tampered(f"sqlite:///{service.data_dir / 'audit.db'}")
+    database.disarm()
+    database.change(40, "record = 7")
+    database.close()
+    broken = get(service, "entries.jsonl", auditor)
+    assert Kind.CUT_OFF in proved(broken.content, public_key).counts
+    assert broken.content.endswith(b'{"broken_off":"This file is not whole. Export it again."}\n')
+    whole = get(service, "entries.csv", auditor, type="AuditExported")
+    assert b"BROKE OFF" not in whole.content
+    run = service.run("audit", "check")
+    assert run.returncode == 1
+    assert "changed (1), first at 40: its record is not of the form that the log writes" in run.stdout

@@ -1,0 +1,197 @@
+"""An auditor in a browser: was this key good then, and whose is this one."""
+
+import re
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+import requests
+from playwright.sync_api import BrowserContext, Page, Request, expect
+
+from services.keys.key_material import parse
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from shared.identity import ADMIN
+from shared.timestamps import parse_rfc3339, rfc3339
+from tests.e2e.people import signed_in
+from tests.e2e.test_api import Caller
+from tests.real import Service, everything, until
+
+WHOLE_KEY = "The whole key, as it was found"
+
+
+class Leaked(NamedTuple):
+    """A key that did something before it was switched off, and on again."""
+
+    token: str
+    id: str
+    made: str  # the id of the key that it made
+    born: str
+    off: str
+
+
+@pytest.fixture(scope="module")
+def leaked(service: Service) -> Leaked:
+    owner, token = Caller(service, service.key(ADMIN)), service.key(ADMIN)
+    key_id = parse(token).id
+    made = Caller(service, token)("POST", "/v1/keys", json={"name": "Made by the thief"})
+    assert made.status_code == 201
+    for body in ({"enabled": False, "reason": "Found in a gist"}, {"enabled": True}):
+        time.sleep(0.01)  # so that each moment has a ms of its own
+        assert owner("PATCH", f"/v1/keys/{key_id}", json=body).status_code == 200
+    events = owner("GET", f"/v1/keys/{key_id}/history").json()["events"]
+    entries = f"/v1/audit/entries?key_id={key_id}"
+    until(lambda: len(owner("GET", entries).json()["entries"]) == len(events), what="the audit log's entries")
+    return Leaked(token, key_id, made.json()["id"], events[0]["at"], events[1]["at"])
+
+
+class Addresses(list[str]):
+    """Every address that a browser asked for."""
+
+    def note(self, request: Request) -> None:
+        self.append(request.url)
+
+
+@pytest.fixture
+def addresses() -> Addresses:
+    return Addresses()
+
+
+@pytest.fixture
+def auditor(context: BrowserContext, service: Service, addresses: Addresses) -> Iterator[Page]:
+    page = signed_in(context, service, "auditor")
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("request", addresses.note)
+    yield page
+    assert not [text for text in complaints if "Content Security Policy" in text]
+
+
+def ask(page: Page, key_id: str, at: str, scopes: str = "") -> None:
+    page.goto("/audit/verdict")
+    page.get_by_label("Key id").fill(key_id)
+    page.get_by_label("Time (UTC)").fill(at.removesuffix("Z"))
+    page.get_by_label("Scopes that it had to hold").fill(scopes)
+    page.get_by_role("button", name="Check").click()
+
+
+def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leaked: Leaked) -> None:
+    ask(auditor, leaked.id, leaked.off, ADMIN)
+    expect(auditor.get_by_role("alert")).to_contain_text(
+        re.compile(r"No: caller switched it off at .* UTC, for: Found in a gist\.")
+    )
+    # The address can be sent to others, and says the same to them.
+    auditor.goto(auditor.url)
+    expect(auditor.get_by_text("DISABLED")).to_be_visible()
+    auditor.get_by_role("link", name="That event in the audit log").click()
+    expect(auditor.locator(".entry").filter(has_text="Key switched off")).to_have_count(1)
+
+    ask(auditor, leaked.id, leaked.off)
+    auditor.get_by_role("link", name="The key as it was then").click()
+    expect(auditor.get_by_text("Status then: Inactive")).to_be_visible()
+
+    before = rfc3339(parse_rfc3339(leaked.off) - 1)
+    ask(auditor, leaked.id, before, "orders:read, orders:write")
+    expect(auditor.get_by_role("alert")).to_contain_text("No: it lacked orders:read, orders:write.")
+    ask(auditor, leaked.id, before)
+    expect(auditor.get_by_role("status")).to_contain_text("Yes: ")
+    ask(auditor, leaked.id, rfc3339(parse_rfc3339(leaked.born) - 1))
+    expect(auditor.get_by_role("alert")).to_contain_text("No: it was not there yet.")
+    expect(auditor.get_by_role("link", name="The key as it was then")).to_have_count(0)
+
+
+def test_a_key_that_is_not_there_is_told_at_its_field(auditor: Page, leaked: Leaked) -> None:
+    ask(auditor, "000000000000", leaked.off)
+    expect(auditor.get_by_label("Key id")).to_be_focused()
+    expect(auditor.locator("#key_id-error")).to_contain_text("There is no such key in your workspace.")
+    expect(auditor.get_by_label("Time (UTC)")).to_have_value(leaked.off.removesuffix("Z"))
+
+
+def test_an_auditor_sees_whose_a_leaked_key_is_and_what_it_did(
+    auditor: Page, leaked: Leaked, addresses: Addresses
+) -> None:
+    auditor.goto("/audit/lookup")
+    auditor.get_by_label(WHOLE_KEY).fill(leaked.token)
+    auditor.get_by_role("button", name="Look up").click()
+    expect(auditor.get_by_role("heading", name="caller", exact=True)).to_be_visible()
+    expect(auditor.get_by_role("alert")).to_contain_text("This secret is good")
+    expect(auditor.get_by_text("The present one")).to_be_visible()
+    expect(auditor.get_by_role("listitem").filter(has_text=leaked.made)).to_contain_text("from 127.0.0.1")
+    auditor.get_by_text("Day by day").click()
+    expect(auditor.get_by_role("table")).to_be_visible()
+    assert auditor.url.endswith("/audit/lookup")
+    assert leaked.token not in auditor.content()
+    expect(auditor.get_by_label(WHOLE_KEY)).to_have_value("")
+    expect(auditor.get_by_role("link", name="Revoke")).to_have_count(0)
+    auditor.get_by_role("link", name="All of it in the audit log").click()
+    expect(auditor.get_by_text("Key created")).to_have_count(1)
+
+    auditor.goto("/audit/lookup")
+    auditor.get_by_label(WHOLE_KEY).fill(leaked.token[:-1])
+    auditor.get_by_role("button", name="Look up").click()
+    expect(auditor.locator("#api_key-error")).to_contain_text("mistyped or cut off")
+    expect(auditor.get_by_label(WHOLE_KEY)).to_have_value("")
+    assert len(addresses) > 3
+    assert not any(leaked.token[10:36] in address for address in addresses)
+
+
+def test_who_may_revoke_comes_to_it_from_the_look_up(page: Page, service: Service) -> None:
+    token = service.key()
+    page.goto("/audit/lookup")
+    page.get_by_label(WHOLE_KEY).fill(token)
+    page.get_by_role("button", name="Look up").click()
+    page.get_by_role("link", name="Revoke").click()
+    page.wait_for_url(f"**/keys/{parse(token).id}/revoke")
+    page.get_by_role("button", name="Revoke for good").click()
+    page.goto("/audit/lookup")
+    page.get_by_label(WHOLE_KEY).fill(token)
+    page.get_by_role("button", name="Look up").click()
+    expect(page.get_by_text("was revoked, which is for good")).to_be_visible()
+    expect(page.get_by_role("link", name="Revoke")).to_have_count(0)
+
+
+def test_the_pages_work_without_script(page: Page, service: Service, leaked: Leaked) -> None:
+    browser = page.context.browser
+    assert browser
+    plain = browser.new_context(base_url=service.url, java_script_enabled=False)
+    auditor = signed_in(plain, service, "auditor")
+    ask(auditor, leaked.id, leaked.off)
+    expect(auditor.get_by_text("switched it off at")).to_be_visible()
+    auditor.goto("/audit/lookup")
+    auditor.get_by_label(WHOLE_KEY).fill(leaked.token)
+    auditor.get_by_role("button", name="Look up").click()
+    expect(auditor.get_by_text("The present one")).to_be_visible()
+    plain.close()
+
+
+def test_neither_page_is_wider_than_a_telephone(auditor: Page, leaked: Leaked) -> None:
+    auditor.set_viewport_size({"width": 360, "height": 780})
+    ask(auditor, leaked.id, leaked.off)
+    expect(auditor.get_by_role("alert")).to_be_visible()
+    assert auditor.evaluate("document.documentElement.scrollWidth") <= 360
+    auditor.goto("/audit/lookup")
+    auditor.get_by_label(WHOLE_KEY).fill(leaked.token)
+    auditor.get_by_role("button", name="Look up").click()
+    expect(auditor.get_by_text("The present one")).to_be_visible()
+    assert auditor.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_what_is_looked_up_is_kept_nowhere(service: Service, leaked: Leaked) -> None:
+    bearer = {"Authorization": f"Bearer {service.key(ADMIN)}"}
+    url = f"{service.url}/v1/audit/lookup"
+    damaged = [leaked.token, leaked.token[:-1], leaked.token[:-1] + "!", f"{leaked.token}\n"]
+    answers = [requests.post(url, json={"api_key": text}, headers=bearer, timeout=10) for text in damaged]
+    answers.append(requests.post(url, data=leaked.token, headers=bearer, timeout=10))
+    answers.append(
+        requests.post(
+            url, data=f'"{leaked.token}', headers=bearer | {"Content-Type": "application/json"}, timeout=10
+        )
+    )
+    assert [answer.status_code for answer in answers] == [200, 404, 404, 404, 415, 400]
+    kept = [path.read_bytes() for path in service.data_dir.rglob("*") if path.is_file()]
+    kept += [service.output.encode(), *(answer.content for answer in answers)]
+    with connect(EmbeddedServer.in_directory(service.data_dir).url) as store:
+        kept += everything(store)
+    assert len(kept) > 20
+    assert not any(leaked.token[10:36].encode() in content for content in kept)

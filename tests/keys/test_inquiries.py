@@ -1,0 +1,225 @@
+"""What the audit service is answered about keys: from real commands, at the ledger."""
+
+import random
+
+import pytest
+from redis import Redis
+
+from services.keys.commands import KeyCommands, NewKey
+from services.keys.currency import Tail
+from services.keys.domain import ChangeKey
+from services.keys.inquiries import LedgerInquiries
+from services.keys.key_material import ApiKey, mint_again
+from services.keys.service import Keys
+from services.keys.standings import Memory
+from services.keys.usage import Usage
+from services.keys.verification import Verifier
+from services.keys.views import Views
+from shared.events import UnreadableEventError
+from shared.inquiries import FoundKey, NotAKeyError
+from shared.ledger import LOG, Ledger
+from shared.moments import MomentError, Position, Time
+from tests.keys.people import REQUEST, now, person
+
+DAY_S = 24 * 60 * 60
+OFF, ON = ChangeKey(enabled=False, reason="leaked"), ChangeKey(enabled=True)
+
+
+@pytest.fixture
+def usage(fake_store: Redis) -> Usage:
+    return Usage(fake_store)
+
+
+@pytest.fixture
+def inquiries(commands: KeyCommands, fake_store: Redis, usage: Usage) -> LedgerInquiries:
+    return LedgerInquiries(Keys(commands, Views(fake_store)), usage)
+
+
+def created(commands: KeyCommands, workspace: str = "default", **fields: object) -> ApiKey:
+    done = commands.create(person(workspace), NewKey(name="Web", **fields), REQUEST)  # type: ignore[arg-type]
+    assert done.api_key
+    return done.api_key
+
+
+def rotated(commands: KeyCommands, key_id: str, grace_seconds: int) -> ApiKey:
+    done = commands.rotate(person(), key_id, grace_seconds, REQUEST)
+    assert done.api_key
+    return done.api_key
+
+
+def found(inquiries: LedgerInquiries, api_key: ApiKey) -> FoundKey:
+    answer = inquiries.find("default", api_key.reveal())
+    assert answer
+    return answer
+
+
+def test_the_verdict_on_the_past_is_what_was_said_then(
+    inquiries: LedgerInquiries, commands: KeyCommands, ledger: Ledger
+) -> None:
+    memory = Memory(10)
+    verify = Verifier(ledger, memory, Tail(ledger, memory), now, lambda _: None)
+    chance = random.Random(6)
+    api_key = created(commands, scopes=("a", "b"))
+    said: list[tuple[int, str, str | None]] = []
+    earlier: ApiKey | None = None
+    for step in range(60):
+        match chance.randrange(4):
+            case 0:
+                commands.change(person(), api_key.id, ChangeKey(enabled=chance.random() < 0.7), REQUEST)
+            case 1:
+                scopes = ("a",) if chance.random() < 0.5 else ("b", "a")
+                commands.change(person(), api_key.id, ChangeKey(scopes=scopes), REQUEST)
+            case 2:
+                earlier, grace = api_key, chance.choice([0, DAY_S])
+                api_key = rotated(commands, api_key.id, grace)
+            case _:
+                commands.change(person(), api_key.id, ChangeKey(name=f"Web {step}"), REQUEST)
+        codes = [verify(key.reveal(), ("b",)).code for key in (api_key, earlier) if key]
+        said.append((ledger.head().position, codes[0], codes[1] if earlier else None))
+    for position, code, before in said:
+        answer = inquiries.verdict_at("default", api_key.id, Position(position), ("b",))
+        assert answer
+        assert answer.code == code
+        assert (answer.earlier_secret_until is not None) == (before in {"VALID", "INSUFFICIENT_SCOPES"})
+    assert {code for _, code, _ in said} == {"VALID", "DISABLED", "INSUFFICIENT_SCOPES"}
+
+
+def test_before_its_creation_a_key_was_not_found_and_the_creation_is_named(
+    inquiries: LedgerInquiries, commands: KeyCommands
+) -> None:
+    created(commands)
+    key = created(commands)
+    for moment in (Position(1), Time(0)):
+        answer = inquiries.verdict_at("default", key.id, moment, ())
+        assert answer
+        assert (answer.code, answer.key, answer.cause.position) == ("NOT_FOUND", None, 2)
+        assert answer.words.startswith("No: it was not there yet. a@b created it at ")
+
+
+def test_a_key_of_another_workspace_is_as_unknown(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+    theirs = created(commands, "other")
+    for key_id in (theirs.id, "000000000000", "no id", ""):
+        for moment in (Position(1), Time(0), Position(99), Time(99_000_000_000_000)):
+            assert inquiries.verdict_at("default", key_id, moment, ()) is None
+    assert inquiries.find("default", theirs.reveal()) is None
+
+
+def test_a_moment_that_is_yet_to_come_is_refused(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+    key = created(commands)
+    for moment, words in ((Position(2), "not yet there"), (Time(99_000_000_000_000), "in the future")):
+        with pytest.raises(MomentError, match=words):
+            inquiries.verdict_at("default", key.id, moment, ())
+
+
+def test_of_a_history_that_cannot_be_read_whole_nothing_is_guessed(
+    inquiries: LedgerInquiries, commands: KeyCommands, fake_store: Redis
+) -> None:
+    key = created(commands)
+    commands.change(person(), key.id, OFF, REQUEST)
+    strange = commands.ledger.read(1, 1)[0].body.replace(b'"KeyToggled"', b'"KeyTwisted"')
+    strange = strange.replace(b'"version":2', b'"version":3')
+    fake_store.xadd(LOG, {"at": 1, "event": strange}, id="0-*")
+    fake_store.rpush(f"{{kl:0}}:subject:key:{key.id}", 3)
+    for moment in (Position(1), Position(3)):
+        with pytest.raises(UnreadableEventError):
+            inquiries.verdict_at("default", key.id, moment, ())
+    with pytest.raises(UnreadableEventError):
+        inquiries.find("default", key.reveal())
+    assert inquiries.find("other", key.reveal()) is None
+
+
+def test_a_token_is_the_present_secret_of_its_key(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+    expires_at = now() + 60_000
+    key = created(commands, expires_at=expires_at)
+    answer = found(inquiries, key)
+    assert (answer.id, answer.name, answer.workspace, answer.created_by) == (key.id, "Web", "default", "a@b")
+    assert (answer.status, answer.good, answer.expires_at) == ("active", True, expires_at)
+    assert (answer.secret.standing, answer.secret.since) == ("present", answer.created_at)
+    assert (answer.secret.replaced_at, answer.secret.good_until) == (None, expires_at)
+
+
+def test_an_earlier_secret_is_told_with_when_it_was_replaced_and_until_when_it_is_good(
+    inquiries: LedgerInquiries, commands: KeyCommands, ledger: Ledger
+) -> None:
+    first = created(commands)
+    second = rotated(commands, first.id, 3600)
+    [born, once] = ledger.history(f"key:{first.id}")
+    in_grace = found(inquiries, first)
+    assert (in_grace.secret.standing, in_grace.good) == ("grace", True)
+    assert (in_grace.secret.since, in_grace.secret.replaced_at) == (born.at, once.at)
+    assert in_grace.secret.good_until == once.data.previous_expires_at
+    assert found(inquiries, second).secret.since == once.at
+
+    # The next rotation ends every secret before the last one, whatever grace it was given.
+    third = rotated(commands, first.id, 3600)
+    twice = ledger.history(f"key:{first.id}")[-1]
+    gone = found(inquiries, first)
+    assert (gone.secret.standing, gone.good, gone.secret.good_until) == ("replaced", False, twice.at)
+    standings = [found(inquiries, key).secret.standing for key in (first, second, third)]
+    assert standings == ["replaced", "grace", "present"]
+
+
+def test_a_secret_that_was_replaced_without_a_grace_is_over(
+    inquiries: LedgerInquiries, commands: KeyCommands
+) -> None:
+    first = created(commands)
+    rotated(commands, first.id, 0)
+    answer = found(inquiries, first)
+    assert (answer.secret.standing, answer.good, answer.status) == ("replaced", False, "active")
+
+
+def test_a_grace_ends_where_the_key_expires(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+    first = created(commands)
+    rotated(commands, first.id, DAY_S)
+    expires_at = now() + 5_000
+    commands.change(person(), first.id, ChangeKey(expires_at=expires_at), REQUEST)
+    assert found(inquiries, first).secret.good_until == expires_at
+
+
+def test_the_status_is_that_of_now_and_only_a_good_token_is_called_so(
+    inquiries: LedgerInquiries, commands: KeyCommands
+) -> None:
+    key = created(commands)
+    said = []
+    for command in (OFF, ON):
+        commands.change(person(), key.id, command, REQUEST)
+        said.append((found(inquiries, key).status, found(inquiries, key).good))
+    commands.revoke(person(), key.id, "leaked", REQUEST)
+    said.append((found(inquiries, key).status, found(inquiries, key).good))
+    assert said == [("inactive", False), ("active", True), ("revoked", False)]
+
+
+def test_another_secret_under_a_keys_id_is_as_unknown(
+    inquiries: LedgerInquiries, commands: KeyCommands
+) -> None:
+    key = created(commands)
+    forged = mint_again("kl", key.id, random.Random(3).randrange)
+    assert inquiries.find("default", forged.reveal()) is None
+
+
+def test_what_is_no_whole_key_is_told_apart_and_not_repeated(
+    inquiries: LedgerInquiries, commands: KeyCommands
+) -> None:
+    token = created(commands).reveal()
+    for text in (token[:-1], f"{token} ", token[:-1] + "!", "", "nonsense", "\ud800", "x" * 100_000):
+        with pytest.raises(NotAKeyError) as refused:
+            inquiries.find("default", text)
+        assert str(refused.value) == ""
+        assert refused.value.__cause__ is None
+
+
+def test_uses_are_told_day_by_day_newest_first(
+    inquiries: LedgerInquiries, commands: KeyCommands, usage: Usage
+) -> None:
+    key = created(commands)
+    assert inquiries.use(key.id).last_used_at is None
+    today, before = now(), now() - 3 * DAY_S * 1000
+    for code, at in [("VALID", before), ("VALID", today), ("DISABLED", today), ("EXPIRED", today)]:
+        usage.note((key.id, code, at))
+    usage.flush()
+    use = inquiries.use(key.id)
+    assert use.last_used_at == today
+    assert [(day.accepted, day.refused, dict(day.reasons)) for day in use.days] == [
+        (1, 2, {"DISABLED": 1, "EXPIRED": 1}),
+        (1, 0, {}),
+    ]
