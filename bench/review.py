@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from bench.figures import Figure
-from services.audit.audit_log import AuditLog, Filters, TooManyKeysError
+from services.audit.audit_log import AuditLog
 from services.audit.entries import told
+from services.audit.search import Filters, TooManyKeysError
 from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
 from tests.real import postgresql_cluster
 
@@ -81,8 +82,8 @@ def _figures(name: str, url: str) -> Iterator[Figure | str]:
 
 def _search(log: AuditLog, of: dict[str, Any]) -> None:
     with suppress(TooManyKeysError):
-        page = log.search(Filters(**{"workspace": "default"} | of), _LIMIT)
-        log.key_names("default", {key_id for entry in page.entries if (key_id := told(entry).key_id)})
+        page = log.search.page(Filters(**{"workspace": "default"} | of), _LIMIT)
+        log.search.key_names("default", {key_id for entry in page.entries if (key_id := told(entry).key_id)})
 
 
 def _time(work: Callable[[], object]) -> float:

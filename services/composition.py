@@ -18,9 +18,11 @@ from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
 from services.audit.audit_log import AuditLog
 from services.audit.exporting import Exports
+from services.audit.failures import Failures
 from services.audit.jobs import Requests
 from services.audit.relay import Relay
 from services.audit.signing import Signer
+from services.audit.standing import Standing
 from services.audit.vouching import Notary
 from services.keys.commands import KeyCommands
 from services.keys.currency import Tail
@@ -190,6 +192,11 @@ class Parts:
     def notary(self) -> Notary:
         """What adds checkpoints to the audit log."""
         return Notary(self.audit_log, self.signer, now_ms)
+
+    @cached_property
+    def standing(self) -> Standing:
+        """What tells how the audit log stands."""
+        return Standing(self.audit_log, self.ledger, self.signer, Failures(self.store), now_ms)
 
     @cached_property
     def exports(self) -> Exports:

@@ -221,6 +221,11 @@ class Ledger:
             if len(page) < _HISTORY_PAGE:
                 return
 
+    def last(self, subject: str) -> Event | None:
+        """The newest event of one subject. Raises UnreadableEventError."""
+        page = self._history([LOG, _index_key(subject)], [max(self.version(subject) - 1, 0), 1])
+        return decode(_record(page[0])) if page else None
+
     def version(self, subject: str) -> int:
         """How many events a subject has."""
         return self._store.llen(_index_key(subject))

@@ -193,7 +193,7 @@ class Service:
 
     def key(self, *scopes: str, workspace: str = "default") -> str:
         """A new key that holds the scopes."""
-        with self._parts() as parts:
+        with self.parts() as parts:
             new = NewKey(name="caller", scopes=scopes)
             made = parts.keys.commands.create(operator(workspace), new, request())
         assert made.api_key
@@ -201,7 +201,7 @@ class Service:
 
     def account(self, email: str, role: str, password: str, workspace: str = "default") -> str:
         """Lets a person sign in; gives the address."""
-        with self._parts() as parts:
+        with self.parts() as parts:
             parts.accounts.add(operator(workspace), email, role, password, request())
         return email
 
@@ -214,7 +214,7 @@ class Service:
         raise LookupError(words)
 
     @contextmanager
-    def _parts(self) -> Iterator[Parts]:
+    def parts(self) -> Iterator[Parts]:
         """What the command line works with, in this process: another one takes a second to start."""
         with patch.dict(os.environ, self.environment):
             settings = Settings.from_environment()

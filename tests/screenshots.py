@@ -17,10 +17,16 @@ from typing import Any
 
 import requests
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from rq import Queue
+from rq.serializers import JSONSerializer
 
+from services.audit.jobs import QUEUE
+from services.audit.standing import CHECKS
+from services.cli.terminal import operator, request
 from services.keys.usage import Usage
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
+from shared.events import AuditChecked, AuditFinding
 from tests.application import application
 from tests.e2e.chromium import launched
 from tests.real import Service, until
@@ -29,6 +35,11 @@ FOLDER = Path("screenshots")
 WIDTHS = {360: 780, 1280: 860}
 SCHEMES = ("light", "dark")
 NOT_PAGES = ("/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/")
+QUERIES = {
+    "/accounts/person": "?email=dev@example.org",
+    "/accounts/password": "?email=dev@example.org",
+    "/audit/timeline": "?of=<key_id>",
+}
 PASSWORD = "a password for the pictures"
 DAY_MS = 24 * 60 * 60 * 1000
 LONG = "Nightly-export-of-all-orders-to-the-data-warehouse-of-the-finance-department (do not switch off!)"
@@ -94,6 +105,22 @@ class Scene:
                         usage.note((self.keys["busy"]["id"], code, now - back * DAY_MS))
             usage.flush()
 
+    def tell_of_a_fault(self) -> None:
+        """What a check leaves in the ledger that found one, and a job that was forged in the queue."""
+        finding = AuditFinding(
+            kind="changed",
+            count=1,
+            position=7,
+            detail="not what its record and the chain say: record, entry_hash",
+        )
+        fact = AuditChecked(entries=31, checkpoints=2, position=31, findings=(finding,))
+        with self.service.parts() as parts:
+            who = operator("default")
+            parts.journal.tell(fact, subject=CHECKS, workspace="default", actor=who.actor, request=request())
+            queue = Queue(QUEUE, connection=parts.store, serializer=JSONSerializer)
+            queue.enqueue("os.mkdir", "/tmp/forged")  # noqa: S108  # nobody makes it
+            until(lambda: parts.standing.failures.newest(1))
+
     @property
     def store_url(self) -> str:
         """The store that `up` runs."""
@@ -105,12 +132,9 @@ class Scene:
             if "GET" not in (rule.methods or set()) or rule.rule.startswith(("/static", "/v1/")):
                 continue
             if rule.rule not in NOT_PAGES:
-                query = (
-                    "?email=dev@example.org"
-                    if rule.rule in {"/accounts/person", "/accounts/password"}
-                    else ""
-                )
-                yield rule.rule.replace("<key_id>", self.keys["busy"]["id"]) + query
+                busy = self.keys["busy"]["id"]
+                query = QUERIES.get(rule.rule, "").replace("<key_id>", busy)
+                yield rule.rule.replace("<key_id>", busy) + query
 
 
 class Visit:
@@ -310,12 +334,39 @@ def looking(visit: Visit) -> None:
 def auditing(visit: Visit) -> None:
     """The audit log in all its states."""
     visit.go("/audit")
+    expect(visit.page.locator("#activity svg.chart")).to_be_visible()
     visit.page.locator("summary").filter(has_text="Key changed").first.click()
     visit.shoot("audit-entry")
+    visit.page.locator("summary").filter(has_text="Key, actor, event").click()
+    visit.page.get_by_text("Export", exact=True).click()
+    visit.page.locator("summary").filter(has_text="As a table").click()
+    visit.shoot("audit-filter", whole=False)
+    visit.go("/audit/timeline?of=account:dev@example.org")
+    visit.shoot("audit-timeline-account")
+    visit.go("/audit/timeline?of=nobody")
+    visit.shoot("audit-timeline-none")
+    visit.go("/audit/activity?q=nothing-like-it")
+    visit.shoot("audit-activity-none")
     visit.go("/audit?since=nonsense")
     visit.shoot("audit-refused")
     visit.go("/audit?q=nothing-like-it")
     visit.shoot("audit-no-match")
+
+
+def checking(visit: Visit) -> None:
+    """The integrity of the audit log: never checked, found sound, found not sound while jobs fail."""
+    service = visit.scene.service
+    visit.go("/audit/integrity")
+    visit.shoot("integrity-unchecked")
+    assert service.run("audit", "checkpoint").returncode == 0
+    assert service.run("audit", "check").returncode == 0
+    visit.go("/audit/integrity")
+    visit.shoot("integrity-sound")
+    visit.scene.tell_of_a_fault()
+    visit.go("/audit/integrity")
+    visit.shoot("integrity-not-sound")
+    visit.go("/audit")
+    visit.shoot("audit-not-sound")
 
 
 def inquiring(visit: Visit) -> None:
@@ -384,6 +435,7 @@ STATES: tuple[Callable[[Visit], None], ...] = (
     repeating,
     looking,
     auditing,
+    checking,
     inquiring,
     every_page,
 )

@@ -6,8 +6,10 @@ import structlog
 from flask import Response
 
 from services.audit.database import AuditDatabaseError
-from services.audit.schemas import EntriesSchema, QuerySchema
+from services.audit.schemas import EntriesSchema, IntegritySchema, QuerySchema
+from services.audit.search import TooManyKeysError
 from services.audit.service import Audit
+from services.audit.standing import Standing
 from shared.identity import AUDIT_READ, Principal
 from shared.web.access import attached, bearer
 from shared.web.app import refuse
@@ -25,6 +27,35 @@ _log = structlog.get_logger(__name__)
 def entries(principal: Principal, query: dict[str, Any]) -> Any:
     """Read the audit log of your workspace, newest first"""
     return attached(Audit).page(principal, **query)._asdict()
+
+
+@blueprint.route("/integrity", methods=["GET"])
+@bearer(AUDIT_READ)
+@blueprint.without_query
+@blueprint.response(200, IntegritySchema, description="How it stands.")
+def integrity(_: Principal) -> Any:
+    """Read how the audit log stands: what the last check found, and what was signed last
+
+    The check itself is `keyledger audit check`. Whoever trusts nobody takes an export of the whole log, and
+    holds it against the public key by `keyledger audit check --file`.
+    """
+    standing = attached(Standing)
+    progress = standing.progress()
+    return {
+        "last_check": standing.last_check(),
+        "last_checkpoint": standing.vouched(),
+        "public_key": standing.public_key(),
+        "position": progress.position,
+        "lag_events": max(progress.lag.events, 0),
+        "lag_seconds": progress.lag.ms / 1000,
+        "in_step": progress.in_step,
+    }
+
+
+def too_many_keys(error: TooManyKeysError) -> Response:
+    """422: the name says too little."""
+    errors = [{"field": "name", "message": str(error)}]
+    return refuse(422, "Mend the fields that `errors` names and send the request again.", errors=errors)
 
 
 def database_away(error: AuditDatabaseError) -> Response:

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Literal, NamedTuple, TypeAlias
 
-from services.audit.audit_log import AuditLog, Filters
+from services.audit.audit_log import AuditLog
 from services.audit.checkpoints import unverified
 from services.audit.entries import Entry
 from services.audit.export import WHOLE, ExportError, lines, scope_of
 from services.audit.notes import NoteError
+from services.audit.search import Filters
 from services.audit.signing import Signer
 from services.audit.spreadsheet import csv_lines
 from services.audit.vouching import Notary
@@ -50,10 +51,10 @@ class Exports:
         authorize(principal, AUDIT_READ)
         asked = asked_by(filters)
         _ = self.signer.public_key  # what cannot be done is found out before it is told
-        self.log.positions(filters, 1)
+        self.log.search.page(filters, 1)
         position = self.log.last().position
         self._tell(principal, form, asked, position, request)
-        entries = takewhile(lambda entry: entry.position <= position, self.log.ascending(filters))
+        entries = takewhile(lambda entry: entry.position <= position, self.log.search.ascending(filters))
         if form == "csv":
             return Export(position, csv_lines(entries))
         scope = scope_of(filters.workspace, asked)

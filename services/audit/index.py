@@ -5,7 +5,8 @@ that of time are terms, so any of them together are one question to one index. I
 entry backwards, and no further than the page needs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from sqlalchemy import Connection
@@ -37,6 +38,9 @@ class Index(Protocol):
 
     def find_few(self, connection: Connection, wanted: Wanted) -> list[int]:
         """All positions that have what is wanted, in order, where those are few."""
+
+    def count(self, connection: Connection, wanted: Wanted, starts: Sequence[int]) -> list[int]:
+        """How many have what is wanted from each of some positions up to the next of these."""
 
 
 class Fts5(Index):
@@ -79,6 +83,16 @@ class Fts5(Index):
         """All positions that have what is wanted, in order, where those are few."""
         found = "SELECT rowid FROM audit_terms WHERE audit_terms MATCH ? ORDER BY rowid"
         return list(connection.exec_driver_sql(found, (_match(wanted),)).scalars())
+
+    def count(self, connection: Connection, wanted: Wanted, starts: Sequence[int]) -> list[int]:
+        """How many have what is wanted from each of some positions up to the next of these."""
+        # One by one: each count is done within the index, which a GROUP BY over its rows is not.
+        counted = "SELECT count(*) FROM audit_terms WHERE audit_terms MATCH ? AND rowid BETWEEN ? AND ?"
+        match = _match(wanted)
+        return [
+            connection.exec_driver_sql(counted, (match, start, stop - 1)).scalar() or 0
+            for start, stop in pairwise(starts)
+        ]
 
 
 def _match(wanted: Wanted) -> str:
@@ -137,6 +151,17 @@ class Gin(Index):
         # Whatever the order, all that GIN finds is found first.
         found = "SELECT position FROM audit_terms WHERE terms @@ %s::tsquery OFFSET 0"
         return sorted(connection.exec_driver_sql(found, (_query(wanted),)).scalars())
+
+    def count(self, connection: Connection, wanted: Wanted, starts: Sequence[int]) -> list[int]:
+        """How many have what is wanted from each of some positions up to the next of these."""
+        counted = (
+            "SELECT width_bucket(position, %s::bigint[]) AS bucket, count(*) FROM audit_terms "
+            "WHERE terms @@ %s::tsquery AND position >= %s AND position < %s GROUP BY bucket"
+        )
+        bounds = (starts[0], starts[-1])
+        rows = connection.exec_driver_sql(counted, (list(starts[:-1]), _query(wanted), *bounds))
+        counts: dict[int, int] = dict(rows.all())
+        return [counts.get(bucket, 0) for bucket in range(1, len(starts))]
 
 
 def _query(wanted: Wanted) -> str:

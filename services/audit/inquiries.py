@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.audit.audit_log import AuditLog, Filters
+from services.audit.audit_log import AuditLog
 from services.audit.entries import Entry, told
+from services.audit.search import Filters
 from shared.identity import AUDIT_READ, Principal, authorize
 from shared.inquiries import FoundKey, KeyInquiries, KeyUse, PastVerdict
 from shared.moments import Moment
@@ -56,7 +57,7 @@ class Inquiries:
         key = self.keys.find(principal.workspace, token)
         if key is None:
             raise NoSuchKeyError
-        page = self.log.search(Filters(workspace=principal.workspace, actor=key.id), _ENTRIES_SHOWN)
+        page = self.log.search.page(Filters(workspace=principal.workspace, actor=key.id), _ENTRIES_SHOWN)
         # An actor is found by its label too, and another may be called like this key's id.
         own = [entry for entry in page.entries if _is_by_key(entry, key.id)]
         return LookUp(key, self.keys.use(key.id), own, page.next_cursor)

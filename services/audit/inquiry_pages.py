@@ -32,10 +32,10 @@ blueprint = Blueprint("audit_inquiries", __name__, template_folder="templates")
 def verdict_page(principal: Principal) -> str | tuple[str, int]:
     """Whether the key in the address would have been accepted at the moment there."""
     typed = _typed(request.args)
-    if not any(typed.values()):
-        return _verdict(typed)
     if secret := _secret(typed):
         return secret
+    if "at" not in request.args:
+        return _verdict(typed)
     try:
         query = TypedVerdictSchema().load(typed | {"scopes": [typed["scopes"]]})
         verdict = attached(Inquiries).verdict(principal, **query)
@@ -53,7 +53,7 @@ def verdict_page(principal: Principal) -> str | tuple[str, int]:
 def ask_for_verdict(_: Principal) -> Response | tuple[str, int]:
     """Leads to the verdict that was asked for. What looks like a key comes into no address."""
     typed = _typed(request.form)
-    chosen: dict[str, Any] = {name: value for name, value in typed.items() if value}
+    chosen: dict[str, Any] = {name: value for name, value in typed.items() if value or name == "at"}
     return _secret(typed) or redirect(url_for("audit_inquiries.verdict_page", **chosen), 303)
 
 

@@ -1,40 +1,45 @@
-"""The page of the audit log. It only translates: who, what, show."""
+"""The pages of the audit log: entries, when they were, and their export. They only translate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
-from services.audit.entries import Entry, description_of, told
-from services.audit.schemas import PageQuerySchema, actor_of
+from services.audit.activity import Activity, Stretch
+from services.audit.export_answer import exported, map_errors
+from services.audit.schemas import TypedFiltersSchema
+from services.audit.search import Filters, TooManyKeysError
 from services.audit.service import Audit
+from services.audit.shown import PAGE, cursor_of, row
+from services.audit.standing import Standing
 from shared.events import EVENT_TYPES
 from shared.identity import AUDIT_READ, Principal
+from shared.timestamps import rfc3339
 from shared.tokens import resembles_key
 from shared.web.access import attached, signed_in
 
-_FILTERS = ("key_id", "actor", "type", "since", "until", "q")
-_UNKNOWN = "Unknown"
-_NO_KEYS = (
-    "This looks like an API key, which the log never holds. Search by its id, which Keys' Details tells."
-)
+_FILTERS = ("q", "key_id", "name", "actor", "type", "ip", "since", "until")
+_NO_KEYS = "This looks like an API key, which the log never holds. Look it up, or search by its id."
 
 blueprint = Blueprint("audit", __name__, template_folder="templates")
+map_errors(blueprint)
 
 
 @blueprint.get("/audit")
 @signed_in(AUDIT_READ)
 def entries_page(principal: Principal) -> str | tuple[str, int]:
     """The newest entries that match the filter in the address."""
-    typed = {name: request.args.get(name, "") for name in _FILTERS}
-    try:
-        query = PageQuerySchema().load(typed | _cursor(request.args))
-    except ValidationError as error:
-        return _page(typed, [], errors=error.messages_dict), 422
+    typed = _typed(request.args)
     audit = attached(Audit)
-    page = audit.page(principal, **query)
+    try:
+        criteria = TypedFiltersSchema().load(typed)
+        page = audit.page(principal, criteria, PAGE, cursor_of(request.args))
+    except ValidationError as error:
+        return _page(typed, errors=error.messages_dict), 422
+    except TooManyKeysError as error:
+        return _page(typed, errors={"name": [str(error)]}), 422
     names = audit.key_names(principal, page.entries)
     return _page(typed, [row(entry, names) for entry in page.entries], next_cursor=page.next_cursor)
 
@@ -43,45 +48,89 @@ def entries_page(principal: Principal) -> str | tuple[str, int]:
 @signed_in(AUDIT_READ)
 def search(_: Principal) -> Response | tuple[str, int]:
     """Leads to the entries that were asked for. What looks like a key comes into no address."""
-    typed = {name: request.form.get(name, "") for name in _FILTERS}
-    secret = {name: [_NO_KEYS] for name, value in typed.items() if resembles_key(value)}
-    if secret:
-        return _page(typed | dict.fromkeys(secret, ""), [], errors=secret), 422
-    chosen: dict[str, Any] = {name: value for name, value in typed.items() if value}
-    return redirect(url_for("audit.entries_page", **chosen), 303)
+    typed = _typed(request.form)
+    return _secret(typed) or redirect(url_for("audit.entries_page", **_chosen(typed)), 303)
 
 
-def _cursor(arguments: Mapping[str, str]) -> dict[str, str]:
-    """Where the page begins; one that was mangled begins with the newest."""
-    cursor = arguments.get("cursor", "")
-    return {"cursor": cursor} if not PageQuerySchema(only=["cursor"]).validate({"cursor": cursor}) else {}
+@blueprint.get("/audit/activity")
+@signed_in(AUDIT_READ)
+def activity_page(principal: Principal) -> str | Response:
+    """When the entries were that match the filter in the address. The page of entries takes it up."""
+    typed = _typed(request.args)
+    try:
+        activity = attached(Audit).activity(principal, TypedFiltersSchema().load(typed))
+    except (ValidationError, TooManyKeysError):
+        # The page of entries tells what is to be mended.
+        return redirect(url_for("audit.entries_page", **_chosen(typed)), 303)
+    chosen = _chosen(typed)
+    return render_template(
+        "audit/activity.html",
+        filters=typed,
+        chosen=chosen,
+        activity=activity,
+        bars=_bars(activity, chosen) if activity else [],
+    )
 
 
-def _page(typed: Mapping[str, str], entries: list[dict[str, Any]], **more: Any) -> str:
+@blueprint.post("/audit/export")
+@signed_in(AUDIT_READ)
+def export(principal: Principal) -> Response | tuple[str, int]:
+    """The file of the entries that match. What looks like a key comes into no event."""
+    typed = _typed(request.form)
+    form = request.form.get("format", "")
+    try:
+        filters = Filters(workspace=principal.workspace, **TypedFiltersSchema().load(typed))
+        return _secret(typed) or exported(principal, filters, "csv" if form == "csv" else "jsonl")
+    except ValidationError as error:
+        return _page(typed, errors=error.messages_dict), 422
+    except TooManyKeysError as error:
+        return _page(typed, errors={"name": [str(error)]}), 422
+
+
+def _typed(given: Mapping[str, str]) -> dict[str, str]:
+    return {name: given.get(name, "").strip() for name in _FILTERS}
+
+
+def _chosen(typed: Mapping[str, str]) -> dict[str, Any]:
+    return {name: value for name, value in typed.items() if value}
+
+
+def _secret(typed: Mapping[str, str]) -> tuple[str, int] | None:
+    """The answer to what looks like a key, which does not repeat it."""
+    errors = {name: [_NO_KEYS] for name, value in typed.items() if resembles_key(value)}
+    return (_page(dict(typed) | dict.fromkeys(errors, ""), errors=errors), 422) if errors else None
+
+
+def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), **more: Any) -> str:
+    standing = attached(Standing)
     return render_template(
         "audit/entries.html",
         filters=typed,
+        chosen=_chosen(typed),
         entries=entries,
         event_types=EVENT_TYPES,
         lag=attached(Audit).lag(),
+        last_check=standing.last_check(),
         **{"errors": {}, "next_cursor": None} | more,
     )
 
 
-def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
-    """An entry as the page shows it."""
-    description, event = description_of(entry), told(entry)
-    return {
-        "position": entry.position,
-        "at": entry.at,
-        "type": event.type or _UNKNOWN,
-        "title": description.title,
-        "actor": {name: value or _UNKNOWN for name, value in actor_of(event).items()},
-        "key_id": event.key_id,
-        "key_name": key_names.get(event.key_id or ""),
-        "subject": event.subject or _UNKNOWN,
-        "ip": event.ip,
-        "request_id": event.request_id,
-        "changes": [change._asdict() for change in description.changes],
-        "entry_hash": entry.entry_hash.hex(),
-    }
+def _bars(activity: Activity, chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stretches as the chart draws them, each with the address of its entries."""
+    return [
+        {
+            "stretch": stretch,
+            "height": 100 * stretch.entries / activity.most,
+            "href": url_for("audit.entries_page", **{**chosen, **_within(stretch)}),
+        }
+        for stretch in activity.stretches
+    ]
+
+
+def _within(stretch: Stretch) -> dict[str, str]:
+    """A stretch as the filter's fields have it."""
+    return {"since": _as_typed(stretch.since), "until": _as_typed(stretch.until)}
+
+
+def _as_typed(at: int) -> str:
+    return rfc3339(at).removesuffix("Z").removesuffix(".000").removesuffix(":00")

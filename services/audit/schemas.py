@@ -6,12 +6,15 @@ from typing import Any
 from marshmallow import ValidationError, fields, post_load, pre_dump, pre_load, validate
 
 from services.audit.entries import Entry, Told, description_of, stored_event, told
+from services.audit.findings import Kind
+from services.audit.standing import Vouched
 from shared.descriptions import Change
 from shared.schemas import (
     ActorSchema,
     AnswerSchema,
     PageSchema,
     RequestSchema,
+    StrictSchema,
     Timestamp,
     about,
     next_cursor,
@@ -37,19 +40,25 @@ def _text(what: str, example: str | None = None) -> fields.String:
     return fields.String(load_default=None, validate=longest, metadata=about(what, example))
 
 
-class QuerySchema(PageSchema):
-    """`?key_id=&actor=&type=&since=&until=&q=&limit=&cursor=`; an empty one is as good as none."""
+class FiltersSchema(StrictSchema):
+    """`?key_id=&name=&actor=&type=&ip=&since=&until=&q=`: the fields of Filters; an empty one is none."""
 
     key_id = _text("What happened to this key.", "3fA9bQ27LmZ0")
+    name = _text("What happened to keys that were ever called so: whole words.", "data sync")
     actor = _text("What this one did: an id or a label.", "ann@example.org")
     type = _text("Events of this type.", "KeyToggled")
+    ip = _text("What came from this address.", "192.0.2.7")
     since = Timestamp(load_default=None, metadata=about("From this time on.", _AT))
     until = Timestamp(load_default=None, metadata=about("Before this time.", _AT))
-    q = _text("A part of what the event tells.", "leaked")
+    q = _text("Words of what the event tells, whole and in any order.", "leaked")
 
     @pre_load
     def _without_empty(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         return {name: value for name, value in data.items() if value != ""}
+
+
+class QuerySchema(FiltersSchema, PageSchema):
+    """The same, and `&limit=&cursor=`."""
 
     @post_load
     def _query(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -58,8 +67,8 @@ class QuerySchema(PageSchema):
         return {"criteria": data, "limit": limit, "cursor": cursor}
 
 
-class PageQuerySchema(QuerySchema):
-    """The same, as the page's form sends it."""
+class TypedFiltersSchema(FiltersSchema):
+    """The filters as the page's form sends them."""
 
     since = Minute(load_default=None)
     until = Minute(load_default=None)
@@ -118,6 +127,75 @@ class EntriesSchema(AnswerSchema):
 
     entries = fields.List(fields.Nested(EntrySchema))
     next_cursor = next_cursor()
+
+
+class FindingSchema(AnswerSchema):
+    """One kind of fault."""
+
+    kind = fields.String(
+        validate=validate.OneOf([kind.value for kind in Kind]),
+        metadata=about("What is wrong with the entry, the log or its checkpoints.", "changed"),
+    )
+    count = fields.Integer(metadata=about("How often.", 1))
+    position = fields.Integer(
+        metadata=about("The first: a position, or the number of a checkpoint that is forged or missing.", 17)
+    )
+    detail = fields.String(
+        metadata=about("The same in words.", "not what its record and the chain say: entry_hash")
+    )
+
+
+class LastCheckSchema(AnswerSchema):
+    """What `keyledger audit check` found."""
+
+    at = Timestamp(metadata=about("When it ended.", _AT))
+    by = fields.String(metadata=about("Who ran it.", "root (command line)"))
+    sound = fields.Boolean(metadata=about("Whether nothing was wrong.", example=True))
+    position = fields.Integer(metadata=about("How far the log went.", 1204))
+    entries = fields.Integer(metadata=about("How many entries were gone through.", 1204))
+    checkpoints = fields.Integer(metadata=about("How many checkpoints.", 3))
+    findings = fields.List(fields.Nested(FindingSchema), metadata=about("What was wrong, each kind once."))
+
+
+class VouchedSchema(AnswerSchema):
+    """What the key signed last. Verify the note yourself: it is given as the database has it."""
+
+    sequence = fields.Integer(metadata=about("Its number; the first is 1.", 3))
+    position = fields.Integer(metadata=about("It vouches for all entries up to here.", 1204))
+    time = Timestamp(metadata=about("When it was signed, by the signer's clock.", _AT))
+    note = fields.String(
+        metadata=about(
+            "The signed note (c2sp.org/signed-note), Ed25519.",
+            "keyledger audit checkpoint v1\nsequence 3\n…\n\n— keyledger-audit AbCd…=\n",
+        )
+    )
+
+    @pre_dump
+    def _unfold(self, vouched: Vouched, **_: Any) -> dict[str, Any]:
+        return vouched.checkpoint._asdict() | {"note": vouched.note}
+
+
+class IntegritySchema(AnswerSchema):
+    """How the audit log stands, of all workspaces together."""
+
+    last_check = fields.Nested(
+        LastCheckSchema, allow_none=True, metadata=about("The last check's result; null: there was none.")
+    )
+    last_checkpoint = fields.Nested(
+        VouchedSchema, allow_none=True, metadata=about("The last checkpoint; null: there is none.")
+    )
+    public_key = fields.String(
+        allow_none=True,
+        metadata=about(
+            "Whose signatures are good; null: it cannot be read.", "keyledger-audit+0a1b2c3d+AbCd…"
+        ),
+    )
+    position = fields.Integer(metadata=about("The last position in the log.", 1204))
+    lag_events = fields.Integer(metadata=about("Events of the ledger that are not in it yet.", 0))
+    lag_seconds = fields.Float(metadata=about("How long the oldest of these waits.", 0.0))
+    in_step = fields.Boolean(
+        metadata=about("Whether the ledger holds what the log ends with; if not, it went backwards.", True)
+    )
 
 
 def actor_of(event: Told) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from services.audit.entries import opened, told_by
-from shared.events import Record
+from shared.events import ACCOUNT_SUBJECT, KEY_SUBJECT, SIGN_IN_SUBJECT, Record
 from shared.words import words
 
 _HASH_BYTES = 10
@@ -27,12 +27,13 @@ def terms_of(record: Record) -> set[str]:
     event = told_by(stored)
     filters = {
         "workspace": event.workspace,
-        "key": event.key_id,
+        "subject": event.subject,
+        "actor": event.actor_id,
+        "label": event.actor_label,
         "type": event.type,
         "address": event.ip,
     }
     terms = {term_of(kind, value) for kind, value in filters.items() if value is not None}
-    terms |= {term_of("actor", value) for value in (event.actor_id, event.actor_label) if value is not None}
     terms |= {f"name={word}" for name in _names(stored) for word in _words(name)}
     terms.update(islice(_words(" ".join(_texts(stored))), _MOST))
     return terms
@@ -41,6 +42,13 @@ def terms_of(record: Record) -> set[str]:
 def term_of(kind: str, value: str) -> str:
     """The term of a filter that compares a whole value."""
     return f"{kind}={hashlib.blake2b(value.encode(), digest_size=_HASH_BYTES).hexdigest()}"
+
+
+def terms_involving(actor_id: str) -> tuple[str, ...]:
+    """What any event has that somebody did, or that was done to them; a key is somebody, too."""
+    sign_ins = SIGN_IN_SUBJECT + actor_id.removeprefix(ACCOUNT_SUBJECT)
+    subjects = (actor_id, KEY_SUBJECT + actor_id, sign_ins)
+    return term_of("actor", actor_id), *(term_of("subject", subject) for subject in subjects)
 
 
 def words_sought(text: str) -> Wanted:

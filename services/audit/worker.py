@@ -121,6 +121,12 @@ class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ is not looked into 
                 _log.warning("did not clean up behind the audit worker", reason=str(error))
         self.last_cleaned_at = now()
 
+    def handle_job_failure(self, *arguments: Any, exc_string: str = "", **options: Any) -> None:
+        """Keeps why a job failed, and not the way through the code that led there."""
+        last_line = exc_string.rstrip().rpartition("\n")[2]
+        reason = last_line.partition(": ")[2] or last_line
+        super().handle_job_failure(*arguments, exc_string=reason, **options)
+
     def handle_exception(
         self, job: CatchUpJob, _: type[BaseException], error: BaseException, __: TracebackType
     ) -> None:

@@ -1,5 +1,6 @@
 """The audit log's processes, its checkpoints, its export, and the check of both."""
 
+import json
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +14,12 @@ from services.audit.integrity import Result, Trust, as_fact
 from services.audit.integrity import check as check_audit_log
 from services.audit.notes import PublicKey, PublicKeyError
 from services.audit.proof import Proof, prove
+from services.audit.standing import CHECKS
 from services.audit.worker import run_worker
 from services.cli.terminal import (
+    json_option,
+    lag_facts,
+    lag_words,
     opened_parts,
     operator,
     progress,
@@ -25,7 +30,6 @@ from services.cli.terminal import (
 from services.composition import Parts
 from services.moving import MovingError, output
 from services.up import DEFAULT_WORKSPACE
-from shared.events import AUDIT_SUBJECT
 from shared.settings import Settings
 from shared.timestamps import rfc3339
 
@@ -60,6 +64,47 @@ def audit_worker() -> None:
 def audit_web() -> None:
     """Serve the audit pages and calls alone."""
     serve_pages("create_audit_web")
+
+
+@audit.command("status")
+@json_option
+def audit_status(as_json: bool) -> None:
+    """Say how far the audit log is behind the ledger, what was checked and signed last, and what failed."""
+    with opened_parts() as parts:
+        standing = parts.standing
+        found, check, vouched = standing.progress(), standing.last_check(), standing.vouched()
+    if as_json:
+        facts = lag_facts(found.position, found.lag) | {
+            "in_step": found.in_step,
+            "checked_at": rfc3339(check.at) if check else None,
+            "sound": check.sound if check else None,
+            "checkpoint": vouched.checkpoint.sequence if vouched else None,
+            "checkpoint_position": vouched.checkpoint.position if vouched else None,
+            "jobs_waiting": found.waiting,
+            "jobs_failed": found.failed,
+            "failures": [{"at": rfc3339(each.at), "reason": each.reason} for each in found.failures],
+        }
+        click.echo(json.dumps(facts))
+        return
+    click.echo(lag_words(found.position, found.lag))
+    if not found.in_step:
+        click.echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the log ends with")
+    sound = "sound" if check and check.sound else "NOT sound"
+    click.echo(f"found {sound} at {rfc3339(check.at)}" if check else "never checked")
+    if vouched:
+        last = vouched.checkpoint
+        click.echo(f"checkpoint {last.sequence} at position {last.position}, {rfc3339(last.time)}")
+    click.echo(f"{found.waiting} jobs wait, {found.failed} failed within the last hour")
+    for failure in found.failures:
+        click.echo(f"failed {rfc3339(failure.at)}: {failure.reason}")
+
+
+@audit.command("reindex")
+def audit_reindex() -> None:
+    """Make anew what the filters of the audit log search. The log itself is not touched."""
+    with progress("indexing") as advance:
+        _parts_without_store().audit_log.reindex(advance)
+    click.echo("The filters find every entry again.")
 
 
 @audit.command("public-key")
@@ -144,7 +189,7 @@ def _check_log(parts: Parts, public_key: PublicKey | None) -> Result:
     actor = operator(DEFAULT_WORKSPACE)
     parts.journal.tell(
         as_fact(found),
-        subject=f"{AUDIT_SUBJECT}checks",
+        subject=CHECKS,
         workspace=actor.workspace,
         actor=actor.actor,
         request=request(),

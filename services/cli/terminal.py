@@ -18,6 +18,7 @@ from shared.connections import ensure_reachable
 from shared.embedded import open_store
 from shared.events import Request
 from shared.identity import ADMIN, PLATFORM_VERIFY, WORKSPACE_RULE, Principal, is_workspace_name
+from shared.lag import Lag
 from shared.settings import Settings
 
 
@@ -80,6 +81,21 @@ def progress(what: str) -> Iterator[Any]:
             progress.update(task, completed=done, total=total, rate=f"{speed:,.0f} events")
 
         yield advance
+
+
+def lag_words(position: int, lag: Lag) -> str:
+    """How far a reader of the ledger is, in a line."""
+    return f"position {position} of {lag.head}, {lag.events} events and {lag.ms / 1000:.3f} s behind"
+
+
+def lag_facts(position: int, lag: Lag) -> dict[str, Any]:
+    """The same for another program."""
+    return {
+        "position": position,
+        "head": lag.head,
+        "lag_events": lag.events,
+        "lag_seconds": lag.ms / 1000,
+    }
 
 
 def stop_on_signal() -> Stop:

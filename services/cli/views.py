@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from services.cli.terminal import catch_up, json_option, opened_parts, progress, stop_on_signal
+from services.cli.terminal import (
+    catch_up,
+    json_option,
+    lag_facts,
+    lag_words,
+    opened_parts,
+    progress,
+    stop_on_signal,
+)
 from services.composition import Parts, now_ms
 from services.keys.operations import retry, status
 from services.keys.rebuild import check, replay
@@ -29,11 +37,9 @@ def projector_status(as_json: bool) -> None:
     with opened_parts() as parts:
         found = status(parts.ledger, parts.views, now_ms())
     if as_json:
-        facts = {"position": found.position, "head": found.head, "lag_events": found.lag}
-        click.echo(json.dumps(facts | {"lag_seconds": found.lag_ms / 1000, "parked": found.parked}))
+        click.echo(json.dumps(lag_facts(found.position, found.lag) | {"parked": found.parked}))
         return
-    lag = f"{found.lag} events and {found.lag_ms / 1000:.3f} s behind"
-    click.echo(f"position {found.position} of {found.head}, {lag}")
+    click.echo(lag_words(found.position, found.lag))
     for key_id, reason in found.parked.items():
         click.echo(f"parked {key_id}: {reason}")
 

@@ -8,30 +8,24 @@ from services.keys.key_material import is_key_id
 from services.keys.projections import Changes
 from services.keys.views import Views
 from shared.events import UnreadableEventError
+from shared.lag import Lag, lag_of
 from shared.ledger import Ledger
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where the views stand, and where the ledger's own end is."""
+    """Where the views stand."""
 
     position: int
-    head: int
-    lag_ms: int  # how long the oldest event waits that is not in the views
+    lag: Lag
     parked: dict[str, str]  # the keys set aside, with the reason
-
-    @property
-    def lag(self) -> int:
-        """In events; negative, if the ledger went backwards."""
-        return self.head - self.position
 
 
 def status(ledger: Ledger, views: Views, now: int) -> Status:
     """How far the views are. `now` is in ms. Raises redis.RedisError."""
     live = views.live()
-    position, head = live.checkpoint().position, ledger.head().position
-    waiting = ledger.read(position, 1)
-    return Status(position, head, max(now - waiting[0].at, 0) if waiting else 0, live.parked())
+    position = live.checkpoint().position
+    return Status(position, lag_of(position, ledger, now), live.parked())
 
 
 def retry(ledger: Ledger, views: Views) -> dict[str, str | None]:

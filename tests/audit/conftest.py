@@ -8,8 +8,11 @@ import pytest
 from redis import Redis
 
 from services.audit.audit_log import AuditLog
+from services.audit.failures import Failures
 from services.audit.signing import Signer
+from services.audit.standing import Standing
 from services.audit.vouching import Notary
+from services.composition import now_ms
 from shared.ledger import Ledger
 from tests.audit.histories import AT
 from tests.audit.tampering import Tampered
@@ -79,6 +82,12 @@ def notary(log: AuditLog, signer: Signer) -> Notary:
     """What adds checkpoints to `log`; a minute goes by from one time that it tells to the next."""
     minutes = count()
     return Notary(log, signer, lambda: AT + next(minutes) * 60_000)
+
+
+@pytest.fixture
+def standing(sqlite_log: AuditLog, ledger: Ledger, signer: Signer, store: Redis) -> Standing:
+    """How the log in the file stands."""
+    return Standing(sqlite_log, ledger, signer, Failures(store), now_ms)
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import count
+from typing import Any
 
 from services.audit.audit_log import AuditLog
 from services.audit.entries import GENESIS, chain
+from services.audit.search import Filters
 from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
 from shared.ledger import Ledger
 
@@ -74,6 +76,12 @@ def grow(ledger: Ledger, events: int, subject: str = "key:1", facts: Sequence[Fa
         )
         ledger.append(subject, new, version)
         version += len(new)
+
+
+def found(log: AuditLog, **criteria: Any) -> list[int]:
+    """Where the entries are that match, newest first."""
+    filters = Filters(**{"workspace": "default"} | criteria)
+    return [entry.position for entry in log.search.page(filters, 1_000).entries]
 
 
 def in_step(log: AuditLog, ledger: Ledger) -> bool:

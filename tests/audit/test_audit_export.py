@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import ConnectionError as StoreAwayError
 
-from services.audit.audit_log import AuditLog, Filters, TooManyKeysError
+from services.audit.audit_log import AuditLog
 from services.audit.checkpoints import unverified
 from services.audit.entries import GENESIS, Entry, chain, entry_of
 from services.audit.export import (
@@ -29,6 +29,7 @@ from services.audit.exporting import Exports, asked_by
 from services.audit.jobs import catch_up
 from services.audit.notes import NoteError, opened
 from services.audit.proof import Proof, prove
+from services.audit.search import Filters, TooManyKeysError
 from services.audit.signing import Signer, SigningError
 from services.audit.spreadsheet import csv_lines
 from services.audit.vouching import Notary
@@ -253,7 +254,7 @@ def test_what_cannot_be_signed_or_found_is_not_told(
     def refuse(*_: object) -> None:
         raise TooManyKeysError
 
-    monkeypatch.setattr(exports.log, "positions", refuse)
+    monkeypatch.setattr(exports.log.search, "page", refuse)
     with pytest.raises(TooManyKeysError):
         exports.some(AUDITOR, Filters(workspace="default", name="a"), "jsonl", REQUEST)
     assert told(ledger) == []

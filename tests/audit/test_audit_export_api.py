@@ -11,11 +11,13 @@ from flask.testing import FlaskClient
 from redis import ConnectionError as StoreAwayError
 
 from services.audit.app import register
-from services.audit.audit_log import AuditLog, TooManyKeysError
+from services.audit.audit_log import AuditLog
 from services.audit.database import AuditDatabaseError
 from services.audit.exporting import Exports
 from services.audit.proof import prove
+from services.audit.search import TooManyKeysError
 from services.audit.signing import Signer
+from services.audit.standing import Standing
 from services.audit.vouching import Notary
 from shared.identity import AUDIT_READ, Principal
 from shared.inquiries import KeyInquiries
@@ -39,7 +41,7 @@ def exports(sqlite_log: AuditLog, ledger: Ledger, signer: Signer) -> Exports:
 
 
 @pytest.fixture
-def client(exports: Exports, sqlite_log: AuditLog, ledger: Ledger) -> FlaskClient:
+def client(exports: Exports, standing: Standing) -> FlaskClient:
     app: Flask
     app, api = create_app(
         secret_key="secret",
@@ -48,7 +50,7 @@ def client(exports: Exports, sqlite_log: AuditLog, ledger: Ledger) -> FlaskClien
         home="audit.entries_page",
         limits=Limits(None),
     )
-    register(app, api, sqlite_log, ledger, Mock(KeyInquiries), exports)
+    register(app, api, standing, Mock(KeyInquiries), exports)
     return app.test_client()
 
 
@@ -131,7 +133,7 @@ def test_a_file_that_breaks_off_is_never_silently_short(
         yield from entries
         raise AuditDatabaseError("away")
 
-    monkeypatch.setattr(exports.log, "ascending", fail)
+    monkeypatch.setattr(exports.log.search, "ascending", fail)
     received = bytearray()
     chunks = get(client, form).iter_encoded()
     with pytest.raises(AuditDatabaseError):
@@ -146,7 +148,7 @@ def test_a_name_that_too_many_keys_had_is_refused_and_not_told(
     def refuse(*_: object) -> None:
         raise TooManyKeysError
 
-    monkeypatch.setattr(exports.log, "positions", refuse)
+    monkeypatch.setattr(exports.log.search, "page", refuse)
     answer = get(client, "csv")
     assert answer.status_code == 422
     assert answer.json["errors"][0]["field"] == "name"

@@ -255,7 +255,7 @@ def test_nothing_forged_ran(scene: Scene) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_forged_job_fails_with_the_reason(scene: Scene, name: str) -> None:
     assert scene.outcomes[name][b"status"] == JobStatus.FAILED.encode()
-    assert "RefusedJobError: it " in scene.reasons[name]
+    assert scene.reasons[name].startswith("it ")
     assert 0 < scene.ttls[name] <= FAILURE_TTL_S
 
 

@@ -16,6 +16,7 @@ from services.audit.app import register
 from services.audit.audit_log import AuditLog
 from services.audit.exporting import Exports
 from services.audit.jobs import catch_up
+from services.audit.standing import Standing
 from services.composition import new_id, now_ms
 from services.keys.commands import KeyCommands, NewKey
 from services.keys.domain import ChangeKey
@@ -67,7 +68,7 @@ def usage(store: Redis) -> Usage:
 
 
 @pytest.fixture
-def client(commands: KeyCommands, store: Redis, usage: Usage, sqlite_log: AuditLog) -> FlaskClient:
+def client(commands: KeyCommands, store: Redis, usage: Usage, standing: Standing) -> FlaskClient:
     app, api = create_app(
         secret_key="secret",
         sessions=SecureCookieSessionInterface(),
@@ -77,7 +78,7 @@ def client(commands: KeyCommands, store: Redis, usage: Usage, sqlite_log: AuditL
     )
     app.config["WTF_CSRF_ENABLED"] = False
     inquiries = LedgerInquiries(Keys(commands, Views(store)), usage)
-    register(app, api, sqlite_log, commands.ledger, inquiries, Mock(Exports))
+    register(app, api, standing, inquiries, Mock(Exports))
     _add_accounts(app)
     return app.test_client()
 

@@ -1,4 +1,4 @@
-"""Append and search, on each kind of database."""
+"""Append and walk, on each kind of database."""
 
 import multiprocessing
 import sqlite3
@@ -6,17 +6,16 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from services.audit.audit_log import AuditLog, Filters, GapError, TooManyKeysError
+from services.audit.audit_log import AuditLog, GapError
 from services.audit.database import AuditDatabaseError
 from services.audit.entries import GENESIS, chain
-from services.audit.terms import term_of
-from shared.events import AccountAdded, Actor, KeyDetails, KeyDetailsChanged, Record, Request
+from services.audit.search import Filters
+from shared.events import Actor, Record
 from shared.ledger import BEGINNING, Checkpoint
-from tests.audit.histories import AT, created, record, records
+from tests.audit.histories import AT, found, record, records
 from tests.audit.tampering import Tampered, copied
 
 
@@ -29,7 +28,7 @@ def whole(log: AuditLog) -> list[int]:
 
 def test_an_empty_log_is_at_the_beginning(log: AuditLog) -> None:
     assert log.last() == BEGINNING
-    assert log.search(Filters(workspace="default"), 10) == ([], None)
+    assert log.search.page(Filters(workspace="default"), 10) == ([], None)
 
 
 def test_events_are_appended_in_order(log: AuditLog) -> None:
@@ -62,7 +61,7 @@ def test_what_cannot_be_read_does_not_stop_the_log(log: AuditLog) -> None:
     odd.append(record(4, actor=Actor(kind="key", id="\x00", label=label)))
     assert log.append(odd) == 4
     assert list(log.walk(4)) == list(chain(odd, GENESIS))
-    assert log.positions(Filters(workspace="default", actor=label), 9) == [4]
+    assert found(log, actor=label) == [4]
 
 
 def test_ten_threads_append_the_same_events_at_once(database_url: str) -> None:
@@ -202,98 +201,13 @@ def test_the_file_is_for_its_owner_alone_and_safe_against_a_power_cut(tmp_path: 
     log.close()
 
 
-@pytest.fixture
-def varied(log: AuditLog) -> AuditLog:
-    """Six entries of two workspaces."""
-    bob = Actor(kind="key", id="key:bob", label="Bob's CI")
-    log.append(
-        [
-            record(1, AccountAdded(role="owner"), subject="account:ann@example.org", at=AT),
-            record(2, created("Müller & Söhne"), subject="key:1", at=AT + 10),
-            record(3, created('a "quoted"\nname'), subject="key:2", actor=bob, at=AT + 20),
-            record(4, subject="key:1", actor=bob, at=AT + 20),
-            record(5, subject="key:1", workspace="other", at=AT + 30),
-            record(
-                6, subject="key:2", request=Request(id="r6", ip="2001:db8::7", user_agent=None), at=AT + 40
-            ),
-        ]
-    )
-    return log
-
-
-@pytest.mark.parametrize(
-    ("criteria", "positions"),
-    [
-        ({}, [6, 4, 3, 2, 1]),
-        ({"workspace": "other"}, [5]),
-        ({"workspace": "none"}, []),
-        ({"key_id": "1"}, [4, 2]),
-        ({"key_id": "none"}, []),
-        ({"actor": "Bob's CI"}, [4, 3]),
-        ({"actor": "account:ann@example.org"}, [6, 2, 1]),
-        ({"actor": "Bob"}, []),
-        ({"type": "KeyCreated"}, [3, 2]),
-        ({"since": AT + 20}, [6, 4, 3]),
-        ({"until": AT + 20}, [2, 1]),
-        ({"since": AT + 10, "until": AT + 40, "actor": "Bob's CI", "key_id": "2"}, [3]),
-        ({"q": "Müller"}, [2]),
-        ({"q": "MüLLER"}, [2]),
-        ({"q": 'a "quoted"\nname'}, [3]),
-        ({"q": "söhne MÜLLER"}, [2]),
-        ({"q": "Müll"}, []),
-        ({"q": "2001:DB8::7"}, [6]),
-        ({"q": "quoted ann"}, []),
-        ({"q": "key=1"}, [4, 3, 2]),
-        ({"q": '" OR "müller'}, []),
-        ({"q": "%"}, []),
-        ({"q": "x\x00"}, []),
-        ({"q": "ab" * 32}, []),
-        ({"q": "x" * 5_000}, []),
-        ({"ip": "2001:db8::7"}, [6]),
-        ({"ip": "2001:db8::"}, []),
-        ({"name": "müller"}, [4, 2]),
-        ({"name": "MÜLLER söhne", "type": "KeyToggled"}, [4]),
-        ({"name": "ann"}, []),
-        ({"name": "&"}, []),
-        ({"name": "quoted", "workspace": "other"}, []),
-        ({"name": "quoted", "until": AT + 40}, [3]),
-        ({"actor": "x\x00"}, []),
-    ],
-)
-def test_a_search_finds_what_matches_newest_first(
-    varied: AuditLog, criteria: dict[str, object], positions: list[int]
-) -> None:
-    filters = Filters(**{"workspace": "default"} | criteria)  # type: ignore[arg-type]  # the names are right
-    assert [entry.position for entry in varied.search(filters, 10).entries] == positions
-
-
-def test_what_matches_is_streamed_from_the_oldest_on(log: AuditLog) -> None:
-    log.append(records(range(1, 1_501)))
-    found = log.ascending(Filters(workspace="default", key_id="2", since=AT + 10))
-    assert [entry.position for entry in found] == list(range(11, 1_501, 3))
-
-
-def test_a_text_can_pass_for_no_filter(log: AuditLog) -> None:
-    secret = term_of("workspace", "default")
-    log.append([record(1, created(f"{secret} {secret.partition('=')[2]}"), workspace="other")])
-    assert log.positions(Filters(workspace="default"), 10) == []
-    assert log.positions(Filters(workspace="other", q=secret), 10) == [1]
-
-
-def test_a_name_that_too_many_keys_had_is_refused(log: AuditLog) -> None:
-    log.append([record(n, created(f"Service {n}"), subject=f"key:{n}") for n in range(1, 102)])
-    assert log.positions(Filters(workspace="default", name="service 7"), 10) == [7]
-    with pytest.raises(TooManyKeysError, match="More than 100 keys"):
-        log.positions(Filters(workspace="default", name="service"), 10)
-
-
 def test_an_index_that_is_lost_is_made_again_by_the_next_entry(log: AuditLog) -> None:
     log.append(records(range(1, 5)))
     with log._database.writing() as connection:
         log._database.index.clear(connection)
-    assert log.positions(Filters(workspace="default"), 10) == []
+    assert found(log) == []
     log.append(records([5]))
-    assert log.positions(Filters(workspace="default"), 10) == [5, 4, 3, 2, 1]
+    assert found(log) == [5, 4, 3, 2, 1]
 
 
 def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,14 +216,7 @@ def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.Mon
     told: list[tuple[int, int]] = []
     log.reindex(lambda done, of: told.append((done, of)))
     assert told == [(4, 10), (8, 10), (10, 10)]
-    assert log.positions(Filters(workspace="default"), 20) == list(range(10, 0, -1))
-
-
-def test_times_are_positions(log: AuditLog) -> None:
-    assert log.position_at(0) == 1
-    log.append(records(range(1, 4)))
-    assert [log.position_at(AT + ms) for ms in (0, 1, 3, 4)] == [1, 1, 3, 4]
-    assert log.times([1, 3, 9]) == {1: AT + 1, 3: AT + 3}
+    assert found(log) == list(range(10, 0, -1))
 
 
 def test_checkpoints_are_numbered_and_made_of_what_is_last(log: AuditLog) -> None:
@@ -340,34 +247,6 @@ def test_the_database_refuses_to_change_checkpoints_too(
     with pytest.raises(DBAPIError, match="the audit log is only ever appended to"):
         tampered.run(statement)
     assert log.checkpoints() == [(1, b"a"), (2, b"b")]
-
-
-def test_pages_follow_each_other_without_a_gap(log: AuditLog) -> None:
-    log.append(records(range(1, 8)))
-    cursor = None
-    for expected in ([7, 6, 5], [4, 3, 2], [1]):
-        page = log.search(Filters(workspace="default"), 3, cursor)
-        assert [entry.position for entry in page.entries] == expected
-        cursor = page.next_cursor
-        log.append(records([log.last().position + 1]))  # newer ones do not move the pages
-    assert cursor is None
-
-
-def test_a_last_page_that_is_full_has_no_next(log: AuditLog) -> None:
-    log.append(records(range(1, 4)))
-    assert log.search(Filters(workspace="default"), 3).next_cursor is None
-
-
-def test_keys_have_the_names_that_they_had_last(varied: AuditLog) -> None:
-    before = KeyDetails(name="Müller & Söhne", description="", scopes=(), expires_at=None)
-    after = msgspec.structs.replace(before, name="Müller GmbH")
-    varied.append([record(7, KeyDetailsChanged(before=before, after=after, reason=""), at=AT + 50)])
-    assert varied.key_names("default", ["1", "2", "9"]) == {"1": "Müller GmbH", "2": 'a "quoted"\nname'}
-    for name in ("söhne", "gmbh"):
-        found = varied.search(Filters(workspace="default", name=name), 10).entries
-        assert [entry.position for entry in found] == [7, 4, 2]
-    assert varied.key_names("other", ["1"]) == {}
-    assert varied.key_names("default", []) == {}
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])

@@ -14,7 +14,8 @@ from services.audit.audit_log import AuditLog
 from services.audit.entries import GENESIS, entry_of
 from services.audit.exporting import Exports
 from services.audit.jobs import catch_up
-from services.audit.pages import row
+from services.audit.shown import row
+from services.audit.standing import Standing
 from shared.events import AccountAdded, Actor, KeyToggled, Record, Request, enveloped
 from shared.identity import AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
 from shared.inquiries import KeyInquiries
@@ -48,7 +49,7 @@ def authenticate(token: str) -> Principal:
 
 
 @pytest.fixture
-def app(sqlite_log: AuditLog, ledger: Ledger) -> Flask:
+def app(standing: Standing) -> Flask:
     app, api = create_app(
         secret_key="secret",
         sessions=SecureCookieSessionInterface(),
@@ -56,7 +57,7 @@ def app(sqlite_log: AuditLog, ledger: Ledger) -> Flask:
         home="audit.entries_page",
         limits=Limits(None),
     )
-    register(app, api, sqlite_log, ledger, Mock(KeyInquiries), Mock(Exports))
+    register(app, api, standing, Mock(KeyInquiries), Mock(Exports))
     accounts = Blueprint("accounts", __name__)
     accounts.add_url_rule("/sign-in", "sign_in", lambda: "")
     accounts.add_url_rule("/sign-out", "sign_out", lambda: "", methods=["POST"])
@@ -204,7 +205,7 @@ def test_the_call_is_described(client: FlaskClient) -> None:
     described = client.get("/openapi.json").json
     assert described
     parameters = {p["name"] for p in described["paths"]["/v1/audit/entries"]["get"]["parameters"]}
-    filters = {"key_id", "actor", "type", "since", "until", "q", "limit", "cursor"}
+    filters = {"key_id", "name", "actor", "type", "ip", "since", "until", "q", "limit", "cursor"}
     assert parameters == filters | {"X-Request-Id"}
 
 

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.audit.audit_log import AuditLog, Filters
+from services.audit.audit_log import AuditLog
 from services.audit.checkpoints import unverified
 from services.audit.export import WHOLE, lines, scope_of
 from services.audit.integrity import Trust, check
 from services.audit.proof import prove
+from services.audit.search import Filters
 from services.audit.signing import Signer
 from services.audit.vouching import Notary
 from shared.events import _FACTS, Actor, Fact, KeyToggled1, Record, Request, encode, enveloped
@@ -180,5 +181,9 @@ def judge(ledger: Kept, log: AuditLog, signer: Signer) -> None:
     vouchers = [(unverified(each.note).position, each.note) for each in log.checkpoints()]
     whole = [*lines(log.walk(2**62), vouchers, WHOLE, AT, signer.sign)]
     assert prove(b"".join(whole).splitlines(keepends=True), signer.public_key).findings == []
-    some = [*lines(log.ascending(Filters(workspace="default")), [], scope_of("default", {}), AT, signer.sign)]
+    some = [
+        *lines(
+            log.search.ascending(Filters(workspace="default")), [], scope_of("default", {}), AT, signer.sign
+        )
+    ]
     assert prove(some, signer.public_key).findings == []

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis import Redis
 
-from services.audit.audit_log import AuditLog, Filters
+from services.audit.audit_log import AuditLog
 from services.audit.checkpoints import Checkpoint, note_hash, unverified
 from services.audit.entries import GENESIS, Entry, canonical, chain, entry_of, record_of
 from services.audit.export import WHOLE, entry_line, lines, note_line, read_note, scope_of, trailer_of
@@ -22,6 +22,7 @@ from services.audit.integrity import Trust, check
 from services.audit.jobs import catch_up
 from services.audit.notes import signed, text_of
 from services.audit.proof import prove
+from services.audit.search import Filters
 from services.audit.signing import KEY_NAME, Signer
 from services.audit.vouching import Notary
 from shared.events import Actor, Record
@@ -608,6 +609,8 @@ def test_the_export_of_a_log_whose_end_is_gone_shows_it(world: World) -> None:
 
 def test_an_export_of_the_log_itself_is_proved(world: World) -> None:
     filters = Filters(workspace="default", type="KeyToggled")
-    content = [*lines(world.log.ascending(filters), [], scope_of("default", {}), AT, world.signer.sign)]
+    content = [
+        *lines(world.log.search.ascending(filters), [], scope_of("default", {}), AT, world.signer.sign)
+    ]
     proof = prove(content, world.signer.public_key)
     assert (proof.ok, proof.entries) == (True, 10)

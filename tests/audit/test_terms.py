@@ -23,11 +23,11 @@ def test_an_event_is_found_by_every_filter_and_every_word_of_it() -> None:
     terms = terms_of(event)
     assert {
         term_of("workspace", "default"),
-        term_of("key", "1"),
+        term_of("subject", "key:1"),
         term_of("type", "KeyCreated"),
         term_of("address", "192.0.2.7"),
         term_of("actor", "3fA9"),
-        term_of("actor", "Nightly CI"),
+        term_of("label", "Nightly CI"),
         "name=data",
         "name=sync",
     } == {term for term in terms if "=" in term}

@@ -50,6 +50,8 @@ class Forms(HTMLParser):
         if tag == "form" and given.get("method") != "dialog":
             self.found.append(Form(given.get("action") or self._path, given.get("method", "get"), []))
         kind = given.get("type", "text") if tag == "input" else tag
+        if tag == "button" and "formaction" in given:
+            self.found.append(Form(given["formaction"], self.found[-1].method, self.found[-1].fields))
         if tag in {"input", "textarea", "select"} and self.found and given.get("name"):
             self.found[-1].fields.append(Field(given["name"], kind, given.get("value", "")))
 

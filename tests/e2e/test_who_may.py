@@ -50,6 +50,10 @@ PAGES = {
     "POST /keys/<key_id>/revoke": "303 403 303 303 404",
     "GET /audit": "303 200 200 200 200",
     "POST /audit/search": "303 303 303 303 303",
+    "GET /audit/activity": "303 200 200 200 200",
+    "POST /audit/export": "303 200 200 200 200",
+    "GET /audit/timeline": "303 303 303 303 303",
+    "GET /audit/integrity": "303 200 200 200 200",
     "GET /audit/verdict": "303 200 200 200 200",
     "POST /audit/verdict": "303 303 303 303 303",
     "GET /audit/lookup": "303 200 200 200 200",
@@ -71,6 +75,7 @@ CALLS = {
     "GET /v1/audit/entries": "401 403 403 403 403 403 200 200 200",
     "GET /v1/audit/entries.jsonl": "401 403 403 403 403 403 200 200 200",
     "GET /v1/audit/entries.csv": "401 403 403 403 403 403 200 200 200",
+    "GET /v1/audit/integrity": "401 403 403 403 403 403 200 200 200",
     "GET /v1/audit/verdict": "401 403 403 403 403 403 422 422 422",
     "POST /v1/audit/lookup": "401 403 403 403 403 403 404 404 404",
 }

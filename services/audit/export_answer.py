@@ -1,0 +1,62 @@
+"""An export as the answer to a call or a form: streamed, and never broken off in silence."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import structlog
+from flask import Blueprint, Response
+
+from services.audit.exporting import Exports, Format
+from services.audit.search import Filters
+from services.audit.signing import SigningError
+from shared.identity import Principal
+from shared.ledger import VersionConflictError
+from shared.web.access import attached, origin
+from shared.web.app import refuse
+
+MEDIA = {"jsonl": "application/jsonl", "csv": "text/csv"}
+_BROKEN_OFF = {
+    "jsonl": b'{"broken_off":"This file is not whole. Export it again."}\n',
+    "csv": b"THIS FILE BROKE OFF AND IS NOT WHOLE. EXPORT IT AGAIN.\r\n",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+def exported(principal: Principal, filters: Filters, form: Format) -> Response:
+    """The file. Raises what Exports.some raises."""
+    export = attached(Exports).some(principal, filters, form, origin())
+    # What fails before the first line is an error like any other.
+    first = next(export.lines)
+    response = Response(
+        _told(chain([first], export.lines), form), content_type=f"{MEDIA[form]}; charset=utf-8"
+    )
+    response.headers["Content-Disposition"] = f'attachment; filename="keyledger-audit.{form}"'
+    return response
+
+
+def map_errors(blueprint: Blueprint) -> None:
+    """What an export may fail of, in words."""
+    blueprint.register_error_handler(SigningError, _cannot_sign)
+    blueprint.register_error_handler(VersionConflictError, _cannot_tell)
+
+
+def _told(lines: Iterator[bytes], form: Format) -> Iterator[bytes]:
+    """The same; what fails now is told in the file itself, for granian ends it as if it were whole."""
+    try:
+        yield from lines
+    except Exception as error:
+        _log.error("an export broke off", reason=str(error))
+        yield _BROKEN_OFF[form]
+        raise
+
+
+def _cannot_sign(error: SigningError) -> Response:
+    """503: an export that nobody signs proves nothing."""
+    _log.error("an export could not be signed", reason=str(error))
+    return refuse(503, "The audit log's key cannot be used at the moment. Ask who runs Keyledger.")
+
+
+def _cannot_tell(_: VersionConflictError) -> Response:
+    """503: who took it away could not be told, so it was not given."""
+    return refuse(503, "Too many take the audit log away at this moment. Try again.", {"Retry-After": "2"})

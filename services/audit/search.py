@@ -1,0 +1,168 @@
+"""Finds entries of the audit log by the terms of its index."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from services.audit.activity import Activity, activity, edges
+from services.audit.database import Database
+from services.audit.entries import Entry, key_name, told
+from services.audit.rows import end, entries_at, position_at
+from services.audit.terms import Wanted, term_of, terms_involving, words_of_name, words_sought
+from shared.events import KEY_SUBJECT, KeyCreated, KeyDetailsChanged
+
+_PAGE = 500
+_KEYS_MOST = 100
+_NAMINGS_MOST = 1_000
+_NAMING = (term_of("type", KeyCreated.TYPE), term_of("type", KeyDetailsChanged.TYPE))
+
+
+class TooManyKeysError(Exception):
+    """A name was sought that too many keys had."""
+
+    def __init__(self) -> None:
+        super().__init__(f"More than {_KEYS_MOST} keys were called so. Type more of the name.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which entries of a workspace; None takes all. Times are ms since 1970, `until` is not among them."""
+
+    workspace: str
+    key_id: str | None = None
+    name: str | None = None  # words of a name that the key ever had
+    actor: str | None = None  # an id or a label, whole
+    involving: str | None = None  # the id of an actor or a key: what it did, and what was done to it
+    type: str | None = None
+    ip: str | None = None
+    since: int | None = None
+    until: int | None = None
+    q: str | None = None  # words of what the event tells
+
+
+class Page(NamedTuple):
+    """Some entries, newest first, and the cursor of the next page if there is one."""
+
+    entries: list[Entry]
+    next_cursor: int | None
+
+
+class Search:
+    """Questions to the index. All raise AuditDatabaseError, and those with filters TooManyKeysError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(self, filters: Filters, limit: int, cursor: int | None = None) -> Page:
+        """The newest entries that match, before the cursor's position."""
+        with self._database.reading() as connection:
+            found = self._find(connection, filters, limit + 1, before=cursor)
+            entries = entries_at(connection, found[:limit])[::-1]
+        return Page(entries, entries[-1].position if len(found) > limit else None)
+
+    def ascending(self, filters: Filters) -> Iterator[Entry]:
+        """All entries that match, oldest first."""
+        after = 0
+        while True:
+            with self._database.reading() as connection:
+                found = self._find(connection, filters, _PAGE, after=after, ascending=True)
+                entries = entries_at(connection, found)
+            if not entries:
+                return
+            yield from entries
+            after = entries[-1].position
+
+    def activity(self, filters: Filters) -> Activity | None:
+        """How many entries match in each stretch of time, from the first to the last; None of none."""
+        index = self._database.index
+        with self._database.reading() as connection:
+            wanted, between = self._sought(connection, filters)
+            ends = [
+                position
+                for ascending in (True, False)
+                if between
+                for position in index.find(connection, wanted, between, 1, ascending=ascending)
+            ]
+            if not ends:
+                return None
+            first, last = (entries_at(connection, [position])[0].at for position in ends)
+            of = edges(first, last)
+            starts = [min(max(position_at(connection, at), between.start), between.stop) for at in of]
+            return activity(of, index.count(connection, wanted, starts))
+
+    def key_names(self, workspace: str, key_ids: Iterable[str]) -> dict[str, str]:
+        """What keys of a workspace were called last, by their ids."""
+        keys = tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(set(key_ids)))
+        wanted: Wanted = ((term_of("workspace", workspace),), keys, _NAMING)
+        if not keys:
+            return {}
+        with self._database.reading() as connection:
+            found = self._database.index.find_few(connection, wanted)
+            namings = entries_at(connection, found[-_NAMINGS_MOST:])
+        # Of the same key, the newest comes last and stands.
+        return {str(told(entry).key_id): name for entry in namings if (name := key_name(entry)) is not None}
+
+    def _find(
+        self,
+        connection: Connection,
+        filters: Filters,
+        limit: int,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        ascending: bool = False,
+    ) -> list[int]:
+        """Where the first entries are that match, between two positions."""
+        wanted, between = self._sought(connection, filters, after, before)
+        find = self._database.index.find
+        return find(connection, wanted, between, limit, ascending=ascending) if between else []
+
+    def _sought(
+        self, connection: Connection, filters: Filters, after: int = 0, before: int | None = None
+    ) -> tuple[Wanted, range]:
+        """The terms, and the positions among which they are to be found; none, if nothing can match."""
+        # The ledger's times never go back, so a time is a position.
+        start = after + 1
+        if filters.since is not None:
+            start = max(start, position_at(connection, filters.since))
+        stop = end(connection)[0] + 1 if before is None else before
+        if filters.until is not None:
+            stop = min(stop, position_at(connection, filters.until))
+        wanted = (*_wanted(filters), *self._keys_called(connection, filters))
+        return wanted, range(0) if () in wanted else range(start, stop)
+
+    def _keys_called(self, connection: Connection, filters: Filters) -> Wanted:
+        """The keys of the workspace that ever had the name, if one is sought."""
+        if filters.name is None:
+            return ()
+        wanted: Wanted = ((term_of("workspace", filters.workspace),), *words_of_name(filters.name))
+        if () in wanted:
+            return ((),)
+        everywhere = range(1, end(connection)[0] + 1)
+        namings = entries_at(
+            connection, self._database.index.find(connection, wanted, everywhere, _NAMINGS_MOST)
+        )
+        keys = {key_id for entry in namings if (key_id := told(entry).key_id)}
+        if len(keys) > _KEYS_MOST:
+            raise TooManyKeysError
+        return (tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(keys)),)
+
+
+def _wanted(filters: Filters) -> Wanted:
+    """The one place to add a filter."""
+    wanted: list[tuple[str, ...]] = [(term_of("workspace", filters.workspace),)]
+    if filters.key_id is not None:
+        wanted.append((term_of("subject", KEY_SUBJECT + filters.key_id),))
+    if filters.actor is not None:
+        wanted.append((term_of("actor", filters.actor), term_of("label", filters.actor)))
+    if filters.involving is not None:
+        wanted.append(terms_involving(filters.involving))
+    if filters.type is not None:
+        wanted.append((term_of("type", filters.type),))
+    if filters.ip is not None:
+        wanted.append((term_of("address", filters.ip),))
+    if filters.q is not None:
+        wanted += words_sought(filters.q)
+    return tuple(wanted)

@@ -1,0 +1,48 @@
+"""Entries as the pages show them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError
+
+from services.audit.entries import Entry, description_of, stored_event, told
+from services.audit.schemas import actor_of
+from shared.schemas import PageSchema
+
+PAGE = 50
+UNKNOWN = "Unknown"
+
+
+def cursor_of(arguments: Mapping[str, str]) -> int | None:
+    """Where a page begins; one that was mangled begins with the newest."""
+    try:
+        given = PageSchema(only=["cursor"]).load({"cursor": arguments.get("cursor", "")})
+    except ValidationError:
+        return None
+    cursor: int | None = given["cursor"]
+    return cursor
+
+
+def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
+    """An entry."""
+    description, event = description_of(entry), told(entry)
+    request = stored_event(entry).get("request")
+    return {
+        "position": entry.position,
+        "at": entry.at,
+        "event_id": event.event_id or UNKNOWN,
+        "type": event.type or UNKNOWN,
+        "title": description.title,
+        "actor": {name: value or UNKNOWN for name, value in actor_of(event).items()},
+        "key_id": event.key_id,
+        "key_name": key_names.get(event.key_id or ""),
+        "subject": event.subject or UNKNOWN,
+        "about": key_names.get(event.key_id or "") or (event.subject or UNKNOWN).partition(":")[2],
+        "ip": event.ip,
+        "user_agent": request.get("user_agent") if isinstance(request, dict) else None,
+        "request_id": event.request_id,
+        "changes": [change._asdict() for change in description.changes],
+        "record": entry.record.decode(errors="backslashreplace"),
+        "entry_hash": entry.entry_hash.hex(),
+        "previous_hash": entry.previous_hash.hex(),
+    }

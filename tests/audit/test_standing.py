@@ -1,0 +1,131 @@
+"""How the audit log stands, as people, programs and the monitoring are told."""
+
+import zlib
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import JobStatus
+from rq.serializers import JSONSerializer
+
+from services.audit.audit_log import AuditLog
+from services.audit.failures import Failures
+from services.audit.jobs import FUNCTION, QUEUE, catch_up
+from services.audit.signing import Signer
+from services.audit.standing import CHECKS, Standing
+from services.audit.vouching import Notary
+from services.composition import now_ms
+from shared.events import Actor, AuditChecked, AuditFinding, Request
+from shared.journal import Journal
+from shared.ledger import Ledger
+from tests.audit.histories import AT, grow
+from tests.audit.processes import running, work
+from tests.real import until
+
+ROOT = Actor(kind="operator", id="root", label="root (command line)")
+FINDING = AuditFinding(kind="changed", count=2, position=7, detail="entry_hash")
+
+
+@pytest.fixture
+def tell(ledger: Ledger) -> Callable[..., None]:
+    """Tells the ledger of a check."""
+    journal = Journal(ledger, iter(f"check-{n}" for n in range(99)).__next__)
+    request = Request(id="r", ip=None, user_agent=None)
+
+    def told(*findings: AuditFinding) -> None:
+        fact = AuditChecked(entries=31, checkpoints=2, position=31, findings=findings)
+        journal.tell(fact, subject=CHECKS, workspace="default", actor=ROOT, request=request)
+
+    return told
+
+
+def test_the_last_check_is_told_with_what_it_found(standing: Standing, tell: Callable[..., None]) -> None:
+    assert standing.last_check() is None
+    tell(FINDING)
+    found = standing.last_check()
+    assert found is not None
+    assert (found.sound, found.by, found.entries, found.findings) == (False, ROOT.label, 31, (FINDING,))
+    tell()
+    again = standing.last_check()
+    assert again is not None
+    assert (again.sound, again.findings) == (True, ())
+    assert abs(again.at - now_ms()) < 60_000
+
+
+def test_the_progress_is_measured_against_the_ledgers_own_end(standing: Standing, ledger: Ledger) -> None:
+    empty = standing.progress()
+    assert (empty.position, empty.lag, empty.in_step) == (0, (0, 0, 0), True)
+    grow(ledger, 3)
+    catch_up(standing.log, ledger)
+    grow(ledger, 2)
+    found = standing.progress()
+    assert (found.position, found.lag.head, found.lag.events, found.in_step) == (3, 5, 2, True)
+    assert 0 <= found.lag.ms < 60_000
+
+
+def test_a_ledger_that_went_backwards_is_seen_though_the_last_check_was_good(
+    standing: Standing, ledger: Ledger, store: Redis, tell: Callable[..., None]
+) -> None:
+    tell()
+    catch_up(standing.log, ledger)
+    store.flushall()
+    grow(ledger, 1)
+    assert not standing.progress().in_step
+
+
+def test_what_was_signed_last_is_given_as_it_is(
+    standing: Standing, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
+) -> None:
+    assert standing.vouched() is None
+    grow(ledger, 3)
+    catch_up(sqlite_log, ledger)
+    note = Notary(sqlite_log, signer, lambda: AT).vouch()
+    found = standing.vouched()
+    assert found is not None
+    assert note is not None
+    assert (found.checkpoint.sequence, found.checkpoint.position, found.note) == (1, 3, note.decode())
+    assert standing.public_key() == str(signer.public_key)
+
+
+def test_a_key_that_cannot_be_read_is_not_made_up(standing: Standing, key_file: Path) -> None:
+    key_file.write_text("no key")
+    assert standing.public_key() is None
+
+
+def test_a_job_that_failed_is_told_with_its_reason_alone(
+    standing: Standing, ledger: Ledger, store: Redis, valkey_url: str, tmp_path: Path, key_file: Path
+) -> None:
+    key_file.write_text("no key")
+    grow(ledger, 1)
+    with running(work, valkey_url, f"sqlite:///{tmp_path / 'audit.db'}", key_file):
+        queue = Queue(QUEUE, connection=store, serializer=JSONSerializer)
+        queue.enqueue("os.mkdir", str(tmp_path / "forged"))
+        until(lambda: standing.failures.count(now_ms()) == 1, 20)
+        job = queue.enqueue(FUNCTION)
+        until(lambda: job.get_status() == JobStatus.FAILED, 20)
+    found = standing.progress()
+    assert (found.failed, found.waiting) == (2, 0)
+    unsigned, forged = (failure.reason for failure in found.failures)
+    assert "os.mkdir" in forged
+    assert unsigned == f"{key_file} holds no private key of the kind Ed25519 in PEM."
+    assert not any("Traceback" in failure.reason for failure in found.failures)
+    assert standing.log.last().position == 1  # the job did its other work
+
+
+@pytest.mark.parametrize("packed", [b"\xff", b"no base64", b64encode(b"no zlib"), b""])
+def test_a_reason_that_was_tampered_with_harms_nobody(store: Redis, packed: bytes) -> None:
+    store.zadd(f"rq:failed:{QUEUE}", dict.fromkeys([b"\xff", b"gone", b"a", b"text"], 9e12))
+    store.xadd("rq:results:a", {"exc_string": packed})
+    store.set("rq:results:text", "no stream")
+    failures = Failures(store)
+    assert failures.count(now_ms()) == 4
+    assert len(failures.newest(10)) == 1
+
+
+def test_a_reason_without_end_is_cut(store: Redis) -> None:
+    store.zadd(f"rq:failed:{QUEUE}", {"bomb": 9e12})
+    store.xadd("rq:results:bomb", {"exc_string": b64encode(zlib.compress(b"x" * 10**7))})
+    assert len(Failures(store).newest(1)[0].reason) == 2_000

@@ -1,0 +1,234 @@
+"""An auditor in a browser: finds entries, sees when they were, follows a life, takes them away as a file."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from services.audit.notes import PublicKey
+from services.audit.proof import prove
+from services.keys.key_material import parse
+from shared.identity import ADMIN
+from tests.e2e.people import signed_in
+from tests.e2e.test_api import Caller
+from tests.real import Service, until
+
+
+class Scene(NamedTuple):
+    """What happened: a key was made, renamed, made another one, and was revoked."""
+
+    key_id: str
+    made: str  # the id of the key that it made
+    revoked_at: str
+
+
+def next_second() -> None:
+    """So that what follows has a bar of its own."""
+    second = int(time.time())
+    until(lambda: int(time.time()) > second)
+
+
+@pytest.fixture(scope="module")
+def scene(service: Service) -> Scene:
+    owner, token = Caller(service, service.key(ADMIN)), service.key(ADMIN)
+    key_id = parse(token).id
+    path = f"/v1/keys/{key_id}"
+    next_second()
+    renamed = owner("PATCH", path, json={"name": "Nightly sync of orders", "description": "Copies"})
+    assert renamed.status_code == 200
+    next_second()
+    made = Caller(service, token)("POST", "/v1/keys", json={"name": "Made by it"})
+    assert owner("DELETE", f"{path}?reason=Found+in+a+gist").status_code == 200
+    events = owner("GET", f"{path}/history").json()["events"]
+    wanted = f"/v1/audit/entries?key_id={key_id}"
+    until(lambda: len(owner("GET", wanted).json()["entries"]) == len(events), what="the audit log's entries")
+    return Scene(key_id, made.json()["id"], events[-1]["at"])
+
+
+@pytest.fixture
+def auditor(context: BrowserContext, service: Service, scene: Scene) -> Iterator[Page]:
+    assert scene
+    page = signed_in(context, service, "auditor")
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto("/audit")
+    yield page
+    assert not [text for text in complaints if "Content Security Policy" in text]
+
+
+def titles(page: Page) -> list[str]:
+    found: list[str] = page.locator(".entry summary strong").all_inner_texts()
+    return found
+
+
+def narrow(page: Page, **typed: str) -> None:
+    page.get_by_text("Key, actor, event, address and time").click()
+    for label, value in typed.items():
+        page.get_by_label(label.replace("_", " ")).first.fill(value)
+    page.get_by_role("button", name="Filter").click()
+
+
+def test_a_key_that_was_revoked_is_found_by_each_name_that_it_had(auditor: Page) -> None:
+    for name in ("nightly ORDERS", "caller"):
+        auditor.goto("/audit")
+        narrow(auditor, Key_name=name)
+        expect(auditor).to_have_url(re.compile(r"/audit\?name="))
+        found = [title for title in titles(auditor) if title != "Key created"]
+        assert {"Key revoked", "Key changed"} <= set(found)
+    expect(auditor.get_by_label("Key name")).to_have_value("caller")
+
+
+def test_filters_stand_in_the_address_together_and_can_be_cleared(auditor: Page, scene: Scene) -> None:
+    auditor.goto(f"/audit?q=gist&type=KeyRevoked&ip=127.0.0.1&key_id={scene.key_id}")
+    assert titles(auditor) == ["Key revoked"]
+    expect(auditor.get_by_label("Event", exact=True)).to_have_value("KeyRevoked")
+    auditor.goto("/audit?ip=192.0.2.99")
+    expect(auditor.get_by_role("heading", name="No entries match")).to_be_visible()
+    expect(auditor.locator("#activity")).to_have_count(0)
+    auditor.get_by_role("link", name="Clear the filter").click()
+    expect(auditor).to_have_url(re.compile(r"/audit$"))
+
+
+def test_an_entry_opens_to_all_of_it_with_before_and_after(auditor: Page, scene: Scene) -> None:
+    auditor.goto(f"/audit?key_id={scene.key_id}&type=KeyDetailsChanged")
+    entry = auditor.locator(".entry")
+    entry.locator("summary").click()
+    expect(entry.locator("del").first).to_have_text("caller")
+    expect(entry.locator("ins").first).to_have_text("Nightly sync of orders")
+    for words in (f"key:{scene.key_id}", "127.0.0.1", "python-requests", '"type":"KeyDetailsChanged"'):
+        expect(entry).to_contain_text(words)
+    assert len(re.findall(r"\b[0-9a-f]{64}\b", entry.inner_text())) == 2
+
+
+def test_a_part_of_the_chart_that_is_selected_becomes_the_filter(auditor: Page, scene: Scene) -> None:
+    auditor.goto(f"/audit?key_id={scene.key_id}")
+    chart = auditor.locator("#activity svg.chart")
+    expect(chart).to_be_visible()
+    bars = auditor.locator("#activity svg.chart a")
+    expect(auditor.locator("#activity")).to_contain_text(f"{len(titles(auditor))} entries")
+    before = titles(auditor)
+    box = chart.bounding_box()
+    assert box
+    assert bars.count() >= 3
+    auditor.mouse.move(box["x"] + box["width"] - 1, box["y"] + 5)
+    auditor.mouse.down()
+    auditor.mouse.move(box["x"] + 1.5 * box["width"] / bars.count(), box["y"] + 5, steps=5)  # not the first
+    expect(auditor.locator(".activity-mark")).to_be_visible()
+    auditor.mouse.up()
+    auditor.wait_for_url(re.compile(r"since=.*until="))
+    assert "key_id=" in auditor.url
+    assert titles(auditor) == before[:-1]
+    auditor.get_by_role("link", name="All the time").click()
+    auditor.wait_for_url(lambda url: "since=" not in url)
+    assert "key_id=" in auditor.url
+
+
+def test_each_bar_leads_to_its_entries_and_the_table_does_by_keyboard(auditor: Page, scene: Scene) -> None:
+    auditor.goto(f"/audit?key_id={scene.key_id}")
+    expect(auditor.locator("#activity svg.chart")).to_be_visible()
+    auditor.get_by_text("As a table").click()
+    row = auditor.locator("#activity tbody tr").first
+    count = int(row.locator("td").inner_text())
+    row.get_by_role("link").press("Enter")
+    auditor.wait_for_url(re.compile(r"since=.*until="))
+    assert len(titles(auditor)) == count
+    assert titles(auditor)[0] == "Key revoked"
+
+
+def test_the_timeline_of_a_key_has_what_it_did_and_what_was_done_to_it(auditor: Page, scene: Scene) -> None:
+    auditor.goto(f"/audit?key_id={scene.key_id}&type=KeyRevoked")
+    auditor.locator(".entry summary").click()
+    auditor.get_by_role("link", name="Timeline of this key").click()
+    expect(auditor.get_by_role("heading", level=1)).to_have_text("Nightly sync of orders")
+    heads = auditor.locator(".timeline-head strong")
+    expect(heads).to_have_text(["Key revoked", "Key created", "Key changed", "Key created"])
+    own = auditor.locator(".timeline .own")
+    expect(own).to_have_count(1)
+    own.get_by_role("link", name="Made by it").click()
+    expect(auditor.get_by_role("heading", level=1)).to_have_text("Made by it")
+    expect(auditor.locator(".timeline .own")).to_have_count(0)
+    auditor.get_by_role("link", name="Nightly sync of orders").or_(
+        auditor.locator(".timeline").get_by_role("link", name="caller")
+    ).click()
+    assert f"of={scene.key_id}" in auditor.url
+
+
+def test_the_timeline_of_an_account_has_its_sign_ins(auditor: Page) -> None:
+    auditor.goto("/audit/timeline?of=account:auditor@people.example")
+    expect(auditor.get_by_role("heading", level=1)).to_have_text("auditor@people.example")
+    expect(auditor.locator(".timeline-head strong", has_text="Account added")).to_have_count(1)
+    assert "Signed in" in auditor.locator(".timeline-head strong").all_inner_texts()
+    auditor.goto("/audit/timeline?of=nobody")
+    expect(auditor.get_by_role("heading", name="Nothing is recorded of it")).to_be_visible()
+
+
+def test_what_is_filtered_is_taken_away_as_a_file_that_proves_itself(
+    auditor: Page, service: Service, scene: Scene, tmp_path: Path
+) -> None:
+    auditor.goto(f"/audit?key_id={scene.key_id}")
+    auditor.get_by_text("Export", exact=True).click()
+    with auditor.expect_download() as download:
+        auditor.get_by_role("button", name="JSON lines").click()
+    file = tmp_path / "audit.jsonl"
+    download.value.save_as(file)
+    public_key = PublicKey.of_text(service.run("audit", "public-key").stdout.strip())
+    proof = prove(file.read_bytes().splitlines(keepends=True), public_key)
+    assert (proof.findings, proof.entries) == ([], 3)
+    with auditor.expect_download() as download:
+        auditor.get_by_role("button", name="CSV").click()
+    download.value.save_as(file)
+    assert file.read_text().count("KeyRevoked") == 1
+    auditor.goto("/audit?type=AuditExported")
+    until(lambda: auditor.reload() and len(titles(auditor)) == 2, what="the entries of both exports")
+    auditor.locator(".entry summary").first.click()
+    expect(auditor.locator(".entry").first).to_contain_text(scene.key_id)
+
+
+def test_the_integrity_is_shown_with_when_it_was_checked_and_with_the_key(
+    auditor: Page, service: Service
+) -> None:
+    auditor.get_by_role("link", name="How to check it").click()
+    expect(auditor.get_by_text("This log was never checked.")).to_be_visible()
+    assert service.run("audit", "checkpoint").returncode == 0
+    assert service.run("audit", "check").returncode == 0
+    auditor.reload()
+    expect(auditor.get_by_text("Found sound on")).to_be_visible()
+    expect(auditor.get_by_text(service.run("audit", "public-key").stdout.strip(), exact=True)).to_be_visible()
+    expect(auditor.get_by_text("keyledger audit checkpoint v1")).to_be_visible()
+    expect(auditor.get_by_role("link", name="Audit log")).to_have_attribute("aria-current", "true")
+    auditor.goto("/audit")
+    expect(auditor.get_by_role("link", name="Found sound")).to_be_visible()
+
+
+def test_what_looks_like_a_key_comes_into_no_address_and_no_event(auditor: Page, service: Service) -> None:
+    token = service.key(ADMIN)
+    narrow(auditor, Actor=token)
+    expect(auditor.get_by_text("This looks like an API key")).to_be_visible()
+    assert token not in auditor.url + auditor.content()
+    auditor.goto(f"/audit/timeline?of={token}")
+    expect(auditor).to_have_url(re.compile(r"/audit$"))
+    assert token not in auditor.content()
+
+
+def test_a_name_that_too_many_keys_had_asks_for_more_of_it(auditor: Page, service: Service) -> None:
+    owner = Caller(service, service.key(ADMIN))
+    for number in range(101):
+        assert owner("POST", "/v1/keys", json={"name": f"Crowd {number}"}).status_code == 201
+    until(lambda: auditor.goto("/audit?q=crowd+100") and titles(auditor), what="the last entry")
+    auditor.goto("/audit?name=crowd")
+    expect(auditor.locator("#name-error")).to_contain_text("Type more of the name.")
+
+
+def test_the_chart_works_without_script(browser: Browser, service: Service, scene: Scene) -> None:
+    context = browser.new_context(base_url=service.url, java_script_enabled=False)
+    page = signed_in(context, service, "auditor")
+    page.goto(f"/audit?key_id={scene.key_id}")
+    page.get_by_role("link", name="Activity over time").click()
+    page.locator("svg.chart a").last.click(force=True)
+    page.wait_for_url(re.compile(r"/audit\?.*since=.*until="))
+    assert "Key revoked" in titles(page)
+    context.close()
