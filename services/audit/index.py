@@ -5,7 +5,7 @@ that of time are terms, so any of them together are one question to one index. I
 entry backwards, and no further than the page needs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -13,7 +13,13 @@ from sqlalchemy import Connection
 
 from services.audit.terms import Wanted
 
-_BLOCK_BITS = 15  # of a position; PostgreSQL is asked block by block, for GIN gives all that it finds at once
+# PostgreSQL is asked for a part of the log at a time, and where that has much, for blocks of it: positions
+# that are the same but for so many bits.
+_PART = 18
+_BLOCKS = (15, 12)
+_ROWS_MOST = 1_000
+_PENDING_KB = 512  # of entries that are not in the index proper yet, and that every question goes through
+_ANY_PART = "*"
 
 
 class Index(Protocol):
@@ -101,7 +107,11 @@ def _match(wanted: Wanted) -> str:
 
 
 class Gin(Index):
-    """PostgreSQL's. A term of its own tells which block of positions an entry is in."""
+    """PostgreSQL's. GIN gives all that it finds at once, so each term tells the part of the log it is in.
+
+    Parts are asked one after the other. No more than some rows of a part are taken: where it has more, its
+    blocks are asked, for which there are terms of their own.
+    """
 
     def set_up(self, connection: Connection) -> None:
         """Makes it, where it is not there yet."""
@@ -109,7 +119,8 @@ class Gin(Index):
             "CREATE TABLE IF NOT EXISTS audit_terms (position bigint PRIMARY KEY, terms tsvector NOT NULL)"
         )
         connection.exec_driver_sql(
-            "CREATE INDEX IF NOT EXISTS audit_terms_index ON audit_terms USING gin (terms)"
+            "CREATE INDEX IF NOT EXISTS audit_terms_index ON audit_terms USING gin (terms) "
+            f"WITH (gin_pending_list_limit = {_PENDING_KB})"
         )
 
     def last(self, connection: Connection) -> int:
@@ -118,7 +129,10 @@ class Gin(Index):
 
     def add(self, connection: Connection, terms: Iterable[tuple[int, set[str]]]) -> None:
         """Takes up entries: their positions and terms."""
-        rows = [(position, [*of_entry, _block(position)]) for position, of_entry in terms]
+        rows = [
+            (position, [*_in_part(of_entry, position >> _PART), *_blocks(position)])
+            for position, of_entry in terms
+        ]
         connection.exec_driver_sql("INSERT INTO audit_terms VALUES (%s, array_to_tsvector(%s))", rows)
 
     def clear(self, connection: Connection) -> None:
@@ -129,48 +143,98 @@ class Gin(Index):
         self, connection: Connection, wanted: Wanted, between: range, limit: int, *, ascending: bool = False
     ) -> list[int]:
         """The first positions of a range that have what is wanted: the newest, unless it goes upwards."""
-        first, last = between.start >> _BLOCK_BITS, (between.stop - 1) >> _BLOCK_BITS
-        blocks = (first, last, 1) if ascending else (last, first, -1)
-        order = "ASC" if ascending else "DESC"
+        # Where much is expected, a scan of the table would be chosen, however little there is.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        nearest = next(_split(between, _BLOCKS[-1], ascending=ascending))
+        rest = range(nearest.stop, between.stop) if ascending else range(between.start, nearest.start)
+        found = self._find_in(connection, wanted, _BLOCKS[-1], nearest, limit, ascending=ascending)
+        for part in _split(rest, _PART, ascending=ascending):
+            if len(found) >= limit:
+                break
+            lacking = limit - len(found)
+            found += self._find_in(connection, wanted, _PART, part, lacking, ascending=ascending)
+        return found
+
+    def _find_in(
+        self, connection: Connection, wanted: Wanted, bits: int, part: range, limit: int, *, ascending: bool
+    ) -> list[int]:
+        """The first ones of a range that is within one part, or one block of so many bits."""
+        smaller = next((each for each in _BLOCKS if each < bits), None)
+        found = self._some_of(connection, wanted, bits, part, _ROWS_MOST if smaller else None)
+        if smaller is None or len(found) < _ROWS_MOST:
+            return sorted(found, reverse=not ascending)[:limit]
+        found = []
+        for block in _split(part, smaller, ascending=ascending):
+            lacking = limit - len(found)
+            found += self._find_in(connection, wanted, smaller, block, lacking, ascending=ascending)
+            if len(found) >= limit:
+                break
+        return found
+
+    def _some_of(
+        self, connection: Connection, wanted: Wanted, bits: int, part: range, most: int | None
+    ) -> list[int]:
+        query = _query(wanted, str(part.start >> _PART))
+        if bits != _PART:
+            query += f" & '{_block(part.start, bits)}'"
+        of_block = "SELECT position FROM audit_terms WHERE terms @@ %s::tsquery OFFSET 0"
         found = connection.exec_driver_sql(
-            f"""
-            SELECT found.position FROM generate_series(%s::bigint, %s::bigint, %s::bigint) AS block,
-            LATERAL (
-              SELECT position FROM (
-                SELECT position FROM audit_terms
-                WHERE terms @@ (%s || ' & ''block=' || block || '''')::tsquery OFFSET 0
-              ) AS of_block
-              WHERE position BETWEEN %s AND %s ORDER BY position {order}
-            ) AS found LIMIT %s""",  # noqa: S608  # the order is one of two
-            (*blocks, _query(wanted), between.start, between.stop - 1, limit),
+            f"SELECT position FROM ({of_block}) AS found WHERE position >= %s AND position < %s LIMIT %s",  # noqa: S608  # the inner one is the line above
+            (query, part.start, part.stop, most),
         )
         return list(found.scalars())
 
     def find_few(self, connection: Connection, wanted: Wanted) -> list[int]:
         """All positions that have what is wanted, in order, where those are few."""
         # Whatever the order, all that GIN finds is found first.
-        found = "SELECT position FROM audit_terms WHERE terms @@ %s::tsquery OFFSET 0"
-        return sorted(connection.exec_driver_sql(found, (_query(wanted),)).scalars())
+        found = (
+            "SELECT position FROM generate_series(0, %s::bigint) AS part, LATERAL ("
+            "SELECT position FROM audit_terms WHERE terms @@ replace(%s, %s, part::text)::tsquery OFFSET 0"
+            ") AS found"
+        )
+        last_part = self.last(connection) >> _PART
+        rows = connection.exec_driver_sql(found, (last_part, _query(wanted, _ANY_PART), _ANY_PART))
+        return sorted(rows.scalars())
 
     def count(self, connection: Connection, wanted: Wanted, starts: Sequence[int]) -> list[int]:
         """How many have what is wanted from each of some positions up to the next of these."""
         counted = (
-            "SELECT width_bucket(position, %s::bigint[]) AS bucket, count(*) FROM audit_terms "
-            "WHERE terms @@ %s::tsquery AND position >= %s AND position < %s GROUP BY bucket"
+            "SELECT width_bucket(position, %s::bigint[]) AS bucket, count(*) "
+            "FROM generate_series(%s::bigint, %s::bigint) AS part, LATERAL ("
+            "SELECT position FROM audit_terms WHERE terms @@ replace(%s, %s, part::text)::tsquery OFFSET 0"
+            ") AS found WHERE position >= %s AND position < %s GROUP BY bucket"
         )
-        bounds = (starts[0], starts[-1])
-        rows = connection.exec_driver_sql(counted, (list(starts[:-1]), _query(wanted), *bounds))
+        first, stop = starts[0], starts[-1]
+        parts = (first >> _PART, (stop - 1) >> _PART)
+        query = (_query(wanted, _ANY_PART), _ANY_PART)
+        rows = connection.exec_driver_sql(counted, (list(starts[:-1]), *parts, *query, first, stop))
         counts: dict[int, int] = dict(rows.all())
         return [counts.get(bucket, 0) for bucket in range(1, len(starts))]
 
 
-def _query(wanted: Wanted) -> str:
-    """What PostgreSQL is asked; no term has an apostrophe in it."""
-    return " & ".join("(" + " | ".join(map("'{}'".format, terms)) + ")" for terms in wanted)
+def _query(wanted: Wanted, part: str) -> str:
+    """What PostgreSQL is asked of a part; no term has an apostrophe in it."""
+    return " & ".join("(" + " | ".join(f"'{term}@{part}'" for term in terms) + ")" for terms in wanted)
 
 
-def _block(position: int) -> str:
-    return f"block={position >> _BLOCK_BITS}"
+def _in_part(terms: Iterable[str], part: int) -> Iterator[str]:
+    """Terms as the entries of a part have them."""
+    return (f"{term}@{part}" for term in terms)
+
+
+def _blocks(position: int) -> Iterator[str]:
+    return (_block(position, bits) for bits in _BLOCKS)
+
+
+def _block(position: int, bits: int) -> str:
+    return f"block{bits}={position >> bits}"
+
+
+def _split(positions: range, bits: int, *, ascending: bool) -> Iterator[range]:
+    """A range by the blocks of so many bits that it lies in; nothing of an empty one."""
+    blocks = range(positions.start >> bits, ((positions.stop - 1) >> bits) + 1) if positions else range(0)
+    for block in blocks if ascending else reversed(blocks):
+        yield range(max(positions.start, block << bits), min(positions.stop, (block + 1) << bits))
 
 
 INDICES: Mapping[str, Index] = {"sqlite": Fts5(), "postgresql": Gin()}

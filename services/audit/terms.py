@@ -6,7 +6,7 @@ or a word of a key's name. No word has `=` in it, so nobody can write one into a
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from services.audit.entries import opened, told_by
@@ -35,10 +35,11 @@ def terms_of(record: Record) -> set[str]:
     }
     terms = {term_of(kind, value) for kind, value in filters.items() if value is not None}
     terms |= {f"name={word}" for name in _names(stored) for word in _words(name)}
-    terms.update(islice(_words(" ".join(_texts(stored))), _MOST))
+    terms.update(_words_of(stored))
     return terms
 
 
+@lru_cache(4_096)
 def term_of(kind: str, value: str) -> str:
     """The term of a filter that compares a whole value."""
     return f"{kind}={hashlib.blake2b(value.encode(), digest_size=_HASH_BYTES).hexdigest()}"
@@ -61,8 +62,18 @@ def words_of_name(text: str) -> Wanted:
     return tuple((f"name={word}",) for word in _words(text)) or ((),)
 
 
-def _words(text: str) -> Iterator[str]:
-    return (word[:_LONGEST] for word in words(text))
+def _words(text: str) -> list[str]:
+    return [word[:_LONGEST] for word in words(text)]
+
+
+def _words_of(stored: Mapping[str, Any]) -> list[str]:
+    """Those of all texts, each by itself where it is not plain: one of many would slow all down."""
+    texts = [*_texts(stored)]
+    found = _words(" ".join(text for text in texts if text.isascii()))
+    for text in texts:
+        if not text.isascii():
+            found += _words(text)
+    return found[:_MOST]
 
 
 def _names(stored: Mapping[str, Any]) -> Iterator[str]:
@@ -78,10 +89,10 @@ def _texts(value: object) -> Iterator[str]:
     """All texts in a value of JSON, however deep."""
     left = [value]
     while left:
-        match left.pop():
-            case str(text):
-                yield text
-            case dict(parts):
-                left.extend(part for name, part in parts.items() if name not in _NOBODYS_TEXT)
-            case list(parts):
-                left.extend(parts)
+        part = left.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            left += [inner for name, inner in part.items() if name not in _NOBODYS_TEXT]
+        elif isinstance(part, list):
+            left += part

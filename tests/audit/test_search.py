@@ -1,5 +1,7 @@
 """What the audit log is asked for, on each kind of database."""
 
+import random
+
 import msgspec
 import pytest
 
@@ -77,6 +79,43 @@ def test_a_search_finds_what_matches_newest_first(
     varied: AuditLog, criteria: dict[str, object], positions: list[int]
 ) -> None:
     assert found(varied, **criteria) == positions
+
+
+@pytest.mark.parametrize("rows", [1, 3, 50])
+def test_the_index_gives_the_first_ones_of_any_range_either_way(
+    log: AuditLog, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("services.audit.index._PART", 6)
+    monkeypatch.setattr("services.audit.index._BLOCKS", (4, 2))
+    monkeypatch.setattr("services.audit.index._ROWS_MOST", rows)
+    chance = random.Random(rows)  # chance that can be repeated
+    with log._database.writing() as connection:
+        words = {n: set(chance.sample(["a", "b", "c", "rare"], chance.randint(0, 3))) for n in range(1, 201)}
+        words |= {n: {"old"} for n in range(30, 110)}
+        index = log._database.index
+        index.add(connection, words.items())
+        for wanted in (
+            (("a",),),
+            (("a",), ("b",)),
+            (("rare", "old"), ("a", "old")),
+            (("none",),),
+            (("old",),),
+        ):
+            match = [n for n, has in words.items() if all(has & {*group} for group in wanted)]
+            for _ in range(12):
+                between = range(*sorted((chance.randint(1, 201), chance.randint(1, 201))))
+                limit = chance.choice([1, 5, 200])
+                within = [n for n in match if n in between]
+                upwards = index.find(connection, wanted, between, limit, ascending=True) if between else []
+                downwards = index.find(connection, wanted, between, limit) if between else []
+                assert upwards == within[:limit]
+                assert downwards == within[::-1][:limit]
+            assert index.find_few(connection, wanted) == match
+            counts = index.count(connection, wanted, [1, 1, 20, 101, 150])
+            assert counts == [
+                0,
+                *(sum(n in r for n in match) for r in (range(1, 20), range(20, 101), range(101, 150))),
+            ]
 
 
 def test_what_matches_is_streamed_from_the_oldest_on(log: AuditLog) -> None:

@@ -11,7 +11,16 @@ from tests.real import AUDIT_SERVER
 pytestmark = pytest.mark.drill
 
 # Those that start a whole Keyledger and look at its audit log. The tests of the log itself are on both.
-_MODULES = ("review", "accounts", "sessions", "canaries", "dashboard", "who_may")
+_MODULES = (
+    "review",
+    "inquiry_pages",
+    "audit_proof",
+    "accounts",
+    "sessions",
+    "canaries",
+    "dashboard",
+    "who_may",
+)
 
 
 @pytest.mark.timeout(300)

@@ -1,6 +1,7 @@
 """The audit log proves itself: checkpoints, the check, exports over HTTP and at the command line, offline."""
 
 import csv
+import json
 import os
 import re
 import socket
@@ -249,14 +250,41 @@ def test_an_export_that_fails_leaves_no_file(service: Service, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_standing_is_told_in_a_terminal_and_to_programs(
+    service: Service, auditor: dict[str, str], public_key: PublicKey
+) -> None:
+    assert service.run("audit", "check").returncode == 0
+    caught_up(service, auditor)
+    said = service.run("audit", "status").stdout
+    assert re.search(r"(?m)^position \d+ of \d+, 0 events and 0\.000 s behind$", said)
+    assert re.search(r"(?m)^found sound at 20", said)
+    assert re.search(r"(?m)^checkpoint \d+ at position \d+, 20", said)
+    assert said.endswith("0 jobs wait, 0 failed within the last hour\n")
+    facts = json.loads(service.run("audit", "status", "--json").stdout)
+    assert (facts["sound"], facts["in_step"], facts["lag_events"], facts["failures"]) == (True, True, 0, [])
+    told = get(service, "integrity", auditor).json()
+    assert told["last_check"]["sound"]
+    assert told["public_key"] == str(public_key)
+    assert told["last_checkpoint"]["position"] == facts["checkpoint_position"]
+
+
+def test_the_index_is_made_anew_and_finds_the_same(service: Service, auditor: dict[str, str]) -> None:
+    before = [entry["position"] for entry in entries(service, auditor, type="KeyCreated")]
+    assert before
+    run = service.run("audit", "reindex")
+    assert (run.returncode, run.stdout) == (0, "The filters find every entry again.\n")
+    assert [entry["position"] for entry in entries(service, auditor, type="KeyCreated")] == before
+
+
 def test_a_stream_that_fails_says_so_at_its_end(
     service: Service, auditor: dict[str, str], public_key: PublicKey
 ) -> None:
     """The last one here, for the log is not what it was."""
     caught_up(service, auditor)
-    database = Tampered(f"sqlite:///{service.data_dir / 'audit.db'}")
+    file = f"sqlite:///{service.data_dir / 'audit.db'}"
+    database = Tampered(service.environment.get("KEYLEDGER_AUDIT_DATABASE_URL", file))
     database.disarm()
-    database.change(40, "record = 7")
+    database.change(40, "record = '7'")
     database.close()
     broken = get(service, "entries.jsonl", auditor)
     assert Kind.CUT_OFF in proved(broken.content, public_key).counts
