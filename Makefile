@@ -17,7 +17,8 @@ test: .venv/dev ## set up, and run all tests
 	$(BIN)/pytest -m "not drill" -n 2 --dist loadfile
 
 drill: .venv/dev ## the long fault and load drills
-	$(BIN)/pytest -m drill -s
+	$(BIN)/pytest -m "drill and not alone" -n 2 --dist loadscope -rP
+	$(BIN)/pytest -m "drill and alone" -s
 
 check: .venv/dev ## format, lint, types, import contracts, the Compose file
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Real programs for the tests: whether they are there, and waiting for what they do."""
 
+import copy
 import hashlib
 import os
 import re
@@ -117,6 +118,8 @@ KEYLEDGER = str(Path(sys.executable).with_name("keyledger"))
 class Service:
     """A whole Keyledger as `keyledger up` runs it, in a data directory and on a port of its own."""
 
+    workspace = "default"
+
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
         self.port = free_port()
@@ -173,8 +176,17 @@ class Service:
         except requests.ConnectionError:
             return False
 
+    def tenant(self, workspace: str) -> "Service":
+        """The same, as those have it who have a workspace of their own."""
+        same = copy.copy(self)
+        same.workspace = workspace
+        same.account(f"owner@{workspace}.example", "owner", f"password of {workspace}")
+        return same
+
     def sign_in(self) -> tuple[str, str]:
-        """The address and the password that the first start printed."""
+        """The address and the password of the first owner, which the first start printed."""
+        if self.workspace != "default":
+            return f"owner@{self.workspace}.example", f"password of {self.workspace}"
         found = re.search(r"(?m)(\S+@\S+)\s+password\s+(\S+)", self.output)
         assert found, self.output
         return found[1], found[2]
@@ -191,18 +203,18 @@ class Service:
             timeout=90,
         )
 
-    def key(self, *scopes: str, workspace: str = "default") -> str:
+    def key(self, *scopes: str, workspace: str | None = None, name: str = "caller") -> str:
         """A new key that holds the scopes."""
         with self.parts() as parts:
-            new = NewKey(name="caller", scopes=scopes)
-            made = parts.keys.commands.create(operator(workspace), new, request())
+            new = NewKey(name=name, scopes=scopes)
+            made = parts.keys.commands.create(operator(workspace or self.workspace), new, request())
         assert made.api_key
         return made.api_key.reveal()
 
-    def account(self, email: str, role: str, password: str, workspace: str = "default") -> str:
+    def account(self, email: str, role: str, password: str, workspace: str | None = None) -> str:
         """Lets a person sign in; gives the address."""
         with self.parts() as parts:
-            parts.accounts.add(operator(workspace), email, role, password, request())
+            parts.accounts.add(operator(workspace or self.workspace), email, role, password, request())
         return email
 
     def pid(self, *words: str) -> int:

@@ -125,26 +125,28 @@ def empty(directory: Path) -> Path:
     return directory / "empty.db"
 
 
-@settings(
-    max_examples=1_000,
-    deadline=None,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.data_too_large,
-        HealthCheck.function_scoped_fixture,
-    ],
-)
-@given(steps=st.lists(_STEPS, max_size=5), jumps=st.lists(st.integers(0, 400_000), min_size=30, max_size=30))
-def test_no_honest_history_is_accused(
-    steps: list[Step], jumps: list[int], directory: Path, signer: Signer, empty: Path
-) -> None:
-    for left in directory.glob("log.db*"):
-        left.unlink()
-    signer.anchor_file.unlink(missing_ok=True)
-    shutil.copy(empty, directory / "log.db")
-    ledger, log = Kept(), AuditLog(f"sqlite:///{directory / 'log.db'}")
-    clock = iter(jumps)
-    now = [AT]
+@pytest.mark.parametrize("examples", [100, pytest.param(1_000, marks=pytest.mark.drill)])
+def test_no_honest_history_is_accused(examples: int, directory: Path, signer: Signer, empty: Path) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(
+        steps=st.lists(_STEPS, max_size=5), jumps=st.lists(st.integers(0, 400_000), min_size=30, max_size=30)
+    )
+    def try_one(steps: list[Step], jumps: list[int]) -> None:
+        for left in directory.glob("log.db*"):
+            left.unlink()
+        signer.anchor_file.unlink(missing_ok=True)
+        shutil.copy(empty, directory / "log.db")
+        live_through(steps, AuditLog(f"sqlite:///{directory / 'log.db'}"), signer, jumps)
+
+    try_one()
+
+
+def live_through(steps: list[Step], log: AuditLog, signer: Signer, jumps: list[int]) -> None:
+    ledger, clock, now = Kept(), iter(jumps), [AT]
 
     def tick() -> int:
         now[0] += next(clock, 1_000)

@@ -38,6 +38,7 @@ def medians(visitor: Visitor, emails: tuple[str, str]) -> tuple[float, float]:
 
 
 @pytest.mark.drill
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_a_known_and_an_unknown_account_are_refused_in_the_same_time(service: Service) -> None:
     known = service.sign_in()[0]

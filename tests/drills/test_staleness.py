@@ -22,7 +22,7 @@ from shared.embedded import EmbeddedServer
 from tests.drills.watching import Seen, read
 from tests.real import Service, children, until
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(600)]
 
 SWITCHES = 500
 FAULTS = 20
@@ -211,6 +211,14 @@ def test_a_tail_that_is_cut_again_and_again_gives_no_stale_verdict(
     judge(f"the tail cut {len(cuts)} times", platform, seen)
 
 
+def _stop(pid: int) -> float:
+    """Stops a process; gives when each of its threads had stopped, which takes more than the signal."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = [*Path(f"/proc/{pid}/task").iterdir()]
+    until(lambda: all((thread / "stat").read_text().rpartition(") ")[2][0] == "T" for thread in threads))
+    return time.monotonic()
+
+
 def _stopping(
     platform: Platform, tmp_path: Path, which: Callable[[int], int], *, before: bool
 ) -> tuple[dict[int, Seen], list[float]]:
@@ -220,13 +228,11 @@ def _stopping(
         for number in range(FAULTS):
             pid = which(number)
             if before:
-                os.kill(pid, signal.SIGSTOP)
-                stopped.append(time.monotonic())
+                stopped.append(_stop(pid))
             try:
                 with platform.switched_off():
                     if not before:
-                        os.kill(pid, signal.SIGSTOP)
-                        stopped.append(time.monotonic())
+                        stopped.append(_stop(pid))
                     wait(1.0)
                     os.kill(pid, signal.SIGCONT)
                     wait(0.7)

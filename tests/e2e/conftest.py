@@ -8,16 +8,23 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.e2e.chromium import launched
+from tests.e2e.people import signed_in
 from tests.real import Service
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One Keyledger for the tests of a module."""
+@pytest.fixture(scope="session")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One Keyledger for all that stand it to share one, for it takes seconds to start."""
     running = Service(tmp_path_factory.mktemp("data"))
     running.start()
     yield running
     assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def service(shared_service: Service, request: pytest.FixtureRequest) -> Service:
+    """It, with a workspace of its own for each module."""
+    return shared_service.tenant(request.module.__name__.rpartition(".")[2].replace("_", "-"))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,16 @@ def cookies(browser: Browser, service: Service) -> Any:
     """Those of the first owner, signed in."""
     context = browser.new_context(base_url=service.url)
     _sign_in(context.new_page(), service)
+    held = context.cookies()
+    context.close()
+    return held
+
+
+@pytest.fixture(scope="module")
+def auditors_cookies(browser: Browser, service: Service) -> Any:
+    """Those of an auditor, signed in."""
+    context = browser.new_context(base_url=service.url)
+    signed_in(context, service, "auditor")
     held = context.cookies()
     context.close()
     return held

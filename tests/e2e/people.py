@@ -12,7 +12,7 @@ PASSWORD = "a password of the tests"
 
 def signed_in(context: BrowserContext, service: Service, role: str) -> Page:
     """A page of somebody who has this role, made for it where there is nobody yet."""
-    email = f"{role}@people.example"
+    email = f"{role}@{service.workspace}.example"
     with suppress(AccountExistsError):
         service.account(email, role, PASSWORD)
     page = context.new_page()

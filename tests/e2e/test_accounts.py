@@ -1,6 +1,7 @@
 """Owners let people in, and say what they may do: on the pages, and at the command line."""
 
 import json
+import subprocess
 from itertools import count
 
 import pytest
@@ -200,29 +201,29 @@ def test_any_address_is_named_by_its_links_and_forms(page: Page, service: Servic
 
 @pytest.mark.drill
 def test_an_operator_does_all_of_it_at_the_command_line(service: Service, email: str) -> None:
+    def run(command: str, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        return service.run("account", command, "--workspace", service.workspace, *arguments, stdin=stdin)
+
     def listed() -> dict[str, str]:
-        (found,) = [
-            row
-            for row in json.loads(service.run("account", "list", "--json").stdout)["accounts"]
-            if row["email"] == email
-        ]
+        rows = json.loads(run("list", "--json").stdout)["accounts"]
+        (found,) = [row for row in rows if row["email"] == email]
         return {name: found[name] for name in ("role", "status")}
 
     person = Visitor(service.url)
     assert listed() == {"role": "developer", "status": "active"}
-    assert "as auditor." in service.run("account", "role", email, "auditor").stdout
-    assert "is disabled" in service.run("account", "disable", email, "--reason", "left").stdout
+    assert "as auditor." in run("role", email, "auditor").stdout
+    assert "is disabled" in run("disable", email, "--reason", "left").stdout
     assert listed() == {"role": "auditor", "status": "disabled"}
     assert person.sign_in(email, PASSWORD).status_code == 422
-    assert "may sign in" in service.run("account", "enable", email).stdout
-    printed = service.run("account", "password", email)
+    assert "may sign in" in run("enable", email).stdout
+    printed = run("password", email)
     assert printed.stderr.startswith(email)
     assert person.sign_in(email, PASSWORD).status_code == 422
     assert person.sign_in(email, printed.stdout.strip()).status_code == 303
-    given = service.run("account", "password", email, "--password-stdin", stdin="another long password\n")
+    given = run("password", email, "--password-stdin", stdin="another long password\n")
     assert given.stdout == ""
     assert person.sign_in(email, "another long password").status_code == 303
-    assert "Last sign-in" in service.run("account", "list").stdout
+    assert "Last sign-in" in run("list").stdout
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def identity(key: Json) -> dict[str, list[str]]:
     """What the service has to be told of a key, and all that it may be."""
     return {
         "X_KEYLEDGER_KEY_ID": [key["id"]],
-        "X_KEYLEDGER_WORKSPACE": ["default"],
+        "X_KEYLEDGER_WORKSPACE": ["test-gateway"],
         "X_KEYLEDGER_SCOPES": [" ".join(key["scopes"])],
     }
 

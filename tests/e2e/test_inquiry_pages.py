@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -59,8 +59,9 @@ def addresses() -> Addresses:
 
 
 @pytest.fixture
-def auditor(context: BrowserContext, service: Service, addresses: Addresses) -> Iterator[Page]:
-    page = signed_in(context, service, "auditor")
+def auditor(context: BrowserContext, auditors_cookies: Any, addresses: Addresses) -> Iterator[Page]:
+    context.add_cookies(auditors_cookies)
+    page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("request", addresses.note)

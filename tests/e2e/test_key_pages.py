@@ -14,8 +14,7 @@ KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
 @pytest.fixture
 def token(service: Service, page: Page) -> str:
     """A key whose details are on the page."""
-    made = service.run("key", "create", "Billing", "--scope", "orders:read", "--scope", "keyledger:keys.read")
-    token = made.stdout.strip()
+    token = service.key("orders:read", "keyledger:keys.read", name="Billing")
     page.goto(f"/keys/{key_id(token)}")
     return token
 
@@ -58,7 +57,7 @@ def test_a_change_that_somebody_made_meanwhile_is_not_overwritten(
     page: Page, token: str, service: Service
 ) -> None:
     page.get_by_role("link", name="Change", exact=True).click()
-    service.run("key", "disable", key_id(token))
+    service.run("key", "disable", key_id(token), "--workspace", service.workspace)
     page.get_by_label("Enter Key Name").fill("Too late")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert")).to_contain_text("Somebody else changed this key while you were typing")
@@ -143,7 +142,7 @@ def test_the_use_of_a_key_is_drawn_and_told(page: Page, token: str, service: Ser
     for status, switched in ((200, "disable"), (401, "enable")):
         for _ in range(3):
             assert answer(service, token) == status
-        service.run("key", switched, key_id(token))
+        service.run("key", switched, key_id(token), "--workspace", service.workspace)
 
     def is_counted() -> bool:
         page.reload()

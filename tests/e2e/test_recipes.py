@@ -85,9 +85,11 @@ def status(orders: ModuleType, token: str) -> int:
     return found
 
 
-def test_the_decorator_lets_a_good_key_in_and_says_whose_it_is(orders: ModuleType, good: Json) -> None:
+def test_the_decorator_lets_a_good_key_in_and_says_whose_it_is(
+    orders: ModuleType, good: Json, service: Service
+) -> None:
     answer = orders.app.test_client().get("/orders", headers={"Authorization": f"bearer {good['api_key']}"})
-    assert answer.json == {"orders": [], "of": "default", "asked_by": good["id"]}
+    assert answer.json == {"orders": [], "of": service.workspace, "asked_by": good["id"]}
 
 
 def test_the_decorator_refuses_each_key_that_is_no_good(

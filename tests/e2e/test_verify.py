@@ -136,7 +136,7 @@ def test_a_verdict_tells_what_the_key_is(ours: Platform) -> None:
         "code": "VALID",
         "key_id": key["id"],
         "name": "Told",
-        "workspace": "default",
+        "workspace": ours._service.workspace,
         "scopes": ["b", "a"],
         "expires_at": "2099-01-01T00:00:00.000Z",
     }
@@ -244,10 +244,10 @@ def test_forward_auth_takes_any_method_and_any_body(service: Service, ours: Plat
     key = ours.make(scopes=["a", "b"])
     token, body = key["api_key"], b"x" * 100_000
     for more in ({}, {"data": body}, {"headers": {"Content-Type": "application/json"}, "data": b"{"}):
-        passed = gate(service, token, "?scopes=a,b&workspace=default", method, **more)
+        passed = gate(service, token, f"?scopes=a,b&workspace={service.workspace}", method, **more)
         assert passed.status_code == 200
         assert passed.headers["X-Keyledger-Key-Id"] == key["id"]
-        assert passed.headers["X-Keyledger-Workspace"] == "default"
+        assert passed.headers["X-Keyledger-Workspace"] == service.workspace
         assert passed.headers["X-Keyledger-Scopes"] == "a b"
         assert passed.headers["Cache-Control"] == "no-store"
         assert gate(service, unknown(), "", method, **more).status_code == 401

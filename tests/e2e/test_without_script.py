@@ -67,7 +67,7 @@ def test_closing_without_script_leads_to_the_list_and_the_key_is_gone(plain: Pag
 
 
 def test_an_auditor_sees_all_and_changes_nothing(context: BrowserContext, service: Service) -> None:
-    key_id = service.run("key", "create", "Watched").stdout.strip()[3:15]
+    key_id = service.key(name="Watched")[3:15]
     page = signed_in(context, service, "auditor")
     expect(page.get_by_role("link", name="+ Create API Key")).to_have_count(0)
     expect(page.get_by_role("switch", name="Status of Watched")).to_be_disabled()

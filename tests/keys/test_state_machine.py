@@ -569,8 +569,9 @@ class InMemory(Keyledger):
         self._project_all(which)
 
 
-def test_any_history_in_memory_gives_views_that_are_the_fold_of_the_log() -> None:
-    explore(InMemory, examples=100, steps=40)
+@pytest.mark.parametrize("examples", [30, pytest.param(200, marks=pytest.mark.drill)])
+def test_any_history_in_memory_gives_views_that_are_the_fold_of_the_log(examples: int) -> None:
+    explore(InMemory, examples=examples, steps=40)
 
 
 def test_any_history_on_a_store_that_is_killed_and_set_back_does_too(short_tmp: Path) -> None:

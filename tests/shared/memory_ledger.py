@@ -94,6 +94,11 @@ class MemoryLedger(Ledger):
         """The same as they are stored."""
         return (record for about, record in list(self._log) if about == subject)
 
+    def last(self, subject: str) -> Event | None:
+        """The newest event of one subject."""
+        history = self.history(subject)
+        return history[-1] if history else None
+
     def version(self, subject: str) -> int:
         """How many events a subject has."""
         return len(list(self.records(subject)))

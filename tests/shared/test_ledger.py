@@ -72,6 +72,8 @@ def test_a_history_is_the_subjects_part_of_the_log(ledger: Ledger) -> None:
     assert [(e.position, e.version) for e in ledger.history("key:b")] == [(2, 1), (4, 2), (6, 3)]
     assert ledger.history("key:none") == []
     assert [ledger.version(subject) for subject in ("key:b", "key:none")] == [3, 0]
+    assert ledger.last("key:b") == ledger.history("key:b")[-1]
+    assert ledger.last("key:none") is None
 
 
 def test_a_long_history_is_whole(ledger: Ledger) -> None:
