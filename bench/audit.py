@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import secrets
 import sqlite3
 import subprocess
 import sys
@@ -11,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
 from redis import Redis
 
+from bench.delays import measured
 from bench.events import event_of
 from bench.figures import Figure, timed
 from bench.store import fresh_store
@@ -22,35 +21,22 @@ from services.audit.audit_log import AuditLog
 from services.audit.entries import GENESIS, Entry
 from services.audit.integrity import Trust, check
 from services.audit.signing import Signer
-from services.composition import new_id, now_ms
-from services.keys.commands import KeyCommands, NewKey
 from shared.connections import connect
-from shared.events import Request, encode
-from shared.identity import ADMIN, Principal
+from shared.events import encode
 from shared.ledger import LOG, NAMESPACE, Ledger
 from tests.real import until
 
-_RATE = 200  # commands a second
-_SECONDS = 10
+_REST_S = 0.002
 _BACKLOG = 100_000  # events
 _PAGE = 1_000
-_CALLER = Principal(
-    kind="operator", id="bench", label="bench", workspace="default", scopes=frozenset({ADMIN})
-)
-_REQUEST = Request(id="bench", ip=None, user_agent=None)
 
 
 def figures() -> Iterator[Figure | str]:
     """On SQLite, with relay and worker as processes of their own."""
     with fresh_store() as url, tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
         log = AuditLog(f"sqlite:///{directory}/audit.db")
-        with _running(url, directory):
-            delays = sorted(_delays(url, log))
-        median, p99 = delays[len(delays) // 2], delays[len(delays) * 99 // 100]
-        yield (
-            f"acknowledged to audited at {_RATE} commands/s: median {median * 1000:.1f} ms, "
-            f"p99 {p99 * 1000:.1f} ms, worst {delays[-1] * 1000:.1f} ms"
-        )
+        with _running(url, directory), connect(url) as store:
+            yield measured("audited", store, lambda: log.last().position, _REST_S)
     with (
         fresh_store() as url,
         connect(url, timeout=60) as store,
@@ -90,35 +76,6 @@ def _running(url: str, directory: str) -> Iterator[None]:
             process.terminate()
         for process in processes:
             process.wait(30)
-
-
-def _delays(url: str, log: AuditLog) -> list[float]:
-    """In seconds, one for each command."""
-    acknowledged: dict[int, float] = {}
-    audited: dict[int, float] = {}
-    total = _RATE * _SECONDS
-    with connect(url) as store:
-        commands = KeyCommands(Ledger(store), "kl", secrets.randbelow, new_id, now_ms)
-        commands.create(_CALLER, NewKey(name="first"), _REQUEST)
-        until(lambda: log.last().position == 1, 30)  # both run
-
-        def watch() -> None:
-            seen = 1
-            while seen <= total:
-                position = log.last().position
-                audited.update(dict.fromkeys(range(seen + 1, position + 1), time.perf_counter()))
-                seen = max(seen, position)
-                time.sleep(0.002)
-
-        watcher = Thread(target=watch)
-        watcher.start()
-        begin = time.perf_counter()
-        for number in range(total):
-            time.sleep(max(begin + number / _RATE - time.perf_counter(), 0))
-            done = commands.create(_CALLER, NewKey(name=f"key {number}"), _REQUEST)
-            acknowledged[done.position] = time.perf_counter()
-        watcher.join()
-    return [max(audited[position] - at, 0) for position, at in acknowledged.items()]
 
 
 def _fill(store: Redis) -> None:

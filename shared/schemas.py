@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
+from shared.moments import Moment, MomentError, parse_moment
 from shared.timestamps import parse_rfc3339, rfc3339
 
 _CURSOR = "Take it from next_cursor of the page before."
@@ -34,6 +35,16 @@ class Timestamp(fields.Field[int]):
         try:
             return parse_rfc3339(value)
         except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+class MomentField(fields.Field[Moment]):
+    """A moment of the past: a time, or a position of the ledger."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Moment:
+        try:
+            return parse_moment(value)
+        except MomentError as error:
             raise ValidationError(str(error)) from error
 
 

@@ -2,28 +2,18 @@
 
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_load, validate
+from marshmallow import fields, post_load, validate
 
 from services.audit.schemas import EntrySchema
 from shared.inquiries import PAST_CODES, SECRET_STANDINGS
 from shared.moments import Moment, MomentError, parse_moment
-from shared.schemas import AnswerSchema, StrictSchema, Timestamp, about, next_cursor
+from shared.schemas import AnswerSchema, MomentField, StrictSchema, Timestamp, about, next_cursor
 
 NOT_A_KEY = "This is no Keyledger API key, or it was mistyped or cut off. Copy the whole key."
 _AT = "2026-11-23T18:59:21.123Z"
 _NO_ID = "Enter the id of a key, which Keys' Details tells."
 _NO_MOMENT = "Enter a time."
 _NOT_A_TOKEN = "Send the key to be looked up, a text."  # noqa: S105  # words, and no secret
-
-
-class MomentField(fields.Field[Moment]):
-    """A moment of the past: a time, or a position of the ledger."""
-
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Moment:
-        try:
-            return parse_moment(value)
-        except MomentError as error:
-            raise ValidationError(str(error)) from error
 
 
 class TypedMoment(MomentField):

@@ -9,7 +9,6 @@ from marshmallow import ValidationError, fields, validate
 
 from services.keys.cursors import CursorError, parse_cursor
 from shared.identity import OWN_PREFIX, SCOPES
-from shared.moments import Moment, MomentError, parse_moment
 from shared.schemas import Timestamp, about
 from shared.tokens import holds_key
 
@@ -130,16 +129,6 @@ def reason_field(what: str) -> Text:
             f"{what}, for the audit log.", "Found in a public repository", pattern=f"^[^{_NO_CONTROLS}]*$"
         ),
     )
-
-
-class MomentField(fields.Field[Moment]):
-    """A moment of the past: a time, or a position of the ledger."""
-
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Moment:
-        try:
-            return parse_moment(value)
-        except MomentError as error:
-            raise ValidationError(str(error)) from error
 
 
 class Cursor(fields.Field[str]):

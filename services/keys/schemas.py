@@ -13,7 +13,6 @@ from services.keys.domain import GRACE_SECONDS_MOST, STATUSES, ChangeKey, Key
 from services.keys.fields import (
     LONGEST,
     Cursor,
-    MomentField,
     StrictBoolean,
     description_field,
     expires_at_field,
@@ -27,6 +26,7 @@ from shared.schemas import (
     AfterSchema,
     AnswerSchema,
     LimitSchema,
+    MomentField,
     PageSchema,
     RequestSchema,
     StrictSchema,
