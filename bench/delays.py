@@ -7,8 +7,8 @@ from threading import Thread
 
 from redis import Redis
 
-from services.composition import new_id, now_ms
 from services.keys.commands import KeyCommands, NewKey
+from services.parts import new_id, now_ms
 from shared.events import Request
 from shared.identity import ADMIN, Principal
 from shared.ledger import Ledger

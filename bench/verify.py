@@ -23,12 +23,12 @@ from bench.events import event_of
 from bench.figures import Figure
 from bench.load import drive
 from bench.store import fresh_store
-from services.composition import now_ms
 from services.keys.currency import Tail
 from services.keys.key_material import ApiKey, checksum
 from services.keys.standings import Memory
 from services.keys.usage import Usage
 from services.keys.verification import Verifier
+from services.parts import now_ms
 from shared.connections import connect
 from shared.events import encode
 from shared.ledger import LOG, NAMESPACE, Ledger

@@ -9,8 +9,9 @@ from prometheus_client.core import GaugeMetricFamily as Gauge
 from redis import RedisError
 
 from services.audit.database import AuditDatabaseError
-from services.composition import Parts, now_ms
+from services.composition import Parts
 from services.keys.operations import status
+from services.parts import now_ms
 from shared.lag import lag_of
 from shared.ledger import Checkpoint
 

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from shared.errors import AdvisedError
 from shared.events import Record
 from shared.export import DamagedFileError, ExportError, lines, records
 from shared.ledger import Ledger, UnexpectedHeadError
@@ -18,7 +19,7 @@ _PAGE = 500
 Progress = Callable[[int, int], None]  # events done, events in all, which may be an estimate
 
 
-class MovingError(Exception):
+class MovingError(AdvisedError):
     """An export or an import cannot be done; the message is one line that says what to do."""
 
 

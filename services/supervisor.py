@@ -12,13 +12,15 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.errors import AdvisedError
+
 _CHUNK = 64 * 1024  # bytes; a line that is longer is printed in pieces
 _COLOURS = (36, 33, 32, 35, 34)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-class NotReadyError(Exception):
+class NotReadyError(AdvisedError):
     """A process was not ready in time; the message names it."""
 
 

@@ -7,17 +7,17 @@ import sys
 import click
 
 from services.accounts.credentials import new_password
-from services.composition import Parts, new_id
+from services.composition import Parts
+from services.parts import new_id
 from services.supervisor import Process, supervise
 from services.web import refuse_taken_address
 from shared.connections import ensure_reachable
 from shared.embedded import EmbeddedServer
 from shared.events import Request
-from shared.identity import ADMIN, Principal
+from shared.identity import ADMIN, DEFAULT_WORKSPACE, Principal
 from shared.ledger import BEGINNING
 from shared.settings import Settings
 
-DEFAULT_WORKSPACE = "default"
 _FIRST_OWNER = "owner@localhost"
 
 

@@ -1,21 +1,28 @@
 """Serves a web application with granian: one process group, each worker built by a factory."""
 
 import os
+import secrets
 import socket
+from contextlib import suppress
+from importlib import import_module
 
 from granian import Granian
 from granian.constants import Interfaces
 from granian.log import LogLevels
 
+from shared.connections import connect, ensure_reachable
+from shared.embedded import open_store
+from shared.errors import AdvisedError
 from shared.settings import Settings
 
+_APPLICATIONS = "services.web_applications"
 _WORKERS = 2
 _THREADS = 16  # requests that a worker has under way at once; more than that wait their turn
 _CONNECTIONS = 512  # that a worker keeps open, most of them idle: browsers and clients' pools hold several
 _STOP_S = 8
 
 
-class AddressError(Exception):
+class AddressError(AdvisedError):
     """The address cannot be listened on; the message says what to do."""
 
 
@@ -36,11 +43,21 @@ def refuse_taken_address(settings: Settings) -> None:
         ) from error
 
 
-def serve(settings: Settings, store_url: str, secret_key: str, factory: str) -> None:
-    """Runs until SIGTERM or SIGINT. The workers are told the store and the secret by their environment."""
-    os.environ["KEYLEDGER_REDIS_URL"] = store_url
-    os.environ["KEYLEDGER_SECRET_KEY"] = secret_key
-    serve_application(f"services.web_applications:{factory}", settings.host, settings.port)
+def serve_pages(factory: str) -> None:
+    """Serves what a factory of `web_applications` makes, until it is told to stop.
+
+    The workers are told the store and the secret by their environment. What they are made of is imported
+    here, so that they share it.
+    Raises AddressError, SettingsError, StoreError.
+    """
+    settings = Settings.from_environment()
+    refuse_taken_address(settings)
+    with open_store(settings) as store_url:
+        ensure_reachable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
+        os.environ["KEYLEDGER_REDIS_URL"] = store_url
+        os.environ["KEYLEDGER_SECRET_KEY"] = _secret_key(settings)
+        import_module(_APPLICATIONS)
+        serve_application(f"{_APPLICATIONS}:{factory}", settings.host, settings.port)
 
 
 def serve_application(factory: str, host: str, port: int) -> None:
@@ -60,3 +77,19 @@ def serve_application(factory: str, host: str, port: int) -> None:
         respawn_interval=0.5,
         workers_kill_timeout=_STOP_S,
     ).serve()
+
+
+def _secret_key(settings: Settings) -> str:
+    """What the cookies and forms are signed with: set, or made once and kept in the data directory."""
+    if settings.secret_key:
+        return settings.secret_key
+    path = settings.data_dir / "secret_key"
+    # Made whole under another name, then linked: of several processes one wins, and all read the same.
+    draft = path.with_name(f"secret_key.{os.getpid()}")
+    if not path.exists():
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(48))
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+        draft.unlink()
+    return path.read_text()

@@ -13,6 +13,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from redis.utils import str_if_bytes
 
+from shared.errors import AdvisedError
+
 # What a server must have set to keep what it has acknowledged.
 DURABLE = {
     "appendonly": "yes",
@@ -23,7 +25,7 @@ DURABLE = {
 _log = logging.getLogger(__name__)
 
 
-class StoreError(Exception):
+class StoreError(AdvisedError):
     """The store cannot be used as it is; the message is one line that says what to do."""
 
 

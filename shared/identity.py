@@ -16,6 +16,7 @@ AUDIT_READ = "keyledger:audit.read"
 ADMIN = "keyledger:admin"
 
 OWN_PREFIX = "keyledger:"
+DEFAULT_WORKSPACE = "default"  # which the first start makes
 WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them, 64 characters at most"
 _WORKSPACE = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+([._-][a-z0-9]+)*")
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)

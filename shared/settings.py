@@ -8,11 +8,13 @@ from environs import Env, EnvError
 from limits import RateLimitItem, parse
 from marshmallow.validate import Range
 
+from shared.errors import AdvisedError
+
 PREFIX_RULE = "letters, digits and inner underscores, 16 characters at most"
 _PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
 
 
-class SettingsError(ValueError):
+class SettingsError(AdvisedError, ValueError):
     """A setting has no use as it stands; the message names it and says what it may be."""
 
 

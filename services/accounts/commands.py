@@ -25,6 +25,7 @@ from services.accounts.domain import (
     normalized,
     subject,
 )
+from shared.errors import AdvisedError
 from shared.events import Facts, NewEvent, Request, enveloped, recorded
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
 from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
@@ -32,7 +33,7 @@ from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
 _ATTEMPTS = 5
 
 
-class NoSuchAccountError(Exception):
+class NoSuchAccountError(AdvisedError):
     """There is no such account in the caller's workspace."""
 
     def __init__(self, email: str) -> None:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from shared.errors import AdvisedError
 from shared.events import (
     ACCOUNT_SUBJECT,
     AccountAdded,
@@ -25,7 +26,7 @@ EMAIL_LENGTH = 254  # what fits into the path of an SMTP envelope (RFC 5321, 4.5
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 
 
-class InvalidFieldError(ValueError):
+class InvalidFieldError(AdvisedError, ValueError):
     """What was typed breaks a rule; the message names the field and the rule."""
 
     def __init__(self, field: str, message: str) -> None:
@@ -33,14 +34,14 @@ class InvalidFieldError(ValueError):
         self.field = field
 
 
-class AccountExistsError(Exception):
+class AccountExistsError(AdvisedError):
     """The address has an account already."""
 
     def __init__(self, email: str) -> None:
         super().__init__(f"{email} has an account already. Add a person by another e-mail address.")
 
 
-class OwnAccountError(Exception):
+class OwnAccountError(AdvisedError):
     """Somebody is about to lock themselves out; the message says whom to ask."""
 
 

@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from services.audit.index import INDICES
 from services.audit.index import Index as TermsIndex
+from shared.errors import AdvisedError
 
 _BUSY_S = 30  # how long a writer waits for those before it
 _RETRY_S = 0.01
@@ -102,7 +103,7 @@ _RULES = {"sqlite": _SQLITE_RULES, "postgresql": _POSTGRESQL_RULES}
 _LOCKS = {"sqlite": "BEGIN IMMEDIATE", "postgresql": f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})"}
 
 
-class AuditDatabaseError(Exception):
+class AuditDatabaseError(AdvisedError):
     """The audit log's database cannot be used; the message says which, and why, but no password."""
 
 

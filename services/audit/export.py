@@ -20,6 +20,7 @@ import msgspec
 
 from services.audit.entries import GENESIS, Entry, canonical, record_of
 from services.audit.notes import NoteError
+from shared.errors import AdvisedError
 from shared.timestamps import parse_rfc3339, rfc3339
 
 WHOLE = "whole"
@@ -43,7 +44,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-class ExportError(Exception):
+class ExportError(AdvisedError):
     """The log cannot be exported as it is."""
 
 

@@ -24,13 +24,14 @@ from cryptography.hazmat.primitives.serialization import (
 
 from services.audit.checkpoints import unverified
 from services.audit.notes import NoteError, PublicKey, signed
+from shared.errors import AdvisedError
 
 KEY_NAME = "keyledger-audit"
 
 _log = structlog.get_logger(__name__)
 
 
-class SigningError(Exception):
+class SigningError(AdvisedError):
     """Nothing can be signed; the message is one line that says why, and what to do."""
 
 

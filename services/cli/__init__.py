@@ -1,73 +1,51 @@
 """The `keyledger` command: the composition root, one sub-command per process or task."""
 
+from importlib import import_module
 from typing import Any
 
 import click
 from marshmallow import ValidationError
 from redis import RedisError
 
-from services.accounts.commands import NoSuchAccountError
-from services.accounts.domain import AccountExistsError, InvalidFieldError, OwnAccountError
-from services.audit.database import AuditDatabaseError
-from services.audit.export import ExportError
-from services.audit.signing import SigningError
-from services.cli.accounts import account
-from services.cli.audit import audit
-from services.cli.keys import key
-from services.cli.terminal import serve_pages
-from services.cli.views import export_command, import_command, projector, replay_command
-from services.keys.commands import NoSuchKeyError
-from services.keys.domain import RefusedError
-from services.keys.rebuild import RebuildError
-from services.keys.views import LeaseTakenError
-from services.moving import MovingError
-from services.supervisor import NotReadyError
-from services.up import run_everything
-from services.web import AddressError
-from shared.connections import StoreError
+from shared.errors import AdvisedError
 from shared.schemas import field_errors
-from shared.settings import Settings, SettingsError
 from shared.telemetry import configure_logs
 
-# What a person can do something about: told in one line, without a traceback.
-_TOLD = (
-    AccountExistsError,
-    AddressError,
-    AuditDatabaseError,
-    ExportError,
-    InvalidFieldError,
-    MovingError,
-    NoSuchAccountError,
-    NotReadyError,
-    OwnAccountError,
-    RebuildError,
-    RefusedError,
-    SettingsError,
-    SigningError,
-    StoreError,
-)
+# By name, the module that has it, which is imported only if it is asked for: a process starts the sooner.
+_COMMANDS = {
+    "account": "services.cli.accounts",
+    "audit": "services.cli.audit",
+    "export": "services.cli.moving",
+    "import": "services.cli.moving",
+    "key": "services.cli.keys",
+    "projector": "services.cli.views",
+    "replay": "services.cli.views",
+    "up": "services.cli.up",
+    "web": "services.cli.web",
+}
 
 
 class _Keyledger(click.Group):
     """Tells errors in one line, with what to do next."""
 
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(_COMMANDS[name]), f"{name}_command")
+        return found
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except _TOLD as error:
+        except AdvisedError as error:
             raise click.ClickException(str(error)) from error
         except ValidationError as error:
             rows = field_errors(error.messages)
             raise click.ClickException(
                 " ".join(f"{row['field']}: {row['message']}" for row in rows)
-            ) from error
-        except NoSuchKeyError as error:
-            raise click.ClickException(
-                f"There is no key {error} in this workspace; `keyledger key list` shows those that there are."
-            ) from error
-        except LeaseTakenError as error:
-            raise click.ClickException(
-                "Another replay is running, or was killed a moment ago: try again in 15 seconds."
             ) from error
         except RedisError as error:
             raise click.ClickException(f"The store went away ({error}): try again.") from error
@@ -77,19 +55,3 @@ class _Keyledger(click.Group):
 def main() -> None:
     """An API-key service whose truth is a ledger of events."""
     configure_logs()
-
-
-@main.command()
-def up() -> None:
-    """Start everything: the embedded store, the web, the projector, the audit relay and worker."""
-    run_everything(Settings.from_environment())
-
-
-@main.command()
-def web() -> None:
-    """Serve all pages and calls."""
-    serve_pages("create_web")
-
-
-for command in (projector, replay_command, export_command, import_command, key, account, audit):
-    main.add_command(command)

@@ -11,7 +11,8 @@ from rich.text import Text
 from services.accounts.credentials import new_password
 from services.accounts.domain import Account
 from services.accounts.projections import Person
-from services.cli.terminal import json_option, opened_parts, operator, request, workspace_option
+from services.cli.terminal import json_option, opened, operator, request, workspace_option
+from services.parts.accounts import AccountParts
 from shared.identity import ROLES
 from shared.timestamps import date_utc, rfc3339
 
@@ -22,12 +23,12 @@ _password_stdin = click.option(
 )
 
 
-@click.group()
-def account() -> None:
+@click.group("account")
+def account_command() -> None:
     """The people who may sign in."""
 
 
-@account.command("add")
+@account_command.command("add")
 @click.argument("email")
 @click.option("--role", type=_role, required=True)
 @_password_stdin
@@ -36,7 +37,7 @@ def account() -> None:
 def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_json: bool) -> None:
     """Let a person sign in."""
     password = _read_password() if password_stdin else _asked_password()
-    with opened_parts() as parts:
+    with opened(AccountParts) as parts:
         added = parts.accounts.add(operator(workspace), email, role, password, request())
     address = added.subject.removeprefix("account:")
     if as_json:
@@ -45,13 +46,13 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
         click.echo(f"{address} may sign in to workspace {workspace} as {role}.")
 
 
-@account.command("list")
+@account_command.command("list")
 @workspace_option
 @json_option
 def list_accounts(workspace: str, as_json: bool) -> None:
     """List the people of a workspace."""
     people, cursor = list[Person](), ""
-    with opened_parts() as parts:
+    with opened(AccountParts) as parts:
         while True:
             page = parts.directory.page(operator(workspace), _PAGE, cursor)
             people += page.people
@@ -69,43 +70,43 @@ def list_accounts(workspace: str, as_json: bool) -> None:
     Console().print(table if people else f"Nobody may sign in to workspace {workspace}.")
 
 
-@account.command("role")
+@account_command.command("role")
 @click.argument("email")
 @click.argument("role", type=_role)
 @workspace_option
 def change_role(email: str, role: str, workspace: str) -> None:
     """Let a person do other things."""
-    with opened_parts() as parts:
+    with opened(AccountParts) as parts:
         _print_state(parts.accounts.change_role(operator(workspace), email, role, request()))
 
 
-@account.command("disable")
+@account_command.command("disable")
 @click.argument("email")
 @click.option("--reason", default="", help="Why; it stays in the audit log.")
 @workspace_option
 def disable_account(email: str, reason: str, workspace: str) -> None:
     """Sign a person out everywhere, and let them sign in no more."""
-    with opened_parts() as parts:
+    with opened(AccountParts) as parts:
         _print_state(parts.accounts.disable(operator(workspace), email, reason, request()))
 
 
-@account.command("enable")
+@account_command.command("enable")
 @click.argument("email")
 @workspace_option
 def enable_account(email: str, workspace: str) -> None:
     """Let a person sign in again."""
-    with opened_parts() as parts:
+    with opened(AccountParts) as parts:
         _print_state(parts.accounts.enable(operator(workspace), email, request()))
 
 
-@account.command("password")
+@account_command.command("password")
 @click.argument("email")
 @_password_stdin
 @workspace_option
 def reset_password(email: str, password_stdin: bool, workspace: str) -> None:
     """Give a person another password, and print it: this once and never again."""
     password = _read_password() if password_stdin else new_password()
-    with opened_parts() as parts:
+    with opened(AccountParts) as parts:
         parts.accounts.reset_password(operator(workspace), email, password, request())
     if not password_stdin:
         click.echo(password)

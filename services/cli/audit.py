@@ -20,16 +20,16 @@ from services.cli.terminal import (
     json_option,
     lag_facts,
     lag_words,
-    opened_parts,
+    opened,
     operator,
     progress,
     request,
-    serve_pages,
     stop_on_signal,
 )
-from services.composition import Parts
 from services.moving import MovingError, output
-from services.up import DEFAULT_WORKSPACE
+from services.parts.audit import AuditParts
+from services.web import serve_pages
+from shared.identity import DEFAULT_WORKSPACE
 from shared.settings import Settings
 from shared.timestamps import rfc3339
 
@@ -41,36 +41,36 @@ def _public_key(_context: click.Context, _parameter: click.Parameter, text: str 
         raise click.BadParameter(str(error)) from error
 
 
-@click.group()
-def audit() -> None:
+@click.group("audit")
+def audit_command() -> None:
     """The audit log's processes, its checkpoints, its export, and the check of both."""
 
 
-@audit.command("relay")
+@audit_command.command("relay")
 def audit_relay() -> None:
     """Tell the audit worker of new events."""
-    with opened_parts() as parts:
+    with opened(AuditParts) as parts:
         parts.relay.run(stop_on_signal())
 
 
-@audit.command("worker")
+@audit_command.command("worker")
 def audit_worker() -> None:
     """Write the audit log."""
-    with opened_parts() as parts:
+    with opened(AuditParts) as parts:
         run_worker(parts.waiting_store, parts.audit_log, parts.ledger, parts.notary)
 
 
-@audit.command("web")
+@audit_command.command("web")
 def audit_web() -> None:
     """Serve the audit pages and calls alone."""
     serve_pages("create_audit_web")
 
 
-@audit.command("status")
+@audit_command.command("status")
 @json_option
 def audit_status(as_json: bool) -> None:
     """Say how far the audit log is behind the ledger, what was checked and signed last, and what failed."""
-    with opened_parts() as parts:
+    with opened(AuditParts) as parts:
         standing = parts.standing
         found, check, vouched = standing.progress(), standing.last_check(), standing.vouched()
     if as_json:
@@ -99,7 +99,7 @@ def audit_status(as_json: bool) -> None:
         click.echo(f"failed {rfc3339(failure.at)}: {failure.reason}")
 
 
-@audit.command("reindex")
+@audit_command.command("reindex")
 def audit_reindex() -> None:
     """Make anew what the filters of the audit log search. The log itself is not touched."""
     with progress("indexing") as advance:
@@ -107,20 +107,20 @@ def audit_reindex() -> None:
     click.echo("The filters find every entry again.")
 
 
-@audit.command("public-key")
+@audit_command.command("public-key")
 def audit_public_key() -> None:
     """Print the key that proves who signed. Note it down in a place that nobody here can write to."""
     click.echo(_parts_without_store().signer.public_key)
 
 
-@audit.command("checkpoint")
+@audit_command.command("checkpoint")
 def audit_checkpoint() -> None:
     """Sign that the audit log is what it is now, and print that."""
     note = _parts_without_store().notary.vouch()
     click.echo(note.decode() if note else "The audit log is empty.", nl=note is None)
 
 
-@audit.command("export")
+@audit_command.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -132,7 +132,7 @@ def audit_checkpoint() -> None:
 )
 def audit_export(file: Path, form: Format) -> None:
     """Write the whole audit log, of all workspaces, to FILE; `check --file` proves it."""
-    with opened_parts() as parts, progress("exporting") as advance:
+    with opened(AuditParts) as parts, progress("exporting") as advance:
         export = parts.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
         try:
             with output(file) as lines:
@@ -144,7 +144,7 @@ def audit_export(file: Path, form: Format) -> None:
     click.echo(f"Exported the audit log up to position {export.position:,}.", err=True)
 
 
-@audit.command("check")
+@audit_command.command("check")
 @click.option("--file", type=click.File("rb"), help="Check an export instead. It needs nothing else.")
 @click.option(
     "--public-key",
@@ -162,7 +162,7 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None) -> None:
             )
         found: Findings = _check_file(file, public_key)
     else:
-        with opened_parts() as parts:
+        with opened(AuditParts) as parts:
             found = _check_log(parts, public_key)
     for finding in found.findings:
         count = found.counts[finding.kind]
@@ -172,11 +172,11 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None) -> None:
     sys.exit(0 if found.ok else 1)
 
 
-def _parts_without_store() -> Parts:
-    return Parts(Settings.from_environment(), store_url="")
+def _parts_without_store() -> AuditParts:
+    return AuditParts(Settings.from_environment(), store_url="")
 
 
-def _check_log(parts: Parts, public_key: PublicKey | None) -> Result:
+def _check_log(parts: AuditParts, public_key: PublicKey | None) -> Result:
     trust = Trust(public_key or parts.signer.public_key, parts.signer.anchor())
     with progress("checking") as advance:
         found = check_audit_log(parts.audit_log, parts.ledger, trust, advance)

@@ -7,20 +7,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.terminal import catch_up, json_option, opened_parts, operator, request, workspace_option
-from services.composition import now_ms
+from services.cli.terminal import json_option, opened, operator, request, workspace_option
 from services.keys.commands import Done
 from services.keys.domain import GRACE_SECONDS_MOST, ChangeKey
 from services.keys.schemas import KeySchema, NewKeySchema, RevocationSchema, presented
+from services.parts import now_ms
+from services.parts.keys import KeyParts
 from shared.timestamps import date_utc
 
 
-@click.group()
-def key() -> None:
+@click.group("key")
+def key_command() -> None:
     """Create, list and switch API keys."""
 
 
-@key.command("create")
+@key_command.command("create")
 @click.argument("name")
 @click.option("--description", default="", help="What it is for.")
 @click.option("--scope", "scopes", multiple=True, help="A scope that the key holds; may be repeated.")
@@ -29,19 +30,19 @@ def key() -> None:
 def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: str, as_json: bool) -> None:
     """Create a key, and print it: this once and never again."""
     new = NewKeySchema().load({"name": name, "description": description, "scopes": list(scopes)})
-    with opened_parts() as parts:
+    with opened(KeyParts) as parts:
         done = parts.keys.commands.create(operator(workspace), new, request())
     _print_once(done, as_json)
 
 
-@key.command("list")
+@key_command.command("list")
 @workspace_option
 @json_option
 def list_keys(workspace: str, as_json: bool) -> None:
     """List the keys, newest first."""
     principal, keys, cursor = operator(workspace), [], None
-    with opened_parts() as parts:
-        catch_up(parts)
+    with opened(KeyParts) as parts:
+        parts.projector.catch_up()
         while True:
             page = parts.keys.page(principal, 200, cursor)
             keys += page.keys
@@ -63,7 +64,7 @@ def list_keys(workspace: str, as_json: bool) -> None:
     Console().print(table if keys else "No API keys Found!")
 
 
-@key.command("enable")
+@key_command.command("enable")
 @click.argument("key_id")
 @workspace_option
 @json_option
@@ -72,7 +73,7 @@ def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
     _change(key_id, ChangeKey(enabled=True), workspace, as_json)
 
 
-@key.command("disable")
+@key_command.command("disable")
 @click.argument("key_id")
 @click.option("--reason", help="Why; it stays in the key's history.")
 @workspace_option
@@ -82,7 +83,7 @@ def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) 
     _change(key_id, ChangeKey(enabled=False, reason=reason), workspace, as_json)
 
 
-@key.command("rotate")
+@key_command.command("rotate")
 @click.argument("key_id")
 @click.option(
     "--grace",
@@ -96,12 +97,12 @@ def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) 
 @json_option
 def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -> None:
     """Give a key a new secret, and print it: this once and never again."""
-    with opened_parts() as parts:
+    with opened(KeyParts) as parts:
         done = parts.keys.commands.rotate(operator(workspace), key_id, grace_seconds, request())
     _print_once(done, as_json)
 
 
-@key.command("revoke")
+@key_command.command("revoke")
 @click.argument("key_id")
 @click.option("--reason", help="Why; it stays in the key's history.")
 @workspace_option
@@ -109,13 +110,13 @@ def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -
 def revoke_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
     """End a key for good."""
     reason = RevocationSchema().load({"reason": reason})["reason"]
-    with opened_parts() as parts:
+    with opened(KeyParts) as parts:
         done = parts.keys.commands.revoke(operator(workspace), key_id, reason, request())
     _print_state(done, as_json)
 
 
 def _change(key_id: str, command: ChangeKey, workspace: str, as_json: bool) -> None:
-    with opened_parts() as parts:
+    with opened(KeyParts) as parts:
         done = parts.keys.commands.change(operator(workspace), key_id, command, request())
     _print_state(done, as_json)
 

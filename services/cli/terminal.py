@@ -5,21 +5,28 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event as Stop
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.composition import Parts, new_id, secret_key
-from services.up import DEFAULT_WORKSPACE
-from services.web import refuse_taken_address, serve
+from services.parts import StoreParts, new_id
 from shared.connections import ensure_reachable
 from shared.embedded import open_store
 from shared.events import Request
-from shared.identity import ADMIN, PLATFORM_VERIFY, WORKSPACE_RULE, Principal, is_workspace_name
+from shared.identity import (
+    ADMIN,
+    DEFAULT_WORKSPACE,
+    PLATFORM_VERIFY,
+    WORKSPACE_RULE,
+    Principal,
+    is_workspace_name,
+)
 from shared.lag import Lag
 from shared.settings import Settings
+
+P = TypeVar("P", bound=StoreParts)
 
 
 def _named_workspace(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
@@ -38,28 +45,14 @@ workspace_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for another program.")
 
 
-def serve_pages(factory: str) -> None:
-    """Serves what a factory of the composition makes, until it is told to stop."""
-    settings = Settings.from_environment()
-    refuse_taken_address(settings)
-    with opened_parts() as parts:
-        serve(settings, parts.store_url, secret_key(settings), factory)
-
-
 @contextmanager
-def opened_parts() -> Iterator[Parts]:
-    """The parts on the store that the settings name; an embedded one runs meanwhile."""
+def opened(kind: type[P]) -> Iterator[P]:
+    """Parts on the store that the settings name; an embedded one runs meanwhile."""
     settings = Settings.from_environment()
     with open_store(settings) as url:
-        parts = Parts(settings, url)
+        parts = kind(settings, url)
         ensure_reachable(parts.store)
         yield parts
-
-
-def catch_up(parts: Parts) -> None:
-    """Brings the views up to date where no projector runs; where one does, they share the work."""
-    while parts.projector.step(wait_ms=1):
-        pass
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from services.keys.domain import ChangeKey, CreateKey, Key, RevokeKey, RotateKey, decide, evolve, subject
 from services.keys.key_material import ApiKey, is_key_id, mint, mint_again
 from services.keys.remains import is_revoked, remains
+from shared.errors import AdvisedError
 from shared.events import (
     Event,
     Fact,
@@ -29,8 +30,13 @@ from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
 _ATTEMPTS = 5
 
 
-class NoSuchKeyError(Exception):
+class NoSuchKeyError(AdvisedError):
     """There is no such key in the caller's workspace."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"There is no key {key_id} in this workspace; `keyledger key list` shows those that there are."
+        )
 
 
 class StaleVersionError(Exception):

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from shared.errors import AdvisedError
 from shared.events import (
     KEY_SUBJECT,
     Event,
@@ -110,7 +111,7 @@ class RevokeKey(msgspec.Struct, frozen=True, kw_only=True):
 Command: TypeAlias = CreateKey | ChangeKey | RotateKey | RevokeKey
 
 
-class RefusedError(Exception):
+class RefusedError(AdvisedError):
     """The key is in a state that does not allow it; the message is for whoever asked."""
 
 

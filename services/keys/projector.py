@@ -52,6 +52,11 @@ class Projector:
                 away = True
                 stop.wait(_RETRY_S)
 
+    def catch_up(self) -> None:
+        """Brings the views up to date where no projector runs; where one does, they share the work."""
+        while self.step(wait_ms=1):
+            pass
+
     def step(self, wait_ms: int) -> int:
         """Projects the next page, and gives how many events that were; waits for the first of them."""
         live = self.views.live()

@@ -15,6 +15,7 @@ from hiredis import pack_command
 from services.keys.domain import Key
 from services.keys.projections import Changes, Read, key_ids, project, read
 from services.keys.views import Generation, Lease, Views
+from shared.errors import AdvisedError
 from shared.events import Record
 from shared.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
@@ -30,7 +31,7 @@ _NOT_ALONE = "Somebody else wrote to the views that were being built. Run it aga
 Progress = Callable[[int, int], None]  # events done, events in the ledger
 
 
-class RebuildError(Exception):
+class RebuildError(AdvisedError):
     """The views could not be rebuilt; the old ones still serve."""
 
 

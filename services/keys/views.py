@@ -22,6 +22,7 @@ from services.keys.domain import Key
 from services.keys.index import moves
 from services.keys.listing import Listing, Page
 from services.keys.projections import VERSION, Changes, Read, key_ids, project
+from shared.errors import AdvisedError
 from shared.ledger import BEGINNING, NAMESPACE, Checkpoint
 
 _ROOT = f"{NAMESPACE}:view:{VERSION}:"
@@ -240,8 +241,11 @@ class Generation:
         return name.decode().removeprefix(self._key(""))
 
 
-class LeaseTakenError(Exception):
+class LeaseTakenError(AdvisedError):
     """Another process is rebuilding the views."""
+
+    def __init__(self) -> None:
+        super().__init__("Another replay is running, or was killed a moment ago: try again in 15 seconds.")
 
 
 @dataclass(frozen=True)

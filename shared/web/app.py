@@ -144,6 +144,7 @@ def _is_from_elsewhere() -> bool:
 
 
 def _finish(response: Response) -> Response:
+    _take_in(request.content_length or 0)
     headers = response.headers
     headers["X-Request-Id"] = g.request_id
     headers.extend(_HEADERS)
@@ -152,6 +153,15 @@ def _finish(response: Response) -> Response:
     if request.endpoint != "static":
         headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def _take_in(length: int) -> None:
+    """Reads what was sent, also if it is refused unread: else the server closes a connection that is kept.
+
+    Nor is it closed in the open: who sends the next request on it meanwhile gets no answer.
+    """
+    if length <= MAX_BODY_BYTES:
+        request.environ["wsgi.input"].read(length)
 
 
 def _is_call() -> bool:

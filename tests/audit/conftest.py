@@ -12,7 +12,7 @@ from services.audit.failures import Failures
 from services.audit.signing import Signer
 from services.audit.standing import Standing
 from services.audit.vouching import Notary
-from services.composition import now_ms
+from services.parts import now_ms
 from shared.ledger import Ledger
 from tests.audit.histories import AT
 from tests.audit.tampering import Tampered

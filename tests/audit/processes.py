@@ -14,7 +14,7 @@ from services.audit.relay import Relay
 from services.audit.signing import Signer
 from services.audit.vouching import Notary
 from services.audit.worker import run_worker
-from services.composition import now_ms
+from services.parts import now_ms
 from shared.connections import connect
 from shared.ledger import Ledger
 

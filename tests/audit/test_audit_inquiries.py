@@ -17,7 +17,6 @@ from services.audit.audit_log import AuditLog
 from services.audit.exporting import Exports
 from services.audit.jobs import catch_up
 from services.audit.standing import Standing
-from services.composition import new_id, now_ms
 from services.keys.commands import KeyCommands, NewKey
 from services.keys.domain import ChangeKey
 from services.keys.inquiries import LedgerInquiries
@@ -25,6 +24,7 @@ from services.keys.key_material import ApiKey, mint_again
 from services.keys.service import Keys
 from services.keys.usage import Usage
 from services.keys.views import Views
+from services.parts import new_id, now_ms
 from shared.events import Request
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
 from shared.ledger import LOG, Ledger

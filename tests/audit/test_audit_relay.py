@@ -19,7 +19,7 @@ from services.audit.jobs import QUEUE, Requests, catch_up
 from services.audit.relay import Relay
 from services.audit.signing import Signer
 from services.audit.vouching import Notary
-from services.composition import now_ms
+from services.parts import now_ms
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
 from shared.ledger import LOG, Checkpoint, Ledger

@@ -17,7 +17,7 @@ from services.audit.jobs import FUNCTION, QUEUE, catch_up
 from services.audit.signing import Signer
 from services.audit.standing import CHECKS, Standing
 from services.audit.vouching import Notary
-from services.composition import now_ms
+from services.parts import now_ms
 from shared.events import Actor, AuditChecked, AuditFinding, Request
 from shared.journal import Journal
 from shared.ledger import Ledger

@@ -30,13 +30,13 @@ from services.audit.relay import Relay
 from services.audit.signing import Signer
 from services.audit.vouching import Notary
 from services.audit.worker import run_worker
-from services.composition import new_id, now_ms
 from services.keys import projector, rebuild
 from services.keys.commands import KeyCommands, NewKey
 from services.keys.domain import ChangeKey
 from services.keys.projector import Projector
 from services.keys.rebuild import replay
 from services.keys.views import Views
+from services.parts import new_id, now_ms
 from shared.connections import connect
 from shared.ledger import Idempotency, Ledger
 from shared.telemetry import configure_logs

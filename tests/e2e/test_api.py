@@ -1,9 +1,12 @@
 """The calls, from another service's side: real HTTP, a real store, a real queue."""
 
+import http.client
 import json
 import re
+import select
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -554,3 +557,20 @@ def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> 
     assert "keyledger_projector_lag_events 0.0" in figures
     assert "keyledger_projector_lag_seconds 0.0" in figures
     assert "keyledger_projector_parked_keys 0.0" in figures
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/nothing", "/sign-out", "/v1/keys/verify"])
+def test_a_connection_outlives_a_request_that_is_refused_before_its_body_came(
+    service: Service, path: str
+) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)) as kept:
+        kept.putrequest("POST", path)
+        kept.putheader("Content-Length", "2")
+        kept.endheaders()
+        assert not select.select([kept.sock], [], [], 0.3)[0]  # it waits, where an answer would be an end
+        kept.send(b"{}")
+        refused = kept.getresponse()
+        refused.read()
+        assert 400 <= refused.status < 500
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().status == 200

@@ -106,7 +106,8 @@ def test_a_key_that_is_not_there_is_told_at_its_field(auditor: Page, leaked: Lea
     ask(auditor, "000000000000", leaked.off)
     expect(auditor.get_by_label("Key id")).to_be_focused()
     expect(auditor.locator("#key_id-error")).to_contain_text("There is no such key in your workspace.")
-    expect(auditor.get_by_label("Time (UTC)")).to_have_value(leaked.off.removesuffix("Z"))
+    # A browser leaves out the zeros at the end.
+    expect(auditor.get_by_label("Time (UTC)")).to_have_value(leaked.off.removesuffix("Z").rstrip("0"))
 
 
 def test_an_auditor_sees_whose_a_leaked_key_is_and_what_it_did(

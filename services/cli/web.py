@@ -1,0 +1,11 @@
+"""The command that serves pages and calls."""
+
+import click
+
+from services.web import serve_pages
+
+
+@click.command("web")
+def web_command() -> None:
+    """Serve all pages and calls."""
+    serve_pages("create_web")

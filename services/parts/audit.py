@@ -1,0 +1,53 @@
+"""What the processes are made of that have to do with the audit log."""
+
+from functools import cached_property
+
+from services.audit.audit_log import AuditLog
+from services.audit.exporting import Exports
+from services.audit.failures import Failures
+from services.audit.jobs import Requests
+from services.audit.relay import Relay
+from services.audit.signing import Signer
+from services.audit.standing import Standing
+from services.audit.vouching import Notary
+from services.parts import StoreParts, now_ms
+from shared.embedded import make_data_directory
+
+
+class AuditParts(StoreParts):
+    """The audit log, and what writes, signs and exports it."""
+
+    @cached_property
+    def audit_log(self) -> AuditLog:
+        """The audit log."""
+        if self.settings.audit_database_url:
+            return AuditLog(self.settings.audit_database_url)
+        make_data_directory(self.settings.data_dir)
+        return AuditLog(f"sqlite:///{self.settings.data_dir / 'audit.db'}")
+
+    @cached_property
+    def signer(self) -> Signer:
+        """What signs for the audit log."""
+        if self.settings.audit_key_file is None:
+            make_data_directory(self.settings.data_dir)
+        return Signer(self.settings.audit_key_file or self.settings.data_dir / "audit_key.pem")
+
+    @cached_property
+    def notary(self) -> Notary:
+        """What adds checkpoints to the audit log."""
+        return Notary(self.audit_log, self.signer, now_ms)
+
+    @cached_property
+    def standing(self) -> Standing:
+        """What tells how the audit log stands."""
+        return Standing(self.audit_log, self.ledger, self.signer, Failures(self.store), now_ms)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """What takes entries of the audit log away."""
+        return Exports(self.audit_log, self.journal, self.signer, self.notary, now_ms)
+
+    @cached_property
+    def relay(self) -> Relay:
+        """What tells the audit worker of new events."""
+        return Relay(self.tailed_ledger, self.audit_log, Requests(self.store), now_ms)
