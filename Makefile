@@ -14,7 +14,7 @@ run: .venv/installed ## set up, and start everything on the embedded server
 	@$(BIN)/keyledger up
 
 test: .venv/dev ## set up, and run all tests
-	$(BIN)/pytest -m "not drill" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not drill" -n 3 --dist loadfile
 
 drill: .venv/dev ## the long fault and load drills
 	$(BIN)/pytest -m "drill and not alone" -n 2 --dist loadscope -rP

@@ -52,6 +52,7 @@ def shown(page: Page) -> Locator:
 
 
 def names(page: Page) -> list[str]:
+    page.wait_for_load_state()
     texts: list[str] = shown(page).all_inner_texts()
     return texts
 
@@ -68,7 +69,7 @@ def search(page: Page, text: str) -> None:
 @pytest.mark.usefixtures("keys")
 def test_a_search_finds_the_beginning_of_any_word_and_can_be_shared(page: Page) -> None:
     search(page, "SYN")
-    expect(page).to_have_url(re.compile(r"/keys\?search=SYN$"))
+    page.wait_for_url(re.compile(r"/keys\?search=SYN$"))
     assert sorted(names(page)) == ["Alpha Sync", "Gamma data-sync"]
     expect(page.get_by_role("searchbox")).to_have_value("SYN")
     search(page, "ärg")
@@ -76,6 +77,7 @@ def test_a_search_finds_the_beginning_of_any_word_and_can_be_shared(page: Page) 
     search(page, "ync")
     expect(page.get_by_role("heading", name="No keys match")).to_be_visible()
     page.get_by_role("link", name="Show all keys").click()
+    page.wait_for_url(re.compile(r"/keys$"))
     assert set(NAMES) <= set(names(page))
 
 
@@ -246,7 +248,7 @@ def test_pages_of_a_list_follow_each_other(page: Page, service: Service) -> None
     expect(shown(page)).to_have_text([f"many {number:02}" for number in range(50, 60)])
     expect(page.get_by_role("searchbox")).to_have_value("many")
     page.get_by_role("link", name="First page").click()
-    assert len(names(page)) == 50
+    expect(shown(page)).to_have_count(50)
 
 
 def test_an_unknown_key_that_is_pasted_is_none_of_the_workspaces(page: Page, service: Service) -> None:

@@ -77,7 +77,7 @@ def test_a_key_that_was_revoked_is_found_by_each_name_that_it_had(auditor: Page)
     for name in ("nightly ORDERS", "caller"):
         auditor.goto("/audit")
         narrow(auditor, Key_name=name)
-        expect(auditor).to_have_url(re.compile(r"/audit\?name="))
+        auditor.wait_for_url(re.compile(r"/audit\?name="))
         found = [title for title in titles(auditor) if title != "Key created"]
         assert {"Key revoked", "Key changed"} <= set(found)
     expect(auditor.get_by_label("Key name")).to_have_value("caller")
