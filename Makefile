@@ -20,11 +20,14 @@ drill: .venv/dev ## the long fault and load drills
 	$(BIN)/pytest -m "drill and not alone" -n 2 --dist loadscope -rP
 	$(BIN)/pytest -m "drill and alone" -s
 
-check: .venv/dev ## format, lint, types, import contracts, the Compose file
+check: .venv/dev ## format, lint, types, import contracts, secrets, the Compose file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive --severity-level medium services shared
+	git ls-files -z -- ':!*.lock' | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+	! git grep -nE '_[0-9A-Za-z]{50}\b' # what looks like an API key of ours
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: .venv/dev ## format the code and mend what the linter can

@@ -1,57 +1,106 @@
-"""Whether all that a web process needs is well, and the figures of it: for `/readyz` and `/metrics`."""
+"""Whether all that a web process needs is well: for `/readyz`, the metrics and the log."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Event as Stop
 
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily as Gauge
+import structlog
 from redis import RedisError
 
 from services.audit.database import AuditDatabaseError
 from services.composition import Parts
-from services.keys.operations import status
 from services.parts import now_ms
+from shared.disk import shortage
 from shared.lag import lag_of
 from shared.ledger import Checkpoint
 
 # What a reader may be behind and the service still be called ready.
 _LAG_EVENTS = 1_000
 _LAG_MS = 30_000
+_SKEW_MS = 5_000  # that clocks may be apart
+_STORE_ROOM = 256 * 1024  # bytes of memory; with less some commands are refused, and some are not
+_LOOK_S = 2.0  # between two looks for the log
+
+_log = structlog.get_logger(__name__)
 
 
-def checks(parts: Parts) -> Mapping[str, Callable[[], str | None]]:
-    """By name, what tells what is wrong; None where nothing is."""
-    named = {"store": _store, "views": _views, "audit": _audit, "verifier": _verifier}
-    return {name: partial(check, parts) for name, check in named.items()}
+@dataclass(frozen=True)
+class Checks:
+    """What has to be so for Keyledger to do its work, asked now."""
+
+    parts: Parts
+
+    def troubles(self) -> dict[str, str | None]:
+        """By the name of each check, what is wrong; None where nothing is."""
+        found = {name: check(self.parts) for name, check in _HERE.items()}
+        for name, check in _IN_STORE.items():
+            found[name] = _UNKNOWN if found["store"] else _asked(check, self.parts)
+        return found
+
+    def run(self, stop: Stop) -> None:
+        """Tells the log of each check that begins to fail, and of its end, until told to stop."""
+        failing: dict[str, str] = {}
+        while not stop.wait(_LOOK_S):
+            now = {name: trouble for name, trouble in self.troubles().items() if trouble is not None}
+            for name in now.keys() - failing.keys():
+                _log.error("not ready", check=name, reason=now[name])
+            for name in failing.keys() - now.keys():
+                _log.info("ready again", check=name)
+            failing = now
 
 
 def _store(parts: Parts) -> str | None:
     try:
-        parts.store.ping()
+        memory = parts.store.info("memory")
     except RedisError as error:
-        return str(error)
+        reason = str(error).rstrip(".")
+        return f"The store does not answer ({reason}): start it, or read in its log why it ended."
+    used = memory["used_memory"] - memory["mem_not_counted_for_evict"]
+    if 0 < memory["maxmemory"] < used + _STORE_ROOM:
+        return (
+            f"The store is out of memory: it uses {used // 1024:,} KiB, and may have "
+            f"{memory['maxmemory'] // 1024:,} KiB. It takes no more events. Raise its maxmemory."
+        )
     return None
 
 
-def _views(parts: Parts) -> str | None:
-    try:
-        return _behind(parts, parts.views.live().checkpoint(), "The projector")
-    except RedisError as error:
-        return str(error)
-
-
-def _audit(parts: Parts) -> str | None:
-    try:
-        return _behind(parts, parts.audit_log.last(), "The audit log")
-    except (RedisError, AuditDatabaseError) as error:
-        return str(error)
+def _disk(parts: Parts) -> str | None:
+    return shortage(parts.settings.data_dir)
 
 
 def _verifier(parts: Parts) -> str | None:
     if parts.tail.is_current:
         return None
     return "This web process does not follow the ledger: it reads it for every verdict, or gives none."
+
+
+def _clock(parts: Parts) -> str | None:
+    seconds, micros = parts.store.time()
+    now, apart = now_ms(), 0
+    apart = abs(seconds * 1000 + micros // 1000 - now)
+    if apart > _SKEW_MS:
+        return f"The clocks of the store and of this machine are {apart // 1000:,} s apart: set them right."
+    ahead = last_event_ms(parts) - now
+    if ahead > _SKEW_MS:
+        return (
+            f"The clock is {ahead // 1000:,} s behind the last event: it was set back. Set it right; until "
+            "then each new event has the time of the last."
+        )
+    return None
+
+
+def last_event_ms(parts: Parts) -> int:
+    """When the last event happened, in ms since 1970; 0, if there is none. Raises redis.RedisError."""
+    last = parts.ledger.newest()
+    return last.at if last else 0
+
+
+def _views(parts: Parts) -> str | None:
+    return _behind(parts, parts.views.live().checkpoint(), "The projector")
+
+
+def _audit(parts: Parts) -> str | None:
+    return _behind(parts, parts.audit_log.last(), "The audit log")
 
 
 def _behind(parts: Parts, reached: Checkpoint, who: str) -> str | None:
@@ -63,48 +112,13 @@ def _behind(parts: Parts, reached: Checkpoint, who: str) -> str | None:
     return None
 
 
-def figures(parts: Parts) -> Iterator[Metric]:
-    """By the conventions of Prometheus: base units, and the unit at the end of the name."""
+def _asked(check: Callable[[Parts], str | None], parts: Parts) -> str | None:
     try:
-        found = [*_of_views(parts), *_of_audit(parts)]
-    except RedisError:
-        yield Gauge("keyledger_store_up", "Whether the store answers.", 0)
-        return
-    yield Gauge("keyledger_store_up", "Whether the store answers.", 1)
-    yield from found
+        return check(parts)
+    except (RedisError, AuditDatabaseError) as error:
+        return str(error)
 
 
-def _of_views(parts: Parts) -> Iterator[Metric]:
-    views = status(parts.ledger, parts.views, now_ms())
-    yield Gauge("keyledger_ledger_position", "The last position of the ledger.", views.lag.head)
-    yield Gauge("keyledger_projector_position", "The last position in the views.", views.position)
-    yield Gauge("keyledger_projector_lag_events", "Events that are not in the views.", views.lag.events)
-    yield Gauge(
-        "keyledger_projector_lag_seconds",
-        "How long the oldest event waits that is not in the views.",
-        views.lag.ms / 1000,
-    )
-    yield Gauge("keyledger_projector_parked_keys", "Keys set aside by the projector.", len(views.parked))
-
-
-def _of_audit(parts: Parts) -> Iterator[Metric]:
-    failures = parts.standing.failures
-    yield Gauge("keyledger_audit_queue_depth", "Jobs that wait for the audit worker.", failures.waiting())
-    yield Gauge(
-        "keyledger_audit_failed_jobs", "Jobs that failed within the last hour.", failures.count(now_ms())
-    )
-    if check := parts.standing.last_check():
-        yield Gauge("keyledger_audit_sound", "Whether the last check found nothing wrong.", check.sound)
-        yield Gauge(
-            "keyledger_audit_checked_timestamp_seconds", "When the last check ended.", check.at / 1000
-        )
-    with suppress(AuditDatabaseError):
-        position = parts.audit_log.last().position
-        lag = lag_of(position, parts.ledger, now_ms())
-        yield Gauge("keyledger_audit_position", "The last position in the audit log.", position)
-        yield Gauge("keyledger_audit_lag_events", "Events that are not in the audit log.", lag.events)
-        yield Gauge(
-            "keyledger_audit_lag_seconds",
-            "How long the oldest event waits that is not in the audit log.",
-            lag.ms / 1000,
-        )
+_UNKNOWN = "This cannot be told while the store is not well."
+_HERE: Mapping[str, Callable[[Parts], str | None]] = {"store": _store, "disk": _disk, "verifier": _verifier}
+_IN_STORE: Mapping[str, Callable[[Parts], str | None]] = {"clock": _clock, "views": _views, "audit": _audit}

@@ -29,6 +29,7 @@ class Process:
     """A process to run, with the descriptors that it inherits; `env` None is the supervisor's own.
 
     The next one is started once `ready` says so. It is asked again and again, and has to answer at once.
+    It is not started while `hindrance` says why, which is asked before each start.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Process:
     env: Mapping[str, str] | None = None
     pass_fds: tuple[int, ...] = ()
     ready: Callable[[], bool] | None = None
+    hindrance: Callable[[], str | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,9 @@ class Supervisor:
     async def _keep(self, process: Process) -> None:
         pause = self._timing.first_pause
         while not self._stopping.is_set():
+            await self._hindered(process)
+            if self._stopping.is_set():
+                return
             started = time.monotonic()
             how = await self._run_once(process)
             if self._stopping.is_set():
@@ -130,6 +135,15 @@ class Supervisor:
             self._say(f"{process.name} {how}; starting it again in {pause:g} s")
             await self._pause(pause)
             pause = min(2 * pause, self._timing.longest_pause)
+
+    async def _hindered(self, process: Process) -> None:
+        """Waits until nothing hinders its start."""
+        said = False
+        while process.hindrance and not self._stopping.is_set() and (why := process.hindrance()):
+            if not said:
+                self._say(f"{process.name} waits: {why}")
+            said = True
+            await self._pause(1.0)
 
     async def _run_once(self, process: Process) -> str:
         """Says how it ended."""

@@ -12,6 +12,7 @@ from services.parts import new_id
 from services.supervisor import Process, supervise
 from services.web import refuse_taken_address
 from shared.connections import ensure_reachable
+from shared.disk import shortage
 from shared.embedded import EmbeddedServer
 from shared.events import Request
 from shared.identity import ADMIN, DEFAULT_WORKSPACE, Principal
@@ -34,7 +35,13 @@ def run_everything(settings: Settings) -> None:
         return
     server = EmbeddedServer.in_directory(settings.data_dir)
     with server.held() as lock:
-        store = Process(name="store", argv=server.command, pass_fds=(lock,), ready=server.is_ready)
+        store = Process(
+            name="store",
+            argv=server.command,
+            pass_fds=(lock,),
+            ready=server.is_ready,
+            hindrance=lambda: shortage(settings.data_dir),
+        )
         _supervise([store], Parts(settings, server.url))
 
 

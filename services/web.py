@@ -5,6 +5,7 @@ import secrets
 import socket
 from contextlib import suppress
 from importlib import import_module
+from tempfile import TemporaryDirectory
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -14,6 +15,7 @@ from shared.connections import connect, ensure_reachable
 from shared.embedded import open_store
 from shared.errors import AdvisedError
 from shared.settings import Settings
+from shared.telemetry import configure_logs
 
 _APPLICATIONS = "services.web_applications"
 _WORKERS = 2
@@ -50,14 +52,18 @@ def serve_pages(factory: str) -> None:
     here, so that they share it.
     Raises AddressError, SettingsError, StoreError.
     """
+    configure_logs()
     settings = Settings.from_environment()
     refuse_taken_address(settings)
     with open_store(settings) as store_url:
         ensure_reachable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
         os.environ["KEYLEDGER_REDIS_URL"] = store_url
         os.environ["KEYLEDGER_SECRET_KEY"] = _secret_key(settings)
-        import_module(_APPLICATIONS)
-        serve_application(f"{_APPLICATIONS}:{factory}", settings.host, settings.port)
+        with TemporaryDirectory(prefix="keyledger-counted-") as counted:
+            # Where prometheus-client adds up what all workers count, if it is told before it is imported.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
+            import_module(_APPLICATIONS)
+            serve_application(f"{_APPLICATIONS}:{factory}", settings.host, settings.port)
 
 
 def serve_application(factory: str, host: str, port: int) -> None:

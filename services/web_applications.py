@@ -1,6 +1,7 @@
 """The web applications: what each web process begins with, put together from the parts of all services."""
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing.util import Finalize
 from threading import Event as Stop
@@ -13,14 +14,16 @@ from services.accounts.app import register as register_accounts
 from services.accounts.incidents import WAITING
 from services.audit.app import register as register_audit
 from services.composition import Parts
-from services.health import checks, figures
+from services.health import Checks
 from services.keys.app import register as register_keys
 from services.keys.create_call import CreateCall
+from services.metrics import count_command, count_verdict, figures
+from shared.commands import observe
 from shared.connections import StoreError
 from shared.settings import Settings
 from shared.telemetry import configure_logs
 from shared.web.access import Access
-from shared.web.app import JsonApi, create_app, trust_proxies
+from shared.web.app import JsonApi, create_app, surround
 from shared.web.health import attach_health
 from shared.web.session import StoredSessions
 
@@ -30,10 +33,11 @@ def create_web() -> Flask:
     parts = _parts_of_environment()
     app, api = _base(parts, home="keys.list_keys")
     create = CreateCall(parts.keys.commands, parts.authenticator, parts.limits)
-    register_keys(app, api, parts.keys, parts.verdicts, create, parts.usage)
+    verdicts = replace(parts.verdicts, counted=count_verdict)
+    register_keys(app, api, parts.keys, verdicts, create, parts.usage)
     register_accounts(app, parts.accounts, parts.sign_in, parts.directory)
     register_audit(app, api, parts.standing, parts.inquiries, parts.exports)
-    trust_proxies(app, parts.settings.trusted_proxies)
+    surround(app, parts.settings.trusted_proxies)
     return app
 
 
@@ -43,7 +47,7 @@ def create_audit_web() -> Flask:
     app, api = _base(parts, home="audit.entries_page")
     register_accounts(app, parts.accounts, parts.sign_in, parts.directory)
     register_audit(app, api, parts.standing, parts.inquiries, parts.exports)
-    trust_proxies(app, parts.settings.trusted_proxies)
+    surround(app, parts.settings.trusted_proxies)
     return app
 
 
@@ -64,19 +68,21 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
         home=home,
         limits=parts.limits,
     )
-    _run_beside(parts)
-    attach_health(app, checks(parts), partial(figures, parts))
+    checks = Checks(parts)
+    _run_beside(parts, checks)
+    observe(count_command)
+    attach_health(app, checks.troubles, partial(figures, parts, checks))
     return app, api
 
 
-def _run_beside(parts: Parts) -> None:
-    """Follows the ledger, flushes the uses and tells of incidents for as long as the process lives.
+def _run_beside(parts: Parts, checks: Checks) -> None:
+    """Follows the ledger, flushes the uses, tells of incidents and of what is not well, to the process's end.
 
-    The last two are done once more at its end: a web worker is a process of multiprocessing, which ends
-    without `atexit`.
+    Uses and incidents are brought away once more at its end: a web worker is a process of multiprocessing,
+    which ends without `atexit`.
     """
     stop = Stop()
-    for run in (parts.tail.run, parts.usage.run, parts.incidents.run):
+    for run in (parts.tail.run, parts.usage.run, parts.incidents.run, checks.run):
         Thread(target=run, args=(stop,), daemon=True).start()
 
     def end() -> None:

@@ -264,7 +264,7 @@ def _socket_path(data_dir: Path) -> Path:
         return path
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()
     # Every process on the machine has to find the same one, whatever its TMPDIR says.
-    short = Path(f"/tmp/keyledger-{digest[:16]}")  # noqa: S108  # refused below unless it is ours alone
+    short = Path(f"/tmp/keyledger-{digest[:16]}")  # noqa: S108  # refused below unless it is ours alone  # nosec B108
     with _writing_to(data_dir):
         short.mkdir(mode=0o700, exist_ok=True)
         found = short.lstat()

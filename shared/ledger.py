@@ -259,8 +259,13 @@ class Ledger:
 
     def head(self) -> Checkpoint:
         """The last event; the beginning, of an empty ledger."""
+        newest = self.newest()
+        return _checkpoint(newest) if newest else BEGINNING
+
+    def newest(self) -> Record | None:
+        """The last event as it is stored; None of an empty ledger."""
         entries = cast("list[Any]", self._store.xrevrange(LOG, count=1))
-        return _checkpoint(_record(entries[0])) if entries else BEGINNING
+        return _record(entries[0]) if entries else None
 
     def holds(self, checkpoint: Checkpoint) -> bool:
         """Whether the event of a checkpoint is where it was. If not, the ledger went backwards."""

@@ -1,36 +1,96 @@
-"""Logs: one line an event, readable on a terminal and JSON elsewhere."""
+"""Logs: one line an event, readable on a terminal and JSON elsewhere, without a secret."""
 
 import logging
 import os
+import re
 import sys
+import time
+from contextlib import suppress
+from typing import Any
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from shared.timestamps import rfc3339
+
+# What no line may have, whoever wrote it, and what to look for first, for most lines have none of it.
+# Of an API key, or the most of one, no more is left than every page shows of it.
+_SECRETS = (
+    ("_", re.compile(r"_([0-9A-Za-z]{4})[0-9A-Za-z]{36,}"), r"_\1…"),
+    ("$argon2", re.compile(r"\$argon2[^\s\"']+"), "[password]"),
+    ("://", re.compile(r"(?<=://)[^\s/?#@\"']*:[^\s/@\"']*(?=@)"), "[password]"),
+    (
+        "PRIVATE KEY",
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY.*?(?:-----END|\Z)", re.DOTALL),
+        "[private key]",
+    ),
+)
+
+
+def _stamped(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["timestamp"] = rfc3339(time.time_ns() // 1_000_000)
+    return event
+
 
 _SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _stamped,
 ]
 
 
-def configure_logs() -> None:
+def configure_logs(level: int = logging.INFO) -> None:
     """Sends our log lines and those of the libraries to standard error, all in one form."""
-    handler = logging.StreamHandler(sys.stderr)
+    rendering = _rendering()
+    handler = _Handler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     for talkative in ("rq", "_granian"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        processors=[*_SHARED, *rendering],
+        logger_factory=_StandardError,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a secret: an API key, a password's hash or in a URL, a private key."""
+    for sign, secret, shown in _SECRETS:
+        if sign in text:
+            text = secret.sub(shown, text)
+    return text
+
+
+def _write(line: str) -> None:
+    """To standard error, in one step. Who read the lines may have gone, which is no reason to stop."""
+    with suppress(OSError):
+        os.write(2, line.encode(errors="backslashreplace") + b"\n")
+
+
+class _Handler(logging.Handler):
+    """Where the lines of libraries go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _write(self.format(record))
+
+
+class _StandardError:
+    """Where ours go: past `logging`, which takes several times as long as a whole line."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def msg(self, line: str) -> None:
+        _write(line)
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def _rendering() -> list[Processor]:
@@ -38,5 +98,14 @@ def _rendering() -> list[Processor]:
     if form == "text":
         # Plain tracebacks: the pretty ones print local variables, and a secret may be among them.
         plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        return [console, _redacting]
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
+        _redacting,
+    ]
+
+
+def _redacting(_logger: WrappedLogger, _method: str, line: Any) -> Any:
+    return redacted(line)

@@ -77,23 +77,21 @@ def free_port() -> int:
         return port
 
 
-@contextmanager
-def postgresql_cluster() -> Iterator[str]:
-    """A PostgreSQL cluster of our own, while it is used: the directory of its socket."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    pg_ctl = Path(need(str(found[-1]) if found else shutil.which("pg_ctl"), "postgresql"))
-    # It refuses to run as root.
-    user = "postgres" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="kl-pg-", ignore_cleanup_errors=True) as directory:
-        if user:
-            shutil.chown(directory, user)
-        data = f"{directory}/data"
+class PostgreSQL:
+    """A cluster of our own, in a directory that has its socket as well."""
 
-        def run(program: str, *arguments: str) -> None:
-            command = [str(pg_ctl.with_name(program)), "-D", data, *arguments]
-            subprocess.run(command, user=user, cwd=directory, check=True, stdout=subprocess.DEVNULL)
+    def __init__(self, directory: str) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+        self._pg_ctl = Path(need(str(found[-1]) if found else shutil.which("pg_ctl"), "postgresql"))
+        # It refuses to run as root.
+        self._user = "postgres" if os.geteuid() == 0 else None
+        self._directory = directory
 
-        run(
+    def make(self) -> None:
+        """Makes it, for its user alone."""
+        if self._user:
+            shutil.chown(self._directory, self._user)
+        self._run(
             "initdb",
             "--username=keyledger",
             "--auth=trust",
@@ -101,12 +99,32 @@ def postgresql_cluster() -> Iterator[str]:
             "--locale=C.UTF-8",
             "--no-sync",
         )
-        options = f"-k {directory} -c listen_addresses='' -c fsync=off -c max_connections=100"
-        run("pg_ctl", "--wait", f"--log={directory}/log", f"--options={options}", "start")
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        options = f"-k {self._directory} -c listen_addresses='' -c fsync=off -c max_connections=100"
+        self._run("pg_ctl", "--wait", f"--log={self._directory}/log", f"--options={options}", "start")
+
+    def stop(self) -> None:
+        """Ends it at once."""
+        self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._pg_ctl.with_name(program)), "-D", f"{self._directory}/data", *arguments]
+        subprocess.run(command, user=self._user, cwd=self._directory, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def postgresql_cluster() -> Iterator[str]:
+    """A PostgreSQL cluster of our own, while it is used: the directory of its socket."""
+    with tempfile.TemporaryDirectory(prefix="kl-pg-", ignore_cleanup_errors=True) as directory:
+        cluster = PostgreSQL(directory)
+        cluster.make()
+        cluster.start()
         try:
             yield directory
         finally:
-            run("pg_ctl", "--wait", "--mode=immediate", "stop")
+            cluster.stop()
 
 
 # Names the directory of a PostgreSQL's socket, for the services of the tests to have their audit log there.

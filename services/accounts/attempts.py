@@ -10,13 +10,14 @@ from limits.storage import RedisStorage
 from limits.strategies import FixedWindowRateLimiter
 from redis import Redis
 
+from shared.errors import AdvisedError
 from shared.ledger import NAMESPACE
 
 _ADDRESS_SHARE = 5  # an address may try as often as so many accounts: people share one
 _IPV6_NETWORK = 64  # bits; whoever has one address has all of these
 
 
-class TooManyAttemptsError(Exception):
+class TooManyAttemptsError(AdvisedError):
     """Too many tries; the next one may be made in so many seconds, at least 1."""
 
     def __init__(self, retry_after: int) -> None:

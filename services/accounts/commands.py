@@ -25,6 +25,7 @@ from services.accounts.domain import (
     normalized,
     subject,
 )
+from shared.commands import command
 from shared.errors import AdvisedError
 from shared.events import Facts, NewEvent, Request, enveloped, recorded
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
@@ -57,6 +58,7 @@ class Accounts:
     attempts: Attempts
     new_id: Callable[[], str]
 
+    @command("add_account")
     def add(self, principal: Principal, email: str, role: str, password: str, request: Request) -> Appended:
         """Lets a person sign in to the workspace of the principal.
 
@@ -73,21 +75,25 @@ class Accounts:
             # Only an account that was added at the same moment is in the way of a first event.
             raise AccountExistsError(address) from error
 
+    @command("change_role")
     def change_role(self, principal: Principal, email: str, role: str, request: Request) -> Account:
         """Gives a person another role, which takes effect at their next request."""
         authorize(principal, ADMIN, granting=ROLES.get(role, ()))
         return self._changed_by_owner(principal, email, ChangeRole(role=role, by=principal.id), request)
 
+    @command("disable_account")
     def disable(self, principal: Principal, email: str, reason: str, request: Request) -> Account:
         """Ends a person's sessions, and lets them sign in no more."""
         return self._changed_by_owner(
             principal, email, DisableAccount(reason=reason, by=principal.id), request
         )
 
+    @command("enable_account")
     def enable(self, principal: Principal, email: str, request: Request) -> Account:
         """Lets a person sign in again."""
         return self._changed_by_owner(principal, email, EnableAccount(), request)
 
+    @command("reset_password")
     def reset_password(
         self,
         principal: Principal,
@@ -112,6 +118,7 @@ class Accounts:
             return False
         return True
 
+    @command("change_password")
     def change_password(self, principal: Principal, current: str, new: str, request: Request) -> Account:
         """Takes another password of one's own. Sessions end by it, at an older version than the new one.
 
@@ -131,6 +138,7 @@ class Accounts:
         self.attempts.succeeded(principal.id, request.ip)
         return account
 
+    @command("sign_out_everywhere")
     def sign_out_everywhere(self, principal: Principal, request: Request) -> Account:
         """Ends all of one's own sessions."""
         return self._changed(

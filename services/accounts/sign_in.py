@@ -6,6 +6,7 @@ from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.credentials import Passwords
 from services.accounts.domain import Account, fold, subject
 from services.accounts.incidents import Incidents, sign_in_subject
+from shared.commands import command
 from shared.events import Actor, Request, SignedIn, decode
 from shared.journal import Journal
 from shared.ledger import Ledger
@@ -21,6 +22,7 @@ class SignIn:
     incidents: Incidents
     journal: Journal
 
+    @command("sign_in")
     def __call__(self, email: str, password: str, request: Request) -> Account | None:
         """The account; none for a wrong password, and for one that is unknown, disabled or without password.
 

@@ -5,7 +5,8 @@ believed: whoever can write to the store can put there what they like.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 import structlog
@@ -16,7 +17,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from services.audit.audit_log import AuditLog
-from shared.events import Record
+from shared.events import Record, UnreadableEventError, open_envelope
 from shared.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
 QUEUE = "audit"  # one alone: on several, RQ would take jobs by BLPOP, which loses that of a worker who dies
@@ -26,6 +27,8 @@ TIMEOUT_S = 120
 RESULT_TTL_S = 10
 FAILURE_TTL_S = 60 * 60
 QUEUED_TTL_S = 60 * 60  # a job that waited longer is gone; the relay sees the lag, and sends another
+
+_REQUESTS_MOST = 20  # that a log line names
 
 FUNCTION = "services.audit.jobs.catch_up"
 _CALL: bytes = JSONSerializer.dumps((FUNCTION, None, (), {}))
@@ -81,10 +84,22 @@ def catch_up(log: AuditLog, ledger: Ledger, pages: int = PAGES_A_JOB) -> bool:
         if records:
             appended = log.append(records)
             last = checkpoint_at(records)
-            _log.info("appended to the audit log", events=appended, position=last.position)
+            _log.info(
+                "appended to the audit log",
+                events=appended,
+                position=last.position,
+                requests=[*_requests(records)],
+            )
         if len(records) < PAGE:
             return False
     return True
+
+
+def _requests(records: Sequence[Record]) -> Iterator[str]:
+    """The ids of the requests that a few events come from; of many they would be no help."""
+    for record in records if len(records) <= _REQUESTS_MOST else ():
+        with suppress(UnreadableEventError):
+            yield open_envelope(record).request.id
 
 
 def _following(ledger: Ledger, last: Checkpoint) -> list[Record]:

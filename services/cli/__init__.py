@@ -1,5 +1,6 @@
 """The `keyledger` command: the composition root, one sub-command per process or task."""
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -54,4 +55,4 @@ class _Keyledger(click.Group):
 @click.group(cls=_Keyledger)
 def main() -> None:
     """An API-key service whose truth is a ledger of events."""
-    configure_logs()
+    configure_logs(logging.WARNING)

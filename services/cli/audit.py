@@ -24,13 +24,14 @@ from services.cli.terminal import (
     operator,
     progress,
     request,
-    stop_on_signal,
+    until_stopped,
 )
 from services.moving import MovingError, output
 from services.parts.audit import AuditParts
 from services.web import serve_pages
 from shared.identity import DEFAULT_WORKSPACE
 from shared.settings import Settings
+from shared.telemetry import configure_logs
 from shared.timestamps import rfc3339
 
 
@@ -50,13 +51,14 @@ def audit_command() -> None:
 def audit_relay() -> None:
     """Tell the audit worker of new events."""
     with opened(AuditParts) as parts:
-        parts.relay.run(stop_on_signal())
+        parts.relay.run(until_stopped())
 
 
 @audit_command.command("worker")
 def audit_worker() -> None:
     """Write the audit log."""
     with opened(AuditParts) as parts:
+        configure_logs()
         run_worker(parts.waiting_store, parts.audit_log, parts.ledger, parts.notary)
 
 

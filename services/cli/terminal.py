@@ -25,6 +25,7 @@ from shared.identity import (
 )
 from shared.lag import Lag
 from shared.settings import Settings
+from shared.telemetry import configure_logs
 
 P = TypeVar("P", bound=StoreParts)
 
@@ -91,8 +92,9 @@ def lag_facts(position: int, lag: Lag) -> dict[str, Any]:
     }
 
 
-def stop_on_signal() -> Stop:
-    """What is set by SIGTERM or Ctrl-C."""
+def until_stopped() -> Stop:
+    """For a process that goes on until then: what is set by SIGTERM or Ctrl-C. It also tells what it does."""
+    configure_logs()
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -11,7 +11,7 @@ from services.cli.terminal import (
     lag_words,
     opened,
     progress,
-    stop_on_signal,
+    until_stopped,
 )
 from services.keys.operations import retry, status
 from services.keys.rebuild import check, replay
@@ -25,7 +25,7 @@ def projector_command(context: click.Context) -> None:
     """Build the key list and key details from the ledger; or ask how far that is."""
     if context.invoked_subcommand is None:
         with opened(KeyParts) as parts:
-            parts.projector.run(stop_on_signal())
+            parts.projector.run(until_stopped())
 
 
 @projector_command.command("status")

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from services.keys.domain import ChangeKey, CreateKey, Key, RevokeKey, RotateKey, decide, evolve, subject
 from services.keys.key_material import ApiKey, is_key_id, mint, mint_again
 from services.keys.remains import is_revoked, remains
+from shared.commands import command
 from shared.errors import AdvisedError
 from shared.events import (
     Event,
@@ -39,12 +40,8 @@ class NoSuchKeyError(AdvisedError):
         )
 
 
-class StaleVersionError(Exception):
+class StaleVersionError(VersionConflictError):
     """The key is no longer at the version that the caller saw."""
-
-    def __init__(self, actual: int) -> None:
-        super().__init__(f"The key is at version {actual} now.")
-        self.actual = actual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +77,7 @@ class KeyCommands:
     new_id: Callable[[], str]
     now: Callable[[], int]
 
+    @command("create_key")
     def create(
         self, principal: Principal, new: NewKey, request: Request, idempotency: Idempotency | None = None
     ) -> Done:
@@ -104,6 +102,7 @@ class KeyCommands:
         done = self._append(principal, api_key.id, None, facts, request, idempotency)
         return self._with_token(done, api_key)
 
+    @command("change_key")
     def change(
         self,
         principal: Principal,
@@ -126,6 +125,7 @@ class KeyCommands:
 
         return self._changed(principal, key_id, decided, request, if_version)
 
+    @command("rotate_key")
     def rotate(
         self,
         principal: Principal,
@@ -160,6 +160,7 @@ class KeyCommands:
         done = self._changed(principal, key_id, decided, request, if_version, idempotency)
         return self._with_token(done, api_key)
 
+    @command("revoke_key")
     def revoke(
         self,
         principal: Principal,
@@ -211,7 +212,7 @@ class KeyCommands:
             history = self._history(principal, key_id)
             key = fold(history)
             if if_version is not None and if_version != key.version:
-                raise StaleVersionError(key.version)
+                raise StaleVersionError(subject(key_id), if_version, key.version)
             facts = decided(key)
             if not facts:
                 return Done(key, history[-1].position)
@@ -227,7 +228,7 @@ class KeyCommands:
     ) -> Done:
         records = self._records(principal, key_id)
         if if_version is not None and if_version != len(records):
-            raise StaleVersionError(len(records))
+            raise StaleVersionError(subject(key_id), if_version, len(records))
         if not any(map(is_revoked, records)):
             events = self._enveloped(principal, key_id, len(records), [fact], request)
             self.ledger.append(subject(key_id), events, len(records))

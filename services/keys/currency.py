@@ -10,7 +10,7 @@ from services.keys.domain import key_id
 from services.keys.standings import Memory
 from shared.connections import StoreError
 from shared.events import KEY_SUBJECT, Record, name_of
-from shared.ledger import Checkpoint, Ledger, checkpoint_at
+from shared.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
 CURRENT_S = 0.5  # for how long a reading of the ledger is taken for its present state, from its sending on
 _WAIT_MS = 200
@@ -26,11 +26,12 @@ class Tail:
     `position`: the memory holds nothing older. `current_until`: by the clock of `time.monotonic`, the moment
     from which on a verdict must not come from memory. It has to be read before the memory is, for what was
     found may be outdated at once, and compared after the verdict is made: the process may have been stopped
-    in between.
+    in between. `at`: when the newest event of it happened, in ms.
     """
 
     def __init__(self, ledger: Ledger, memory: Memory) -> None:
         self.position = 0
+        self.at = 0
         self.current_until = 0.0
         self._ledger = ledger
         self._memory = memory
@@ -72,6 +73,7 @@ class Tail:
         if records:
             self._reached = checkpoint_at(records)
             self.position = self._reached.position
+            self.at = records[-1].at
         if len(records) < _LIMIT:
             self.current_until = sent + CURRENT_S
 
@@ -79,10 +81,11 @@ class Tail:
         """Forgets everything only once it has the head: what is read from then on is at least as new."""
         self.current_until = 0.0
         self._reached = None
-        head = self._ledger.head()
+        newest = self._ledger.newest()
         self._memory.clear()
-        self._reached, self.position = head, head.position
-        return head
+        self._reached = checkpoint_at([newest]) if newest else BEGINNING
+        self.position, self.at = self._reached.position, newest.at if newest else 0
+        return self._reached
 
     def _forget(self, record: Record) -> None:
         subject = name_of(record).subject

@@ -112,7 +112,8 @@ class Verifier:
     def _judge(
         self, token: str, key: Standing, scopes: Sequence[str], workspace: str | None, position: int
     ) -> Verdict:
-        now = self._now()
+        # A clock that was set back makes no expired key good that had expired before the last event.
+        now = max(self._now(), self._tail.at)
         until = _good_until(token, key)
         if until is None or (workspace is not None and key.workspace != workspace):
             return Verdict(_why_not_found(token), position)

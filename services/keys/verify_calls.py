@@ -6,6 +6,7 @@ same with the same functions; what they raise is told by Flask.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 SCOPES_MOST = 50
+UNAVAILABLE = "UNAVAILABLE"  # where no verdict could be given
 _POSITION_DIGITS = 15
 _NO_STORE = ("Cache-Control", "no-store")
 _JSON = [("Content-Type", "application/json"), _NO_STORE]
@@ -69,6 +71,7 @@ class VerdictCalls:
 
     verifier: Verifier
     authenticate: Authenticator
+    counted: Callable[[str], object] = lambda _: None  # is told each code, or UNAVAILABLE
 
     def verify(self, environ: WSGIEnvironment) -> Answer | None:
         """Raises what `caller` and `verdict` raise."""
@@ -89,12 +92,12 @@ class VerdictCalls:
     def verdict(self, caller: Principal, asked: Asked, least: int) -> Verdict:
         """The verdict that the caller may see. Raises BehindError, UnreadableEventError, redis.RedisError."""
         workspace = None if caller.may(PLATFORM_VERIFY) else caller.workspace
-        return self.verifier(asked.api_key, asked.scopes, workspace, least)
+        return self._verdict(asked.api_key, asked.scopes, workspace, least)
 
     def forward_auth(self, environ: WSGIEnvironment) -> Answer:
         """Raises UnauthenticatedError, ScopesLackingError, UnreadableEventError, redis.RedisError."""
         scopes, workspace = _gate(environ["QUERY_STRING"])
-        verdict = self.verifier(bearer_token(environ), scopes, workspace)
+        verdict = self._verdict(bearer_token(environ), scopes, workspace, 0)
         key = verdict.key
         if verdict.code == "INSUFFICIENT_SCOPES":
             raise ScopesLackingError(REFUSALS[verdict.code])
@@ -107,6 +110,15 @@ class VerdictCalls:
             _NO_STORE,
         ]
         return Answer(headers, b"")
+
+    def _verdict(self, token: str, scopes: Sequence[str], workspace: str | None, least: int) -> Verdict:
+        try:
+            verdict = self.verifier(token, scopes, workspace, least)
+        except Exception:
+            self.counted(UNAVAILABLE)
+            raise
+        self.counted(verdict.code)
+        return verdict
 
 
 def told(verdict: Verdict) -> bytes:

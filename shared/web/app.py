@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from flask import Flask, Response, g, redirect, render_template, request, url_for
@@ -10,6 +11,8 @@ from flask.sessions import SessionInterface
 from flask_smorest import Api
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from redis import RedisError
+from redis.exceptions import OutOfMemoryError
+from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
@@ -25,8 +28,12 @@ from shared.web.environ import MAX_BODY_BYTES, request_id
 from shared.web.interface import attach_interface
 from shared.web.lane import FAILURE, Call, Lane
 from shared.web.limits import Limits, TooManyRequestsError
+from shared.web.measured import ROUTE, Measured
 from shared.web.openapi import SchemaRules, completed
 from shared.web.problems import problem
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 _HERE = Path(__file__).parent
 
@@ -110,19 +117,25 @@ def add_lane(app: Flask, calls: Mapping[str, Call]) -> None:
     app.wsgi_app = Lane(app.wsgi_app, calls, [*_HEADERS])  # type: ignore[method-assign]  # as Flask documents
 
 
-def trust_proxies(app: Flask, count: int) -> None:
-    """Believes what so many proxies in front say of the visitor's address, of TLS and of the site's name.
+def surround(app: Flask, proxies: int) -> None:
+    """Counts every request, and believes what so many proxies in front say of a visitor.
 
-    To be called last, for it goes around all that looks at a request.
+    That is the address, whether it is TLS, and the site's name. To be called last, for it goes around all
+    that looks at a request.
     """
-    if count:
-        believing = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)
-        app.wsgi_app = believing  # type: ignore[method-assign]  # as Flask documents
+    surrounded: WSGIApplication = Measured(app.wsgi_app)
+    if proxies:
+        surrounded = ProxyFix(surrounded, x_for=proxies, x_proto=proxies, x_host=proxies)
+    app.wsgi_app = surrounded  # type: ignore[assignment, method-assign]  # as Flask documents
 
 
 def _begin() -> AnyResponse | None:
     """Names the request, and tells first of all what went wrong with it before Flask."""
     g.request_id = request_id(request.environ)
+    clear_contextvars()
+    bind_contextvars(request_id=g.request_id)
+    if request.url_rule:
+        request.environ[ROUTE] = request.url_rule.rule
     if failure := request.environ.get(FAILURE):
         raise failure
     if request.method not in _SAFE_METHODS and not _is_call() and _is_from_elsewhere():
@@ -182,6 +195,7 @@ def _map_errors(app: Flask) -> None:
         ),
         TooManyRequestsError: lambda error: refuse(429, str(error), {"Retry-After": str(error.retry_after)}),
         UnreadableEventError: _unreadable,
+        OutOfMemoryError: _store_full,
         RedisError: _store_away,
         StoreError: _store_away,
         NotReplicatedError: _store_away,
@@ -246,8 +260,14 @@ def _forbidden(error: ForbiddenError) -> Response:
     return refuse(403, f"{error} Ask an owner of your workspace for it.")
 
 
+def _store_full(error: BaseException) -> AnyResponse:
+    _log.warning("store full", error=str(error))
+    detail = "Nothing was done: the store is out of memory. Whoever runs Keyledger has to give it more."
+    return refuse(503, detail, {"Retry-After": "30"})
+
+
 def _store_away(error: BaseException) -> AnyResponse:
-    _log.warning("store away", error=str(error), request_id=g.request_id)
+    _log.warning("store away", error=str(error))
     detail = "The store does not answer at the moment. Try again in a few seconds."
     if request.method not in {"GET", "HEAD"}:
         detail += (
@@ -258,7 +278,7 @@ def _store_away(error: BaseException) -> AnyResponse:
 
 
 def _unreadable(error: Exception) -> AnyResponse:
-    _log.error("unreadable event", error=str(error), request_id=g.request_id)
+    _log.error("unreadable event", error=str(error))
     detail = "This has a history that this version of Keyledger cannot read whole. Update Keyledger."
     return refuse(503, detail, {"Retry-After": "60"})
 
@@ -266,9 +286,11 @@ def _unreadable(error: Exception) -> AnyResponse:
 def _failed_late(error: InternalServerError) -> AnyResponse:
     """What fails after the view, as keeping the session may, comes from Flask wrapped in an error 500."""
     original = error.original_exception or error
+    if isinstance(original, OutOfMemoryError):
+        return _store_full(original)
     return _store_away(original) if isinstance(original, RedisError | StoreError) else _unexpected(original)
 
 
 def _unexpected(error: BaseException) -> AnyResponse:
-    _log.error("unexpected error", request_id=g.request_id, exc_info=error)
+    _log.error("unexpected error", exc_info=error)
     return refuse(500, "This is our fault. Try again; if it stays, report the request id.")

@@ -1,13 +1,13 @@
 """Whether the service is alive, whether it is ready, and its figures for Prometheus."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 
 from flask import Blueprint, Flask, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from werkzeug.wrappers import Response
-
-Check = Callable[[], str | None]  # what is wrong; None where nothing is
 
 
 class Figures(Collector):
@@ -21,14 +21,19 @@ class Figures(Collector):
         return self._read()
 
 
-def attach_health(app: Flask, checks: Mapping[str, Check], figures: Callable[[], Iterable[Metric]]) -> None:
-    """`/healthz`: the process answers. `/readyz`: 200 if every check passes, else 503 that says which.
+def attach_health(
+    app: Flask, troubles: Callable[[], Mapping[str, str | None]], figures: Callable[[], Iterable[Metric]]
+) -> None:
+    """`/healthz`: the process answers. `/readyz`: 200 if nothing is in trouble, else 503 that says what is.
 
-    `/metrics`: the figures, as Prometheus reads them.
+    `/metrics`: the figures, and what all processes counted that share PROMETHEUS_MULTIPROC_DIR, as Prometheus
+    reads them. `troubles` has None for what is well.
     """
     blueprint = Blueprint("health", __name__)
     registry = CollectorRegistry()
     registry.register(Figures(figures))
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it publishes no types
 
     @blueprint.get("/metrics")
     def metrics() -> Response:
@@ -40,7 +45,7 @@ def attach_health(app: Flask, checks: Mapping[str, Check], figures: Callable[[],
 
     @blueprint.get("/readyz")
     def ready() -> tuple[Response, int]:
-        wrong = {name: trouble for name, check in checks.items() if (trouble := check()) is not None}
+        wrong = {name: trouble for name, trouble in troubles().items() if trouble is not None}
         body = jsonify(status="not ready" if wrong else "ready", wrong=wrong)
         return body, 503 if wrong else 200
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from shared.web.environ import request_id
+from shared.web.measured import ROUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -40,9 +41,11 @@ class Lane:
         self._headers = headers
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        call = self._calls.get(environ["PATH_INFO"])
+        path = environ["PATH_INFO"]
+        call = self._calls.get(path)
         if call is None:
             return self._behind(environ, start_response)
+        environ[ROUTE] = path
         try:
             answer = call(environ)
         except Exception as error:  # noqa: BLE001  # whatever it is, Flask's mapping tells it

@@ -20,6 +20,7 @@ from services.audit.jobs import (
     catch_up,
     refusal,
 )
+from shared.events import open_envelope
 from shared.ledger import Ledger
 from tests.audit.histories import grow, in_step
 
@@ -94,8 +95,21 @@ def test_each_page_is_told_in_one_line(sqlite_log: AuditLog, ledger: Ledger) -> 
     with capture_logs() as lines:
         catch_up(sqlite_log, ledger)
     assert lines == [
-        {"event": "appended to the audit log", "events": 3, "position": 3, "log_level": "info"},
+        {
+            "event": "appended to the audit log",
+            "events": 3,
+            "position": 3,
+            "requests": [open_envelope(record).request.id for record in ledger.read(0, 3)],
+            "log_level": "info",
+        },
     ]
+
+
+def test_a_line_names_no_more_requests_than_help(sqlite_log: AuditLog, ledger: Ledger) -> None:
+    grow(ledger, 21)
+    with capture_logs() as lines:
+        catch_up(sqlite_log, ledger)
+    assert (lines[0]["events"], lines[0]["requests"]) == (21, [])
 
 
 def test_at_most_one_request_waits(store: Redis) -> None:

@@ -83,6 +83,20 @@ def test_each_state_has_its_code_in_the_order_of_the_verdict(process: Process, c
     assert process.code(wrong + token[-6:], "b") == "MALFORMED"
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_clock_that_is_set_back_makes_no_expired_key_good(
+    fake_store: Redis, commands: KeyCommands, follows: bool
+) -> None:
+    _, token = created(commands, expires_at=now() - 1_000)
+    process = Process(fake_store)  # its tail begins at the last event, or comes to it
+    if follows:
+        process.follow()
+    created(commands)
+    process.follow()
+    process.clock = lambda: now() - 3_600_000
+    assert process.code(token) == "EXPIRED"
+
+
 @pytest.mark.parametrize("text", ["", "x", "kl_", "kl_\ud800", "é" * 60, "a" * 50, "kl_" + "0" * 50])
 def test_what_is_no_key_is_malformed_and_asks_the_ledger_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch, text: str

@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -377,6 +378,34 @@ names = ["store", "web"]
 processes = [Process(name=n, argv=[sys.executable, "-c", code]) for n, code in zip(names, sys.argv[1:])]
 supervise(processes, when_ready=lambda: print("all are ready", flush=True))
 """
+
+
+def test_what_hinders_a_start_is_said_once_and_waited_for() -> None:
+    hindrances = [None, "The disk is full.", "The disk is fuller.", "The disk is full."]
+    asked: list[str | None] = []
+
+    def hindrance() -> str | None:
+        asked.append(hindrances[len(asked)] if len(asked) < len(hindrances) else None)
+        return asked[-1]
+
+    async def die_and_come_back(output: Output, _: Supervisor) -> None:
+        await until(lambda: output.pids("store"))
+        os.kill(output.pids("store")[0], signal.SIGKILL)
+        await until(lambda: len(output.pids("store")) == 2)
+
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    process = replace(python("store", code), hindrance=hindrance)
+    output = play([process], die_and_come_back)
+    assert [line for line in output.of("up") if "waits" in line] == ["store waits: The disk is full."]
+    assert asked == [*hindrances, None]
+
+
+def test_who_is_hindered_is_not_started_when_all_is_to_stop() -> None:
+    async def stop(output: Output, _: Supervisor) -> None:
+        await until(lambda: output.of("up"))
+
+    output = play([replace(python("store", IDLE), hindrance=lambda: "The disk is full.")], stop)
+    assert not output.of("store")
 
 
 @contextmanager

@@ -119,6 +119,10 @@ class MemoryLedger(Ledger):
             self._grown.wait_for(lambda: len(self._log) > after, wait_ms / 1000)
             return self.read(after, limit)
 
+    def newest(self) -> Record | None:
+        """The last event as it is stored."""
+        return self._log[-1][1] if self._log else None
+
     def head(self) -> Checkpoint:
         """The last event; the beginning, of an empty ledger."""
         return checkpoint_at([self._log[-1][1]]) if self._log else BEGINNING

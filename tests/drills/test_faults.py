@@ -1,0 +1,228 @@
+"""What goes wrong around Keyledger: each time a clear signal, nothing lost, and recovery by itself."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from shared.connections import unchecked_client
+from shared.embedded import EmbeddedServer
+from shared.events import decode
+from shared.ledger import Ledger
+from tests.real import PostgreSQL, Service, need, postgresql_cluster, until
+
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
+_DISK = 48 * 1024 * 1024  # bytes
+_HOUR = 3600
+
+
+@dataclass
+class Platform:
+    """A service that goes on making keys and asking for verdicts, and notes what it was told."""
+
+    service: Service
+    token: str = field(init=False)
+    acknowledged: list[str] = field(default_factory=list)
+    refused: list[requests.Response] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.token = self.service.key("keyledger:admin")
+        self.headers = {"Authorization": f"Bearer {self.token}"}
+
+    def create(self, **fields: Any) -> requests.Response:
+        """Makes a key; the same again until it is made or refused for sure."""
+        name = f"key-{len(self.acknowledged) + len(self.refused)}"
+        answer = requests.post(
+            f"{self.service.url}/v1/keys",
+            json={"name": name} | fields,
+            headers=self.headers | {"Idempotency-Key": name},
+            timeout=10,
+        )
+        if answer.status_code == 201:
+            self.acknowledged.append(answer.json()["id"])
+        else:
+            self.refused.append(answer)
+        return answer
+
+    def verdict(self, token: str) -> str:
+        """The code, or the status of the refusal."""
+        answer = requests.post(
+            f"{self.service.url}/v1/keys/verify", json={"api_key": token}, headers=self.headers, timeout=10
+        )
+        return answer.json()["code"] if answer.status_code == 200 else str(answer.status_code)
+
+    def wrong(self) -> dict[str, str]:
+        """What `/readyz` says; nothing, where all is well."""
+        found: dict[str, str] = requests.get(f"{self.service.url}/readyz", timeout=15).json()["wrong"]
+        return found
+
+    def figures(self) -> str:
+        return requests.get(f"{self.service.url}/metrics", timeout=15).text
+
+    def sees(self, check: str, *words: str) -> None:
+        """Waits for the signal in all three places."""
+        until(lambda: all(word in self.wrong().get(check, "") for word in words), 30, f"{words} of {check}")
+        assert requests.get(f"{self.service.url}/readyz", timeout=15).status_code == 503
+        assert f'keyledger_ready{{check="{check}"}} 0.0' in self.figures()
+        until(lambda: self._told("not ready", check), 15, f"the line of {check}")
+
+    def recovers(self, check: str, within: float = 30) -> None:
+        """Waits for the end of it."""
+        until(self.service.is_ready, within, "readiness")
+        assert f'keyledger_ready{{check="{check}"}} 1.0' in self.figures()
+        until(lambda: self._told("ready again", check), 15, f"the end of {check}")
+
+    def settles(self) -> None:
+        """All that was acknowledged is there once, nothing that was not, and views and audit log agree."""
+        assert self.create().status_code == 201
+        made = [
+            event.subject.removeprefix("key:")
+            for page in Ledger(unchecked_client(self.service_store, 5)).pages(0, 1000)
+            for event in map(decode, page)
+            if event.type == "KeyCreated"
+        ]
+        assert sorted(made) == sorted([*self.acknowledged, self.token.split("_")[1][:12]])
+        assert self.service.run("replay", "--check").returncode == 0
+        until(lambda: "0 events and" in self.service.run("audit", "status").stdout, 30, "the audit log's end")
+        assert self.service.run("audit", "check").returncode == 0
+
+    @property
+    def service_store(self) -> str:
+        return EmbeddedServer.in_directory(self.service.data_dir).url
+
+    def _told(self, what: str, check: str) -> bool:
+        lines = (line.partition(" | ")[2] for line in self.service.output.splitlines() if " | {" in line)
+        facts = [json.loads(line) for line in lines]
+        return any((fact["event"], fact.get("check")) == (what, check) for fact in facts)
+
+
+@contextmanager
+def started(data_dir: Path, **settings: str) -> Iterator[Platform]:
+    service = Service(data_dir, KEYLEDGER_RATE_LIMIT="0", KEYLEDGER_LOG_FORMAT="json", **settings)
+    service.start()
+    try:
+        yield Platform(service)
+    finally:
+        assert service.stop() == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own."""
+    if os.geteuid() != 0:
+        need(None, "a disk that may be filled (mounting one takes root)")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount, umount = need(shutil.which("mount"), "mount"), need(shutil.which("umount"), "umount")
+    subprocess.run([mount, "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run([umount, "--lazy", place], check=True)
+
+
+def test_a_full_disk_stops_the_store_until_there_is_room(small_disk: Path) -> None:
+    with started(small_disk / "data") as platform:
+        for _ in range(20):
+            assert platform.create().status_code == 201
+        ballast = small_disk / "ballast"
+        _fill(ballast, leaving=64 * 1024)
+        until(lambda: platform.create(description="x" * 500).status_code != 201, 60, "a refusal")
+        assert platform.refused[-1].status_code == 503
+        platform.sees("store", "does not answer")
+        platform.sees("disk", "is full", "Make room")
+        assert "store waits: The disk" in platform.service.output
+        ends = platform.service.output.count("store ended")
+        for _ in range(20):
+            assert platform.create().status_code == 503
+            assert platform.verdict(platform.token) == "503"
+        assert platform.service.output.count("store ended") == ends  # nothing made it start and end again
+        ballast.unlink()
+        platform.recovers("disk")
+        platform.refused.clear()
+        assert platform.verdict(platform.token) == "VALID"
+        platform.settles()
+
+
+def _fill(ballast: Path, leaving: int) -> None:
+    with ballast.open("wb") as file:
+        file.write(bytes(shutil.disk_usage(ballast.parent).free - leaving))
+
+
+def test_a_store_without_memory_refuses_and_harms_nothing(tmp_path: Path) -> None:
+    with started(tmp_path / "data") as platform:
+        assert platform.create().status_code == 201
+        with unchecked_client(platform.service_store, 5) as store:
+            store.config_set("maxmemory", store.info("memory")["used_memory"] + 800_000)
+            until(lambda: platform.create(description="x" * 500).status_code != 201, 60, "a refusal")
+            refused = platform.refused[-1]
+            assert refused.status_code == 503
+            assert "out of memory" in refused.json()["detail"]
+            assert "Nothing was done" in refused.json()["detail"]
+            platform.sees("store", "out of memory", "maxmemory")
+            assert platform.verdict(platform.token) == "VALID"  # it takes reading alone
+            store.config_set("maxmemory", 0)
+        platform.recovers("store")
+        platform.settles()
+
+
+def test_a_database_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    with postgresql_cluster() as directory:
+        database = PostgreSQL(directory)
+        url = f"postgresql://keyledger@/postgres?host={directory}"
+        with started(tmp_path / "data", KEYLEDGER_AUDIT_DATABASE_URL=url) as platform:
+            assert platform.create().status_code == 201
+            database.stop()
+            for _ in range(5):
+                assert platform.create().status_code == 201
+            platform.sees("audit", "database")
+            assert platform.verdict(platform.token) == "VALID"
+            answer = requests.get(
+                f"{platform.service.url}/v1/audit/entries", headers=platform.headers, timeout=15
+            )
+            assert answer.status_code == 503
+            database.start()
+            platform.recovers("audit")
+            platform.settles()
+
+
+def test_a_clock_that_is_set_back_an_hour_loses_no_order_and_revives_no_key(tmp_path: Path) -> None:
+    library = need(next(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None), "faketime")
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    faked = {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    with started(tmp_path / "data", **faked) as platform:
+        soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
+        token = platform.create(expires_at=soon).json()["api_key"]
+        assert platform.verdict(token) == "VALID"
+        until(lambda: platform.verdict(token) == "EXPIRED", 10, "the end of the key")
+        assert platform.create().status_code == 201  # from here on the ledger knows how late it is
+        until(lambda: not platform.wrong(), 10, "readiness")
+        offset.write_text(f"-{_HOUR}")
+        platform.sees("clock", "set back")
+        (last,) = re.findall(r"(?m)^keyledger_ledger_last_event_timestamp_seconds (\S+)$", platform.figures())
+        assert abs(float(last) - time.time()) < 60
+        for _ in range(5):
+            assert platform.create().status_code == 201
+        assert platform.verdict(token) == "EXPIRED"
+        offset.write_text("+0")
+        platform.recovers("clock")
+        times = [record.at for record in Ledger(unchecked_client(platform.service_store, 5)).read(0, 100)]
+        assert times == sorted(times)
+        platform.settles()

@@ -1,0 +1,150 @@
+"""What whoever operates Keyledger sees of it: figures of all processes together, and lines to follow."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.real import Service, children, until
+
+DOCS = Path(__file__).parents[2] / "docs"
+RULES = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"][0]["rules"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_LOG_FORMAT="json")
+    service.start()
+    yield service
+    assert service.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def headers(running: Service) -> dict[str, str]:
+    return {"Authorization": f"Bearer {running.key('keyledger:admin')}"}
+
+
+def figures(service: Service) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = requests.get(f"{service.url}/metrics", timeout=5).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def figure(service: Service, name: str, **labels: str) -> float:
+    return figures(service).get((name, frozenset(labels.items())), 0.0)
+
+
+def lines(service: Service, program: str) -> list[dict[str, Any]]:
+    found = re.findall(rf"(?m)^{program} +\| (\{{.*\}})$", service.output)
+    return [json.loads(line) for line in found]
+
+
+def test_what_every_web_process_counted_is_added_up(running: Service, headers: dict[str, str]) -> None:
+    codes = Counter({"VALID": 30, "MALFORMED": 20})
+    route = {"method": "POST", "route": "/v1/keys/verify", "status": "200"}
+    counted = "keyledger_http_request_duration_seconds_count"
+    before = {code: figure(running, "keyledger_verdicts_total", code=code) for code in codes}
+    requests_before = figure(running, counted, **route)
+    token = headers["Authorization"].partition(" ")[2]
+    for code in codes.elements():  # each on a connection of its own, which any of the processes may get
+        body = {"api_key": token if code == "VALID" else "no key"}
+        answer = requests.post(f"{running.url}/v1/keys/verify", json=body, headers=headers, timeout=5)
+        assert answer.json()["code"] == code
+    for _ in range(10):  # whoever answers
+        for code, count in codes.items():
+            assert figure(running, "keyledger_verdicts_total", code=code) - before[code] == count
+        assert figure(running, counted, **route) - requests_before == codes.total()
+    assert len(children(running.pid("services.cli", "web"))) > 1
+
+
+def test_commands_are_counted_by_kind_and_outcome(running: Service, headers: dict[str, str]) -> None:
+    def counted(command: str, outcome: str) -> float:
+        return figure(running, "keyledger_commands_total", command=command, outcome=outcome)
+
+    url = f"{running.url}/v1/keys"
+    before = counted("create_key", "done"), counted("change_key", "refused")
+    made = requests.post(url, json={"name": "Counted"}, headers=headers, timeout=5).json()
+    requests.patch(f"{url}/000000000000", json={"enabled": False}, headers=headers, timeout=5)
+    assert (counted("create_key", "done"), counted("change_key", "refused")) == (before[0] + 1, before[1] + 1)
+    stale = requests.patch(
+        f"{url}/{made['id']}", json={"enabled": False}, headers=headers | {"If-Match": '"9"'}, timeout=5
+    )
+    assert stale.status_code == 412
+    assert counted("change_key", "conflict") == 1
+    assert figure(running, "keyledger_command_duration_seconds_count", command="create_key") >= 1
+
+
+def test_what_strangers_ask_for_makes_no_new_figures(running: Service) -> None:
+    for number in range(5):
+        requests.request(f"ODD{number}", f"{running.url}/nowhere/{number}", timeout=5)
+    labels = [dict(labels) for _, labels in figures(running)]
+    assert not [each for each in labels if "nowhere" in each.get("route", "")]
+    assert not [each for each in labels if each.get("method", "").startswith("ODD")]
+    assert [each for each in labels if (each.get("method"), each.get("route")) == ("other", "none")]
+
+
+def test_a_request_can_be_followed_from_the_edge_to_the_audit_log(
+    running: Service, headers: dict[str, str]
+) -> None:
+    edge = headers | {"X-Request-Id": "edge-7c1.a_b"}
+    made = requests.post(f"{running.url}/v1/keys", json={"name": "Followed"}, headers=edge, timeout=5)
+    assert made.headers["X-Request-Id"] == "edge-7c1.a_b"
+    key_id = made.json()["id"]
+    history = requests.get(f"{running.url}/v1/keys/{key_id}/history", headers=headers, timeout=5).json()
+    assert [event["request"]["id"] for event in history["events"]] == ["edge-7c1.a_b"]
+
+    def commands() -> list[dict[str, Any]]:
+        return [line for line in lines(running, "web") if line.get("request_id") == "edge-7c1.a_b"]
+
+    def jobs() -> list[dict[str, Any]]:
+        return [line for line in lines(running, "worker") if "edge-7c1.a_b" in line.get("requests", [])]
+
+    until(lambda: commands() and jobs(), what="the lines of the command and of the job")
+    (command,) = commands()
+    assert (command["event"], command["outcome"], command["level"]) == ("create_key", "done", "info")
+    address = f"{running.url}/v1/audit/entries?key_id={key_id}"
+    entries = requests.get(address, headers=headers, timeout=5).json()["entries"]
+    assert [entry["request"]["id"] for entry in entries] == ["edge-7c1.a_b"]
+
+
+def test_each_alert_asks_for_figures_that_there_are(running: Service, headers: dict[str, str]) -> None:
+    assert running.run("audit", "check").returncode == 0
+    requests.post(f"{running.url}/v1/keys", json={"name": "Any"}, headers=headers, timeout=5)
+    requests.post(f"{running.url}/v1/keys/verify", json={"api_key": "no key"}, headers=headers, timeout=5)
+    known = {name for name, _ in figures(running)}
+    asked = {name for rule in RULES for name in re.findall(r"keyledger_\w+", rule["expr"])}
+    assert len(asked) >= 15
+    assert asked <= known
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+
+
+def test_each_alert_asks_for_labels_that_there_are(running: Service, headers: dict[str, str]) -> None:
+    requests.get(f"{running.url}/v1/forward-auth", headers=headers, timeout=5)
+    values: dict[str, set[str]] = {}
+    for _, labels in figures(running):
+        for name, value in labels:
+            values.setdefault(name, set()).add(value)
+    values["outcome"] = {"done", "refused", "conflict", "unavailable", "failed"}
+    values["command"] |= {"sign_in"}
+    values["status"] |= {"503"}
+    for rule in RULES:
+        for name, sign, pattern in re.findall(r"(\w+)(=~?)\"([^\"]+)\"", rule["expr"]):
+            for alternative in pattern.split("|") if sign == "=~" else [pattern]:
+                assert any(re.fullmatch(alternative, value) for value in values[name]), (rule["alert"], name)
+
+
+def test_every_check_is_a_figure_and_all_are_well(running: Service) -> None:
+    for check in ("store", "disk", "verifier", "clock", "views", "audit"):
+        assert figure(running, "keyledger_ready", check=check) == 1
+    assert figure(running, "keyledger_disk_free_bytes") > 0
+    assert figure(running, "keyledger_store_memory_bytes") > 0

@@ -1,0 +1,137 @@
+"""What the logs say, and what they never say, whoever wrote the line."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import nullcontext
+from secrets import randbelow
+
+import pytest
+import structlog
+
+from services.accounts.credentials import Passwords
+from services.audit.signing import Signer
+from services.keys.key_material import ApiKey, mint
+from shared.commands import command, observe
+from shared.connections import StoreUnavailableError
+from shared.errors import AdvisedError
+from shared.events import Request
+from shared.identity import ForbiddenError, Principal
+from shared.ledger import VersionConflictError
+from shared.telemetry import configure_logs, redacted
+
+PRINCIPAL = Principal(kind="key", id="abc", label="ci", workspace="default", scopes=frozenset())
+REQUEST = Request(id="edge-1", ip=None, user_agent=None)
+
+
+@pytest.fixture(autouse=True)
+def logs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """As a process has them whose standard error, `capfd`, is no terminal."""
+    capfd.readouterr()
+    monkeypatch.delenv("KEYLEDGER_LOG_FORMAT", raising=False)
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    configure_logs()
+    structlog.configure(cache_logger_on_first_use=False)
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+
+def raise_it(*secrets: str) -> None:
+    raise ValueError(*secrets)
+
+
+def key() -> ApiKey:
+    return mint("kl", "default", randbelow)
+
+
+def test_a_line_is_json_with_time_level_and_the_request(capfd: pytest.CaptureFixture[str]) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="edge-1"):
+        structlog.get_logger().warning("store away", error="it is gone")
+        logging.getLogger("a.library").warning("its own %s", "words")
+    ours, theirs = lines(capfd)
+    assert ours.pop("timestamp") <= theirs.pop("timestamp")  # type: ignore[operator]  # both are text
+    assert ours == {"event": "store away", "error": "it is gone", "level": "warning", "request_id": "edge-1"}
+    assert theirs == {"event": "its own words", "level": "warning", "request_id": "edge-1"}
+
+
+def test_no_secret_is_in_a_line_in_whatever_way_it_comes(capfd: pytest.CaptureFixture[str]) -> None:
+    made = key()
+    token = made.reveal()
+    password_hash = Passwords().hash_password("a long password")
+    log = structlog.get_logger()
+    log.info(
+        "typed", token=made, nested={"deep": [token, token[:-1]]}, binary=token.encode(), named={token: 1}
+    )
+    log.info(token, url=f"redis://user:{'pass' * 4}@host:6379/0", hashed=password_hash)
+    logging.getLogger("a.library").error("it got %s of %r", token, made)
+    try:
+        raise_it(token, password_hash)
+    except ValueError:
+        log.exception("with a traceback")
+        logging.getLogger("a.library").exception("with another")
+    written = capfd.readouterr().err
+    assert written.count("\n") == 5
+    for secret in (token, token[10:36], password_hash, password_hash.split("$")[-1], "passpass"):
+        assert secret not in written
+    assert made.hint[:7] in written
+    assert "@host:6379/0" in written
+    assert "Traceback" in written
+
+
+def test_a_private_key_is_not_told(tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("key") / "key.pem"
+    _ = Signer(file).public_key
+    text = json.dumps({"content": file.read_text()})
+    body = file.read_text().splitlines()[1]
+    assert body in text
+    assert body not in redacted(text)
+
+
+def test_other_words_stay_as_they_are() -> None:
+    words = "kl_3fA9…x7Qz at http://127.0.0.1:8000/keys?a=b@c, request 7f3a of position_1, " + "0f" * 32
+    assert redacted(words) == words
+
+
+@command("try_it")
+def attempt(_: Principal, error: Exception | None, request: Request, result: object = True) -> object:
+    assert request
+    if error:
+        raise error
+    return result
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "done"),
+        (ForbiddenError(PRINCIPAL, "keyledger:admin"), "refused"),
+        (VersionConflictError("key:a", 1, 2), "conflict"),
+        (AdvisedError("Look again."), "refused"),
+        (StoreUnavailableError("It is away."), "unavailable"),
+        (KeyError("a mistake of ours"), "failed"),
+    ],
+)
+def test_a_command_is_told_once_with_its_outcome(
+    capfd: pytest.CaptureFixture[str], error: Exception | None, outcome: str
+) -> None:
+    seen: list[tuple[str, str]] = []
+    observe(lambda name, how, seconds: seen.append((name, how)) if seconds >= 0 else None)
+    with pytest.raises(type(error)) if error else nullcontext():
+        attempt(PRINCIPAL, error, request=REQUEST)
+    (line,) = lines(capfd)
+    told = {"event": "try_it", "outcome": outcome, "actor": "abc", "workspace": "default"}
+    assert told | {"request_id": "edge-1"} == {name: line[name] for name in (*told, "request_id")}
+    assert line.get("error") == (type(error).__name__ if error else None)
+    assert seen == [("try_it", outcome)]
+
+
+def test_no_result_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
+    assert attempt(PRINCIPAL, None, REQUEST, None) is None
+    assert lines(capfd)[0]["outcome"] == "refused"
