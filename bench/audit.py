@@ -31,12 +31,12 @@ _BACKLOG = 100_000  # events
 _PAGE = 1_000
 
 
-def figures() -> Iterator[Figure | str]:
+def figures() -> Iterator[Figure]:
     """On SQLite, with relay and worker as processes of their own."""
     with fresh_store() as url, tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
         log = AuditLog(f"sqlite:///{directory}/audit.db")
         with _running(url, directory), connect(url) as store:
-            yield measured("audited", store, lambda: log.last().position, _REST_S)
+            yield from measured("audited", store, lambda: log.last().position, _REST_S)
     with (
         fresh_store() as url,
         connect(url, timeout=60) as store,

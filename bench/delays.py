@@ -2,11 +2,12 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Thread
 
 from redis import Redis
 
+from bench.figures import Figure
 from services.keys.commands import KeyCommands, NewKey
 from services.parts import new_id, now_ms
 from shared.events import Request
@@ -22,14 +23,13 @@ _CALLER = Principal(
 _REQUEST = Request(id="bench", ip=None, user_agent=None)
 
 
-def measured(what: str, store: Redis, reached: Callable[[], int], rest_s: float) -> str:
-    """In words. `reached` is the last position that the reader has; it is asked every `rest_s` seconds."""
+def measured(what: str, store: Redis, reached: Callable[[], int], rest_s: float) -> Iterator[Figure]:
+    """`reached` is the last position that the reader has; it is asked every `rest_s` seconds."""
     delays = sorted(_delays(store, reached, rest_s))
-    median, p99 = delays[len(delays) // 2], delays[len(delays) * 99 // 100]
-    return (
-        f"acknowledged to {what} at {_RATE} commands/s: median {median * 1000:.1f} ms, "
-        f"p99 {p99 * 1000:.1f} ms, worst {delays[-1] * 1000:.1f} ms"
-    )
+    places = {"median": len(delays) // 2, "p99": len(delays) * 99 // 100, "worst": -1}
+    for name, place in places.items():
+        told = f"acknowledged to {what} at {_RATE} commands/s, {name}"
+        yield Figure(told, delays[place] * 1000, unit="ms")
 
 
 def _delays(store: Redis, reached: Callable[[], int], rest_s: float) -> list[float]:

@@ -10,21 +10,28 @@ _ROUNDS = 5
 
 
 class Figure(NamedTuple):
-    """A rate beside the rate of the bare work that it cannot do without, per second."""
+    """A figure; where there is such, beside that of the bare work that it needs, of the same run."""
 
     name: str
-    rate: float
-    floor: float
+    value: float
+    floor: float | None = None
+    unit: str = "/s"
 
     @property
-    def ratio(self) -> float:
-        """How much of the floor is reached."""
-        return self.rate / self.floor
+    def cells(self) -> tuple[str, str, str, str]:
+        """Name, figure, floor, ratio."""
+        if self.floor is None:
+            return self.name, self._told(self.value), "", ""
+        return self.name, self._told(self.value), self._told(self.floor), f"{self.value / self.floor:.2f}"
+
+    def _told(self, value: float) -> str:
+        digits = 0 if value >= 100 or self.unit == "/s" else 2
+        return f"{value:,.{digits}f}{'' if self.unit == '/s' else ' '}{self.unit}"
 
     def __str__(self) -> str:
-        return (
-            f"{self.name:<44} {self.rate:>12,.0f}/s   floor {self.floor:>12,.0f}/s   ratio {self.ratio:.2f}"
-        )
+        name, figure, floor, ratio = self.cells
+        beside = f"   floor {floor:>14}   ratio {ratio}" if floor else ""
+        return f"{name:<64} {figure:>14}{beside}"
 
 
 def timed(work: Callable[[], object]) -> float:

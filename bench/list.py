@@ -5,7 +5,7 @@ itself tells how long its longest command took.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from bench.events import created, event_with
+from bench.figures import Figure
 from bench.store import fresh_store
 from services.keys import rebuild
 from services.keys.criteria import ALL, SORTS, Criteria, Sort
@@ -30,19 +31,14 @@ _SLOW_US = 100  # commands that take longer are noted by the store
 _START = 1_790_000_000_000
 
 
-class _Shown(NamedTuple):
-    """How long a page took, in ms."""
+class _Times(NamedTuple):
+    """How long a reading took, in ms."""
 
-    name: str
     middle: float
     worst: float
-    keys: int
-
-    def __str__(self) -> str:
-        return f"{self.name:<52} median {self.middle:>6.2f} ms, worst {self.worst:>6.2f} ms, {self.keys} keys"
 
 
-def figures() -> Iterator[object]:
+def figures() -> Iterator[Figure]:
     """Each page, the floor, and the store's slowest commands."""
     with fresh_store() as url, connect(url, timeout=60) as store:
         _fill(store)
@@ -52,17 +48,22 @@ def figures() -> Iterator[object]:
         store.config_set("slowlog-max-len", 10_000)
         store.slowlog_reset()
         rebuild.replay(Ledger(store), Views(store))
-        yield f"slowest command of the store while {_KEYS:,} keys are projected: {_slowest(store)}"
+        what = f"slowest command of the store while {_KEYS:,} keys are projected"
+        yield Figure(what, _slowest(store), unit="ms")
         store.slowlog_reset()
         yield from _pages(Views(store))
-        yield f"slowest command of the store in all these lists: {_slowest(store)}"
+        yield Figure("slowest command of the store in all these lists", _slowest(store), unit="ms")
 
 
-def _pages(views: Views) -> Iterator[_Shown]:
+def _pages(views: Views) -> Iterator[Figure]:
     ids = [key.id for key in _read(views)]
-    yield _shown(f"floor: {_LIMIT} rows by their ids", partial(views.live().rows, ids))
+    floor = _timed(partial(views.live().rows, ids)).middle  # as many rows by their ids
+    worst = 0.0
     for name, criteria in _asked():
-        yield _shown(name, partial(_read, views, criteria))
+        times = _timed(partial(_read, views, criteria))
+        worst = max(worst, times.worst)
+        yield Figure(f"list of {_KEYS:,}: {name}, median", times.middle, floor, "ms")
+    yield Figure(f"list of {_KEYS:,}: the slowest page of all", worst, floor, "ms")
 
 
 def _read(views: Views, criteria: Criteria = ALL) -> list[Key]:
@@ -90,21 +91,20 @@ def _asked() -> Iterator[tuple[str, Criteria]]:
     yield "elder that are active, by created_at", Criteria("elder", "active", "created_at")
 
 
-def _shown(name: str, read: Callable[[], Sized]) -> _Shown:
-    took, keys = list[float](), 0
+def _timed(read: Callable[[], object]) -> _Times:
+    took = []
     for _ in range(_ROUNDS):
         start = time.perf_counter()
-        keys = len(read())
+        read()
         took.append((time.perf_counter() - start) * 1000)
-    return _Shown(name, median(took), max(took), keys)
+    return _Times(median(took), max(took))
 
 
-def _slowest(store: Redis) -> str:
+def _slowest(store: Redis) -> float:
+    """In ms; those that took less than the store notes count as just that."""
     noted: list[dict[str, Any]] = store.slowlog_get(10_000)
-    if not noted:
-        return f"none took {_SLOW_US} µs"
-    slowest = max(noted, key=lambda command: command["duration"])
-    return f"{slowest['duration'] / 1000:.2f} ms, {slowest['command'].split()[0].decode()}"
+    slowest: int = max([_SLOW_US, *(command["duration"] for command in noted)])
+    return slowest / 1000
 
 
 def _fill(store: Redis) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from bench.delays import measured
+from bench.figures import Figure
 from bench.store import fresh_store
 from services.keys.views import Views
 from shared.connections import connect
@@ -13,7 +14,7 @@ from shared.connections import connect
 _REST_S = 0.0005
 
 
-def figures() -> Iterator[str]:
+def figures() -> Iterator[Figure]:
     """With the projector as a process of its own."""
     with fresh_store() as url, connect(url) as writing, connect(url) as reading:
         environment = os.environ | {"KEYLEDGER_REDIS_URL": url, "KEYLEDGER_SECRET_KEY": "s" * 32}
@@ -21,6 +22,6 @@ def figures() -> Iterator[str]:
         views = Views(reading)
         with subprocess.Popen(command, env=environment) as projector:
             try:
-                yield measured("visible", writing, lambda: views.live().checkpoint().position, _REST_S)
+                yield from measured("visible", writing, lambda: views.live().checkpoint().position, _REST_S)
             finally:
                 projector.terminate()

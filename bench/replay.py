@@ -48,9 +48,10 @@ def figures() -> Iterator[Figure | str]:
             floor = _floor(store, packed)
             yield Figure(f"replay, {size:,} events", size / took, size / floor)
     yield Figure(f"replay --check, {size:,} events", size / checked, size / floor)
-    yield f"cost of an event at {_SIZES[-1]:,} events beside {_SIZES[0]:,}: {costs[-1] / costs[0]:.2f}"
-    yield f"bytes in the store per key with two events: {per_key:,.0f}"
-    yield f"peak memory of the client that replayed {_SIZES[-1]:,} events: {peak:,.0f} MiB"
+    what = f"replay, an event of {_SIZES[-1]:,} beside one of {_SIZES[0]:,}"
+    yield Figure(what, costs[-1] * 1e6, costs[0] * 1e6, "µs")
+    yield Figure("replay, bytes in the store per key with two events", per_key, unit="bytes")
+    yield Figure(f"replay, peak memory of the client at {_SIZES[-1]:,} events", peak, unit="MiB")
 
 
 def _replay(ledger: Ledger, views: Views) -> float:

@@ -56,7 +56,7 @@ _CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def figures() -> Iterator[Figure | str]:
+def figures() -> Iterator[Figure]:
     """The slowest of each database."""
     with tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
         yield from _figures("SQLite", f"sqlite:///{directory}/audit.db")
@@ -64,21 +64,21 @@ def figures() -> Iterator[Figure | str]:
         yield from _figures("PostgreSQL", f"postgresql://keyledger@/postgres?host={socket}")
 
 
-def _figures(name: str, url: str) -> Iterator[Figure | str]:
+def _figures(name: str, url: str) -> Iterator[Figure]:
     log = AuditLog(url)
     start = time.perf_counter()
     for first in range(0, _ENTRIES, _PAGE):
         log.append([_record(number) for number in range(first, first + _PAGE)])
     rate = _ENTRIES / (time.perf_counter() - start)
-    yield f"{name}: {_ENTRIES:,} entries, {rate:,.0f}/s appended with their index"
+    yield Figure(f"{name}, {_ENTRIES:,} audit entries appended with their index", rate)
     floor = _time(lambda: list(log.walk(_ENTRIES, _ENTRIES - _LIMIT - 1)))
     times = {case: _time(partial(_search, log, of)) for case, of in _CASES.items()}
     usual = median(times.values())
-    yield f"  bare newest rows {floor * 1000:.1f} ms; first page, median {usual * 1000:.1f} ms; the slowest:"
+    yield Figure(f"{name}, first page of a filter, median", usual * 1000, floor * 1000, "ms")
     for case, took in sorted(times.items(), key=lambda each: -each[1])[:4]:
-        yield f"  {case}: {took * 1000:.1f} ms"
+        yield Figure(f"{name}, first page of the slowest: {case}", took * 1000, floor * 1000, "ms")
     drawn = {case: _time(partial(_draw, log, of)) for case, of in _CASES.items()}
-    yield f"  the chart, which is asked for by itself: {max(drawn.values()) * 1000:.1f} ms at most"
+    yield Figure(f"{name}, the slowest chart", max(drawn.values()) * 1000, floor * 1000, "ms")
     log.close()
 
 

@@ -44,13 +44,13 @@ _PAGE = 1_000
 _EMPTY = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
-def figures() -> Iterator[Figure | str]:
+def figures() -> Iterator[Figure]:
     """Over HTTP, then in process."""
     yield from _over_http()
     yield from _in_process()
 
 
-def _over_http() -> Iterator[Figure | str]:
+def _over_http() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="kl-bench-") as directory, _floor() as floor:
         service = Service(Path(directory), KEYLEDGER_RATE_LIMIT="0")
         service.start()
@@ -60,7 +60,7 @@ def _over_http() -> Iterator[Figure | str]:
             service.stop()
 
 
-def _calls(service: Service, floor: int) -> Iterator[Figure | str]:
+def _calls(service: Service, floor: int) -> Iterator[Figure]:
     admin, key = service.key("keyledger:admin"), service.key("orders:read")
     verify = _post("/v1/keys/verify", admin, {"api_key": key, "scopes": ["orders:read"]})
     gate = (
@@ -71,13 +71,13 @@ def _calls(service: Service, floor: int) -> Iterator[Figure | str]:
         for name, request in asked.items():
             yield _beside(f"{name}, {connections} connections", service.port, request, floor, connections)
     create = _post("/v1/keys", admin, {"name": "Benchmark", "scopes": ["orders:read"]})
-    before, start = _cpu(service), time.perf_counter()
+    before = _cpu(service)
     figure = _beside("POST /v1/keys, 16 connections, fsync always", service.port, create, floor, 16)
     spent = {name: seconds - before[name] for name, seconds in _cpu(service).items()}
     yield figure
-    made = figure.rate * _ROUNDS * _SECONDS
-    shares = ", ".join(f"{name} {seconds / made * 1e6:,.0f}" for name, seconds in spent.items())
-    yield f"  µs of CPU for a key made: {shares}; {time.perf_counter() - start:.0f} s with the floor's"
+    made = figure.value * _ROUNDS * _SECONDS
+    for name, seconds in spent.items():
+        yield Figure(f"POST /v1/keys, CPU of {name} for a key", seconds / made * 1e6, unit="µs")
 
 
 def _beside(name: str, port: int, request: bytes, floor: int, connections: int) -> Figure:
@@ -134,7 +134,7 @@ def _computed(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _in_process() -> Iterator[Figure | str]:
+def _in_process() -> Iterator[Figure]:
     """Each in processes of its own, for one that has worked already has its memory in disorder."""
     with (
         fresh_store() as small,
@@ -150,23 +150,23 @@ def _in_process() -> Iterator[Figure | str]:
             (few.submit(_rate, small).result(), many.submit(_rate, large).result()) for _ in range(_ROUNDS)
         ]
         of_few, of_many = (median(rates) for rates in zip(*pairs, strict=True))
-        yield f"verdicts in process, on one core: {of_few:,.0f}/s"
+        yield Figure("verdicts in process, on one core", of_few)
         yield Figure(f"verdicts with {_MANY:,} keys beside {_FEW:,}", of_many, of_few)
-        yield remembering.submit(_remembered, large).result()
+        yield from remembering.submit(_remembered, large).result()
 
 
-def _remembered(url: str) -> str:
+def _remembered(url: str) -> list[Figure]:
     """What it costs a process to be asked about many keys."""
     with _verifier(url) as verifier:
         before, start = _resident(), time.perf_counter()
         for position in range(1, _REMEMBERED + 1):
             assert verifier(_token(position).reveal()).code == "VALID"
         took, grown = time.perf_counter() - start, _resident() - before
-    size, first = grown / _REMEMBERED, took / _REMEMBERED * 1e6
-    return (
-        f"memory of {_REMEMBERED:,} keys: {grown / 2**20:,.0f} MiB, {size:,.0f} bytes a key; "
-        f"the process {_resident() / 2**20:,.0f} MiB; a first verdict {first:,.0f} µs"
-    )
+    return [
+        Figure(f"a remembered key of {_REMEMBERED:,}", grown / _REMEMBERED, unit="bytes"),
+        Figure(f"a process that remembers {_REMEMBERED:,} keys", _resident() / 2**20, unit="MiB"),
+        Figure("a first verdict on a key", took / _REMEMBERED * 1e6, unit="µs"),
+    ]
 
 
 def _token(position: int) -> ApiKey:

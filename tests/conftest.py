@@ -5,9 +5,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import fakeredis
 import pytest
+import structlog
 from redis import Redis
 
 from shared.connections import connect
@@ -21,6 +23,14 @@ _ROOM = 2 * 1024**3  # bytes
 if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
     os.environ["TMPDIR"] = str(_MEMORY)
     tempfile.tempdir = None  # so that it is read again
+
+
+def _drop(*_: object) -> NoReturn:
+    raise structlog.DropEvent
+
+
+# What nobody captures is told to nobody, for the telling costs each command some time.
+structlog.configure(processors=[_drop])
 
 _DURABLE = ["--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no"]
 

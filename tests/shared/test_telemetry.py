@@ -30,13 +30,13 @@ def logs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     capfd.readouterr()
     monkeypatch.delenv("KEYLEDGER_LOG_FORMAT", raising=False)
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    before, level, ours = root.handlers[:], root.level, structlog.get_config()
     configure_logs()
     structlog.configure(cache_logger_on_first_use=False)
     yield
     root.handlers[:] = before
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**ours)
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
