@@ -75,8 +75,15 @@ class EmbeddedServer:
         """Makes the directories that are missing, and starts nothing. Raises DataDirectoryError."""
         make_data_directory(data_dir)
         with _writing_to(data_dir):
-            data_dir = data_dir.resolve()
             (data_dir / "store").mkdir(mode=0o700, exist_ok=True)
+        server = cls.found_in(data_dir)
+        _make_room_for(server.socket, server.data_dir)
+        return server
+
+    @classmethod
+    def found_in(cls, data_dir: Path) -> "EmbeddedServer":
+        """The same where it may be that nothing is: makes nothing."""
+        data_dir = data_dir.resolve()
         return cls(data_dir, _socket_path(data_dir))
 
     @property
@@ -98,6 +105,17 @@ class EmbeddedServer:
         }
         return [_binary(), *_words(options)]
 
+    def is_taken(self) -> bool:
+        """Whether somebody runs it, or keeps it to start it again. Raises DataDirectoryError."""
+        with _writing_to(self.data_dir):
+            if not (self.data_dir / "server.lock").exists():
+                return False
+            lock = os.open(self.data_dir / "server.lock", os.O_RDONLY)
+        try:
+            return not _locked(lock, fcntl.LOCK_SH)
+        finally:
+            os.close(lock)
+
     def is_ready(self) -> bool:
         """Whether it answers now; False while it still loads its data."""
         try:
@@ -112,12 +130,18 @@ class EmbeddedServer:
 
         Raises DataDirectoryError, StoreUnavailableError.
         """
+        with self.used():
+            self._start_or_wait()
+            yield
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Keeps a server that runs from being stopped meanwhile, and starts none. Raises the same."""
         with self._open_lock("users.lock") as users:
             # Somebody has it alone only while a server is being stopped.
             if not _within(_SILENCE_S, lambda: _locked(users, fcntl.LOCK_SH)):
                 raise StoreUnavailableError(f"The store in {self.data_dir} does not stop: end it by hand.")
             try:
-                self._start_or_wait()
                 yield
             finally:
                 if _locked(users, fcntl.LOCK_EX) and not self._stop():
@@ -264,7 +288,14 @@ def _socket_path(data_dir: Path) -> Path:
         return path
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()
     # Every process on the machine has to find the same one, whatever its TMPDIR says.
-    short = Path(f"/tmp/keyledger-{digest[:16]}")  # noqa: S108  # refused below unless it is ours alone  # nosec B108
+    return Path(f"/tmp/keyledger-{digest[:16]}/valkey.sock")  # noqa: S108  # see _make_room_for  # nosec B108
+
+
+def _make_room_for(socket: Path, data_dir: Path) -> None:
+    """Makes the short directory, and refuses it unless it is ours alone. Raises DataDirectoryError."""
+    short = socket.parent
+    if short == data_dir / "store":
+        return
     with _writing_to(data_dir):
         short.mkdir(mode=0o700, exist_ok=True)
         found = short.lstat()
@@ -273,7 +304,6 @@ def _socket_path(data_dir: Path) -> Path:
             f"{short} is not a directory of your own that is closed to others: remove it, or set a "
             "KEYLEDGER_DATA_DIR with a shorter path."
         )
-    return short / "valkey.sock"
 
 
 @contextmanager

@@ -34,9 +34,9 @@ class Numbered(NamedTuple):
 class AuditLog:
     """Append and walk. It connects when it is first used; every method raises AuditDatabaseError."""
 
-    def __init__(self, url: str) -> None:
-        """`url` is as SQLAlchemy takes it: SQLite or PostgreSQL."""
-        self._database = Database(url)
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """`url` is as SQLAlchemy takes it: SQLite or PostgreSQL. `read_only` makes nothing."""
+        self._database = Database(url, read_only=read_only)
         self.search = Search(self._database)
 
     def close(self) -> None:

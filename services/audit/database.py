@@ -110,12 +110,15 @@ class AuditDatabaseError(AdvisedError):
 class Database:
     """Transactions on the audit log's database, which is connected to and set up when it is first used."""
 
-    def __init__(self, url: str) -> None:
-        """`url` is as SQLAlchemy takes it. Raises AuditDatabaseError for one of no use."""
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """`url` is as SQLAlchemy takes it. Raises AuditDatabaseError for one of no use.
+
+        `read_only` makes nothing that is missing, and changes nothing.
+        """
         parsed = _parse(url)
         self._place = _place(parsed)
-        self._engine = _engine(parsed)
-        self._ready = False
+        self._engine = _engine_to_read(parsed) if read_only else _engine(parsed)
+        self._ready = read_only
 
     @property
     def dialect(self) -> str:
@@ -209,6 +212,22 @@ def _engine(url: URL) -> Engine:
         pool_pre_ping=True,
         connect_args={"connect_timeout": _CONNECT_S},
     )
+
+
+def _engine_to_read(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, hide_parameters=True)
+        event.listen(engine, "do_connect", _only_read_file)
+        return engine
+    return _engine(url).execution_options(postgresql_readonly=True)
+
+
+def _only_read_file(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+    """Where nobody has the file open, SQLite would make those beside it even to read, and leave them."""
+    path = Path(arguments[0])
+    in_use = path.with_name(f"{path.name}-wal").exists()
+    arguments[0] = f"{path.absolute().as_uri()}?mode=ro{'' if in_use else '&immutable=1'}"
+    options["uri"] = True
 
 
 def _protect_file(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from shared.telemetry import configure_logs
 _COMMANDS = {
     "account": "services.cli.accounts",
     "audit": "services.cli.audit",
+    "doctor": "services.cli.doctor",
     "export": "services.cli.moving",
     "import": "services.cli.moving",
     "key": "services.cli.keys",

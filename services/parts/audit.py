@@ -1,6 +1,7 @@
 """What the processes are made of that have to do with the audit log."""
 
 from functools import cached_property
+from pathlib import Path
 
 from services.audit.audit_log import AuditLog
 from services.audit.exporting import Exports
@@ -17,20 +18,29 @@ from shared.embedded import make_data_directory
 class AuditParts(StoreParts):
     """The audit log, and what writes, signs and exports it."""
 
+    @property
+    def audit_database_url(self) -> str:
+        """Where the audit log lies: in a file of the data directory, unless that is set."""
+        return self.settings.audit_database_url or f"sqlite:///{self.settings.data_dir / 'audit.db'}"
+
+    @property
+    def audit_key_file(self) -> Path:
+        """Where the key is that signs for it."""
+        return self.settings.audit_key_file or self.settings.data_dir / "audit_key.pem"
+
     @cached_property
     def audit_log(self) -> AuditLog:
         """The audit log."""
-        if self.settings.audit_database_url:
-            return AuditLog(self.settings.audit_database_url)
-        make_data_directory(self.settings.data_dir)
-        return AuditLog(f"sqlite:///{self.settings.data_dir / 'audit.db'}")
+        if not self.settings.audit_database_url:
+            make_data_directory(self.settings.data_dir)
+        return AuditLog(self.audit_database_url)
 
     @cached_property
     def signer(self) -> Signer:
         """What signs for the audit log."""
         if self.settings.audit_key_file is None:
             make_data_directory(self.settings.data_dir)
-        return Signer(self.settings.audit_key_file or self.settings.data_dir / "audit_key.pem")
+        return Signer(self.audit_key_file)
 
     @cached_property
     def notary(self) -> Notary:

@@ -1,0 +1,79 @@
+"""The command that looks whether all is well, and says what to do where it is not."""
+
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from textwrap import wrap
+
+import click
+
+from services.cli.terminal import json_option
+from services.doctor.examination import Told, examine
+from services.doctor.findings import Level
+
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.SKIPPED: "cyan"}
+_LEVEL_WIDTH = 9
+_CHECK_WIDTH = 16
+_NARROWEST = 30  # columns for the text, to be worth it
+_INDENT = " " * (_LEVEL_WIDTH + _CHECK_WIDTH)
+
+
+@click.command("doctor")
+@json_option
+def doctor_command(as_json: bool) -> None:
+    """Look whether all is well, and say what to do where it is not. Nothing is changed.
+
+    Ends with exit status 1 if there is a problem.
+    """
+    told = []
+    for each in examine():
+        told.append(each)
+        if not as_json:
+            _print(each)
+    counts = Counter(finding.level for _, finding in told)
+    if as_json:
+        rows = [_as_json(each) for each in told]
+        click.echo(json.dumps({"ok": not counts[Level.PROBLEM], "findings": rows}))
+    else:
+        _echo(f"\n{_summary(counts)}")
+    sys.exit(1 if counts[Level.PROBLEM] else 0)
+
+
+def _print(told: Told) -> None:
+    check, finding = told
+    mark = click.style(f"{finding.level:<{_LEVEL_WIDTH}}", fg=_COLOURS[finding.level], bold=True)
+    _echo(f"{mark}{check:<{_CHECK_WIDTH}}{_hanging(finding.found)}")
+    if finding.advice:
+        _echo(f"{_INDENT}{_hanging(f'→ {finding.advice}')}")
+
+
+def _hanging(text: str) -> str:
+    """A text in as many lines as a terminal needs; elsewhere one line is easier to search."""
+    room = shutil.get_terminal_size().columns - len(_INDENT) if sys.stdout.isatty() else 0
+    if room < _NARROWEST:
+        return text
+    return f"\n{_INDENT}".join(wrap(text, room, break_long_words=False, break_on_hyphens=False))
+
+
+def _echo(text: str) -> None:
+    # Colours go to terminals alone, and to none whose owner wants them not.
+    click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _summary(counts: Mapping[Level, int]) -> str:
+    bad = [_counted(counts[level], level) for level in (Level.PROBLEM, Level.WARNING) if counts[level]]
+    found = " and ".join(bad) or "Nothing wrong was found"
+    unmade = counts[Level.SKIPPED]
+    return f"{found}; {_counted(unmade, 'check')} could not be made." if unmade else f"{found}."
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _as_json(told: Told) -> dict[str, str | None]:
+    check, finding = told
+    return {"check": check, "level": finding.level, "found": finding.found, "advice": finding.advice}

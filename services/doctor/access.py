@@ -1,0 +1,42 @@
+"""Who can reach the store."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from redis import Redis
+
+from services.doctor.addresses import is_loopback
+from services.doctor.findings import Finding, ok, warning
+from services.doctor.installation import Installation
+
+
+def check_access(installation: Installation) -> Iterator[Finding]:
+    """Whether others can reach it without a password."""
+    if installation.embedded:
+        yield ok("through a socket that belongs to this user alone")
+        return
+    options = installation.store.connection_pool.connection_kwargs
+    if options.get("password") or options.get("ssl_certfile"):
+        yield ok("it asks who connects")
+    elif "path" not in options and not is_loopback(options.get("host", "localhost")):
+        yield _open_to_others(f"at {options['host']}")
+    elif addresses := _open_addresses(installation.store):
+        yield _open_to_others(f"at {addresses}")
+    else:
+        yield ok("it can be reached from this machine alone")
+
+
+def _open_to_others(where: str) -> Finding:
+    return warning(
+        f"it takes everybody who can reach it {where}, without a password",
+        "Set `requirepass`, and the password in KEYLEDGER_REDIS_URL; and let nobody else reach it.",
+    )
+
+
+def _open_addresses(store: Redis) -> str:
+    """Where a server without a password lets others in than those on its machine; nothing, if nowhere."""
+    settings = cast("dict[str, str]", store.config_get("port", "bind", "protected-mode"))
+    if settings["port"] == "0" or settings["protected-mode"] == "yes":
+        return ""
+    addresses = (address.removeprefix("-") for address in settings["bind"].split() or ["*"])
+    return ", ".join(address for address in addresses if address == "*" or not is_loopback(address))

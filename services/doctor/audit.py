@@ -1,0 +1,108 @@
+"""The audit log: its database, whether it keeps up, was checked, and is vouched for."""
+
+from collections.abc import Iterator
+
+from services.audit.audit_log import AuditLog
+from services.audit.checkpoints import DUE_MS, unverified
+from services.audit.notes import NoteError
+from services.doctor.findings import Finding, ok, problem, warning
+from services.doctor.installation import Installation
+from services.doctor.ledger import WENT_BACKWARDS, standing
+from services.parts import now_ms
+from shared.timestamps import date_utc
+
+_DAY_MS = 24 * 60 * 60 * 1000
+_CHECK_EVERY_MS = 7 * _DAY_MS
+_OVERDUE_MS = 2 * DUE_MS
+_OLDEST_POSTGRESQL = 14  # has CREATE OR REPLACE TRIGGER
+
+
+def check_database(installation: Installation) -> Iterator[Finding]:
+    """Whether it can be read, and what it is."""
+    if installation.database_away:
+        yield installation.database_away
+        return
+    with installation.database.reading() as connection:
+        version = connection.dialect.server_version_info or ()
+    number = ".".join(map(str, version))
+    if installation.database_file:
+        yield ok(f"SQLite {number} reads {installation.database_file}")
+    elif version < (_OLDEST_POSTGRESQL,):
+        yield problem(f"PostgreSQL {number} is too old", f"Run {_OLDEST_POSTGRESQL} or later.")
+    else:
+        yield ok(f"PostgreSQL {number} answers")
+
+
+def check_audit_log(installation: Installation) -> Iterator[Finding]:
+    """Whether it keeps up with the ledger."""
+    progress = installation.standing.progress()
+    if progress.in_step:
+        advice = (
+            "See that `keyledger audit relay` and `audit worker` run; `keyledger audit status` says more."
+        )
+        yield standing(progress.lag, advice)
+        return
+    yield problem(
+        f"its last event, at position {progress.position:,}, is not in the ledger: that went backwards",
+        f"Nothing is written to it until that is mended. {WENT_BACKWARDS}",
+    )
+
+
+def check_integrity(installation: Installation) -> Iterator[Finding]:
+    """When it was checked, and what was found. A log is due for the first time when it is so old."""
+    advice = "Run `keyledger audit check`, and let a timer run it every day."
+    check, now = installation.standing.last_check(), now_ms()
+    first = installation.ledger.read(0, 1)
+    since = check.at if check else first[0].at if first else now
+    if check and not check.sound:
+        yield problem(
+            f"it was found not to be sound on {date_utc(check.at)}",
+            "`keyledger audit check` says what is wrong; docs/runbooks.md says what to do.",
+        )
+    elif now - since > _CHECK_EVERY_MS:
+        days = (now - since) // _DAY_MS
+        yield warning(f"not checked for {days} days" if check else f"never checked in {days} days", advice)
+    else:
+        yield ok(
+            f"found sound on {date_utc(check.at)}"
+            if check
+            else "not checked yet; `keyledger audit check` does it"
+        )
+
+
+def check_checkpoints(installation: Installation) -> Iterator[Finding]:
+    """Whether one vouches for it, and none that was signed is gone."""
+    log, file = installation.audit_log, installation.signer.anchor_file
+    kept, anchor = log.last_checkpoint(), installation.signer.anchor()
+    try:
+        last = unverified(kept.note) if kept else None
+        signed = unverified(anchor) if anchor else None
+    except NoteError as error:
+        yield problem(f"the last one cannot be read: {error}", "`keyledger audit check` says more.")
+        return
+    if signed and signed.sequence > (last.sequence if last else 0):
+        yield problem(
+            f"number {signed.sequence} was signed, and is gone from the database",
+            f"An older copy of it came back: docs/runbooks.md says what to do. If on purpose, remove {file}.",
+        )
+    elif last and not signed:
+        yield warning(
+            f"{file} is missing: that the end of the log was cut off would not be seen",
+            "Let the audit worker write beside its key, or keep `keyledger audit checkpoint` elsewhere.",
+        )
+    waits = _unvouched(log, last.position if last else 0)
+    if waits > _OVERDUE_MS and not installation.store_away:
+        yield problem(
+            f"none for the entries of the last {waits // 60_000} minutes",
+            "`keyledger audit status` says why the worker signs nothing.",
+        )
+    elif last:
+        yield ok(f"number {last.sequence} of {date_utc(last.time)} vouches for all up to {last.position:,}")
+    else:
+        yield ok("none yet")
+
+
+def _unvouched(log: AuditLog, position: int) -> int:
+    """How long, in ms, the oldest entry waits that lies behind the last checkpoint."""
+    first = next(log.walk(log.last().position, position), None)
+    return now_ms() - first.at if first else 0

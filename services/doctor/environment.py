@@ -1,0 +1,37 @@
+"""Reads the settings although some are of no use, so that all else can be looked at."""
+
+import os
+import re
+from dataclasses import replace
+
+from services.doctor.findings import Finding, problem
+from shared.settings import Settings, SettingsError
+
+_NAME = re.compile(r"KEYLEDGER_[A-Z_]+")
+_STORE = "KEYLEDGER_REDIS_URL"
+
+
+def read_settings() -> tuple[Settings, list[Finding]]:
+    """The settings as if those of no use were not set, and what is wrong with those.
+
+    Raises SettingsError for what no setting is the cause of.
+    """
+    environment, findings = dict(os.environ), list[Finding]()
+    try:
+        while True:
+            try:
+                settings = Settings.from_environment()
+            except SettingsError as error:
+                _set_aside(error)
+                findings.append(problem(str(error), "Set it right: no process starts before."))
+            else:
+                # It was set aside if only the secret is missing that belongs to it.
+                return replace(settings, redis_url=environment.get(_STORE) or None), findings
+    finally:
+        os.environ.update(environment)
+
+
+def _set_aside(error: SettingsError) -> None:
+    """Unsets the first setting that is set of those that an error names."""
+    if not any(os.environ.pop(name, "") for name in _NAME.findall(str(error))):
+        raise error

@@ -1,0 +1,53 @@
+"""The ledger, and the views that are built from it."""
+
+from collections.abc import Iterator
+
+from services.doctor.findings import Finding, ok, problem
+from services.doctor.installation import Installation
+from services.keys.operations import status
+from services.parts import now_ms
+from shared.lag import Lag
+from shared.ledger import LOG
+
+_LAG_MS = 30_000
+WENT_BACKWARDS = "`keyledger audit check` says what is lost; docs/runbooks.md says what to do."
+
+
+def check_ledger(installation: Installation) -> Iterator[Finding]:
+    """Where it ends, and whether any position is missing."""
+    ledger, store = installation.ledger, installation.store
+    least, head, most = store.xlen(LOG), ledger.head().position, store.xlen(LOG)
+    if least <= head <= most:
+        yield ok(f"ends at position {head:,}, and no event is missing" if head else "empty")
+        return
+    yield problem(
+        f"it ends at position {head:,} and has {most:,} events",
+        "`keyledger audit check` names the missing ones. Bring the store's files back from a copy.",
+    )
+
+
+def check_views(installation: Installation) -> Iterator[Finding]:
+    """Whether they keep up, and every key is in them."""
+    ledger, views = installation.ledger, installation.views
+    if ledger.holds(views.live().checkpoint()):
+        found = status(ledger, views, now_ms())
+        yield standing(found.lag, "See that `keyledger projector` runs, and what it prints.")
+    else:
+        yield problem(
+            "they have an event that the ledger lacks: it went backwards",
+            f"The projector builds them anew. {WENT_BACKWARDS}",
+        )
+    if parked := views.live().parked():
+        first, reason = next(iter(parked.items()))
+        yield problem(
+            f"{len(parked)} set aside, the first {first}: {reason}",
+            "`keyledger projector retry` takes them up again; `keyledger projector status` names them all.",
+        )
+
+
+def standing(lag: Lag, advice: str) -> Finding:
+    """What is to be said of a reader that is so far behind the ledger."""
+    found = f"at position {lag.head - lag.events:,} of {lag.head:,}"
+    if lag.ms > _LAG_MS:
+        return problem(f"{found}, {lag.ms / 1000:,.0f} s behind", advice)
+    return ok(found if lag.events else "level with the ledger")

@@ -1,0 +1,61 @@
+"""The audit log's queue, and the worker that does its jobs. RQ's own ways to ask would clean up meanwhile."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from redis import Redis
+from rq import Queue
+from rq.worker_registration import get_keys
+
+from services.audit.failures import Failures
+from services.audit.jobs import QUEUE
+from services.doctor.findings import Finding, ok, problem, warning
+from services.doctor.installation import Installation
+from services.parts import now_ms
+from shared.timestamps import parse_rfc3339
+
+_SILENT_S = 60  # a worker that is well says every 15 s that it is
+
+
+def check_queue(installation: Installation) -> Iterator[Finding]:
+    """What waits, and what failed."""
+    failures = Failures(installation.store)
+    waiting, failed = failures.waiting(), failures.count(now_ms())
+    if failed:
+        newest = failures.newest(1)
+        reason = newest[0].reason if newest else "unknown"
+        yield warning(
+            f"{failed} failed within the last hour, the newest because: {reason}",
+            "`keyledger audit status` names them all. What failed is tried again by itself.",
+        )
+    if waiting > 1:
+        yield warning(
+            f"{waiting} jobs wait, and one at most should",
+            "See that `keyledger audit worker` runs, and that nobody else writes to the store.",
+        )
+    if not failed and waiting <= 1:
+        yield ok(f"{waiting} waiting, none failed within the last hour")
+
+
+def check_worker(installation: Installation) -> Iterator[Finding]:
+    """Whether one is there to do them."""
+    beats = _heartbeats(installation.store)
+    if not beats:
+        yield problem(
+            "no audit worker runs", "Start `keyledger audit worker`: nothing is written to the audit log."
+        )
+        return
+    silent = (now_ms() - max(beats)) / 1000
+    if silent > _SILENT_S:
+        yield problem(
+            f"the audit worker has been silent for {silent:.0f} s",
+            "See what `keyledger audit worker` prints, and start it again.",
+        )
+    else:
+        yield ok(f"heard of {max(silent, 0):.0f} s ago")
+
+
+def _heartbeats(store: Redis) -> list[int]:
+    """Of each worker the last, in ms since 1970."""
+    values = (store.hget(key, "last_heartbeat") for key in get_keys(Queue(QUEUE, connection=store)))
+    return [parse_rfc3339(cast("bytes", value).decode()) for value in values if value]

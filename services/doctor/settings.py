@@ -1,0 +1,51 @@
+"""The settings: those of no use, names that are none, and choices that are a risk."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from difflib import get_close_matches
+
+from services.doctor.addresses import is_loopback
+from services.doctor.findings import Finding, ok, problem, warning
+from services.doctor.installation import Installation
+from shared.settings import Settings
+
+_SECRET_LENGTH = 32
+_PREFIX = "KEYLEDGER_"
+# That of the logs is no part of Settings: it is read before there are any.
+_KNOWN = {f"{_PREFIX}{field.name.upper()}" for field in fields(Settings)} | {"KEYLEDGER_LOG_FORMAT"}
+
+
+def check_settings(installation: Installation) -> Iterator[Finding]:
+    """Whether each can be read, is one, and is a good idea."""
+    named = sorted(name for name in os.environ if name.startswith(_PREFIX) and os.environ[name])
+    findings = [
+        *installation.unusable,
+        *map(_unknown, sorted({*named} - _KNOWN)),
+        *_risks(installation.settings),
+    ]
+    yield from findings or [ok(f"{', '.join(named)} set, the rest by default" if named else "all by default")]
+
+
+def _unknown(name: str) -> Finding:
+    near = get_close_matches(name, _KNOWN, n=1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return warning(f"{name} is no setting, and does nothing", f"{meant}Correct its name, or unset it.")
+
+
+def _risks(settings: Settings) -> Iterator[Finding]:
+    if settings.secret_key and len(settings.secret_key) < _SECRET_LENGTH:
+        yield problem(
+            f"KEYLEDGER_SECRET_KEY has fewer than {_SECRET_LENGTH} characters: it can be guessed",
+            "`openssl rand -hex 32` makes a good one; every web process needs the same.",
+        )
+    if settings.allow_unsafe_store:
+        yield warning(
+            "KEYLEDGER_ALLOW_UNSAFE_STORE is set: a store that could lose events is taken",
+            "Unset it wherever keys are real.",
+        )
+    if not settings.trusted_proxies and not is_loopback(settings.host):
+        yield warning(
+            f"the web listens on {settings.host}, and trusts no proxy: keys may travel in the clear",
+            "Put a proxy with TLS in front, and set KEYLEDGER_TRUSTED_PROXIES to how many there are.",
+        )

@@ -1,0 +1,126 @@
+"""The store: whether it answers, keeps what it acknowledges, and has room."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from redis import Redis
+from rich.filesize import decimal
+
+from services.doctor.findings import Finding, ok, problem, warning
+from services.doctor.installation import Installation
+from shared.connections import DURABLE
+
+_PINGS = 3
+_SLOW_MS = 100
+_ROOM = 256 * 1024  # bytes; with less some commands are refused, and some are not
+_SCARCE_SHARE = 0.8
+_OLDEST = {"Redis": 7, "Valkey": 8}
+_WRITES = {
+    "aof_last_write_status": "its last write to disk",
+    "aof_last_bgrewrite_status": "the last rewrite of its log",
+    "rdb_last_bgsave_status": "its last snapshot",
+}
+
+
+def check_store(installation: Installation) -> Iterator[Finding]:
+    """Whether it answers, how soon, and what it is."""
+    if installation.store_away:
+        yield installation.store_away
+        return
+    store = installation.store
+    kind, version = _identity(_info(store, "server"))
+    took = min(_ping_ms(store) for _ in range(_PINGS))
+    found = f"{kind} {version} answers within {took:.1f} ms"
+    if int(version.partition(".")[0]) < _OLDEST[kind]:
+        say = problem if kind == "Redis" else warning  # nobody tries an older Valkey, but none is refused
+        yield say(f"{found}, but is too old", "Run Redis 7.0 or later, or Valkey 8 or later.")
+    elif took > _SLOW_MS:
+        yield warning(found, "Bring it nearer: every command and every sign-in waits for it several times.")
+    else:
+        yield ok(found)
+
+
+def check_durability(installation: Installation) -> Iterator[Finding]:
+    """Whether it keeps what it has acknowledged: as it is set, and as it went."""
+    settings = _settings(installation.store, *DURABLE)
+    state = _info(installation.store, "persistence")
+    wrong = [name for name, value in DURABLE.items() if settings.get(name) != value]
+    if wrong:
+        say = warning if installation.settings.allow_unsafe_store else problem
+        has = ", ".join(f"`{name} {settings.get(name)}`" for name in wrong)
+        wanted = ", ".join(f"`{name} {DURABLE[name]}`" for name in wrong)
+        yield say(f"it could lose events, for it has {has}", f"Set {wanted} in its configuration.")
+    failed = [what for field, what in _WRITES.items() if state.get(field, "ok") != "ok"]
+    if failed:
+        yield problem(
+            f"{' and '.join(failed)} failed",
+            "See its log, and whether its disk is full: it may refuse what is written until that is mended.",
+        )
+    if not wrong and not failed:
+        rewriting = "; it rewrites its log now" if state.get("aof_rewrite_in_progress") else ""
+        yield ok(f"what it acknowledges is on disk{rewriting}")
+
+
+def check_replicas(installation: Installation) -> Iterator[Finding]:
+    """Whether so many have every event as the settings demand."""
+    wanted = installation.settings.ack_replicas
+    if installation.embedded and not wanted:
+        return
+    state = _info(installation.store, "replication")
+    if state["role"] != "master":
+        yield problem("it is a replica, and takes no events", "Name its primary in KEYLEDGER_REDIS_URL.")
+    replicas = [value for name, value in state.items() if name[:5] == "slave" and isinstance(value, dict)]
+    online = sum(replica.get("state") == "online" for replica in replicas)
+    if online < wanted:
+        yield problem(
+            f"{online} of the {wanted} that KEYLEDGER_ACK_REPLICAS demands are connected",
+            "Start the rest: until then no command is acknowledged.",
+        )
+    elif wanted:
+        yield ok(f"{online} are connected, and {wanted} must have each event")
+
+
+def check_memory(installation: Installation) -> Iterator[Finding]:
+    """How much is used of what it may use, or of what the machine has."""
+    state = _info(installation.store, "memory")
+    used = state["used_memory"] - state.get("mem_not_counted_for_evict", 0)
+    most, machine = state["maxmemory"], state.get("total_system_memory", 0)
+    yield room(used, most or machine, limited=bool(most))
+    if not most and not installation.embedded:
+        yield warning(
+            "it has no limit: when the machine's memory is used up, the system may end it",
+            "Set `maxmemory` below what the machine has; it then refuses what it has no room for.",
+        )
+
+
+def room(used: int, most: int, *, limited: bool) -> Finding:
+    """What is to be said of a store that uses so many bytes."""
+    whose = "its limit of" if limited else "the machine's"
+    found = f"it uses {decimal(used)} of {whose} {decimal(most)}"
+    advice = "Raise `maxmemory`" if limited else "Give the machine more memory"
+    if limited and most - used < _ROOM:
+        return problem(f"{found}: it takes no more events", f"{advice} now.")
+    if used >= _SCARCE_SHARE * most > 0:
+        return warning(found, f"{advice}: the ledger only ever grows.")
+    return ok(found)
+
+
+def _identity(info: Mapping[str, Any]) -> tuple[str, str]:
+    if "valkey_version" in info:
+        return "Valkey", str(info["valkey_version"])
+    return "Redis", str(info["redis_version"])
+
+
+def _ping_ms(store: Redis) -> float:
+    started = time.perf_counter()
+    store.ping()
+    return (time.perf_counter() - started) * 1000
+
+
+def _info(store: Redis, section: str) -> dict[str, Any]:
+    return store.info(section)
+
+
+def _settings(store: Redis, *names: str) -> dict[str, str]:
+    return cast("dict[str, str]", store.config_get(*names))

@@ -1,0 +1,230 @@
+"""What `keyledger doctor` says of the audit log, on each kind of database."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import text
+
+from services.audit.audit_log import AuditLog
+from services.audit.database import AuditDatabaseError, Database
+from services.audit.jobs import catch_up
+from services.audit.signing import Signer
+from services.audit.standing import CHECKS
+from services.audit.vouching import Notary
+from services.doctor.audit import check_audit_log, check_checkpoints, check_database, check_integrity
+from services.doctor.clock import check_database_clock
+from services.doctor.findings import Level
+from services.doctor.installation import Installation
+from services.parts import now_ms
+from shared.events import AuditChecked, AuditFinding
+from shared.ledger import Ledger
+from tests.audit.histories import created, grow, record
+from tests.audit.tampering import Tampered
+from tests.services.patients import examined, expect, expect_ok
+
+DAY_MS = 24 * 60 * 60 * 1000
+FINDING = AuditFinding(kind="changed", count=2, position=7, detail="entry_hash")
+
+
+@pytest.fixture
+def installation(
+    store: Redis, valkey_url: str, database_url: str, key_file: Path, tmp_path: Path
+) -> Iterator[Installation]:
+    """One on a store of its own and each kind of database, empty."""
+    assert not store.dbsize()
+    places = {"redis_url": valkey_url, "audit_database_url": database_url, "audit_key_file": key_file}
+    with examined(tmp_path / "data", **places) as opened:
+        yield opened
+
+
+def written(log: AuditLog, ledger: Ledger, signer: Signer) -> None:
+    """The ledger's events, and a checkpoint on them."""
+    catch_up(log, ledger)
+    Notary(log, signer, now_ms).vouch()
+
+
+def test_a_database_that_is_not_there_yet_is_well_and_is_not_made(
+    installation: Installation, tmp_path: Path
+) -> None:
+    expect_ok(check_database(installation), "yet; the audit worker")
+    assert not [*tmp_path.iterdir()]
+    with (
+        closing(AuditLog(installation.audit_database_url, read_only=True)) as log,
+        pytest.raises(AuditDatabaseError),
+    ):
+        log.last()
+
+
+def test_a_database_that_can_be_read_is_told_with_its_version(
+    installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer
+) -> None:
+    grow(ledger, 1)
+    written(log, ledger, signer)
+    (found,) = check_database(installation)
+    assert found.level is Level.OK
+    assert found.found.startswith(("SQLite 3.", "PostgreSQL 1"))
+    expect_ok(check_audit_log(installation), "level with the ledger")
+    expect_ok(check_integrity(installation), "not checked yet")
+    expect_ok(check_checkpoints(installation), "vouches for all up to 1")
+
+
+def test_who_only_reads_cannot_write(log: AuditLog, database_url: str) -> None:
+    log.last()
+    with (
+        closing(Database(database_url, read_only=True)) as database,
+        pytest.raises(AuditDatabaseError, match=r"read-?only"),
+        database.reading() as connection,
+    ):
+        connection.execute(text("CREATE TABLE written (n integer)"))
+
+
+def test_who_only_reads_leaves_no_file_behind(sqlite_log: AuditLog, sqlite_url: str, tmp_path: Path) -> None:
+    sqlite_log.last()
+    for others_use_it in (True, False):
+        if not others_use_it:
+            sqlite_log.close()
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        with closing(AuditLog(sqlite_url, read_only=True)) as reading:
+            assert reading.last().position == 0
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+        assert others_use_it or {path.name for path in before} == {"audit.db"}
+
+
+def test_what_is_appended_meanwhile_is_read(sqlite_log: AuditLog, sqlite_url: str, ledger: Ledger) -> None:
+    grow(ledger, 2)
+    sqlite_log.append(ledger.read(0, 1))
+    with closing(AuditLog(sqlite_url, read_only=True)) as reading:
+        assert reading.last().position == 1
+        sqlite_log.append(ledger.read(0, 2))
+        assert reading.last().position == 2
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "audit.db").write_text("c4nary" * 1000)
+    with examined(tmp_path) as installation:
+        findings = [*check_database(installation)]
+    expect(findings, Level.PROBLEM, "file is not a database", "KEYLEDGER_AUDIT_DATABASE_URL")
+    assert "c4nary" not in str(findings)
+
+
+def test_an_audit_log_that_nobody_writes_is_told(
+    installation: Installation, log: AuditLog, ledger: Ledger
+) -> None:
+    ledger.fill(0, [record(1, at=now_ms() - 60_000)])
+    assert log.last().position == 0
+    expect(check_audit_log(installation), Level.PROBLEM, "at position 0 of 1, 60 s behind", "audit relay")
+
+
+def test_a_ledger_that_went_backwards_is_seen_by_the_audit_log(
+    installation: Installation, log: AuditLog, ledger: Ledger, store: Redis
+) -> None:
+    grow(ledger, 3)
+    catch_up(log, ledger)
+    store.flushall()
+    grow(ledger, 1)
+    expect(check_audit_log(installation), Level.PROBLEM, "at position 3, is not in the ledger", "runbooks.md")
+
+
+@pytest.mark.parametrize(
+    ("age", "findings", "level", "found"),
+    [
+        (1, (), Level.OK, "found sound on "),
+        (1, (FINDING,), Level.PROBLEM, "not to be sound on "),
+        (9, (FINDING,), Level.PROBLEM, "not to be sound on "),
+        (9, (), Level.WARNING, "not checked for 9 days"),
+        (9, None, Level.WARNING, "never checked in 9 days"),
+        (1, None, Level.OK, "not checked yet"),
+    ],
+)
+def test_an_audit_log_has_to_be_checked_every_week(
+    installation: Installation,
+    log: AuditLog,
+    ledger: Ledger,
+    age: int,
+    findings: tuple[AuditFinding, ...] | None,
+    level: Level,
+    found: str,
+) -> None:
+    assert log.last().position == 0
+    fact = AuditChecked(entries=3, checkpoints=1, position=3, findings=findings or ())
+    at = now_ms() - age * DAY_MS
+    first = record(1, created(), at=at)
+    ledger.fill(0, [first if findings is None else record(1, fact, subject=CHECKS, at=at)])
+    (told,) = check_integrity(installation)
+    assert (told.level, found in told.found) == (level, True)
+    assert level is Level.OK or "`keyledger audit check`" in str(told.advice)
+
+
+def test_a_checkpoint_that_is_gone_from_the_database_is_told(
+    installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer, tampered: Tampered
+) -> None:
+    grow(ledger, 1)
+    written(log, ledger, signer)
+    tampered.disarm()
+    tampered.run("DELETE FROM audit_checkpoints")
+    expect(
+        check_checkpoints(installation), Level.PROBLEM, "number 1 was signed, and is gone", "docs/runbooks.md"
+    )
+
+
+def test_a_checkpoint_that_is_kept_nowhere_else_is_told(
+    installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer
+) -> None:
+    grow(ledger, 1)
+    written(log, ledger, signer)
+    signer.anchor_file.unlink()
+    expect(
+        check_checkpoints(installation),
+        Level.WARNING,
+        "audit_key.pem.last is missing",
+        "checkpoint` elsewhere",
+    )
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told(installation: Installation, log: AuditLog) -> None:
+    log.add_checkpoint(lambda *_: b"c4nary")
+    findings = [*check_checkpoints(installation)]
+    expect(
+        findings,
+        Level.PROBLEM,
+        "the last one cannot be read: it does not end with",
+        "`keyledger audit check`",
+    )
+    assert "c4nary" not in str(findings)
+
+
+def test_entries_that_nobody_vouches_for_are_told(
+    installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer
+) -> None:
+    grow(ledger, 1, facts=[created()])
+    written(log, ledger, signer)
+    head = ledger.read(0, 1)[0]
+    ledger.fill(1, [head._replace(position=2, at=now_ms() - 11 * 60_000)])
+    catch_up(log, ledger)
+    expect(
+        check_checkpoints(installation),
+        Level.PROBLEM,
+        "none for the entries of the last 11 minutes",
+        "signs nothing",
+    )
+
+
+def test_of_a_log_without_entries_no_checkpoint_is_due(installation: Installation, log: AuditLog) -> None:
+    assert log.last().position == 0
+    expect_ok(check_checkpoints(installation), "none yet")
+
+
+def test_the_clock_of_a_server_is_looked_at(
+    installation: Installation, log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.last()
+    if installation.database_file:
+        assert not [*check_database_clock(installation)]
+        return
+    expect_ok(check_database_clock(installation), "the database's and this machine's are within")
+    monkeypatch.setattr("services.doctor.clock.time.time", time.monotonic)
+    expect(check_database_clock(installation), Level.PROBLEM, "the database's is", "NTP")

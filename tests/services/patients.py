@@ -1,0 +1,50 @@
+"""Installations for the doctor's tests, and what is expected of a finding."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from services.doctor.findings import Finding, Level
+from services.doctor.installation import Installation, visited
+from shared.settings import Settings
+
+
+@contextmanager
+def examined(data_dir: Path, **changed: Any) -> Iterator[Installation]:
+    """An installation whose settings are those of a first start, but for the given ones."""
+    with visited(replace(Settings.from_environment(), data_dir=data_dir, **changed)) as installation:
+        yield installation
+
+
+@contextmanager
+def configured(store: Redis, **settings: str) -> Iterator[None]:
+    """A store that is set otherwise for a while."""
+    changed = {name.replace("_", "-"): value for name, value in settings.items()}
+    before = {name: store.config_get(name)[name] or "" for name in changed}
+    try:
+        for name, value in changed.items():
+            store.config_set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            store.config_set(name, value)
+
+
+def expect(findings: Iterable[Finding], level: Level, found: str, advice: str | None = None) -> None:
+    """That the one finding of a level says so, and what to do if it is not well."""
+    of_level = [finding for finding in findings if finding.level is level]
+    assert len(of_level) == 1, of_level
+    assert found in of_level[0].found
+    assert (advice is None) == (of_level[0].advice is None)
+    assert advice is None or advice in str(of_level[0].advice)
+
+
+def expect_ok(findings: Iterable[Finding], found: str) -> None:
+    """That nothing else than this was found, and that it is well."""
+    all_of_them = list(findings)
+    assert {finding.level for finding in all_of_them} == {Level.OK}, all_of_them
+    expect(all_of_them, Level.OK, found)

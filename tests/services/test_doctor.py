@@ -1,0 +1,343 @@
+"""What `keyledger doctor` says of settings, files and disks, and how it is told."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from services.audit.signing import Signer
+from services.cli.doctor import doctor_command
+from services.doctor.addresses import is_loopback
+from services.doctor.clock import skewed
+from services.doctor.disk import check_disk, room
+from services.doctor.environment import read_settings
+from services.doctor.examination import CHECKS, Told, examine
+from services.doctor.files import check_files
+from services.doctor.findings import Level, ok, problem, skipped, warning
+from services.doctor.settings import _KNOWN, check_settings
+from services.doctor.versions import check_versions
+from shared.embedded import EmbeddedServer
+from tests.real import free_port
+from tests.services.patients import examined, expect, expect_ok
+
+CANARY = "c4nary"  # a secret that nobody may be told
+MIB, GIB = 1024**2, 1024**3
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("KEYLEDGER_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory as `keyledger up` makes it, with the files that hold secrets."""
+    made = EmbeddedServer.in_directory(tmp_path / "data").data_dir
+    _ = Signer(made / "audit_key.pem").public_key
+    (made / "secret_key").touch(0o600)
+    return made
+
+
+def test_settings_that_are_good_are_named(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with examined(data_dir) as installation:
+        expect_ok(check_settings(installation), "all by default")
+        monkeypatch.setenv("KEYLEDGER_PORT", "8001")
+        expect_ok(check_settings(installation), "KEYLEDGER_PORT set, the rest by default")
+
+
+def test_every_setting_of_no_use_is_named_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYLEDGER_PORT", "http")
+    monkeypatch.setenv("KEYLEDGER_SIGN_IN_LIMIT", "often")
+    monkeypatch.setenv("KEYLEDGER_KEY_PREFIX", "mine")
+    settings, unusable = read_settings()
+    assert (settings.port, settings.key_prefix) == (8000, "mine")
+    first, second = unusable
+    assert "KEYLEDGER_PORT" in first.found
+    assert "KEYLEDGER_SIGN_IN_LIMIT" in second.found
+    assert {first.level, second.level} == {Level.PROBLEM}
+    assert os.environ["KEYLEDGER_PORT"] == "http"
+
+
+def test_a_secret_that_is_missing_hides_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYLEDGER_REDIS_URL", "redis://127.0.0.1:1/0")
+    settings, unusable = read_settings()
+    assert settings.redis_url == "redis://127.0.0.1:1/0"
+    expect(unusable, Level.PROBLEM, "KEYLEDGER_SECRET_KEY is not set", "Set it right")
+
+
+def test_a_setting_that_is_none_is_told_with_the_nearest_one(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYLEDGER_AUDIT_DATABSE_URL", CANARY)
+    with examined(data_dir) as installation:
+        findings = [*check_settings(installation)]
+    expect(
+        findings,
+        Level.WARNING,
+        "KEYLEDGER_AUDIT_DATABSE_URL is no setting",
+        "Did you mean KEYLEDGER_AUDIT_DATABASE_URL?",
+    )
+    assert CANARY not in str(findings)
+
+
+def test_every_setting_of_the_documentation_is_known() -> None:
+    named = set(re.findall(r"`(KEYLEDGER_[A-Z_]+)`", Path("README.md").read_text()))
+    assert len(named) > 10
+    assert named <= _KNOWN
+
+
+def test_a_secret_that_can_be_guessed_is_a_problem(data_dir: Path) -> None:
+    with examined(data_dir, secret_key=CANARY) as installation:
+        findings = [*check_settings(installation)]
+    expect(findings, Level.PROBLEM, "KEYLEDGER_SECRET_KEY has fewer than 32", "openssl rand -hex 32")
+    assert CANARY not in str(findings)
+
+
+def test_a_store_that_may_lose_events_is_a_warning(data_dir: Path) -> None:
+    with examined(data_dir, allow_unsafe_store=True) as installation:
+        expect(check_settings(installation), Level.WARNING, "KEYLEDGER_ALLOW_UNSAFE_STORE", "Unset it")
+
+
+def test_a_web_for_all_without_a_proxy_is_a_warning(data_dir: Path) -> None:
+    with examined(data_dir, host="::") as installation:
+        expect(check_settings(installation), Level.WARNING, "listens on ::", "KEYLEDGER_TRUSTED_PROXIES")
+    with examined(data_dir, host="::", trusted_proxies=1) as installation:
+        expect_ok(check_settings(installation), "all by default")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("192.0.2.1", False), ("::", False)],
+)
+def test_loopback_is_told_from_what_others_reach(host: str, loopback: bool) -> None:
+    assert is_loopback(host) == loopback
+
+
+def test_a_name_that_cannot_be_one_is_not_taken_for_loopback() -> None:
+    assert not is_loopback("a" * 70)
+
+
+def test_the_versions_are_told(data_dir: Path) -> None:
+    with examined(data_dir) as installation:
+        expect_ok(check_versions(installation), "Keyledger 0.")
+
+
+def test_files_that_are_closed_to_others_are_well(data_dir: Path) -> None:
+    with examined(data_dir) as installation:
+        directory, key = check_files(installation)
+    assert directory == ok(f"the data directory {data_dir} is closed to others")
+    assert key.found.startswith(f"{data_dir}/audit_key.pem signs for the audit log as keyledger-audit+")
+
+
+@pytest.mark.parametrize("name", [".", "audit_key.pem", "secret_key"])
+@pytest.mark.parametrize(
+    ("mode", "level", "who"),
+    [(0o755, Level.PROBLEM, "everybody on this machine"), (0o750, Level.WARNING, "its group")],
+)
+def test_a_file_that_is_open_to_others_is_told(
+    data_dir: Path, name: str, mode: int, level: Level, who: str
+) -> None:
+    (data_dir / name).chmod(mode)
+    with examined(data_dir) as installation:
+        expect(check_files(installation), level, f"open to {who} (mode {mode:04o})", "chmod go= ")
+
+
+def test_a_key_that_is_none_is_told_without_what_is_in_its_file(data_dir: Path) -> None:
+    (data_dir / "audit_key.pem").write_text(CANARY)
+    with examined(data_dir) as installation:
+        findings = [*check_files(installation)]
+    expect(findings, Level.PROBLEM, "holds no private key of the kind Ed25519", "from a copy")
+    assert CANARY not in str(findings)
+
+
+def test_a_key_that_cannot_be_read_is_told(data_dir: Path) -> None:
+    (data_dir / "audit_key.pem").unlink()
+    (data_dir / "audit_key.pem").mkdir(0o700)
+    with examined(data_dir) as installation:
+        expect(check_files(installation), Level.PROBLEM, "Is a directory", "from a copy")
+
+
+def test_a_key_that_is_gone_is_told_and_no_other_is_made(data_dir: Path) -> None:
+    (data_dir / "audit_key.pem").rename(data_dir / "audit_key.pem.last")
+    with examined(data_dir) as installation:
+        expect(check_files(installation), Level.PROBLEM, "audit_key.pem is gone", "from a copy")
+    assert not (data_dir / "audit_key.pem").exists()
+
+
+def test_a_file_in_the_place_of_the_data_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with examined(tmp_path / "data") as installation:
+        expect(check_files(installation), Level.PROBLEM, "is no directory", "KEYLEDGER_DATA_DIR")
+
+
+def test_a_data_directory_of_another_user_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # for root, as which tests may run, has all rights
+    with examined(data_dir) as installation:
+        expect(check_files(installation), Level.PROBLEM, "is closed to this user", "as the user that")
+
+
+def test_a_data_directory_that_nothing_needs_is_not_asked_for(tmp_path: Path) -> None:
+    elsewhere = {"redis_url": "redis://127.0.0.1:1", "audit_database_url": "postgresql://127.0.0.1:1/none"}
+    with examined(tmp_path / "data", audit_key_file=tmp_path / "key", **elsewhere) as installation:
+        expect_ok(check_files(installation), "key is not there yet")
+        assert not [*check_disk(installation)]
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "level"),
+    [
+        (63 * MIB, GIB, Level.PROBLEM),
+        (65 * MIB, GIB, Level.WARNING),
+        (GIB, 11 * GIB, Level.WARNING),
+        (2 * GIB, 11 * GIB, Level.OK),
+    ],
+)
+def test_a_disk_that_fills_up_is_told_before_it_is_full(free: int, total: int, level: Level) -> None:
+    found = room(Path("/data"), free, total)
+    assert found.level is level
+    assert found.found.endswith("are free at /data")
+    assert (found.advice is None) == (level is Level.OK)
+
+
+def test_the_disks_that_are_written_to_are_looked_at(data_dir: Path, tmp_path: Path) -> None:
+    with examined(data_dir, audit_database_url=f"sqlite:///{tmp_path}/not/yet/audit.db") as installation:
+        store, database = check_disk(installation)
+    assert store.found.endswith(f"free at {data_dir}")
+    assert database.found.endswith(f"free at {tmp_path}/not/yet")
+
+
+@pytest.mark.parametrize(
+    ("ms", "level"),
+    [(900.0, Level.OK), (-900.0, Level.OK), (-1500.0, Level.WARNING), (7_000.0, Level.PROBLEM)],
+)
+def test_a_clock_that_differs_is_told(ms: float, level: Level) -> None:
+    found = skewed(ms, "the store's")
+    assert found.level is level
+    assert (level is Level.OK) or ("ahead" if ms > 0 else "behind") in found.found
+
+
+def test_of_a_store_that_does_not_run_all_else_is_told_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
+    told = [*examine()]
+    assert {each.check for each in told} == CHECKS.keys() - {"replicas", "database clock"}
+    levels = {each.check: each.finding.level for each in told}
+    assert {name for name, level in levels.items() if level is Level.OK} == {
+        "settings",
+        "versions",
+        "files",
+        "disk",
+        "access",
+        "database",
+    }
+    assert Told("store", skipped("not running; `keyledger up` starts it")) in told
+    assert Told("ledger", skipped("not checked: the store cannot be asked")) in told
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_cannot_be_asked_stops_no_check_and_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    secrets = {"REDIS_URL": f"redis://me:{CANARY}@{nobody}/0", "SECRET_KEY": CANARY * 6}
+    secrets["AUDIT_DATABASE_URL"] = f"postgresql://me:{CANARY}@{nobody}/keyledger?sslpassword={CANARY}"
+    for name, value in secrets.items():
+        monkeypatch.setenv(f"KEYLEDGER_{name}", value)
+    told = [*examine()]
+    problems = {check: finding for check, finding in told if finding.level is Level.PROBLEM}
+    assert problems.keys() == {"store", "database"}
+    assert "does not answer" in problems["store"].found
+    assert problems["store"].advice == "Start it, or correct KEYLEDGER_REDIS_URL."
+    assert "Connection refused" in problems["database"].found
+    assert problems["database"].advice == "Start it, or correct KEYLEDGER_AUDIT_DATABASE_URL."
+    assert {"ledger", "views", "audit log", "queue", "clock", "database clock"} <= {
+        check for check, finding in told if finding.level is Level.SKIPPED
+    }
+    assert CANARY not in str(told)
+
+
+@pytest.mark.parametrize("setting", ["REDIS_URL", "AUDIT_DATABASE_URL"])
+def test_a_url_of_no_use_is_told_without_showing_it(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
+    monkeypatch.setenv(f"KEYLEDGER_{setting}", f"nonsense://me:{CANARY}@127.0.0.1:port")
+    told = [*examine()]
+    expect((each.finding for each in told), Level.PROBLEM, f"KEYLEDGER_{setting}", "")
+    assert CANARY not in str(told)
+
+
+def test_what_comes_from_elsewhere_shows_no_secret_and_tells_the_terminal_nothing() -> None:
+    assert problem("a\x1b[31m\nb\x9b" + "c" * 500, "Do.").found == "a [31m b …"
+    assert problem(f"no redis://me:{CANARY}@there", "Do.").found == "no redis://[password]@there"
+
+
+TOLD = [
+    Told("store", ok("Valkey answers")),
+    Told("memory", warning("nearly full", "Raise it.")),
+    Told("ledger", problem("a gap", "Bring it back.")),
+    Told("views", skipped("not checked: why")),
+]
+
+
+@pytest.fixture
+def _told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.cli.doctor.examine", lambda: iter(request.param))
+
+
+@pytest.mark.parametrize("_told", [TOLD], indirect=True)
+@pytest.mark.usefixtures("_told")
+def test_each_finding_is_a_line_and_what_to_do_another() -> None:
+    ended = CliRunner().invoke(doctor_command)
+    assert ended.exit_code == 1
+    assert ended.stdout.splitlines() == [
+        "ok       store           Valkey answers",
+        "warning  memory          nearly full",
+        "                         → Raise it.",
+        "problem  ledger          a gap",
+        "                         → Bring it back.",
+        "skipped  views           not checked: why",
+        "",
+        "1 problem and 1 warning; 1 check could not be made.",
+    ]
+
+
+@pytest.mark.parametrize("_told", [TOLD], indirect=True)
+@pytest.mark.usefixtures("_told")
+def test_programs_are_told_the_same_in_json() -> None:
+    ended = CliRunner().invoke(doctor_command, ["--json"])
+    assert ended.exit_code == 1
+    told = json.loads(ended.stdout)
+    assert told["ok"] is False
+    assert told["findings"][1:] == [
+        {"check": "memory", "level": "warning", "found": "nearly full", "advice": "Raise it."},
+        {"check": "ledger", "level": "problem", "found": "a gap", "advice": "Bring it back."},
+        {"check": "views", "level": "skipped", "found": "not checked: why", "advice": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("_told", "summary"),
+    [
+        (TOLD[:1], "Nothing wrong was found."),
+        (TOLD[:2], "1 warning."),
+        ([TOLD[0], TOLD[3], TOLD[3]], "Nothing wrong was found; 2 checks could not be made."),
+    ],
+    indirect=["_told"],
+)
+@pytest.mark.usefixtures("_told")
+def test_only_a_problem_is_a_failure(summary: str) -> None:
+    ended = CliRunner().invoke(doctor_command)
+    assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (0, summary)
+    assert json.loads(CliRunner().invoke(doctor_command, ["--json"]).stdout)["ok"] is True
+
+
+@pytest.mark.parametrize("_told", [TOLD], indirect=True)
+@pytest.mark.usefixtures("_told")
+def test_a_terminal_has_colours_unless_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[31m" in CliRunner().invoke(doctor_command, color=True).stdout
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in CliRunner().invoke(doctor_command, color=True).stdout

@@ -1,0 +1,353 @@
+"""What `keyledger doctor` says of a store and of what is in it, each thing wrong for real."""
+
+import os
+import signal
+import subprocess
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from zlib import compress
+
+import pytest
+from redis import Redis
+
+from services.doctor.access import check_access
+from services.doctor.clock import check_clock
+from services.doctor.examination import _made, examine
+from services.doctor.findings import Level, skipped
+from services.doctor.installation import Installation
+from services.doctor.ledger import check_ledger, check_views
+from services.doctor.queue import check_queue, check_worker
+from services.doctor.store import check_durability, check_memory, check_replicas, check_store, room
+from services.keys.projector import Projector
+from services.parts import now_ms
+from shared.connections import DURABLE
+from shared.embedded import EmbeddedServer
+from shared.ledger import LOG
+from shared.timestamps import rfc3339
+from tests.audit.histories import created, grow, record
+from tests.real import FakeServer, everything, free_port, until
+from tests.services.patients import configured, examined, expect, expect_ok
+
+CANARY = "c4nary"  # a secret that nobody may be told
+MIB = 1024**2
+WORKER = "rq:worker:one"
+
+
+@pytest.fixture
+def installation(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Installation]:
+    """One with a store of its own, empty."""
+    assert not store.dbsize()
+    with examined(tmp_path / "data", redis_url=valkey_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> EmbeddedServer:
+    """A store in a data directory, that does not run yet."""
+    return EmbeddedServer.in_directory(tmp_path / "data")
+
+
+def project(installation: Installation) -> None:
+    Projector(installation.ledger, installation.views).catch_up()
+
+
+def test_a_store_that_is_well_is_told_with_its_version(installation: Installation) -> None:
+    expect_ok(check_store(installation), "Valkey 9.")
+    expect_ok(check_durability(installation), "what it acknowledges is on disk")
+    expect_ok(check_access(installation), "from this machine alone")
+
+
+def test_a_redis_is_told_from_a_valkey(redis_url: str, tmp_path: Path) -> None:
+    with examined(tmp_path, redis_url=redis_url) as installation:
+        expect_ok(check_store(installation), "Redis 7.")
+
+
+@pytest.mark.parametrize(
+    ("info", "level", "told"),
+    [
+        ("redis_version:6.2.14", Level.PROBLEM, "Redis 6.2.14"),
+        ("redis_version:7.2.4\r\nvalkey_version:7.2.6", Level.WARNING, "Valkey 7.2.6"),
+    ],
+)
+def test_a_store_that_is_too_old_is_told(info: str, level: Level, told: str, tmp_path: Path) -> None:
+    reply = f"# Server\r\n{info}\r\n"
+    server = FakeServer(tmp_path / "old", INFO=f"${len(reply)}\r\n{reply}".encode(), CONFIG=b"*0")
+    with closing(server), examined(tmp_path, redis_url=f"unix://{tmp_path}/old") as installation:
+        expect(check_store(installation), level, f"{told} answers", "Run Redis 7.0 or later")
+
+
+def test_an_embedded_store_that_runs_is_joined_and_goes_on(embedded: EmbeddedServer) -> None:
+    with embedded.joined():
+        with examined(embedded.data_dir) as installation:
+            expect_ok(check_store(installation), "Valkey 9.")
+            expect_ok(check_access(installation), "through a socket")
+        assert embedded.is_ready()
+    with examined(embedded.data_dir) as installation:
+        assert [*check_store(installation)] == [skipped("not running; `keyledger up` starts it")]
+
+
+def test_an_embedded_store_is_not_stopped_by_others_while_it_is_looked_at(embedded: EmbeddedServer) -> None:
+    with ExitStack() as command:
+        command.enter_context(embedded.joined())
+        with examined(embedded.data_dir) as installation:
+            command.close()
+            expect_ok(check_store(installation), "Valkey 9.")
+    assert not embedded.is_taken()
+
+
+def test_an_embedded_store_that_is_kept_and_does_not_answer_is_told(embedded: EmbeddedServer) -> None:
+    with embedded.held(), examined(embedded.data_dir) as installation:
+        expect(check_store(installation), Level.PROBLEM, "does not answer", "See what `keyledger up` prints")
+
+
+def test_an_embedded_store_that_says_nothing_is_told(
+    embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.doctor.installation._START_S", 0.1)
+    with embedded.held() as lock, subprocess.Popen(embedded.command, pass_fds=[lock]) as server:
+        until(embedded.is_ready)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with examined(embedded.data_dir) as installation:
+                expect(check_store(installation), Level.PROBLEM, "Timeout", "`keyledger up` prints")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+            server.terminate()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("appendfsync", "everysec"), ("no-appendfsync-on-rewrite", "yes"), ("maxmemory-policy", "allkeys-lru")],
+)
+def test_a_store_that_could_lose_events_is_told_with_the_line_to_change(
+    installation: Installation, store: Redis, setting: str, value: str
+) -> None:
+    with configured(store, **{setting: value}):
+        findings = [*check_durability(installation)]
+        expect(findings, Level.PROBLEM, f"`{setting} {value}`", f"Set `{setting} {DURABLE[setting]}`")
+        expect_ok(check_store(installation), "Valkey")  # all else is looked at nevertheless
+
+
+def test_a_store_that_may_lose_events_is_a_warning(store: Redis, valkey_url: str, tmp_path: Path) -> None:
+    with (
+        configured(store, appendfsync="no"),
+        examined(tmp_path, redis_url=valkey_url, allow_unsafe_store=True) as installation,
+    ):
+        expect(check_durability(installation), Level.WARNING, "`appendfsync no`", "`appendfsync always`")
+
+
+def test_a_write_that_failed_is_told(tmp_path: Path) -> None:
+    info = "# Persistence\r\naof_last_write_status:err\r\nrdb_last_bgsave_status:err\r\n"
+    words = [word for pair in DURABLE.items() for word in pair]
+    config = "\r\n".join([f"*{len(words)}", *(f"${len(word)}\r\n{word}" for word in words)])
+    replies = {"INFO": f"${len(info)}\r\n{info}".encode(), "CONFIG": config.encode()}
+    server = FakeServer(tmp_path / "full", **replies)
+    with closing(server), examined(tmp_path, redis_url=f"unix://{tmp_path}/full") as installation:
+        found = "its last write to disk and its last snapshot failed"
+        expect(check_durability(installation), Level.PROBLEM, found, "disk is full")
+
+
+def test_a_user_who_may_not_see_the_settings_is_told(store: Redis, valkey_url: str, tmp_path: Path) -> None:
+    store.acl_setuser("shy", enabled=True, nopass=True, commands=["+@all", "-config"], keys=["*"])
+    url = valkey_url.replace("unix://", "unix://shy:any@")
+    with examined(tmp_path, redis_url=url) as installation:
+        findings = [*_made(check_durability, installation)]
+    store.acl_deluser("shy")
+    expect(findings, Level.PROBLEM, "no permissions to run the 'config|get' command", "Mend what that says")
+
+
+def test_a_store_that_lets_everybody_in_is_told(installation: Installation, store: Redis) -> None:
+    port = str(free_port())
+    with configured(store, bind="* -::*", protected_mode="no", port=port):
+        expect(check_access(installation), Level.WARNING, "reach it at *, ::*, without", "`requirepass`")
+    with configured(store, bind="127.0.0.1", protected_mode="no", port=port):
+        expect_ok(check_access(installation), "from this machine alone")
+
+
+def test_a_store_of_the_network_has_to_ask_for_a_password(
+    store: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.doctor.access.is_loopback", lambda _: False)
+    port = free_port()
+    with configured(store, port=str(port)):
+        with examined(tmp_path, redis_url=f"redis://127.0.0.1:{port}") as open_to_all:
+            expect(check_access(open_to_all), Level.WARNING, "at 127.0.0.1, without", "`requirepass`")
+        with (
+            configured(store, requirepass=CANARY),
+            examined(tmp_path, redis_url=f"redis://:{CANARY}@127.0.0.1:{port}") as closed,
+        ):
+            expect_ok(check_access(closed), "it asks who connects")
+
+
+def test_replicas_that_are_missing_are_told(
+    store: Redis, valkey_url: str, tmp_path: Path, installation: Installation
+) -> None:
+    assert not [*check_replicas(installation)]
+    with examined(tmp_path, redis_url=valkey_url, ack_replicas=2) as demanding:
+        expect(check_replicas(demanding), Level.PROBLEM, "0 of the 2 that", "Start the rest")
+    store.replicaof("127.0.0.1", str(free_port()))
+    try:
+        expect(check_replicas(installation), Level.PROBLEM, "it is a replica", "Name its primary")
+    finally:
+        store.replicaof("NO", "ONE")
+
+
+def test_memory_without_a_limit_and_memory_that_is_used_up_are_told(
+    installation: Installation, store: Redis
+) -> None:
+    expect(check_memory(installation), Level.WARNING, "it has no limit", "Set `maxmemory`")
+    with configured(store, maxmemory="1gb"):
+        expect_ok(check_memory(installation), "of its limit of 1.1 GB")
+    with configured(store, maxmemory="1"):
+        expect(check_memory(installation), Level.PROBLEM, "it takes no more events", "Raise `maxmemory` now")
+
+
+@pytest.mark.parametrize(
+    ("used", "limited", "level"),
+    [
+        (79 * MIB, True, Level.OK),
+        (80 * MIB, True, Level.WARNING),
+        (100 * MIB - 300_000, True, Level.WARNING),
+        (100 * MIB - 200_000, True, Level.PROBLEM),
+        (79 * MIB, False, Level.OK),
+        (100 * MIB, False, Level.WARNING),
+    ],
+)
+def test_memory_is_told_of_before_it_is_used_up(used: int, limited: bool, level: Level) -> None:
+    found = room(used, 100 * MIB, limited=limited)
+    assert (found.level, "the machine's" in found.found) == (level, not limited)
+    assert level is Level.OK or ("Raise `maxmemory`" if limited else "Give the machine") in str(found.advice)
+
+
+def test_a_ledger_without_a_gap_is_well(installation: Installation) -> None:
+    expect_ok(check_ledger(installation), "empty")
+    grow(installation.ledger, 3)
+    expect_ok(check_ledger(installation), "ends at position 3, and no event is missing")
+
+
+def test_a_gap_in_the_ledger_is_told(installation: Installation, store: Redis) -> None:
+    grow(installation.ledger, 3)
+    store.xdel(LOG, "0-2")
+    expect(check_ledger(installation), Level.PROBLEM, "ends at position 3 and has 2 events", "audit check")
+
+
+def test_what_is_no_ledger_is_told_and_stops_no_other_check(
+    store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.set(LOG, CANARY)
+    monkeypatch.setenv("KEYLEDGER_REDIS_URL", valkey_url)
+    monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
+    monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
+    told = [*examine()]
+    expect(
+        (each.finding for each in told if each.check == "ledger"),
+        Level.PROBLEM,
+        "WRONGTYPE",
+        "run this again",
+    )
+    assert told[-1].check == "clock"
+    store.delete(LOG)
+    store.xadd(LOG, {CANARY: CANARY})
+    told = [*examine()]
+    expect(
+        (each.finding for each in told if each.check == "ledger"),
+        Level.PROBLEM,
+        "(ValueError)",
+        "belong together",
+    )
+    assert CANARY not in str(told)
+
+
+def test_views_that_keep_up_are_well(installation: Installation) -> None:
+    grow(installation.ledger, 2)
+    expect_ok(check_views(installation), "at position 0 of 2")
+    installation.ledger.fill(2, [record(3, at=now_ms() - 60_000)])
+    expect_ok(check_views(installation), "at position 0 of 3")
+
+
+def test_views_that_nobody_builds_are_told(installation: Installation) -> None:
+    installation.ledger.fill(0, [record(1, at=now_ms() - 60_000), record(2, at=now_ms())])
+    expect(
+        check_views(installation), Level.PROBLEM, "at position 0 of 2, 60 s behind", "`keyledger projector`"
+    )
+
+
+def test_a_key_that_is_set_aside_is_told_with_the_reason(installation: Installation) -> None:
+    grow(installation.ledger, 1, subject="key:000000000001")
+    project(installation)
+    expect(
+        check_views(installation), Level.PROBLEM, "1 set aside, the first 000000000001: ", "projector retry"
+    )
+
+
+def test_a_ledger_that_went_backwards_is_seen_by_the_views(installation: Installation, store: Redis) -> None:
+    grow(installation.ledger, 1, facts=[created()])
+    project(installation)
+    store.delete(LOG, "{kl:0}:subject:key:1")
+    grow(installation.ledger, 1, facts=[created()])
+    expect(check_views(installation), Level.PROBLEM, "went backwards", "docs/runbooks.md")
+
+
+def test_jobs_that_failed_are_told_with_the_newest_reason(installation: Installation, store: Redis) -> None:
+    expect_ok(check_queue(installation), "0 waiting, none failed")
+    store.zadd("rq:failed:audit", {"job": time.time() + 3600})
+    store.xadd("rq:results:job", {"exc_string": b64encode(compress(b"the disk is full."))})
+    expect(check_queue(installation), Level.WARNING, "the newest because: the disk is full", "audit status")
+
+
+def test_more_than_one_job_is_told(installation: Installation, store: Redis) -> None:
+    store.rpush("rq:queue:audit", "one")
+    expect_ok(check_queue(installation), "1 waiting")
+    store.rpush("rq:queue:audit", "two")
+    expect(check_queue(installation), Level.WARNING, "2 jobs wait", "audit worker")
+
+
+def test_a_worker_that_is_missing_or_silent_is_told(installation: Installation, store: Redis) -> None:
+    expect(
+        check_worker(installation), Level.PROBLEM, "no audit worker runs", "Start `keyledger audit worker`"
+    )
+    store.sadd("rq:workers:audit", WORKER, "rq:worker:gone")
+    store.hset(WORKER, "last_heartbeat", rfc3339(now_ms() - 70_000))
+    expect(check_worker(installation), Level.PROBLEM, "silent for 70 s", "`keyledger audit worker` prints")
+    store.hset(WORKER, "last_heartbeat", rfc3339(now_ms() - 3_000))
+    expect_ok(check_worker(installation), "heard of 3 s ago")
+    assert store.smembers("rq:workers:audit") == {WORKER.encode(), b"rq:worker:gone"}
+
+
+def test_clocks_that_agree_are_well(installation: Installation) -> None:
+    grow(installation.ledger, 1)
+    expect_ok(check_clock(installation), "the store's and this machine's are within")
+
+
+def test_a_clock_that_was_set_back_is_told(installation: Installation) -> None:
+    installation.ledger.fill(0, [record(1, at=now_ms() + 60_500)])
+    expect(check_clock(installation), Level.PROBLEM, "60 s ahead of this clock", "NTP")
+
+
+def test_a_store_whose_clock_differs_is_told(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.doctor.clock.time.time", time.monotonic)
+    expect(check_clock(installation), Level.PROBLEM, "ahead of this machine's", "NTP")
+
+
+def test_nothing_is_written_to_the_store(
+    store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with examined(tmp_path, redis_url=valkey_url) as installation:
+        grow(installation.ledger, 3)
+        project(installation)
+    store.sadd("rq:workers", "rq:worker:gone")
+    store.sadd("rq:workers:audit", "rq:worker:gone")
+    store.zadd("rq:failed:audit", {"job": 1})
+    monkeypatch.setenv("KEYLEDGER_REDIS_URL", valkey_url)
+    monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
+    monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
+    before, changes = sorted(everything(store)), store.info("persistence")["rdb_changes_since_last_save"]
+    assert {each.finding.level for each in examine()} >= {Level.OK}
+    assert store.info("persistence")["rdb_changes_since_last_save"] == changes
+    assert sorted(everything(store)) == before
+    assert not (tmp_path / "data").exists()
