@@ -33,6 +33,8 @@ def logs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     before, level, ours = root.handlers[:], root.level, structlog.get_config()
     configure_logs()
     structlog.configure(cache_logger_on_first_use=False)
+    # Another test of this process may have used it, so that it remembers what was configured then.
+    monkeypatch.setattr("shared.commands._log", structlog.get_logger())
     yield
     root.handlers[:] = before
     root.setLevel(level)
