@@ -10,15 +10,12 @@ from redis import RedisError
 from services.audit.database import AuditDatabaseError
 from services.composition import Parts
 from services.parts import now_ms
+from shared.connections import STORE_ROOM
 from shared.disk import shortage
-from shared.lag import lag_of
+from shared.lag import EVENTS_MOST, MS_MOST, lag_of
 from shared.ledger import Checkpoint
 
-# What a reader may be behind and the service still be called ready.
-_LAG_EVENTS = 1_000
-_LAG_MS = 30_000
 _SKEW_MS = 5_000  # that clocks may be apart
-_STORE_ROOM = 256 * 1024  # bytes of memory; with less some commands are refused, and some are not
 _LOOK_S = 2.0  # between two looks for the log
 
 _log = structlog.get_logger(__name__)
@@ -56,7 +53,7 @@ def _store(parts: Parts) -> str | None:
         reason = str(error).rstrip(".")
         return f"The store does not answer ({reason}): start it, or read in its log why it ended."
     used = memory["used_memory"] - memory["mem_not_counted_for_evict"]
-    if 0 < memory["maxmemory"] < used + _STORE_ROOM:
+    if 0 < memory["maxmemory"] < used + STORE_ROOM:
         return (
             f"The store is out of memory: it uses {used // 1024:,} KiB, and may have "
             f"{memory['maxmemory'] // 1024:,} KiB. It takes no more events. Raise its maxmemory."
@@ -107,7 +104,7 @@ def _behind(parts: Parts, reached: Checkpoint, who: str) -> str | None:
     if not parts.ledger.holds(reached):
         return f"{who} has an event at position {reached.position} that the ledger lacks: it went backwards."
     lag = lag_of(reached.position, parts.ledger, now_ms())
-    if lag.events > _LAG_EVENTS or lag.ms > _LAG_MS:
+    if lag.events > EVENTS_MOST or lag.ms > MS_MOST:
         return f"{who} is {lag.events} events and {lag.ms / 1000:.0f} s behind."
     return None
 

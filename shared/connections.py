@@ -22,6 +22,7 @@ DURABLE = {
     "no-appendfsync-on-rewrite": "no",
     "maxmemory-policy": "noeviction",
 }
+STORE_ROOM = 256 * 1024  # bytes of memory; with less a server refuses some commands, and takes others
 _log = logging.getLogger(__name__)
 
 

@@ -4,6 +4,10 @@ from typing import NamedTuple
 
 from shared.ledger import Ledger
 
+# What a reader may be behind and still be called well.
+EVENTS_MOST = 1_000
+MS_MOST = 30_000
+
 
 class Lag(NamedTuple):
     """Measured against the ledger's own end. `events` is negative, if the ledger went backwards."""

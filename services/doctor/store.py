@@ -9,11 +9,10 @@ from rich.filesize import decimal
 
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from shared.connections import DURABLE
+from shared.connections import DURABLE, STORE_ROOM
 
 _PINGS = 3
 _SLOW_MS = 100
-_ROOM = 256 * 1024  # bytes; with less some commands are refused, and some are not
 _SCARCE_SHARE = 0.8
 _OLDEST = {"Redis": 7, "Valkey": 8}
 _WRITES = {
@@ -99,7 +98,7 @@ def room(used: int, most: int, *, limited: bool) -> Finding:
     whose = "its limit of" if limited else "the machine's"
     found = f"it uses {decimal(used)} of {whose} {decimal(most)}"
     advice = "Raise `maxmemory`" if limited else "Give the machine more memory"
-    if limited and most - used < _ROOM:
+    if limited and most - used < STORE_ROOM:
         return problem(f"{found}: it takes no more events", f"{advice} now.")
     if used >= _SCARCE_SHARE * most > 0:
         return warning(found, f"{advice}: the ledger only ever grows.")
