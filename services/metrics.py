@@ -6,6 +6,7 @@ grows.
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily as Gauge
@@ -35,8 +36,14 @@ def count_verdict(code: str) -> None:
 
 def count_command(name: str, outcome: Outcome, seconds: float) -> None:
     """What `shared.commands` tells of each command."""
-    _COMMANDS.labels(name, outcome).inc()
-    _COMMAND_SECONDS.labels(name).observe(seconds)
+    ended, took = _of_command(name, outcome)
+    ended.inc()
+    took.observe(seconds)
+
+
+@cache
+def _of_command(name: str, outcome: Outcome) -> tuple[Counter, Histogram]:
+    return _COMMANDS.labels(name, outcome), _COMMAND_SECONDS.labels(name)
 
 
 def figures(parts: Parts, checks: Checks) -> Iterator[Metric]:
