@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from redis import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from shared.events import Event, NewEvent, Record, decode, encode, name_of
 
@@ -194,6 +194,24 @@ class Ledger:
         bodies = (value for record in records for value in (record.at, record.body))
         if self._written("EVAL", _FILL, 1 + len(indices), LOG, *indices, after, _NO_KEY, *bodies) is not None:
             raise UnexpectedHeadError
+
+    def keep_credential(self, subject: str, credential: str) -> None:
+        """Keeps what an append once kept for the subject apart from the log.
+
+        Only for a restore. Raises NotReplicatedError, redis.RedisError.
+        """
+        self._written("SET", credential_key(subject), credential)
+
+    def is_tailed(self) -> bool:
+        """Whether somebody waits for what comes at this moment, as a Keyledger that runs does.
+
+        A user of the store who may not see that is told no.
+        """
+        try:
+            clients = self._store.client_list()
+        except NoPermissionError:
+            return False
+        return any(client["cmd"] == "xread" and "b" in client["flags"] for client in clients)
 
     def is_untouched(self) -> bool:
         """Whether nothing was ever written: neither an event nor, of a log that was deleted, an index."""

@@ -104,6 +104,15 @@ class AuditLog:
                 connection.execute(insert(CHECKPOINTS), {"sequence": sequence, "note": note})
             return note
 
+    def put_back(self, notes: Sequence[bytes]) -> None:
+        """Adds those of the first checkpoints that are not there yet. Only for a restore."""
+        with self._database.writing() as connection:
+            last = _last_checkpoint(connection)
+            held = last.sequence if last else 0
+            if new := notes[held:]:
+                rows = [{"sequence": number, "note": note} for number, note in enumerate(new, held + 1)]
+                connection.execute(insert(CHECKPOINTS), rows)
+
     def reindex(self, progress: Callable[[int, int], None]) -> None:
         """Makes anew what the filters search. `progress` is told how many entries are in, and of how many."""
         with self._database.writing() as connection:

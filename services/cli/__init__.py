@@ -16,12 +16,14 @@ from shared.telemetry import configure_logs
 _COMMANDS = {
     "account": "services.cli.accounts",
     "audit": "services.cli.audit",
+    "backup": "services.cli.backup",
     "doctor": "services.cli.doctor",
     "export": "services.cli.moving",
     "import": "services.cli.moving",
     "key": "services.cli.keys",
     "projector": "services.cli.views",
     "replay": "services.cli.views",
+    "restore": "services.cli.backup",
     "up": "services.cli.up",
     "web": "services.cli.web",
 }

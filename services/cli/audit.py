@@ -26,7 +26,7 @@ from services.cli.terminal import (
     request,
     until_stopped,
 )
-from services.moving import MovingError, output
+from services.files import output
 from services.parts.audit import AuditParts
 from services.web import serve_pages
 from shared.identity import DEFAULT_WORKSPACE
@@ -136,13 +136,8 @@ def audit_export(file: Path, form: Format) -> None:
     """Write the whole audit log, of all workspaces, to FILE; `check --file` proves it."""
     with opened(AuditParts) as parts, progress("exporting") as advance:
         export = parts.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
-        try:
-            with output(file) as lines:
-                lines.writelines(export.lines)
-        except BrokenPipeError:
-            raise  # whoever read it wants no more
-        except OSError as error:
-            raise MovingError(f"{file} cannot be written: {error.strerror}.") from error
+        with output(file) as lines:
+            lines.writelines(export.lines)
     click.echo(f"Exported the audit log up to position {export.position:,}.", err=True)
 
 

@@ -1,0 +1,65 @@
+"""Commands that take a backup, and restore it."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from services.backup import backup_file
+from services.cli.terminal import opened, progress
+from services.composition import Parts
+from services.parts import now_ms
+from services.parts.audit import AuditParts
+from services.restore import restore_file
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+def backup_command(file: Path) -> None:
+    """Write what cannot be made anew to FILE, or to a program by -: ledger, checkpoints, password hashes.
+
+    Not in it: the private key that signs for the audit log, which is kept apart; sessions; how often keys
+    were used; idempotency keys and limits, which last a day at most.
+    """
+    with opened(AuditParts) as parts, progress("backing up") as advance:
+        taken = backup_file(parts.ledger, parts.audit_log, file, now_ms(), advance)
+        key_file = parts.signer.key_file
+    header = taken.header
+    click.echo(
+        f"Backed up {header.events:,} events, {header.checkpoints:,} checkpoints and "
+        f"{taken.passwords:,} passwords' hashes: keep it secret.",
+        err=True,
+    )
+    if taken.left_out:
+        click.echo(
+            f"Checkpoint {header.checkpoints + 1} and what follows it cannot be backed up: "
+            "`keyledger audit check` says why.",
+            err=True,
+        )
+    click.echo(
+        f"Not in it: sessions, how often keys were used, and {key_file}. Keep that one too, apart.", err=True
+    )
+
+
+@click.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--without-checkpoints",
+    is_flag=True,
+    help="Begin a new chain of checkpoints, where the key that signed the old ones is lost.",
+)
+def restore_command(file: Path, without_checkpoints: bool) -> None:
+    """Make an empty store and audit log what they were from FILE, which a backup wrote, or - for a program.
+
+    A file that is not whole writes nothing. A restore that was interrupted is run again with the same file.
+    """
+    with opened(Parts) as parts:
+        restored = restore_file(parts, file, progress, with_checkpoints=not without_checkpoints)
+    click.echo(
+        f"Restored {restored.header.events:,} events, {len(restored.notes):,} checkpoints and "
+        f"{len(restored.credentials):,} passwords, as of {restored.header.taken_at}."
+    )
+    click.echo("Keys and passwords work as before; everybody signs in again, and use is counted from now on.")
+    with suppress(OSError):  # standard input has no such file
+        if file.stat().st_mode & 0o077:
+            click.echo(f"Others can read {file}, which has password hashes: `chmod 600 {file}`.", err=True)

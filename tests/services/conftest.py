@@ -1,0 +1,45 @@
+"""A Keyledger that was, with its backup, and others on an empty store."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from services.composition import Parts
+from shared.connections import connect
+from tests.services.keyledgers import Making, Past, backed_up, close, live, parts_in, seen
+
+
+@pytest.fixture(scope="module")
+def past(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Past:
+    """Made once: nobody changes it."""
+    directory = tmp_path_factory.mktemp("past")
+    with connect(valkey_url) as store:
+        store.flushall()
+    parts = live(parts_in(directory, valkey_url))
+    taken = backed_up(parts, directory / "backup.jsonl")
+    found = Past(directory / "backup.jsonl", taken, seen(parts), parts.signer.key_file)
+    close(parts)
+    return found
+
+
+@pytest.fixture
+def making(store: Redis, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Making]:
+    """Makes a Keyledger on the store, emptied, with the rest in a directory of its own and with a key, if
+    one is given.
+    """
+    made: list[Parts] = []
+
+    def make(key_file: Path | None = None, database: str | None = None, ack_replicas: int = 0) -> Parts:
+        store.flushall()
+        directory = tmp_path_factory.mktemp("made")
+        if key_file:
+            shutil.copy(key_file, directory)
+        made.append(parts_in(directory, valkey_url, database, ack_replicas))
+        return made[-1]
+
+    yield make
+    for parts in made:
+        close(parts)

@@ -1,0 +1,145 @@
+"""A Keyledger without its processes, as it stands in a store, a database and a directory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from argon2 import PasswordHasher
+from redis import Redis
+
+from services.accounts.credentials import Passwords
+from services.audit.audit_log import Numbered
+from services.audit.entries import Entry
+from services.audit.findings import Finding
+from services.audit.integrity import Trust, check
+from services.audit.jobs import catch_up
+from services.backup import Taken, backup_file
+from services.composition import Parts
+from services.keys.commands import NewKey
+from services.keys.domain import ChangeKey
+from services.moving import Progress
+from shared.settings import Settings
+from tests.audit.histories import grow
+from tests.keys.people import REQUEST, now, person
+
+PASSWORD = "a password that is long"
+EVENTS = 1_207  # of `live`: some pages of everything
+Making: TypeAlias = Callable[..., Parts]
+
+
+class Seen(NamedTuple):
+    """All that a backup has to bring back, and what is built from it."""
+
+    ledger: dict[bytes, object]
+    passwords: dict[bytes, object]
+    entries: list[Entry]
+    checkpoints: list[Numbered]
+    anchor: bytes | None
+    views: set[tuple[str, bytes]]
+    people: list[str]
+
+
+class Past(NamedTuple):
+    """A Keyledger that is no more, and the backup of it."""
+
+    backup: Path
+    taken: Taken
+    before: Seen
+    key_file: Path
+
+
+class EasyParts(Parts):
+    """The parts, with passwords that are fast to hash."""
+
+    passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+
+
+def parts_in(directory: Path, store_url: str, database: str | None = None, ack_replicas: int = 0) -> Parts:
+    """What a Keyledger is made of that has everything but its store in a directory."""
+    settings = Settings(
+        data_dir=directory,
+        redis_url=store_url,
+        audit_database_url=database,
+        host="127.0.0.1",
+        port=0,
+        secret_key="s" * 32,
+        key_prefix="kl",
+        allow_unsafe_store=False,
+        ack_replicas=ack_replicas,
+        verifier_keys=10,
+    )
+    return EasyParts(settings, store_url)
+
+
+def close(parts: Parts) -> None:
+    """Closes its connections; another use opens new ones."""
+    parts.audit_log.close()
+    parts.store.close()
+
+
+def live(parts: Parts) -> Parts:
+    """Uses it: keys, people, and checkpoints, the last of them not of everything."""
+    commands = parts.keys.commands
+    made = [commands.create(person(), NewKey(name=f"Key {n}"), REQUEST).key.id for n in range(3)]
+    commands.change(person(), made[0], ChangeKey(enabled=False, reason="leaked"), REQUEST)
+    grow(parts.ledger, EVENTS - 7, f"key:{made[1]}")
+    vouch(parts)
+    for email in ("ann@example.org", "bob@example.org"):
+        parts.accounts.add(person(), email, "owner", PASSWORD, REQUEST)
+    vouch(parts)
+    commands.change(person(), made[2], ChangeKey(name="Renamed"), REQUEST)
+    audit(parts)
+    parts.projector.catch_up()
+    parts.directory.catch_up()
+    return parts
+
+
+def audit(parts: Parts) -> None:
+    """What the audit worker does."""
+    while catch_up(parts.audit_log, parts.ledger):
+        pass
+
+
+def vouch(parts: Parts) -> bytes:
+    """The same, with a checkpoint of everything."""
+    audit(parts)
+    note = parts.notary.vouch()
+    assert note
+    return note
+
+
+def findings(parts: Parts) -> list[Finding]:
+    """What the check of the audit log finds."""
+    trust = Trust(parts.signer.public_key, parts.signer.anchor())
+    return check(parts.audit_log, parts.ledger, trust, silently).findings
+
+
+def backed_up(parts: Parts, path: Path, progress: Progress | None = None) -> Taken:
+    """Takes a backup."""
+    return backup_file(parts.ledger, parts.audit_log, path, now(), progress or silently)
+
+
+def seen(parts: Parts) -> Seen:
+    """What there is, read past the code that restores it."""
+    store: Redis = parts.store
+    indices = {name: store.lrange(name, 0, -1) for name in store.scan_iter("{kl:0}:subject:*")}
+    return Seen(
+        ledger={b"log": store.xrange("{kl:0}:log"), **indices},
+        passwords={name: store.get(name) for name in store.scan_iter("{kl:0}:credential:*")},
+        entries=list(parts.audit_log.walk(2**62)),
+        checkpoints=parts.audit_log.checkpoints(),
+        anchor=parts.signer.anchor(),
+        views=set(parts.views.live().entries()),
+        people=[row.email for row in parts.directory.page(person(), 100).people],
+    )
+
+
+def silently(_done: int, _all: int) -> None:
+    """Shows nothing."""
+
+
+@contextmanager
+def quietly(_what: str) -> Iterator[Progress]:
+    """Shows nothing of anything."""
+    yield silently

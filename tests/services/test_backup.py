@@ -1,0 +1,138 @@
+"""Taking a backup, also while others write."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from services.keys.commands import NewKey
+from services.moving import MovingError
+from services.restore import restore_file
+from shared.ledger import Checkpoint
+from tests.audit.tampering import Tampered
+from tests.keys.people import REQUEST, person
+from tests.services.keyledgers import (
+    EVENTS,
+    PASSWORD,
+    Making,
+    Past,
+    backed_up,
+    findings,
+    live,
+    quietly,
+    vouch,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "backup.jsonl"
+
+
+def test_a_backup_is_for_its_owners_eyes_and_the_private_key_is_not_in_it(past: Past) -> None:
+    assert stat.S_IMODE(past.backup.stat().st_mode) == 0o600
+    written = past.backup.read_bytes()
+    assert past.key_file.read_bytes().splitlines()[1] not in written
+    assert PASSWORD.encode() not in written
+    assert written.count(b"$argon2id$") == 2
+
+
+def test_two_backups_of_the_same_are_the_same_but_for_when_they_were_taken(
+    making: Making, path: Path
+) -> None:
+    parts, again = live(making()), path.with_name("again")
+    backed_up(parts, path)
+    backed_up(parts, again)
+    _, *one, _ = path.read_bytes().splitlines()
+    _, *other, _ = again.read_bytes().splitlines()
+    assert one == other
+    assert len(one) == 2 + EVENTS + 1 + 2
+
+
+def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Making, path: Path) -> None:
+    old = live(making())
+    reached: list[int] = []
+
+    def meanwhile(done: int, _all: int) -> None:
+        if not reached:
+            old.accounts.reset_password(person(), "ann@example.org", "another long password", REQUEST)
+            old.accounts.add(person(), "eve@example.org", "owner", PASSWORD, REQUEST)
+            vouch(old)
+        reached.append(done)
+
+    taken = backed_up(old, path, meanwhile)
+    assert (taken.header.events, taken.header.checkpoints, taken.passwords) == (EVENTS, 2, 2)
+    assert reached[-1] == EVENTS
+    new = making(old.signer.key_file)
+    restore_file(new, path, quietly)
+    assert len(new.audit_log.checkpoints()) == 2
+    assert new.sign_in("ann@example.org", "another long password", REQUEST)
+    assert not new.sign_in("eve@example.org", PASSWORD, REQUEST)
+    new.accounts.add(person(), "eve@example.org", "owner", PASSWORD, REQUEST)
+
+
+def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(
+    making: Making, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = live(making())
+    checkpoints = old.audit_log.checkpoints
+
+    def read_late() -> object:
+        old.keys.commands.create(person(), NewKey(name="late"), REQUEST)
+        vouch(old)
+        return checkpoints()
+
+    monkeypatch.setattr(old.audit_log, "checkpoints", read_late)
+    taken = backed_up(old, path)
+    assert (taken.header.events, taken.header.checkpoints) == (EVENTS + 1, 3)
+    new = making(old.signer.key_file)
+    restore_file(new, path, quietly)
+    assert findings(new) == []
+
+
+def test_a_checkpoint_of_more_than_the_ledger_has_is_left_out_and_told_of(
+    making: Making, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = live(making())
+    monkeypatch.setattr(old.ledger, "head", lambda: Checkpoint(EVENTS - 3, "older"))
+    taken = backed_up(old, path)
+    assert (taken.header.events, taken.header.checkpoints, taken.left_out) == (EVENTS - 3, 1, 1)
+
+
+def test_a_damaged_checkpoint_is_left_out_and_told_of(making: Making, path: Path) -> None:
+    old = live(making())
+    way = Tampered(f"sqlite:///{old.settings.data_dir / 'audit.db'}")
+    way.disarm()
+    for damage in ("note = 'no note'", "note = x'ff'", "sequence = 7"):
+        way.run(f"UPDATE audit_checkpoints SET {damage} WHERE sequence = 2")  # noqa: S608  # a test's own
+        taken = backed_up(old, path)
+        assert (taken.header.checkpoints, taken.left_out) == (1, 1)
+    way.close()
+    new = making(old.signer.key_file)
+    restore_file(new, path, quietly)
+    assert len(new.audit_log.checkpoints()) == 1
+
+
+def test_a_backup_is_not_shown_on_a_terminal(making: Making) -> None:
+    parts = live(making())
+    terminal, shown = os.openpty()
+    try:
+        with pytest.raises(MovingError, match="is not shown on a terminal: name a file, or give it"):
+            backed_up(parts, Path(os.ttyname(shown)))
+        os.write(shown, b"the end")
+        assert os.read(terminal, 1000) == b"the end"
+    finally:
+        os.close(terminal)
+        os.close(shown)
+
+
+def test_a_failed_backup_leaves_the_one_before(making: Making, path: Path) -> None:
+    old = live(making())
+    backed_up(old, path)
+    whole = path.read_bytes()
+    old.store.xdel("{kl:0}:log", "0-2")
+    with pytest.raises(MovingError, match="no event at position 2"):
+        backed_up(old, path)
+    assert path.read_bytes() == whole
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,109 @@
+"""What of a backup's file is believed."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from io import BytesIO
+
+import pytest
+
+from services.backup_file import (
+    Credential,
+    Header,
+    OtherFileError,
+    Reader,
+    Writer,
+    events_of,
+    prove_whole,
+)
+from shared.export import DamagedFileError
+from tests.shared.test_export import FOUR, toggled
+
+EVENTS = [toggled(position) for position in range(1, 4)]
+NOTES = [b"one\n\n\xe2\x80\x94 key c2ln\n", b"two\n"]
+CREDENTIALS = [Credential("account:ann@example.org", "$argon2id$v=19$…")]
+
+
+def header(**changes: object) -> Header:
+    values = {"taken_at": "2026-11-23T18:59:21.123Z", "keyledger": "0.1.0", "events": 3, "checkpoints": 2}
+    return Header(**values | changes)  # type: ignore[arg-type]  # the names and types are the class's
+
+
+def file_of(head: Header) -> list[bytes]:
+    file = BytesIO()
+    writer = Writer(file, head)
+    writer.notes(NOTES)
+    writer.records(EVENTS)
+    writer.credentials(CREDENTIALS)
+    return file.getvalue().splitlines(keepends=True)
+
+
+WHOLE = file_of(header())
+
+
+def read(lines: list[bytes]) -> tuple[object, ...]:
+    prove_whole(lines)
+    reader = Reader(lines)
+    return reader.header, reader.notes(), [*reader.records()], reader.credentials()
+
+
+def sealed(lines: list[bytes]) -> list[bytes]:
+    """With a trailer that fits."""
+    digest = sha256(b"".join(lines)).hexdigest().encode()
+    return [*lines, b'{"trailer":{"sha256":"' + digest + b'"}}\n']
+
+
+def test_what_was_written_is_read() -> None:
+    assert read(WHOLE) == (header(), NOTES, EVENTS, CREDENTIALS)
+    assert [*events_of(BytesIO(b"".join(WHOLE)))] == EVENTS
+    assert sealed(WHOLE[:-1]) == WHOLE
+
+
+def test_every_flipped_bit_and_every_truncation_is_refused() -> None:
+    whole = b"".join(WHOLE)
+    for index in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[index] ^= 1 << index % 8
+        for damaged in (bytes(flipped), whole[:index]):
+            with pytest.raises((DamagedFileError, OtherFileError)):
+                prove_whole(BytesIO(damaged))
+
+
+DAMAGE: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "without a checkpoint": lambda file: [*file[:1], *file[2:]],
+    "with a checkpoint more": lambda file: [*file[:2], *file[1:]],
+    "with an event instead of a checkpoint": lambda file: [*file[:2], *file[3:]],
+    "without the last event": lambda file: [*file[:5], *file[6:]],
+    "with an event of another ledger": lambda file: [*file[:3], FOUR[1], *file[4:]],
+    "without the trailer of the ledger": lambda file: [*file[:6], *file[7:]],
+    "with another trailer of the ledger": lambda file: [*file[:6], FOUR[-1], *file[7:]],
+    "with an event behind the ledger": lambda file: [*file[:7], file[3], *file[7:]],
+    "with a password of nobody": lambda file: [*file[:7], b'{"credential":{"value":"x"}}\n'],
+    "with a password that is none": lambda file: [*file[:7], b'{"credential":"x"}\n'],
+    "with bytes that are no text": lambda file: [*file[:7], b'{"credential":"\xff"}\n'],
+    "with half a header": lambda file: [b'{"backup":{"format":1}}\n', *file[1:]],
+    "with a header that says more": lambda file: [file[0].replace(b'{"f', b'{"more":1,"f'), *file[1:]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_that_is_sealed_anew_is_read_with_the_same_care(damage: str) -> None:
+    with pytest.raises(DamagedFileError):
+        read(sealed(DAMAGE[damage](WHOLE[:-1])))
+
+
+OTHERS = {
+    b"": "is empty",
+    b"".join(FOUR): "is an export of the ledger, .*: `keyledger import` fills",
+    b'{"entry_hash":"00"}\n': "is an export of the audit log, .*: `keyledger audit check --file` proves it",
+    b"age-encryption.org/v1\n": "is no backup of a Keyledger: if it is encrypted, decrypt it first",
+    b'{"backup":1}\n': "is no backup",
+    b"[" * 50_000 + b"\n": "is no backup",
+    b"\xff\x00\n": "is no backup",
+    b"".join(file_of(header(format=2, keyledger="9.1"))): "is a backup of format 2, .* Keyledger 9.1$",
+}
+
+
+@pytest.mark.parametrize("content", OTHERS, ids=OTHERS.values())
+def test_what_is_no_backup_is_told_by_what_it_is(content: bytes) -> None:
+    with pytest.raises(OtherFileError, match=OTHERS[content]):
+        prove_whole(BytesIO(content))

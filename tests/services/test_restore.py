@@ -1,0 +1,279 @@
+"""Restoring a backup: what comes back, what is refused, and what is left where it is interrupted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from services.backup_file import Reader, Writer
+from services.composition import Parts
+from services.keys.commands import NewKey
+from services.keys.rebuild import check as check_views
+from services.moving import MovingError, Progress
+from services.restore import restore_file
+from tests.audit.histories import grow
+from tests.audit.tampering import Tampered
+from tests.keys.people import REQUEST, person
+from tests.real import until
+from tests.services.keyledgers import (
+    PASSWORD,
+    EasyParts,
+    Making,
+    Past,
+    Seen,
+    audit,
+    backed_up,
+    close,
+    findings,
+    live,
+    quietly,
+    seen,
+    vouch,
+)
+
+NOTHING = Seen({b"log": []}, {}, [], [], None, set(), [])
+
+
+class Interrupted(Exception):  # noqa: N818  # it stands for a signal
+    pass
+
+
+def restored(parts: Parts, path: Path, *, with_checkpoints: bool = True) -> Seen:
+    restore_file(parts, path, quietly, with_checkpoints=with_checkpoints)
+    return seen(parts)
+
+
+def refused(parts: Parts, path: Path, message: str, *, with_checkpoints: bool = True) -> None:
+    """A restore that is told in one line, and changes nothing."""
+    before = seen(parts)
+    with pytest.raises(MovingError, match=message) as refusal:
+        restored(parts, path, with_checkpoints=with_checkpoints)
+    assert "\n" not in str(refusal.value)
+    assert seen(parts) == before
+
+
+def interrupted(parts: Parts, path: Path, phase: str, steps: int) -> None:
+    """A restore that ends after some steps of a phase; before the first, where it begins."""
+
+    @contextmanager
+    def bar(what: str) -> Iterator[Progress]:
+        done = 0
+
+        def step(_done: int, _all: int) -> None:
+            nonlocal done
+            done += 1
+            if (what, done) == (phase, steps):
+                raise Interrupted
+
+        if (what, 0) == (phase, steps):
+            raise Interrupted
+        yield step
+
+    with pytest.raises(Interrupted):
+        restore_file(parts, path, bar)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """An empty one of each kind for the audit log; None stands for that in the directory."""
+    if request.param == "sqlite":
+        return None
+    url = f"postgresql://keyledger@/postgres?host={request.getfixturevalue('postgresql_server')}"
+    server = Tampered(url)
+    server.run("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    server.close()
+    return url
+
+
+def test_a_restore_brings_everything_back_and_it_goes_on(
+    past: Past, making: Making, database: str | None
+) -> None:
+    new = making(past.key_file, database)
+    found = restore_file(new, past.backup, quietly)
+    assert (found.header, len(found.credentials)) == (past.taken.header, 2)
+    assert seen(new) == past.before
+    assert len(past.before.checkpoints) == 2
+    assert check_views(new.ledger, new.views).equal
+    assert findings(new) == []
+    assert new.sign_in("ann@example.org", PASSWORD, REQUEST)
+    assert not new.sign_in("bob@example.org", PASSWORD + "r", REQUEST)
+    vouch(new)
+    assert [each.sequence for each in new.audit_log.checkpoints()] == [1, 2, 3]
+    assert findings(new) == []
+
+
+def test_a_backup_of_nothing_is_restored_to_nothing(making: Making, tmp_path: Path) -> None:
+    backed_up(making(), tmp_path / "backup")
+    new = making()
+    assert restored(new, tmp_path / "backup") == NOTHING
+    assert not new.signer.key_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps"),
+    [("events", 0), ("events", 1), ("audit log", 0), ("audit log", 1), ("views", 0), ("views", 1)],
+)
+def test_a_restore_that_was_interrupted_is_run_again_to_its_end(
+    past: Past, making: Making, phase: str, steps: int
+) -> None:
+    new = making(past.key_file)
+    interrupted(new, past.backup, phase, steps)
+    assert NOTHING != seen(new) != past.before
+    assert restored(new, past.backup) == past.before
+    assert restored(new, past.backup) == past.before
+
+
+def test_a_restore_that_never_came_to_its_end_is_not_taken_for_a_whole_one(
+    past: Past, making: Making
+) -> None:
+    new = making(past.key_file)
+    interrupted(new, past.backup, "events", 1)
+    vouch(new)  # as the processes do, if somebody starts them then
+    assert [finding.kind.value for finding in findings(new)] == ["cut off"]
+    restored(new, past.backup)
+    assert findings(new) == []
+
+
+def test_a_damaged_backup_writes_nothing(past: Past, making: Making, tmp_path: Path) -> None:
+    new, whole = making(past.key_file), past.backup.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    swapped = [*lines[:4], lines[5], lines[4], *lines[6:]]
+    path = tmp_path / "damaged"
+    for damaged in (whole[:-1], whole[:-90], whole + b"\n", whole * 2, *map(b"".join, (lines[:-1], swapped))):
+        path.write_bytes(damaged)
+        refused(new, path, "is not a whole backup. .* Nothing was written.")
+
+
+def test_what_is_no_backup_is_told_by_what_it_is(past: Past, making: Making, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(past.backup.read_bytes().partition(b"\n")[2])
+    refused(making(), tmp_path / "other", "other is no backup of a Keyledger: .* Nothing was written.")
+
+
+def test_whoever_changes_a_backup_and_seals_it_anew_meets_the_checkpoints(
+    past: Past, making: Making, tmp_path: Path
+) -> None:
+    reader, file = Reader(past.backup.read_bytes().splitlines(keepends=True)), BytesIO()
+    writer = Writer(file, reader.header)
+    writer.notes(reader.notes())
+    on = (each._replace(body=each.body.replace(b":false", b":true")) for each in reader.records())
+    writer.records(on)
+    writer.credentials(reader.credentials())
+    (tmp_path / "changed").write_bytes(file.getvalue())
+    refused(making(past.key_file), tmp_path / "changed", "checkpoint 1 vouches for other events than")
+
+
+def test_checkpoints_that_do_not_follow_each_other_are_refused(
+    past: Past, making: Making, tmp_path: Path
+) -> None:
+    reader, file = Reader(past.backup.read_bytes().splitlines(keepends=True)), BytesIO()
+    writer = Writer(file, reader.header)
+    writer.notes([reader.notes()[0]] * 2)
+    writer.records(reader.records())
+    writer.credentials(reader.credentials())
+    (tmp_path / "changed").write_bytes(file.getvalue())
+    refused(
+        making(past.key_file), tmp_path / "changed", "not what was signed: checkpoint 2: it is checkpoint 1"
+    )
+
+
+def test_without_its_key_a_backup_is_refused_and_no_key_is_made(past: Past, making: Making) -> None:
+    new = making()
+    refused(new, past.backup, r"audit_key.pem is missing, .*: put it back first, or restore --without-")
+    assert not new.signer.key_file.exists()
+
+
+def test_with_another_key_a_backup_is_refused(past: Past, making: Making) -> None:
+    new = making()
+    assert new.signer.public_key
+    refused(new, past.backup, r"audit_key.pem is not the key that signed .*: put that one back first")
+
+
+def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoints_begins(
+    past: Past, making: Making
+) -> None:
+    new, expected = making(), past.before._replace(checkpoints=[], anchor=None)
+    assert restored(new, past.backup, with_checkpoints=False) == expected
+    assert restored(new, past.backup, with_checkpoints=False) == expected
+    vouch(new)
+    assert [each.sequence for each in new.audit_log.checkpoints()] == [1]
+    assert findings(new) == []
+
+
+def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, tmp_path: Path) -> None:
+    old = live(making())
+    backed_up(old, tmp_path / "backup")
+    later = vouch(old)
+    new = making(old.signer.key_file)
+    new.signer.keep(later)
+    for with_checkpoints in (True, False):
+        message = "has a checkpoint that would not be restored"
+        refused(new, tmp_path / "backup", message, with_checkpoints=with_checkpoints)
+    new.signer.anchor_file.unlink()
+    restored(new, tmp_path / "backup")
+    assert findings(new) == []
+
+
+def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Past, making: Making) -> None:
+    new = making(past.key_file)
+    grow(new.ledger, 1)
+    refused(new, past.backup, "The ledger is not empty")
+    audit(new)
+    new.store.flushall()
+    refused(new, past.backup, "The audit log is not empty")
+
+
+def test_checkpoints_of_another_audit_log_stay_as_they_are(past: Past, making: Making) -> None:
+    new = making(past.key_file)
+    new.audit_log.put_back([b"another\n"])
+    refused(new, past.backup, "The audit log is not empty")
+
+
+def test_an_audit_log_that_outlived_the_store_is_gone_on_with(making: Making, tmp_path: Path) -> None:
+    old = live(making())
+    backed_up(old, tmp_path / "backup")
+    before = seen(old)
+    old.store.flushall()
+    assert restored(old, tmp_path / "backup") == before
+
+
+def test_an_audit_log_that_is_ahead_of_the_backup_is_kept_as_evidence(making: Making, tmp_path: Path) -> None:
+    old = live(making())
+    backed_up(old, tmp_path / "backup")
+    old.keys.commands.create(person(), NewKey(name="lost"), REQUEST)
+    audit(old)
+    old.store.flushall()
+    refused(old, tmp_path / "backup", "The audit log is not empty, .* keep the old one as evidence")
+
+
+def test_a_store_that_a_keyledger_runs_on_is_refused(past: Past, making: Making) -> None:
+    new = making(past.key_file)
+    reader = Thread(target=new.tailed_ledger.tail, args=(0, 1, 2_000))
+    reader.start()
+    until(new.ledger.is_tailed, what="the reader's wait")
+    refused(new, past.backup, "A Keyledger runs on this store: stop it")
+    reader.join()
+    restored(new, past.backup)
+
+
+def test_too_few_replicas_are_told_of_and_the_restore_can_be_run_again(past: Past, making: Making) -> None:
+    new = making(past.key_file, ack_replicas=1)
+    with pytest.raises(MovingError, match="0 of 1 replicas have it in time: look after the replicas"):
+        restored(new, past.backup)
+    again = EasyParts(replace(new.settings, ack_replicas=0), new.store_url)
+    assert restored(again, past.backup) == past.before
+    close(again)
+
+
+def test_somebody_who_writes_meanwhile_is_told_of(past: Past, making: Making) -> None:
+    new = making(past.key_file)
+
+    @contextmanager
+    def watching(what: str) -> Iterator[Progress]:
+        yield lambda done, _all: grow(new.ledger, 1, "key:x") if (what, done) == ("events", 500) else None
+
+    with pytest.raises(MovingError, match="Somebody else wrote to the ledger meanwhile"):
+        restore_file(new, past.backup, watching)
