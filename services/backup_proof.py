@@ -14,6 +14,7 @@ from services.audit.signing import Signer
 from services.backup_file import Credential, Header, Reader, events_of, prove_whole
 from services.composition import Parts
 from services.moving import MovingError, Progress, from_start, held_of
+from shared.connections import is_read_from
 from shared.events import Record
 
 _PAGE = 1_000
@@ -37,7 +38,7 @@ def prove(file: BinaryIO, parts: Parts, bar: Bar, *, with_checkpoints: bool) -> 
     OtherFileError, DamagedFileError, MovingError, SigningError, AuditDatabaseError, redis.RedisError.
     """
     prove_whole(from_start(file))
-    if parts.ledger.is_tailed():
+    if is_read_from(parts.store):
         raise MovingError("A Keyledger runs on this store: stop it, then restore again.")
     header = Reader(from_start(file)).header
     held_of(events_of(file), header.events, parts.ledger)

@@ -8,7 +8,13 @@ from typing import Any
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool, SSLConnection
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from redis.utils import str_if_bytes
@@ -107,6 +113,18 @@ def ensure_reachable(client: Redis) -> None:
             f"The store at {address} does not answer ({reason}): start it, or correct KEYLEDGER_REDIS_URL."
         )
         raise StoreUnavailableError(message) from error
+
+
+def is_read_from(client: Redis) -> bool:
+    """Whether somebody waits for news of a stream at this moment, as all do who follow the ledger.
+
+    A user who may not see that is told no.
+    """
+    try:
+        others = client.client_list()
+    except NoPermissionError:
+        return False
+    return any(each["cmd"] == "xread" and "b" in each["flags"] for each in others)
 
 
 def _admit(connection: Any, *, address: str, allow_unsafe: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from redis import Redis
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import NoScriptError
 
 from shared.events import Event, NewEvent, Record, decode, encode, name_of
 
@@ -201,17 +201,6 @@ class Ledger:
         Only for a restore. Raises NotReplicatedError, redis.RedisError.
         """
         self._written("SET", credential_key(subject), credential)
-
-    def is_tailed(self) -> bool:
-        """Whether somebody waits for what comes at this moment, as a Keyledger that runs does.
-
-        A user of the store who may not see that is told no.
-        """
-        try:
-            clients = self._store.client_list()
-        except NoPermissionError:
-            return False
-        return any(client["cmd"] == "xread" and "b" in client["flags"] for client in clients)
 
     def is_untouched(self) -> bool:
         """Whether nothing was ever written: neither an event nor, of a log that was deleted, an index."""

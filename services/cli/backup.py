@@ -25,20 +25,15 @@ def backup_command(file: Path) -> None:
         taken = backup_file(parts.ledger, parts.audit_log, file, now_ms(), advance)
         key_file = parts.signer.key_file
     header = taken.header
-    click.echo(
-        f"Backed up {header.events:,} events, {header.checkpoints:,} checkpoints and "
-        f"{taken.passwords:,} passwords' hashes: keep it secret.",
-        err=True,
-    )
+    counts = _counts(header.events, header.checkpoints, taken.passwords)
+    click.echo(f"Backed up {counts}: keep it secret.", err=True)
     if taken.left_out:
         click.echo(
             f"Checkpoint {header.checkpoints + 1} and what follows it cannot be backed up: "
             "`keyledger audit check` says why.",
             err=True,
         )
-    click.echo(
-        f"Not in it: sessions, how often keys were used, and {key_file}. Keep that one too, apart.", err=True
-    )
+    click.echo(f"Not in it: sessions, counts of use, and {key_file}. Keep that one too, apart.", err=True)
 
 
 @click.command("restore")
@@ -55,11 +50,15 @@ def restore_command(file: Path, without_checkpoints: bool) -> None:
     """
     with opened(Parts) as parts:
         restored = restore_file(parts, file, progress, with_checkpoints=not without_checkpoints)
-    click.echo(
-        f"Restored {restored.header.events:,} events, {len(restored.notes):,} checkpoints and "
-        f"{len(restored.credentials):,} passwords, as of {restored.header.taken_at}."
-    )
+    counts = _counts(restored.header.events, len(restored.notes), len(restored.credentials))
+    click.echo(f"Restored {counts}, as of {restored.header.taken_at}.")
+    if without_checkpoints:
+        click.echo("The old checkpoints stay in the backup, and a new chain of them begins: keep it.")
     click.echo("Keys and passwords work as before; everybody signs in again, and use is counted from now on.")
     with suppress(OSError):  # standard input has no such file
         if file.stat().st_mode & 0o077:
             click.echo(f"Others can read {file}, which has password hashes: `chmod 600 {file}`.", err=True)
+
+
+def _counts(events: int, checkpoints: int, passwords: int) -> str:
+    return f"{events:,} events, {checkpoints:,} checkpoints and {passwords:,} password hashes"

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -24,6 +22,7 @@ from shared.embedded import EmbeddedServer
 from shared.events import decode
 from shared.ledger import Ledger
 from tests.real import Service, until
+from tests.runbooks import follow
 
 pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(180)]
 
@@ -31,7 +30,6 @@ _SAID_WITHIN_S = 2.0
 _STAYS_S = 3.0
 _AWAY_S = 4.0
 _CALLS = 500
-_RUNBOOK = Path(__file__).parents[2] / "docs" / "runbooks.md"
 
 
 Sign: TypeAlias = Callable[[Service], object]
@@ -226,11 +224,11 @@ def test_new_events_in_the_places_of_the_lost_ones_do_not_look_like_health(story
 def test_the_runbook_puts_the_newer_files_back(story: Story) -> None:
     service = story.service
     _put_back(story)
-    assert _follow(service, "The ledger went backwards") == 1
+    assert follow(service, "The ledger went backwards") == 1
     service.stop()
-    assert _follow(service, "The newer files are still there", NEWER=str(story.newer)) == 0
+    assert follow(service, "The newer files are still there", NEWER=str(story.newer)) == 0
     service.start()
-    assert _follow(service, "Afterwards") == 0
+    assert follow(service, "Afterwards") == 0
     assert story.admin.listed() == story.newer_list
     assert (story.lost.status(), story.switched.status()) == (200, 401)
     # What follows is that the log was found sound.
@@ -242,10 +240,10 @@ def test_the_runbook_keeps_the_audit_log_aside_where_the_newer_files_are_lost(st
     _put_back(story)
     shutil.rmtree(story.newer)
     service.stop()
-    assert _follow(service, "The newer files are lost") == 0
+    assert follow(service, "The newer files are lost") == 0
     service.start()
     _settle(service)
-    assert _follow(service, "Afterwards") == 0
+    assert follow(service, "Afterwards") == 0
     assert story.admin.listed() == story.older_list
     kept = [directory for directory in service.data_dir.glob("audit-*") if directory.is_dir()]
     assert [_audited(directory) for directory in kept] == [story.audited]
@@ -286,25 +284,6 @@ def _said(service: Service, back: float, signs: Mapping[str, Sign]) -> dict[str,
         until(all_have, 10)
     assert said.keys() == signs.keys(), f"silent: {signs.keys() - said.keys()}\n{service.output}"
     return said
-
-
-def _follow(service: Service, heading: str, **settings: str) -> int:
-    """Does what the runbook has under a heading, as it stands there, and gives the exit status."""
-    part = re.search(rf"(?ms)^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", _RUNBOOK.read_text())
-    assert part, heading
-    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```$", part[1])
-    assert blocks, f"no commands under {heading}"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["/bin/sh", "-eu", "-c", "\n".join(blocks)],
-        env=service.environment | settings | {"PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    print(f"\n{heading}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.returncode
 
 
 def _files(service: Service) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -19,6 +20,7 @@ from services.composition import Parts
 from services.keys.commands import NewKey
 from services.keys.domain import ChangeKey
 from services.moving import Progress
+from shared.events import Record
 from shared.settings import Settings
 from tests.audit.histories import grow
 from tests.keys.people import REQUEST, now, person
@@ -31,7 +33,8 @@ Making: TypeAlias = Callable[..., Parts]
 class Seen(NamedTuple):
     """All that a backup has to bring back, and what is built from it."""
 
-    ledger: dict[bytes, object]
+    log: list[Record]
+    indices: dict[bytes, list[bytes]]  # of each subject its positions
     passwords: dict[bytes, object]
     entries: list[Entry]
     checkpoints: list[Numbered]
@@ -121,11 +124,11 @@ def backed_up(parts: Parts, path: Path, progress: Progress | None = None) -> Tak
 
 
 def seen(parts: Parts) -> Seen:
-    """What there is, read past the code that restores it."""
+    """What there is."""
     store: Redis = parts.store
-    indices = {name: store.lrange(name, 0, -1) for name in store.scan_iter("{kl:0}:subject:*")}
     return Seen(
-        ledger={b"log": store.xrange("{kl:0}:log"), **indices},
+        log=[record for page in parts.ledger.pages(0, 1_000) for record in page],
+        indices=dict(_indices(store)),
         passwords={name: store.get(name) for name in store.scan_iter("{kl:0}:credential:*")},
         entries=list(parts.audit_log.walk(2**62)),
         checkpoints=parts.audit_log.checkpoints(),
@@ -133,6 +136,15 @@ def seen(parts: Parts) -> Seen:
         views=set(parts.views.live().entries()),
         people=[row.email for row in parts.directory.page(person(), 100).people],
     )
+
+
+def _indices(store: Redis) -> Iterator[tuple[bytes, list[bytes]]]:
+    names = store.scan_iter("{kl:0}:subject:*", count=1_000)
+    while some := [*islice(names, 1_000)]:
+        with store.pipeline(transaction=False) as pipe:
+            for name in some:
+                pipe.lrange(name, 0, -1)
+            yield from zip(some, pipe.execute(), strict=True)
 
 
 def silently(_done: int, _all: int) -> None:

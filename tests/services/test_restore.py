@@ -15,6 +15,7 @@ from services.keys.commands import NewKey
 from services.keys.rebuild import check as check_views
 from services.moving import MovingError, Progress
 from services.restore import restore_file
+from shared.connections import is_read_from
 from tests.audit.histories import grow
 from tests.audit.tampering import Tampered
 from tests.keys.people import REQUEST, person
@@ -35,7 +36,7 @@ from tests.services.keyledgers import (
     vouch,
 )
 
-NOTHING = Seen({b"log": []}, {}, [], [], None, set(), [])
+NOTHING = Seen([], {}, {}, [], [], None, set(), [])
 
 
 class Interrupted(Exception):  # noqa: N818  # it stands for a signal
@@ -253,7 +254,7 @@ def test_a_store_that_a_keyledger_runs_on_is_refused(past: Past, making: Making)
     new = making(past.key_file)
     reader = Thread(target=new.tailed_ledger.tail, args=(0, 1, 2_000))
     reader.start()
-    until(new.ledger.is_tailed, what="the reader's wait")
+    until(lambda: is_read_from(new.store), what="the reader's wait")
     refused(new, past.backup, "A Keyledger runs on this store: stop it")
     reader.join()
     restored(new, past.backup)

@@ -73,6 +73,10 @@ class MemoryLedger(Ledger):
             ]
             self._grown.notify_all()
 
+    def keep_credential(self, subject: str, credential: str) -> None:
+        """Keeps what an append once kept for the subject."""
+        self._credentials[subject] = credential
+
     def is_untouched(self) -> bool:
         """Whether nothing was ever written."""
         return not self._log

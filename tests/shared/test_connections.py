@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from redis import Redis
@@ -21,6 +22,7 @@ from shared.connections import (
     UnsafeStoreError,
     connect,
     ensure_reachable,
+    is_read_from,
 )
 from tests.real import FakeServer, answers, need, until
 
@@ -193,3 +195,16 @@ def test_a_wrong_password_is_said_without_showing_it(user: str, tmp_path: Path) 
     with running(VALKEY, tmp_path, requirepass="s3cret") as url:
         client = connect(url.replace("unix://", f"unix://{user}"))
         assert "wr0ng" not in refused(client, StoreUnavailableError, "refuses the user or password")
+
+
+def test_whoever_waits_for_news_is_seen_by_who_may_see_it(program: str, tmp_path: Path) -> None:
+    with running(program, tmp_path) as url, connect(url) as client, connect(url, timeout=5) as reader:
+        client.acl_setuser("blind", enabled=True, nopass=True, keys="*", commands=["+@all", "-client|list"])
+        waiting = Thread(target=reader.xread, args=({"log": "0"},), kwargs={"block": 1_500})
+        assert not is_read_from(client)
+        waiting.start()
+        until(lambda: is_read_from(client), what="the wait")
+        with connect(url.replace("unix://", "unix://blind:any@")) as blind:
+            assert not is_read_from(blind)
+        waiting.join()
+        assert not is_read_from(client)

@@ -154,6 +154,12 @@ def test_a_credential_is_kept_with_its_event_and_apart_from_the_log(ledger: Ledg
     assert all(b"hash" not in record.body for record in ledger.read(0, 10))
 
 
+def test_a_credential_is_put_back_without_an_event(ledger: Ledger) -> None:
+    ledger.keep_credential("account:a", "hash")
+    assert ledger.credential("account:a") == "hash"
+    assert ledger.head() == BEGINNING
+
+
 def test_a_tail_gives_what_is_there_and_waits_for_what_is_not(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a", count=3), 0)
     assert [record.position for record in ledger.tail(1, 10, 10)] == [2, 3]

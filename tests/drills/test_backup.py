@@ -1,0 +1,271 @@
+"""Backups that are taken under load, restores that are killed, and how long both take."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from redis import RedisError
+
+from bench.events import event_of
+from services.audit.jobs import catch_up
+from services.backup import Taken
+from services.composition import Parts
+from services.keys.rebuild import check as check_views
+from services.restore import restore_file
+from shared.embedded import EmbeddedServer
+from shared.events import Record, encode
+from tests.drills.writing import start_writer, stop_writer
+from tests.keys.people import REQUEST, person
+from tests.real import KEYLEDGER, Service, served, until
+from tests.services.keyledgers import (
+    Seen,
+    backed_up,
+    close,
+    findings,
+    live,
+    parts_in,
+    quietly,
+    seen,
+    vouch,
+)
+
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+
+_WRITERS = 2
+_BACKUPS = 3
+_BETWEEN = 2_000  # events
+_EVENTS = 100_000
+_PAGE = 500
+_PEAK_MIB = 200
+_EMAIL = "ann@example.org"
+
+
+@contextmanager
+def _keyledger(directory: Path) -> Iterator[Callable[[], Parts]]:
+    """A store in the directory while it is used, and what gives parts on it."""
+    server, made = EmbeddedServer.in_directory(directory), list[Parts]()
+
+    def parts() -> Parts:
+        made.append(parts_in(directory, server.url))
+        return made[-1]
+
+    with served(server.command, server.url):
+        yield parts
+        for each in made:
+            close(each)
+
+
+@contextmanager
+def _repeated(step: Callable[[], object]) -> Iterator[None]:
+    """Does something again and again meanwhile; what goes wrong with it fails the test at the end."""
+    over, failures = Event(), list[BaseException]()
+
+    def work() -> None:
+        try:
+            while not over.is_set():
+                step()
+        except BaseException as error:  # noqa: BLE001  # it is looked at below
+            failures.append(error)
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
+    assert failures == []
+
+
+class _Person:
+    """Somebody whose password is changed all the time."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.last = 0
+        parts.accounts.add(person(), _EMAIL, "owner", self.password(0), REQUEST)
+
+    def change_password(self) -> None:
+        self._parts.accounts.reset_password(person(), _EMAIL, self.password(self.last + 1), REQUEST)
+        self.last += 1
+
+    def newer_password(self, parts: Parts) -> int:
+        """How many changes the password of a restored Keyledger is ahead of its ledger."""
+        subject = f"account:{_EMAIL}"
+        by_ledger, kept = parts.ledger.version(subject) - 1, parts.ledger.credential(subject)
+        tries = range(by_ledger, self.last + 1)
+        return next(n for n in tries if parts.passwords.verify(kept, self.password(n))) - by_ledger
+
+    @staticmethod
+    def password(number: int) -> str:
+        return f"the password number {number}"
+
+
+def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_path: Path) -> None:
+    taken: list[Taken] = []
+    with _keyledger(tmp_path / "old") as parts:
+        old, auditor, ann = parts(), parts(), _Person(parts())
+        writers = [start_writer(old.store_url, number) for number in range(_WRITERS)]
+
+        def work() -> None:
+            catch_up(auditor.audit_log, auditor.ledger, pages=1)
+            auditor.notary.vouch()
+
+        with _repeated(ann.change_password), _repeated(work):
+            for number in range(_BACKUPS):
+                goal = old.ledger.head().position + _BETWEEN
+                while old.ledger.head().position < goal:
+                    time.sleep(0.02)  # the test's own time-out is the deadline
+                taken.append(backed_up(old, tmp_path / f"backup-{number}"))
+        appended = sum(len(stop_writer(writer)) for writer in writers)
+        vouch(old)
+        was = seen(old)
+    print(f"\n{appended:,} keys by writers, {ann.last:,} passwords, {len(was.checkpoints):,} checkpoints")
+    for number, each in enumerate(taken):
+        directory = tmp_path / f"new-{number}"
+        with _keyledger(directory) as parts:
+            shutil.copy(tmp_path / "old" / "audit_key.pem", directory)
+            new = parts()
+            restore_file(new, tmp_path / f"backup-{number}", quietly)
+            now = seen(new)
+            ahead = ann.newer_password(new)
+            print(
+                f"{each.header.events:,} events, {each.header.checkpoints} checkpoints, {ahead} changes ahead"
+            )
+            assert now.log == was.log[: each.header.events]
+            assert now.entries == was.entries[: each.header.events]
+            assert now.checkpoints == was.checkpoints[: each.header.checkpoints]
+            assert now.people == [_EMAIL]
+            assert (len(now.passwords), each.left_out) == (1, 0)
+            assert findings(new) == []
+            assert check_views(new.ledger, new.views).equal
+
+
+def _filled(parts: Parts) -> None:
+    """100,000 events, nearly all of keys that are created and switched off, and two checkpoints."""
+    live(parts)
+    head = parts.ledger.head().position
+    bodies = [encode(event_of(f"{n:012d}", version)) for n in range(_EVENTS // 2) for version in (1, 2)]
+    for first in range(head, _EVENTS, _PAGE):
+        last = min(first + _PAGE, _EVENTS)
+        at = parts.ledger.read(head - 1, 1)[0].at
+        page = [Record(position, at, bodies[position - head - 1]) for position in range(first + 1, last + 1)]
+        parts.ledger.fill(first, page)
+    vouch(parts)
+    parts.projector.catch_up()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """A Keyledger with many events, and none of its processes."""
+    service = Service(tmp_path_factory.mktemp("full"))
+    with _keyledger(service.data_dir) as parts:
+        _filled(parts())
+    return service
+
+
+@pytest.fixture
+def empty(full: Service, tmp_path: Path) -> Service:
+    """Another with the same key, and nothing else."""
+    service = Service(tmp_path / "empty")
+    service.data_dir.mkdir(mode=0o700)
+    shutil.copy(full.data_dir / "audit_key.pem", service.data_dir)
+    return service
+
+
+def _seen(service: Service) -> Seen:
+    server = EmbeddedServer.in_directory(service.data_dir)
+    parts = parts_in(service.data_dir, server.url)
+    with server.joined():
+        found = seen(parts)
+        close(parts)
+    return found
+
+
+def _restore(service: Service, backup: Path) -> "subprocess.Popen[bytes]":
+    command = [KEYLEDGER, "restore", str(backup)]
+    return subprocess.Popen(command, env=service.environment, stdout=subprocess.DEVNULL)
+
+
+def test_a_restore_that_is_killed_at_each_of_its_stages_comes_to_its_end(
+    full: Service, empty: Service, tmp_path: Path
+) -> None:
+    assert full.run("backup", str(tmp_path / "backup")).returncode == 0
+    parts = parts_in(empty.data_dir, EmbeddedServer.in_directory(empty.data_dir).url)
+    stages: list[tuple[Callable[[], int], int]] = [
+        (lambda: len(parts.audit_log.checkpoints()), 1),
+        (lambda: parts.ledger.head().position, 1),
+        (lambda: parts.ledger.head().position, _EVENTS // 2),
+        (lambda: parts.audit_log.last().position, 1),
+        (lambda: parts.audit_log.last().position, _EVENTS // 2),
+        (lambda: parts.views.live().checkpoint().position, 1),
+        (lambda: parts.views.live().checkpoint().position, _EVENTS // 2),
+    ]
+    for reached, wanted in stages:
+        restore = _restore(empty, tmp_path / "backup")
+        until(partial(_is_there, reached, wanted), 120, "the stage to kill at")
+        assert restore.poll() is None
+        restore.kill()
+        restore.wait(10)
+        print(f"killed at {reached():,} of what was to reach {wanted:,}")
+    close(parts)
+    done = empty.run("restore", str(tmp_path / "backup"))
+    assert done.returncode == 0, done.stderr
+    assert _seen(empty) == _seen(full)
+
+
+def test_a_restore_that_is_killed_at_any_moment_comes_to_its_end(
+    full: Service, empty: Service, tmp_path: Path
+) -> None:
+    assert full.run("backup", str(tmp_path / "backup")).returncode == 0
+    chance, kills, longest = random.Random(7), 0, 2.0
+    while True:
+        restore = _restore(empty, tmp_path / "backup")
+        try:
+            assert restore.wait(chance.uniform(0, longest)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            restore.kill()
+            restore.wait(10)
+            kills, longest = kills + 1, longest * 1.3
+    print(f"\nkilled {kills} times")
+    assert kills > 3
+    assert _seen(empty) == _seen(full)
+
+
+@pytest.mark.alone
+def test_how_long_a_backup_and_a_restore_take(full: Service, empty: Service, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    for service, words in ((full, "backup"), (empty, "restore")):
+        began = time.monotonic()
+        peak = _peak(service, words, str(backup))
+        print(f"\n{words} of {_EVENTS:,} events: {time.monotonic() - began:.1f} s, {peak:,} MiB at the most")
+        assert peak < _PEAK_MIB
+    print(f"the file has {backup.stat().st_size / 2**20:.1f} MiB")
+
+
+def _is_there(reached: Callable[[], int], wanted: int) -> bool:
+    try:
+        return reached() >= wanted
+    except RedisError:  # it is not yet started
+        return False
+
+
+def _peak(service: Service, *words: str) -> int:
+    """The most memory that a command had, in MiB."""
+    measuring = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", measuring, KEYLEDGER, *words]
+    done = subprocess.run(command, env=service.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1]) // 1024

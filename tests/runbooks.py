@@ -1,0 +1,31 @@
+"""Does what the runbooks say, as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.real import Service
+
+_DOCUMENTS = Path(__file__).parents[1] / "docs"
+
+
+def follow(service: Service, heading: str, **settings: str) -> int:
+    """Runs the commands under a heading, and gives the exit status."""
+    text = "\n".join(document.read_text() for document in sorted(_DOCUMENTS.glob("*.md")))
+    part = re.search(rf"(?ms)^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", text)
+    assert part, heading
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```$", part[1])
+    assert blocks, f"no commands under {heading}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/sh", "-eu", "-c", "\n".join(blocks)],
+        env=service.environment | settings | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    print(f"\n{heading}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.returncode
