@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 
+from services.accounts import directory
 from services.backup_file import Reader, Writer
 from services.composition import Parts
 from services.keys.commands import NewKey
@@ -96,6 +97,7 @@ def test_a_restore_brings_everything_back_and_it_goes_on(
     new = making(past.key_file, database)
     found = restore_file(new, past.backup, quietly)
     assert (found.header, len(found.credentials)) == (past.taken.header, 2)
+    assert new.store.hlen(directory._ROWS) == 2  # nobody has asked for the list of people yet
     assert seen(new) == past.before
     assert len(past.before.checkpoints) == 2
     assert check_views(new.ledger, new.views).equal
