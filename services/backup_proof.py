@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 from services.audit.audit_log import AuditLog
@@ -45,7 +46,7 @@ def prove(file: BinaryIO, parts: Parts, bar: Bar, *, with_checkpoints: bool) -> 
     reader = Reader(from_start(file))
     kept = reader.notes()
     notes = kept if with_checkpoints else []
-    checkpoints = _signed(notes, parts.signer)
+    checkpoints = _signed(notes, parts.signer, parts.audit_key_file)
     _refuse_later(notes, parts.signer)
     end = _end_of(parts.audit_log, notes)
     wanted = {checkpoint.position for checkpoint in checkpoints} | ({end.position} if end else set())
@@ -57,20 +58,20 @@ def prove(file: BinaryIO, parts: Parts, bar: Bar, *, with_checkpoints: bool) -> 
     return Proved(header, notes, reader.credentials())
 
 
-def _signed(notes: Sequence[bytes], signer: Signer) -> list[Checkpoint]:
+def _signed(notes: Sequence[bytes], signer: Signer, key_file: Path) -> list[Checkpoint]:
     """The checkpoints, if the key that is here signed each of them behind the one before."""
     if not notes:
         return []
-    if not signer.key_file.exists():
+    if not key_file.exists():
         raise MovingError(
-            f"{signer.key_file} is missing, the key that signed the backup's checkpoints: "
+            f"{key_file} is missing, the key that signed the backup's checkpoints: "
             f"put it back first, {_OR_WITHOUT}."
         )
     try:
         verified(notes[0], signer.public_key)
     except NoteError as error:
         raise MovingError(
-            f"{signer.key_file} is not the key that signed the backup's checkpoints ({error}): "
+            f"{key_file} is not the key that signed the backup's checkpoints ({error}): "
             f"put that one back first, {_OR_WITHOUT}."
         ) from error
     findings = Findings()

@@ -40,7 +40,7 @@ class Signer:
 
     def __init__(self, key_file: Path) -> None:
         self.anchor_file = key_file.with_name(f"{key_file.name}.last")
-        self.key_file = key_file
+        self._key_file = key_file
         self._keeps_anchor = True
 
     @cached_property
@@ -64,7 +64,7 @@ class Signer:
     def keep(self, note: bytes) -> None:
         """Makes a checkpoint the anchor, unless a later one is it. It may be that it cannot."""
         try:
-            with _alone_in(self.key_file.parent):
+            with _alone_in(self._key_file.parent):
                 if _sequence(self.anchor()) < _sequence(note):
                     draft = _draft(self.anchor_file, note)
                     draft.replace(self.anchor_file)
@@ -76,28 +76,28 @@ class Signer:
     @cached_property
     def _key(self) -> Ed25519PrivateKey:
         try:
-            if not self.key_file.exists():
+            if not self._key_file.exists():
                 self._make_key()
-            key = load_pem_private_key(self.key_file.read_bytes(), None)
+            key = load_pem_private_key(self._key_file.read_bytes(), None)
         except OSError as error:
             raise SigningError(
-                f"The audit log's key file {self.key_file} cannot be used: {error.strerror}. Make one by "
+                f"The audit log's key file {self._key_file} cannot be used: {error.strerror}. Make one by "
                 "`openssl genpkey -algorithm ed25519`, and name it in KEYLEDGER_AUDIT_KEY_FILE."
             ) from error
         except (ValueError, TypeError, UnsupportedAlgorithm):
             key = None  # the parser's words may tell of what is in the file
         if not isinstance(key, Ed25519PrivateKey):
-            raise SigningError(f"{self.key_file} holds no private key of the kind Ed25519 in PEM.")
+            raise SigningError(f"{self._key_file} holds no private key of the kind Ed25519 in PEM.")
         return key
 
     def _make_key(self) -> None:
         """Made whole under another name, then linked: of several processes one wins, and all read its."""
         key = Ed25519PrivateKey.generate()
-        draft = _draft(self.key_file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        draft = _draft(self._key_file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         with suppress(FileExistsError):
-            self.key_file.hardlink_to(draft)
+            self._key_file.hardlink_to(draft)
         draft.unlink()
-        with _alone_in(self.key_file.parent) as directory:
+        with _alone_in(self._key_file.parent) as directory:
             os.fsync(directory)
 
 

@@ -23,7 +23,7 @@ def backup_command(file: Path) -> None:
     """
     with opened(AuditParts) as parts, progress("backing up") as advance:
         taken = backup_file(parts.ledger, parts.audit_log, file, now_ms(), advance)
-        key_file = parts.signer.key_file
+        key_file = parts.audit_key_file
     header = taken.header
     counts = _counts(header.events, header.checkpoints, taken.passwords)
     click.echo(f"Backed up {counts}: keep it secret.", err=True)

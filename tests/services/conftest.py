@@ -20,7 +20,7 @@ def past(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Past:
         store.flushall()
     parts = live(parts_in(directory, valkey_url))
     taken = backed_up(parts, directory / "backup.jsonl")
-    found = Past(directory / "backup.jsonl", taken, seen(parts), parts.signer.key_file)
+    found = Past(directory / "backup.jsonl", taken, seen(parts), parts.audit_key_file)
     close(parts)
     return found
 

@@ -64,7 +64,7 @@ def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Makin
     taken = backed_up(old, path, meanwhile)
     assert (taken.header.events, taken.header.checkpoints, taken.passwords) == (EVENTS, 2, 2)
     assert reached[-1] == EVENTS
-    new = making(old.signer.key_file)
+    new = making(old.audit_key_file)
     restore_file(new, path, quietly)
     assert len(new.audit_log.checkpoints()) == 2
     assert new.sign_in("ann@example.org", "another long password", REQUEST)
@@ -86,7 +86,7 @@ def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(
     monkeypatch.setattr(old.audit_log, "checkpoints", read_late)
     taken = backed_up(old, path)
     assert (taken.header.events, taken.header.checkpoints) == (EVENTS + 1, 3)
-    new = making(old.signer.key_file)
+    new = making(old.audit_key_file)
     restore_file(new, path, quietly)
     assert findings(new) == []
 
@@ -118,7 +118,7 @@ def test_from_a_damaged_checkpoint_on_they_are_left_out_and_it_is_told(
     way.close()
     taken = backed_up(old, path)
     assert (taken.header.checkpoints, taken.left_out) == (readable, 1)
-    new = making(old.signer.key_file)
+    new = making(old.audit_key_file)
     restore_file(new, path, quietly)
     assert len(new.audit_log.checkpoints()) == readable
 

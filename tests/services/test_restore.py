@@ -113,7 +113,7 @@ def test_a_backup_of_nothing_is_restored_to_nothing(making: Making, tmp_path: Pa
     backed_up(making(), tmp_path / "backup")
     new = making()
     assert restored(new, tmp_path / "backup") == NOTHING
-    assert not new.signer.key_file.exists()
+    assert not new.audit_key_file.exists()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_checkpoints_that_do_not_follow_each_other_are_refused(
 def test_without_its_key_a_backup_is_refused_and_no_key_is_made(past: Past, making: Making) -> None:
     new = making()
     refused(new, past.backup, r"audit_key.pem is missing, .*: put it back first, or restore --without-")
-    assert not new.signer.key_file.exists()
+    assert not new.audit_key_file.exists()
 
 
 def test_with_another_key_a_backup_is_refused(past: Past, making: Making) -> None:
@@ -210,7 +210,7 @@ def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, t
     old = live(making())
     backed_up(old, tmp_path / "backup")
     later = vouch(old)
-    new = making(old.signer.key_file)
+    new = making(old.audit_key_file)
     new.signer.keep(later)
     for with_checkpoints in (True, False):
         message = "has a checkpoint that would not be restored"
