@@ -85,7 +85,7 @@ def tables() -> dict[tuple[str, str], str]:
             ["command", "does"], ([f"`{_usage(*each)}`", _first_words(each[1])] for each in does_something)
         ),
         ("platform-developers.md", "scopes"): _table(
-            ["scope", "allows to"], ([f"`{scope}`", allows] for scope, allows in SCOPES.items())
+            ["scope", "its bearer may"], ([f"`{scope}`", allows] for scope, allows in SCOPES.items())
         ),
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import yaml
 
 from services.keys.key_material import mint
 from services.keys.verification import CODES
@@ -121,6 +122,12 @@ def test_every_target_of_make_that_is_named_exists() -> None:
     assert {"run", "test", "check", "drill"} <= named
 
 
+def test_every_service_of_compose_that_is_named_exists() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    named = {name for text in all_quoted() for name in re.findall(r"docker compose run --rm (\S+)", text)}
+    assert {"web"} <= named <= set(services)
+
+
 def test_every_figure_that_is_named_exists() -> None:
     rules = DOCS / "alerts.yml"
     in_rules = re.findall(r"keyledger_\w+", rules.read_text()) if rules.exists() else []
@@ -144,10 +151,11 @@ def test_what_contributors_are_led_to_is_there() -> None:
         assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), (name, path)
 
 
-def test_what_reviewers_are_told_to_press_is_on_a_page() -> None:
+@pytest.mark.parametrize("document", [ROOT / "README.md", DOCS / "reviewers.md"], ids=lambda path: path.name)
+def test_what_people_are_told_to_press_is_on_a_page(document: Path) -> None:
     pages = "\n".join(path.read_text() for path in ROOT.glob("s*/**/*.html"))
-    for words in re.findall(r"\*\*([^*]+)\*\*", prose(DOCS / "reviewers.md")):
-        assert words in pages or words.endswith("."), words
+    told = [" ".join(words.split()) for words in re.findall(r"\*\*([^*]+)\*\*", prose(document))]
+    assert [words for words in told if words not in pages and not words.endswith(".")] == []
 
 
 def test_the_tables_of_codes_and_roles_have_them_all() -> None:
