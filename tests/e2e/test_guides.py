@@ -1,8 +1,6 @@
 """The README, the guides and the runbooks, followed word by word on a Keyledger of their own."""
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from services.keys.key_material import parse
 from shared.timestamps import rfc3339
 from tests.documents import DOCS, DOCUMENTS, ROOT, blocks
 from tests.e2e.gateways import EchoService, nginx, running
-from tests.e2e.recipes import fitted
+from tests.e2e.recipes import fitted, run
 from tests.real import Service, until
 
 README = ROOT / "README.md"
@@ -125,7 +123,7 @@ def keyledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(tmp_path_factory.mktemp("guides") / "data")
     service.start()
     service.account("owner@example.org", "owner", "a long password")
-    run(service, f"keyledger key revoke {id_of(service.key())} --reason leaked")
+    run(service, f"keyledger key revoke {id_of(service.key())} --reason leaked", service.data_dir)
     yield service
     assert service.stop() == 0
 
@@ -154,22 +152,6 @@ def own(keyledger: Service) -> dict[str, str]:
 def id_of(key: str) -> str:
     """The id in a key."""
     return parse(key).id
-
-
-def run(service: Service, script: str, directory: Path | None = None, **variables: str) -> str:
-    """What a script prints, in a shell like that of whoever reads the documents."""
-    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["/bin/bash", "-c", f"set -euo pipefail\n{script}"],
-        env=service.environment | {"PATH": programs} | variables,
-        cwd=directory or service.data_dir,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def commands(document: Path, heading: str | None = None) -> str:
@@ -227,7 +209,7 @@ def test_the_nginx_recipe_can_be_tried_as_it_says(keyledger: Service, tmp_path: 
             script = fitted(commands(TRY_NGINX), {"127.0.0.1:80": f"127.0.0.1:{port}"})
             told = re.compile(r"(?m)^ask(.*?) +# (\d{3}): .*$")
             assert len(told.findall(script)) == 3
-            run(keyledger, _EXPECT + told.sub(r"expect \2\1", script))
+            run(keyledger, _EXPECT + told.sub(r"expect \2\1", script), tmp_path)
     finally:
         upstream.close()
 
