@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:  # else a .venv that was left half made would be taken for a whole one
 .PHONY: help setup run test drill check format bench screenshots lock
 
 help: ## list the targets
@@ -46,6 +47,7 @@ lock: .venv/dev ## pin the newest allowed dependencies with their hashes
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header --upgrade --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Keyledger needs Python 3.11 or later: name one, as in `make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12`.")'
 	$(PYTHON) -m venv .venv
 
 .venv/installed: requirements.lock pyproject.toml | .venv/bin/python

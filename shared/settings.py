@@ -1,8 +1,11 @@
 """What a process is told by its environment, read once and frozen."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from environs import Env, EnvError
 from limits import RateLimitItem, parse
@@ -12,6 +15,58 @@ from shared.errors import AdvisedError
 
 PREFIX_RULE = "letters, digits and inner underscores, 16 characters at most"
 _PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
+
+
+class Setting(NamedTuple):
+    """What operators are told of a setting. A default in backticks can be set as well, and is the same."""
+
+    default: str
+    meaning: str
+
+
+# All that this process and the others read of `KEYLEDGER_*`. docs/operators.md has the same as a table.
+SETTINGS: Mapping[str, Setting] = MappingProxyType(
+    {
+        "DATA_DIR": Setting("`./data`", "where the embedded store, the audit log and its key lie"),
+        "REDIS_URL": Setting("the embedded Valkey", "a Redis 7.0+ or Valkey 8+ of your own"),
+        "AUDIT_DATABASE_URL": Setting(
+            "SQLite in the data directory", "where the audit log is: `postgresql://…` for PostgreSQL 14+"
+        ),
+        "AUDIT_KEY_FILE": Setting(
+            "made in the data directory",
+            "the Ed25519 key, in PEM, that signs for the audit log; for its owner alone",
+        ),
+        "HOST": Setting("`127.0.0.1`", "the address that the web listens on"),
+        "PORT": Setting("`8000`", "its port"),
+        "SECRET_KEY": Setting(
+            "made in the data directory",
+            "signs cookies and forms: 32 random characters or more, the same in every web process; "
+            "demanded with a store of your own",
+        ),
+        "KEY_PREFIX": Setting(
+            "`kl`", f"what new keys begin with: {PREFIX_RULE}; keys under another stay good"
+        ),
+        "RATE_LIMIT": Setting(
+            "`300/second`",
+            "of the calls of one key, in each web process; `0` for none; verifying is not limited",
+        ),
+        "SIGN_IN_LIMIT": Setting(
+            "`10/10 minutes`",
+            "tries at the password of one account; a network address has five times as many; `0` for none",
+        ),
+        "TRUSTED_PROXIES": Setting(
+            "`0`",
+            "proxies in front, each of which adds to `X-Forwarded-For`, `-Proto` and `-Host`: without it, "
+            "all visitors seem to come from the proxy, and cookies are not `Secure`",
+        ),
+        "VERIFIER_KEYS": Setting("`100000`", "keys that a web process remembers for its verdicts"),
+        "ALLOW_UNSAFE_STORE": Setting("`0`", "`1` takes a store that could lose events, with a warning"),
+        "ACK_REPLICAS": Setting(
+            "`0`", "how many replicas of the store must have an event before it is acknowledged"
+        ),
+        "LOG_FORMAT": Setting("`text` on a terminal, else `json`", "the form of the log lines"),
+    }
+)
 
 
 class SettingsError(AdvisedError, ValueError):

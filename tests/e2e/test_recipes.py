@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +15,13 @@ import pytest
 import yaml
 
 from tests.e2e.gateways import IDENTITY, EchoService
-from tests.e2e.recipes import RECIPES, blocks, fitted
+from tests.e2e.recipes import RECIPES, blocks, fitted, run
 from tests.e2e.refusals import REFUSED, refused_tokens
 from tests.e2e.test_api import Caller, Json, create
 from tests.real import Service, free_port, need, until
 
 # What a recipe says beside a question is what has to come of it. A verdict follows a change after a moment.
 _EXPECT = """
-set -euo pipefail
 expect() {
     for _ in {1..200}; do
         [[ $(verify "$1" | field code) == "$2" ]] && return
@@ -154,17 +151,8 @@ def test_the_life_of_a_key_with_curl_goes_as_it_is_told(service: Service, tmp_pa
         r"expect \1 \2", "".join(steps)
     )
     assert script.count("\nexpect ") == 7
-    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    run = subprocess.run(
-        ["/bin/bash", "-c", _EXPECT + script],
-        env=service.environment | {"PATH": programs, "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    answers = list(_documents(run.stdout))
+    printed = run(service, _EXPECT + script, tmp_path, TMPDIR=str(tmp_path))
+    answers = list(_documents(printed))
     assert [event["type"] for event in answers[-1]["events"]] == [
         "KeyCreated",
         "KeyRotated",

@@ -1,0 +1,129 @@
+"""The documents of the project: what is in them, and the tables in them that are made from the code.
+
+`python -m tests.documents` writes these tables.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from services.cli import main
+from shared.settings import SETTINGS
+from shared.web.openapi_parts import SCOPES
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+
+_FENCED = r"^```(\w*)\n(.*?)^```$"
+
+
+class Block(NamedTuple):
+    """A block of code, and the heading that it is under."""
+
+    heading: str
+    language: str
+    code: str
+
+
+def blocks(document: Path, language: str | None = None) -> Iterator[Block]:
+    """The blocks of a document in their order; those of a language, or all."""
+    heading = ""
+    for found in re.finditer(rf"(?ms)^#+ ([^\n]+)$|{_FENCED}", document.read_text()):
+        heading = found[1] or heading
+        if found[3] is not None and language in {None, found[2]}:
+            yield Block(heading, found[2], found[3])
+
+
+def prose(document: Path) -> str:
+    """A document without its blocks of code."""
+    return re.sub(f"(?ms){_FENCED}", "", document.read_text())
+
+
+def headings(document: Path) -> list[str]:
+    """The headings of a document."""
+    return re.findall(r"(?m)^#+ (.+)$", prose(document))
+
+
+def anchor(heading: str) -> str:
+    """By what GitHub lets one link to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
+
+
+def quoted(document: Path) -> list[str]:
+    """What stands as code in the sentences of a document."""
+    return re.findall(r"`([^`\n]+)`", prose(document))
+
+
+def commands(group: click.Group = main, name: str = "keyledger") -> Iterator[tuple[str, click.Command]]:
+    """Every command with its whole name; groups of them too."""
+    context = click.Context(group)
+    for each in group.list_commands(context):
+        command, whole = group.get_command(context, each), f"{name} {each}"
+        assert command, whole
+        yield whole, command
+        if isinstance(command, click.Group):
+            yield from commands(command, whole)
+
+
+def tables() -> dict[tuple[str, str], str]:
+    """The tables that are made from the code, by the document and the comment that each stands under."""
+    does_something = [
+        (name, command)
+        for name, command in commands()
+        if not isinstance(command, click.Group) or command.invoke_without_command
+    ]
+    return {
+        ("operators.md", "settings"): _table(
+            ["setting", "default", "meaning"],
+            ([f"`KEYLEDGER_{name}`", *setting] for name, setting in SETTINGS.items()),
+        ),
+        ("operators.md", "commands"): _table(
+            ["command", "does"], ([f"`{_usage(*each)}`", _first_words(each[1])] for each in does_something)
+        ),
+        ("platform-developers.md", "scopes"): _table(
+            ["scope", "its bearer may"], ([f"`{scope}`", allows] for scope, allows in SCOPES.items())
+        ),
+    }
+
+
+def stated(document: str, table: str) -> str:
+    """What a document has in the place of a table that is made from the code."""
+    found = re.search(f"(?s){_placed(table, '(.*?)')}", (DOCS / document).read_text())
+    assert found, f"{document} has no place for {table}"
+    return found[1]
+
+
+def write_tables() -> None:
+    """Writes the tables that are made from the code into their places."""
+    for (document, table), right in tables().items():
+        path, there = DOCS / document, stated(document, table)
+        path.write_text(path.read_text().replace(_placed(table, there), _placed(table, right)))
+
+
+def _placed(table: str, text: str) -> str:
+    return f"<!-- {table} -->\n{text}<!-- end -->\n"
+
+
+def _usage(name: str, command: click.Command) -> str:
+    """A command as it is called, without its options."""
+    context = click.Context(command)
+    arguments = (each for each in command.get_params(context) if isinstance(each, click.Argument))
+    return " ".join([name, *(each.make_metavar(context) for each in arguments)])
+
+
+def _first_words(command: click.Command) -> str:
+    return " ".join((command.help or "").partition("\n\n")[0].split())
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [" | ".join(cell.replace("|", r"\|") for cell in row) for row in [head, *rows]]
+    lines.insert(1, "|".join("---" for _ in head))
+    return "".join(f"| {line} |\n" for line in lines).replace("| ---", "|---").replace("--- |", "---|")
+
+
+if __name__ == "__main__":
+    write_tables()

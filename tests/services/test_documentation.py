@@ -1,0 +1,194 @@
+"""The documentation says what is so: its tables, links and names, without running anything."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from services.keys.key_material import mint
+from services.keys.verification import CODES
+from shared.connections import DURABLE
+from shared.identity import ROLES
+from shared.settings import SETTINGS, Settings
+from tests.documents import (
+    DOCS,
+    DOCUMENTS,
+    ROOT,
+    anchor,
+    blocks,
+    commands,
+    headings,
+    prose,
+    quoted,
+    stated,
+    tables,
+)
+
+CODE = sorted([*ROOT.glob("services/**/*.py"), *ROOT.glob("shared/**/*.py")])
+TABLES = tables()
+# What alerts and pages lead to by these names.
+TROUBLES = {
+    "Keyledger is not ready",
+    "A key leaked",
+    "The ledger went backwards",
+    "The views are behind",
+    "The audit log is behind",
+    "The audit log is not sound",
+    "The store or a disk is full",
+    "A clock is wrong",
+    "Somebody cannot sign in",
+}
+
+by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def all_quoted() -> set[str]:
+    """What any document quotes, and every line of its commands."""
+    return {
+        line
+        for document in DOCUMENTS
+        for text in [*quoted(document), *(block.code for block in blocks(document))]
+        for line in text.replace("\\\n", " ").splitlines()
+    }
+
+
+def in_code(pattern: str) -> set[str]:
+    """What matches in any file of the code."""
+    return {found for file in CODE for found in re.findall(pattern, file.read_text())}
+
+
+@pytest.mark.parametrize(("document", "table"), TABLES)
+def test_a_table_that_is_made_from_the_code_is_as_the_code_has_it(document: str, table: str) -> None:
+    right = TABLES[document, table]
+    assert stated(document, table) == right, (
+        f"`python -m tests.documents` writes this into docs/{document}:\n{right}"
+    )
+
+
+def test_every_setting_that_is_read_is_in_the_table_and_no_other() -> None:
+    read = in_code(r"\benv\.\w+\(\s*\"(\w+)\"") | in_code(r"environ[^\n]*\"KEYLEDGER_(\w+)\"")
+    assert read == set(SETTINGS)
+
+
+def test_a_default_that_can_be_set_is_the_default() -> None:
+    literal = {name: re.fullmatch(r"`([^`]+)`", setting.default) for name, setting in SETTINGS.items()}
+    written = {f"KEYLEDGER_{name}": found[1] for name, found in literal.items() if found}
+    assert len(written) == 10
+    with patch.dict(os.environ, clear=True):
+        unset = Settings.from_environment()
+    with patch.dict(os.environ, written, clear=True):
+        assert Settings.from_environment() == unset
+
+
+@by_name
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(document))
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        path, _, place = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        if place:
+            assert place in map(anchor, headings(target)), link
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    named = {name for text in all_quoted() for name in re.findall(r"KEYLEDGER_([A-Z_]+[A-Z])", text)}
+    # Each may also come from the file that is named with `_FILE` behind it.
+    unknown = {name for name in named - {*SETTINGS} if name.removesuffix("_FILE") not in SETTINGS}
+    assert unknown <= {"URL", "KEY"}  # of a service in a recipe, which has a key of its own
+
+
+def test_every_command_that_is_named_exists_with_its_options() -> None:
+    known = dict(commands())
+    lines = [line for text in all_quoted() for line in re.findall(r"(?<!\w)keyledger [a-z][^|;)#$]*", text)]
+    assert len(lines) >= 40
+    for line in lines:
+        name = max((name for name in known if f"{line} ".startswith(f"{name} ")), key=len, default=None)
+        assert name, line
+        options = {option for each in known[name].params for option in each.opts} | {"--help"}
+        assert set(re.findall(r"(?<!\S)-[-\w]+", line)) <= options, line
+
+
+def test_every_target_of_make_that_is_named_exists() -> None:
+    targets = set(re.findall(r"(?m)^(\w+):", (ROOT / "Makefile").read_text()))
+    named = {name for text in all_quoted() for name in re.findall(r"^make (\w+)", text)}
+    assert named <= targets
+    assert {"run", "test", "check", "drill"} <= named
+
+
+def test_every_service_of_compose_that_is_named_exists() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    named = {name for text in all_quoted() for name in re.findall(r"docker compose run --rm (\S+)", text)}
+    assert {"web"} <= named <= set(services)
+
+
+def test_every_figure_that_is_named_exists() -> None:
+    rules = DOCS / "alerts.yml"
+    in_rules = re.findall(r"keyledger_\w+", rules.read_text()) if rules.exists() else []
+    known = in_code(r"keyledger_\w+") | {*in_rules}
+    named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)}
+    assert {"keyledger_audit_sound", "keyledger_projector_parked_keys"} <= named <= known
+
+
+def test_every_place_in_the_code_that_is_named_exists() -> None:
+    for document in DOCUMENTS:
+        for text in quoted(document):
+            if re.match(r"(services|shared|tests|bench)/", text):
+                assert (ROOT / text).exists(), (document, text)
+
+
+def test_what_contributors_are_led_to_is_there() -> None:
+    places = re.findall(r"([^:.]+?)\s+in\s+`((?:services|shared)/[^`]+)`", prose(ROOT / "CONTRIBUTING.md"))
+    led = [(name, path) for words, path in places for name in re.findall(r"`(\w+)`", words)]
+    assert len(led) >= 20
+    for name, path in led:
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), (name, path)
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", DOCS / "reviewers.md"], ids=lambda path: path.name)
+def test_what_people_are_told_to_press_is_on_a_page(document: Path) -> None:
+    pages = "\n".join(path.read_text() for path in ROOT.glob("s*/**/*.html"))
+    told = [" ".join(words.split()) for words in re.findall(r"\*\*([^*]+)\*\*", prose(document))]
+    assert [words for words in told if words not in pages and not words.endswith(".")] == []
+
+
+def test_the_tables_of_codes_and_roles_have_them_all() -> None:
+    codes = [word for word in quoted(DOCS / "platform-developers.md") if word in CODES]
+    assert set(codes) == set(CODES)
+    assert {f"| `{role}` |" in prose(DOCS / "operators.md") for role in ROLES} == {True}
+
+
+def test_the_settings_of_a_store_are_those_that_are_looked_at() -> None:
+    (block,) = blocks(DOCS / "operators.md", "conf")
+    assert dict(line.split() for line in block.code.splitlines()) == DURABLE
+
+
+def test_the_expression_for_scanners_finds_keys() -> None:
+    (block,) = blocks(DOCS / "platform-developers.md", "regex")
+    assert re.fullmatch(block.code.strip(), mint("kl", "default", lambda below: below // 2).reveal())
+
+
+def test_the_architecture_names_each_contract_and_each_decision() -> None:
+    text = prose(DOCS / "architecture.md")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for contract in project["tool"]["importlinter"]["contracts"]:
+        assert f"- {contract['name']}\n" in text
+    for decision in (DOCS / "adr").glob("*.md"):
+        assert f"(adr/{decision.name})" in text
+
+
+def test_the_runbooks_have_one_shape() -> None:
+    text = prose(DOCS / "runbooks.md")
+    sections = {part.partition("\n")[0]: part for part in re.split(r"(?m)^## ", text)[1:]}
+    assert sections.keys() >= TROUBLES
+    for title, section in sections.items():
+        assert f"- [{title}](#{anchor(title)})\n" in text
+        told = [section.find(f"**{part}:**") for part in ("You see", "It means", "Do")]
+        if title in TROUBLES or max(told) >= 0:
+            assert -1 < told[0] < told[1] < told[2], title
