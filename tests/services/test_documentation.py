@@ -124,14 +124,14 @@ def test_every_target_of_make_that_is_named_exists() -> None:
 
 def test_every_service_of_compose_that_is_named_exists() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    named = {name for text in all_quoted() for name in re.findall(r"docker compose run --rm (\S+)", text)}
+    named = {
+        name for text in all_quoted() for name in re.findall(r"docker compose run --rm (?:-T )?(\S+)", text)
+    }
     assert {"web"} <= named <= set(services)
 
 
 def test_every_figure_that_is_named_exists() -> None:
-    rules = DOCS / "alerts.yml"
-    in_rules = re.findall(r"keyledger_\w+", rules.read_text()) if rules.exists() else []
-    known = in_code(r"keyledger_\w+") | {*in_rules}
+    known = in_code(r"keyledger_\w+") | {*re.findall(r"keyledger_\w+", (DOCS / "alerts.yml").read_text())}
     named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)}
     assert {"keyledger_audit_sound", "keyledger_projector_parked_keys"} <= named <= known
 
@@ -181,6 +181,16 @@ def test_the_architecture_names_each_contract_and_each_decision() -> None:
         assert f"- {contract['name']}\n" in text
     for decision in (DOCS / "adr").glob("*.md"):
         assert f"(adr/{decision.name})" in text
+
+
+def test_each_alert_leads_to_its_runbook() -> None:
+    rules = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"][0]["rules"]
+    anchors = {*map(anchor, headings(DOCS / "runbooks.md"))}
+    for rule in rules:
+        place, _, heading = rule["annotations"]["runbook"].partition("#")
+        assert (place, heading in anchors) == ("runbooks.md", True), rule["annotations"]["runbook"]
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        assert rule["annotations"]["summary"].endswith(".")
 
 
 def test_the_runbooks_have_one_shape() -> None:
