@@ -8,13 +8,12 @@ from pathlib import Path
 
 from tests.real import Service
 
-_DOCUMENTS = Path(__file__).parents[1] / "docs"
+_RUNBOOKS = Path(__file__).parents[1] / "docs" / "runbooks.md"
 
 
 def follow(service: Service, heading: str, **settings: str) -> int:
     """Runs the commands under a heading, and gives the exit status."""
-    text = "\n".join(document.read_text() for document in sorted(_DOCUMENTS.glob("*.md")))
-    part = re.search(rf"(?ms)^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", text)
+    part = re.search(rf"(?ms)^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", _RUNBOOKS.read_text())
     assert part, heading
     blocks = re.findall(r"(?ms)^```sh\n(.*?)^```$", part[1])
     assert blocks, f"no commands under {heading}"

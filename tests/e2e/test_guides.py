@@ -232,7 +232,7 @@ expect() {
 
 def test_every_command_of_the_documents_is_run_by_a_test() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    elsewhere = {*re.findall(r"follow\(\s*\w+,\s*\"([^\"]+)\"", tests)}
+    elsewhere = {*re.findall(r"follow\(\s*[\w.]+,\s*\"([^\"]+)\"", tests)}
     followed = {guide.document for guide in GUIDES} | {TRY_NGINX, DOCS / CURL}
     for document in set(DOCUMENTS) - followed:
         for block in blocks(document, "sh"):
