@@ -57,8 +57,7 @@ def serve_pages(factory: str) -> None:
     refuse_taken_address(settings)
     with open_store(settings) as store_url:
         ensure_reachable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
-        os.environ["KEYLEDGER_REDIS_URL"] = store_url
-        os.environ["KEYLEDGER_SECRET_KEY"] = _secret_key(settings)
+        _tell_workers(REDIS_URL=store_url, SECRET_KEY=_secret_key(settings))
         with TemporaryDirectory(prefix="keyledger-counted-") as counted:
             # Where prometheus-client adds up what all workers count, if it is told before it is imported.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
@@ -83,6 +82,13 @@ def serve_application(factory: str, host: str, port: int) -> None:
         respawn_interval=0.5,
         workers_kill_timeout=_STOP_S,
     ).serve()
+
+
+def _tell_workers(**settings: str) -> None:
+    """By their environment. One that is started later has the same, whatever a file says by then."""
+    for name, value in settings.items():
+        os.environ[f"KEYLEDGER_{name}"] = value
+        os.environ.pop(f"KEYLEDGER_{name}_FILE", None)
 
 
 def _secret_key(settings: Settings) -> str:
