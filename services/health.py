@@ -14,9 +14,6 @@ from shared.disk import shortage
 from shared.lag import lag_of
 from shared.ledger import Checkpoint
 
-# What a reader may be behind and the service still be called ready.
-_LAG_EVENTS = 1_000
-_LAG_MS = 30_000
 _SKEW_MS = 5_000  # that clocks may be apart
 _STORE_ROOM = 256 * 1024  # bytes of memory; with less some commands are refused, and some are not
 _LOOK_S = 2.0  # between two looks for the log
@@ -107,7 +104,7 @@ def _behind(parts: Parts, reached: Checkpoint, who: str) -> str | None:
     if not parts.ledger.holds(reached):
         return f"{who} has an event at position {reached.position} that the ledger lacks: it went backwards."
     lag = lag_of(reached.position, parts.ledger, now_ms())
-    if lag.events > _LAG_EVENTS or lag.ms > _LAG_MS:
+    if lag.is_long:
         return f"{who} is {lag.events} events and {lag.ms / 1000:.0f} s behind."
     return None
 
