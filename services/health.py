@@ -12,7 +12,7 @@ from services.composition import Parts
 from services.parts import now_ms
 from shared.connections import STORE_ROOM
 from shared.disk import shortage
-from shared.lag import EVENTS_MOST, MS_MOST, lag_of
+from shared.lag import lag_of
 from shared.ledger import Checkpoint
 
 _SKEW_MS = 5_000  # that clocks may be apart
@@ -104,7 +104,7 @@ def _behind(parts: Parts, reached: Checkpoint, who: str) -> str | None:
     if not parts.ledger.holds(reached):
         return f"{who} has an event at position {reached.position} that the ledger lacks: it went backwards."
     lag = lag_of(reached.position, parts.ledger, now_ms())
-    if lag.events > EVENTS_MOST or lag.ms > MS_MOST:
+    if lag.is_long:
         return f"{who} is {lag.events} events and {lag.ms / 1000:.0f} s behind."
     return None
 

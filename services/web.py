@@ -6,6 +6,7 @@ import socket
 from contextlib import suppress
 from importlib import import_module
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -16,6 +17,9 @@ from shared.embedded import open_store
 from shared.errors import AdvisedError
 from shared.settings import Settings
 from shared.telemetry import configure_logs
+
+if TYPE_CHECKING:
+    from shared.web.draining import Draining
 
 _APPLICATIONS = "services.web_applications"
 _WORKERS = 2
@@ -57,8 +61,7 @@ def serve_pages(factory: str) -> None:
     refuse_taken_address(settings)
     with open_store(settings) as store_url:
         ensure_reachable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
-        os.environ["KEYLEDGER_REDIS_URL"] = store_url
-        os.environ["KEYLEDGER_SECRET_KEY"] = _secret_key(settings)
+        _tell_workers(REDIS_URL=store_url, SECRET_KEY=_secret_key(settings))
         with TemporaryDirectory(prefix="keyledger-counted-") as counted:
             # Where prometheus-client adds up what all workers count, if it is told before it is imported.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
@@ -70,7 +73,6 @@ def serve_application(factory: str, host: str, port: int) -> None:
     """Runs what a factory makes, `module:function`, until SIGTERM or SIGINT."""
     Granian(
         factory,
-        factory=True,
         address=host,
         port=port,
         interface=Interfaces.WSGI,
@@ -82,7 +84,22 @@ def serve_application(factory: str, host: str, port: int) -> None:
         respawn_failed_workers=True,
         respawn_interval=0.5,
         workers_kill_timeout=_STOP_S,
-    ).serve()
+    ).serve(target_loader=_made_by)
+
+
+def _made_by(factory: str) -> "Draining":
+    # Imported by workers, which have it anyway; whoever only asks for the address needs nothing of the web.
+    from shared.web.draining import Draining
+
+    module, _, function = factory.partition(":")
+    return Draining(getattr(import_module(module), function))
+
+
+def _tell_workers(**settings: str) -> None:
+    """By their environment. One that is started later has the same, whatever a file says by then."""
+    for name, value in settings.items():
+        os.environ[f"KEYLEDGER_{name}"] = value
+        os.environ.pop(f"KEYLEDGER_{name}_FILE", None)
 
 
 def _secret_key(settings: Settings) -> str:

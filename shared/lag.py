@@ -5,8 +5,8 @@ from typing import NamedTuple
 from shared.ledger import Ledger
 
 # What a reader may be behind and still be called well.
-EVENTS_MOST = 1_000
-MS_MOST = 30_000
+_EVENTS = 1_000
+_MS = 30_000
 
 
 class Lag(NamedTuple):
@@ -15,6 +15,11 @@ class Lag(NamedTuple):
     head: int
     events: int
     ms: int  # how long the oldest event waits that the reader has not
+
+    @property
+    def is_long(self) -> bool:
+        """Whether somebody should look why."""
+        return self.events > _EVENTS or self.ms > _MS
 
 
 def lag_of(position: int, ledger: Ledger, now: int) -> Lag:

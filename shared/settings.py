@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from environs import Env, EnvError
+from environs import Env, EnvError, FileAwareEnv
 from limits import RateLimitItem, parse
 from marshmallow.validate import Range
 
@@ -95,9 +95,9 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Reads `KEYLEDGER_*`. Raises SettingsError."""
+        """Reads `KEYLEDGER_*`, each of which may be in a file that `…_FILE` names. Raises SettingsError."""
         try:
-            return cls._read(Env(prefix="KEYLEDGER_"))
+            return cls._read(_Environment(prefix="KEYLEDGER_", strip_whitespace=True))
         except EnvError as error:
             raise SettingsError(str(error)) from error
 
@@ -131,6 +131,19 @@ class Settings:
             trusted_proxies=env.int("TRUSTED_PROXIES", 0, validate=Range(min=0)),
             verifier_keys=env.int("VERIFIER_KEYS", 100_000, validate=Range(min=1)),
         )
+
+
+class _Environment(FileAwareEnv):
+    """The environment, and the files that it names."""
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        try:
+            return super()._get_value(env_key, default)
+        except (OSError, ValueError) as error:  # ValueError: it is missing, or no text
+            raise SettingsError(
+                f"{env_key}_FILE names no file of text that this process may read: "
+                f"correct it, or set {env_key} itself."
+            ) from error
 
 
 def _path(text: str) -> Path:

@@ -14,9 +14,10 @@ from services.audit.integrity import Result, Trust, as_fact
 from services.audit.integrity import check as check_audit_log
 from services.audit.notes import PublicKey, PublicKeyError
 from services.audit.proof import Proof, prove
-from services.audit.standing import CHECKS
+from services.audit.standing import CHECKS, LastCheck, Progress, Vouched
 from services.audit.worker import run_worker
 from services.cli.terminal import (
+    exit_status,
     json_option,
     lag_facts,
     lag_words,
@@ -71,7 +72,10 @@ def audit_web() -> None:
 @audit_command.command("status")
 @json_option
 def audit_status(as_json: bool) -> None:
-    """Say how far the audit log is behind the ledger, what was checked and signed last, and what failed."""
+    """Say how far the audit log is behind the ledger, what was checked and signed last, and what failed.
+
+    Ends with exit status 1 if it is more than 1,000 events or 30 s behind, or the ledger went backwards.
+    """
     with opened(AuditParts) as parts:
         standing = parts.standing
         found, check, vouched = standing.progress(), standing.last_check(), standing.vouched()
@@ -87,7 +91,12 @@ def audit_status(as_json: bool) -> None:
             "failures": [{"at": rfc3339(each.at), "reason": each.reason} for each in found.failures],
         }
         click.echo(json.dumps(facts))
-        return
+    else:
+        _print_status(found, check, vouched)
+    sys.exit(exit_status(found.lag, in_step=found.in_step))
+
+
+def _print_status(found: Progress, check: LastCheck | None, vouched: Vouched | None) -> None:
     click.echo(lag_words(found.position, found.lag))
     if not found.in_step:
         click.echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the log ends with")

@@ -92,6 +92,11 @@ def lag_facts(position: int, lag: Lag) -> dict[str, Any]:
     }
 
 
+def exit_status(lag: Lag, *, in_step: bool) -> int:
+    """The exit status by which other programs see whether somebody has to look after a reader."""
+    return 0 if in_step and not lag.is_long else 1
+
+
 def until_stopped() -> Stop:
     """For a process that goes on until then: what is set by SIGTERM or Ctrl-C. It also tells what it does."""
     configure_logs()

@@ -6,6 +6,7 @@ import sys
 import click
 
 from services.cli.terminal import (
+    exit_status,
     json_option,
     lag_facts,
     lag_words,
@@ -13,7 +14,7 @@ from services.cli.terminal import (
     progress,
     until_stopped,
 )
-from services.keys.operations import retry, status
+from services.keys.operations import Status, retry, status
 from services.keys.rebuild import check, replay
 from services.parts import now_ms
 from services.parts.keys import KeyParts
@@ -31,13 +32,24 @@ def projector_command(context: click.Context) -> None:
 @projector_command.command("status")
 @json_option
 def projector_status(as_json: bool) -> None:
-    """Say how far the views are behind the ledger, and which keys are parked."""
+    """Say how far the views are behind the ledger, and which keys are parked.
+
+    Ends with exit status 1 if they are more than 1,000 events or 30 s behind, or the ledger went backwards.
+    """
     with opened(KeyParts) as parts:
         found = status(parts.ledger, parts.views, now_ms())
     if as_json:
-        click.echo(json.dumps(lag_facts(found.position, found.lag) | {"parked": found.parked}))
-        return
+        facts = {"in_step": found.in_step, "parked": found.parked}
+        click.echo(json.dumps(lag_facts(found.position, found.lag) | facts))
+    else:
+        _print_status(found)
+    sys.exit(exit_status(found.lag, in_step=found.in_step))
+
+
+def _print_status(found: Status) -> None:
     click.echo(lag_words(found.position, found.lag))
+    if not found.in_step:
+        click.echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the views end with")
     for key_id, reason in found.parked.items():
         click.echo(f"parked {key_id}: {reason}")
 

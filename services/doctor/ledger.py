@@ -6,7 +6,7 @@ from services.doctor.findings import Finding, ok, problem
 from services.doctor.installation import Installation
 from services.keys.operations import status
 from services.parts import now_ms
-from shared.lag import MS_MOST, Lag
+from shared.lag import Lag
 from shared.ledger import LOG
 
 WENT_BACKWARDS = "`keyledger audit check` says what is lost; docs/runbooks.md says what to do."
@@ -47,6 +47,6 @@ def check_views(installation: Installation) -> Iterator[Finding]:
 def standing(lag: Lag, advice: str) -> Finding:
     """What is to be said of a reader that is so far behind the ledger."""
     found = f"at position {lag.head - lag.events:,} of {lag.head:,}"
-    if lag.ms > MS_MOST:
+    if lag.is_long:
         return problem(f"{found}, {lag.ms / 1000:,.0f} s behind", advice)
     return ok(found if lag.events else "level with the ledger")

@@ -18,14 +18,16 @@ class Status:
 
     position: int
     lag: Lag
+    in_step: bool  # whether the ledger holds the event that the views end with
     parked: dict[str, str]  # the keys set aside, with the reason
 
 
 def status(ledger: Ledger, views: Views, now: int) -> Status:
     """How far the views are. `now` is in ms. Raises redis.RedisError."""
     live = views.live()
-    position = live.checkpoint().position
-    return Status(position, lag_of(position, ledger, now), live.parked())
+    reached = live.checkpoint()
+    lag = lag_of(reached.position, ledger, now)
+    return Status(reached.position, lag, ledger.holds(reached), live.parked())
 
 
 def retry(ledger: Ledger, views: Views) -> dict[str, str | None]:

@@ -1,0 +1,32 @@
+"""An application whose answers take a while: at `/stream` they come in parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+SECONDS = 0.1
+PARTS, PART = 15, b"0123456789"
+
+
+def create() -> WSGIApplication:
+    """What a worker begins with."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/stream":
+            return _parts()
+        time.sleep(SECONDS)
+        return [environ["wsgi.input"].read()]
+
+    return application
+
+
+def _parts() -> Iterator[bytes]:
+    for _ in range(PARTS):
+        time.sleep(0.1)
+        yield PART

@@ -1,0 +1,159 @@
+"""A web process that is told to end: what it began it finishes, and nobody is cut off."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from tests.real import children, free_port, until
+from tests.services.slow_application import PART, PARTS
+
+CLIENTS = 64  # twice as many as the workers answer at once
+_ROOT = Path(__file__).parents[2]
+_LISTEN = "0A"  # as /proc/net/tcp has it
+_SERVE = "from services.web import serve_application as serve; serve({!r}, '127.0.0.1', {})"
+_REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nsent"
+
+
+class Server:
+    """A web process of its own."""
+
+    def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
+        self.port = port
+        self._process = process
+
+    def listeners(self) -> int:
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
+        return sum(row[1] == f"0100007F:{self.port:04X}" and row[3] == _LISTEN for row in rows)
+
+    def connection(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 10)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Lets the workers do nothing."""
+        workers = children(self._process.pid)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
+
+    def workers_are_told(self) -> bool:
+        """Whether SIGTERM has reached those that are stopped."""
+        return all(
+            int(re.findall(r"(?m)^ShdPnd:\s*(\w+)", Path(f"/proc/{worker}/status").read_text())[0], 16)
+            & 1 << signal.SIGTERM - 1
+            for worker in children(self._process.pid)
+        )
+
+    def end(self) -> float:
+        """Ends it, and gives the seconds that it took."""
+        began = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(12) == 0
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web process with an application that is slow."""
+    port = free_port()
+    serve = _SERVE.format("tests.services.slow_application:create", port)
+    with subprocess.Popen([sys.executable, "-c", serve], cwd=_ROOT) as process:
+        made = Server(port, process)
+        until(lambda: made.listeners() == 2, what="two workers that listen")
+        yield made
+        process.kill()
+
+
+def ask_until_told(port: int, outcomes: list[str]) -> None:
+    """Asks on one connection for as long as the server keeps it."""
+    with connected(port) as connection:
+        kept = True
+        while kept:
+            connection.request("POST", "/", b"sent")
+            answer = connection.getresponse()
+            kept = answer.getheader("Connection") != "close"
+            outcomes.append("answered" if answer.read() == b"sent" else "cut off")
+
+
+def connected(port: int) -> "closing[HTTPConnection]":
+    return closing(HTTPConnection("127.0.0.1", port, timeout=10))
+
+
+@pytest.fixture
+def peers() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def answered(peer: socket.socket) -> bool:
+    return b"".join(iter(lambda: peer.recv(4096), b"")).endswith(b"\r\n\r\nsent")
+
+
+def test_who_had_connected_is_answered(server: Server, peers: ExitStack) -> None:
+    connections = [peers.enter_context(server.connection()) for _ in range(CLIENTS)]
+    with ThreadPoolExecutor(1) as ender:
+        took = ender.submit(server.end)
+        until(lambda: not server.listeners(), 1, "a closed port")
+        for peer in connections:
+            peer.sendall(_REQUEST)
+        assert all(map(answered, connections))
+        assert took.result() < 10
+
+
+def test_who_waits_to_be_accepted_is_answered(server: Server, peers: ExitStack) -> None:
+    with ThreadPoolExecutor(1) as ender:
+        with server.stopped():
+            connections = [peers.enter_context(server.connection()) for _ in range(CLIENTS)]
+            for peer in connections:
+                peer.sendall(_REQUEST)
+            took = ender.submit(server.end)
+            until(server.workers_are_told, what="the signal to the workers")
+        assert all(map(answered, connections))
+        assert took.result() < 10
+
+
+def test_connections_that_are_kept_end_with_an_answer_that_says_so(server: Server) -> None:
+    outcomes: list[str] = []
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        asking = [clients.submit(ask_until_told, server.port, outcomes) for _ in range(CLIENTS)]
+        until(lambda: len(outcomes) > 5 * CLIENTS, what="so many answers")
+        assert server.end() < 10
+        assert [each.result() for each in asking] == [None] * CLIENTS
+    assert set(outcomes) == {"answered"}
+
+
+def test_what_was_begun_is_finished_while_others_are_refused_at_once(server: Server) -> None:
+    with connected(server.port) as connection, ThreadPoolExecutor(2) as both:
+        connection.request("GET", "/stream")
+        answer = connection.getresponse()
+        assert answer.read(len(PART)) == PART
+        rest, took = both.submit(answer.read), both.submit(server.end)
+        until(lambda: not server.listeners(), 1, "a closed port")
+        began = time.monotonic()
+        with pytest.raises(ConnectionRefusedError):
+            server.connection()
+        assert time.monotonic() - began < 0.1
+        assert took.result() > 1
+        assert rest.result() == PART * (PARTS - 1)
+
+
+def test_a_connection_that_nobody_uses_holds_nothing_up(server: Server) -> None:
+    with connected(server.port) as idle:
+        idle.request("POST", "/", b"sent")
+        idle.getresponse().read()
+        assert server.end() < 3

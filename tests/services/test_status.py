@@ -1,0 +1,87 @@
+"""What the commands that say how far a reader is tell other programs, by their exit status."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from redis import Redis
+
+from services.cli import main
+from services.parts import now_ms
+from services.parts.audit import AuditParts
+from services.parts.keys import KeyParts
+from shared.ledger import Ledger
+from shared.settings import Settings
+from tests.shared.test_export import toggled
+
+Reader = tuple[str, Callable[[], object]]
+
+
+@pytest.fixture
+def ledger(store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """An empty one, of which the commands are told."""
+    monkeypatch.setenv("KEYLEDGER_REDIS_URL", valkey_url)
+    monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "a secret of 32 characters at least")
+    monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path))
+    return Ledger(store)
+
+
+@pytest.fixture(params=["projector", "audit"])
+def reader(request: pytest.FixtureRequest, ledger: Ledger, valkey_url: str) -> Iterator[Reader]:
+    """A reader's command, and what brings it up to the ledger."""
+    settings = Settings.from_environment()
+    if request.param == "projector":
+        parts = KeyParts(settings, valkey_url)
+        yield "projector", parts.projector.catch_up
+        parts.store.close()
+        parts.waiting_store.close()
+        return
+    log = AuditParts(settings, valkey_url).audit_log
+    yield "audit", lambda: log.append(ledger.read(0, 100))
+    log.close()
+
+
+def status(command: str) -> tuple[int, str]:
+    """Of the command's end, and what it said."""
+    ended = CliRunner().invoke(main, [command, "status"])
+    return ended.exit_code, ended.output
+
+
+def wait_for(ledger: Ledger, ages_ms: list[int]) -> None:
+    """Fills the ledger with events that have waited so long."""
+    ledger.fill(0, [toggled(n, now_ms() - age - n) for n, age in enumerate(ages_ms, 1)])
+
+
+def test_a_reader_is_well_until_an_event_waits_for_half_a_minute(
+    ledger: Ledger, store: Redis, reader: Reader
+) -> None:
+    command, catch_up = reader
+    assert status(command)[0] == 0
+    wait_for(ledger, [29_000, 0])
+    assert status(command)[0] == 0
+    store.flushall()
+    wait_for(ledger, [31_000, 0])
+    assert status(command)[0] == 1
+    catch_up()
+    assert status(command)[0] == 0
+
+
+def test_a_reader_is_not_well_with_a_thousand_events_to_read(ledger: Ledger, reader: Reader) -> None:
+    wait_for(ledger, [0] * 1_000)
+    assert status(reader[0])[0] == 0
+    ledger.fill(1_000, [toggled(1_001, now_ms())])
+    assert status(reader[0])[0] == 1
+
+
+def test_a_reader_of_a_ledger_that_went_backwards_is_not_well(
+    ledger: Ledger, store: Redis, reader: Reader
+) -> None:
+    command, catch_up = reader
+    wait_for(ledger, [2, 1, 0])
+    catch_up()
+    store.delete(*store.keys("{kl:0}:log*"), *store.keys("{kl:0}:subject:*"))
+    wait_for(ledger, [1])
+    code, said = status(command)
+    assert code == 1
+    assert "THE LEDGER WENT BACKWARDS" in said
