@@ -1,15 +1,21 @@
-# One image for every process; docker-compose.yml names the command of each.
-FROM python:3.11-slim
+# One image for every process of ours; docker-compose.yml names the command of each.
+FROM python:3.11-slim AS built
 
-RUN useradd --create-home --uid 10001 keyledger
-WORKDIR /app
+RUN python -m venv /opt/keyledger
+ENV PATH=/opt/keyledger/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /source
 COPY requirements.lock pyproject.toml ./
-RUN pip install --no-cache-dir --require-hashes -r requirements.lock
+RUN pip install --require-hashes -r requirements.lock
 COPY shared shared
 COPY services services
-RUN pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN pip install --no-deps --no-build-isolation .
 
+FROM python:3.11-slim
+
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin keyledger
+COPY --from=built /opt/keyledger /opt/keyledger
+ENV PATH=/opt/keyledger/bin:$PATH PYTHONUNBUFFERED=1
+WORKDIR /tmp
 USER keyledger
-ENV PYTHONUNBUFFERED=1
 ENTRYPOINT ["keyledger"]
 CMD ["web"]

@@ -105,9 +105,9 @@ class PostgreSQL:
         options = f"-k {self._directory} -c listen_addresses='' -c fsync=off -c max_connections=100"
         self._run("pg_ctl", "--wait", f"--log={self._directory}/log", f"--options={options}", "start")
 
-    def stop(self) -> None:
-        """Ends it at once."""
-        self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
+    def stop(self, mode: str = "immediate") -> None:
+        """Ends it at once, or as `pg_ctl` otherwise does."""
+        self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._pg_ctl.with_name(program)), "-D", f"{self._directory}/data", *arguments]

@@ -116,7 +116,7 @@ def _handler(service: EchoService) -> type[BaseHTTPRequestHandler]:
 
 def nginx(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
     """The command that runs nginx by its recipe."""
-    program = need(_found("nginx"), "nginx")
+    program = need(found("nginx"), "nginx")
     (block,) = blocks("nginx.md", "nginx")
     places = {"listen 80;": f"listen 127.0.0.1:{port};", **_ports(keyledger, service)}
     configuration = directory / "nginx.conf"
@@ -126,7 +126,7 @@ def nginx(directory: Path, port: int, keyledger: int, service: int) -> list[str]
 
 def caddy(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
     """The command that runs Caddy by its recipe."""
-    program = need(_found("caddy"), "caddy")
+    program = need(found("caddy"), "caddy")
     (block,) = blocks("caddy.md", "caddyfile")
     places = {":80 {": f"http://127.0.0.1:{port} {{", **_ports(keyledger, service)}
     configuration = directory / "Caddyfile"
@@ -136,7 +136,7 @@ def caddy(directory: Path, port: int, keyledger: int, service: int) -> list[str]
 
 def traefik(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
     """The command that runs Traefik by its recipe."""
-    program = need(_found("traefik"), "traefik")
+    program = need(found("traefik"), "traefik")
     static, dynamic = blocks("traefik.md", "yaml")
     routes, configuration = directory / "keyledger.yml", directory / "traefik.yml"
     routes.write_text(fitted(dynamic, _ports(keyledger, service)))
@@ -145,14 +145,14 @@ def traefik(directory: Path, port: int, keyledger: int, service: int) -> list[st
     return [program, f"--configFile={configuration}"]
 
 
-def _found(program: str) -> str | None:
+def found(program: str) -> str | None:
     """Where a program is, if it is installed: for Python alone, for all, or for root."""
     own = Path(sys.executable).parent
     return shutil.which(program, path=f"{own}:{os.environ['PATH']}:/usr/sbin")
 
 
 # Debian has no Traefik, so the gate cannot demand it: who has it runs its recipe too.
-GATEWAYS = [nginx, caddy, *([traefik] if _found("traefik") else [])]
+GATEWAYS = [nginx, caddy, *([traefik] if found("traefik") else [])]
 
 
 def _ports(keyledger: int, service: int) -> dict[str, str]:

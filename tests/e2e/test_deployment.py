@@ -1,103 +1,175 @@
 """docker-compose.yml, as far as it can be tried without an engine: its very commands, as plain processes."""
 
-import subprocess
+import json
+import re
+import socket
+import ssl
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import requests
-import yaml
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from shared.embedded import EmbeddedServer
-from tests.real import KEYLEDGER, Service, served, until
+from tests.deployment import COMPOSE, OURS, SERVICES, WEBS, Deployment, deployed
+from tests.real import until
+from tests.web_client import Visitor
 
-COMPOSE: dict[str, Any] = yaml.safe_load(Path("docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = {name: service for name, service in SERVICES.items() if service.get("image") == "keyledger"}
+PASSWORD = "a long password"
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="kl-") as name:
-        yield Path(name)
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[Deployment]:
+    with tempfile.TemporaryDirectory(prefix="kl-") as directory, deployed(Path(directory)) as running:
+        added = running.run(
+            "account", "add", "you@example.org", "--role", "owner", "--password-stdin", stdin=f"{PASSWORD}\n"
+        )
+        assert added.returncode == 0, added.stderr
+        yield running
 
 
-@pytest.fixture
-def database_url(postgresql_server: str) -> str:
-    """A database that is new."""
-    with psycopg.connect(
-        f"postgresql://keyledger@/postgres?host={postgresql_server}", autocommit=True
-    ) as server:
-        server.execute("CREATE DATABASE deployed")
-    return f"postgresql://keyledger@/deployed?host={postgresql_server}"
+@pytest.fixture(scope="module")
+def outside(deployment: Deployment) -> Iterator[requests.Session]:
+    """Who comes from outside, with a key that may do everything in its workspace."""
+    made = deployment.run("key", "create", "ci", "--scope", "keyledger:admin")
+    with requests.Session() as session:
+        deployment.trust(session)
+        session.headers["Authorization"] = f"Bearer {made.stdout.strip()}"
+        yield session
 
 
-@pytest.fixture
-def deployed(directory: Path, database_url: str) -> Iterator[Service]:
-    """Store, database and every process of ours, by the commands and settings of the Compose file."""
-    valkey = EmbeddedServer.in_directory(directory / "unused").command[0]
-    socket = directory / "store.sock"
-    here = ["--port", "0", "--unixsocket", str(socket), "--dir", str(directory)]
-    settings = OURS["web"]["environment"] | {
-        "KEYLEDGER_REDIS_URL": f"unix://{socket}",
-        "KEYLEDGER_AUDIT_DATABASE_URL": database_url,
-        "KEYLEDGER_SECRET_KEY": "a secret of 32 characters at least",
-        "KEYLEDGER_HOST": "127.0.0.1",
-        "KEYLEDGER_AUDIT_KEY_FILE": str(_key_file(directory)),
+@pytest.fixture(scope="module")
+def created(deployment: Deployment, outside: requests.Session) -> dict[str, Any]:
+    answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "Web"}, timeout=5)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+def test_the_deployment_does_the_whole_job(
+    deployment: Deployment, outside: requests.Session, created: dict[str, Any]
+) -> None:
+    listed = outside.get(f"{deployment.url}/v1/keys?after=3", timeout=5).json()["keys"]
+    assert "Web" in [key["name"] for key in listed]
+    asked = {"api_key": created["api_key"]}
+    assert outside.post(f"{deployment.url}/v1/keys/verify", json=asked, timeout=5).json()["code"] == "VALID"
+    entries = f"{deployment.url}/v1/audit/entries?key_id={created['id']}"
+    until(lambda: outside.get(entries, timeout=5).json()["entries"], 2, "the audit entry")
+    for command in (("audit", "check"), ("replay", "--check"), ("projector", "status"), ("audit", "status")):
+        ended = deployment.run(*command)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert deployment.run("audit", "checkpoint").stdout.startswith("keyledger audit checkpoint v1\n")
+
+
+def test_a_person_signs_in_over_tls_and_finds_the_audit_pages_at_their_own_process(
+    deployment: Deployment,
+) -> None:
+    visitor = Visitor(deployment.url)
+    deployment.trust(visitor)
+    visitor.sign_in("you@example.org", PASSWORD)
+    assert [cookie.secure for cookie in visitor.cookies] == [True]
+    answer = visitor.get(f"{deployment.url}/audit", timeout=5)
+    assert (answer.status_code, answer.headers["Strict-Transport-Security"]) == (200, "max-age=31536000")
+    assert _sent_to(deployment, answer) == "audit-web"
+    answer = visitor.get(f"{deployment.url}/keys", timeout=5)
+    assert _sent_to(deployment, answer) in {"web-1", "web-2"}
+
+
+def test_what_a_client_says_of_itself_is_replaced(deployment: Deployment, outside: requests.Session) -> None:
+    said = {"X-Request-Id": "mine", "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "http"}
+    made = outside.post(f"{deployment.url}/v1/keys", json={"name": "Said"}, headers=said, timeout=5)
+    assert re.fullmatch("[0-9a-f]{32}", made.headers["X-Request-Id"])
+    history = outside.get(f"{deployment.url}/v1/keys/{made.json()['id']}/history", timeout=5).json()
+    request = history["events"][0]["request"]
+    assert (request["id"], request["ip"]) == (made.headers["X-Request-Id"], "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/metrics", "/readyz", "/v1/forward-auth", "/v1/forward-auth?scopes=", "//metrics", "/x/../readyz"),
+        *("/%6detrics", "/v1/%2e/forward-auth", "/x/..%2Fmetrics", "/v1//forward-auth", "/./readyz"),
+        *("/done-once/v1/keys", "/done-once/metrics"),
+    ],
+)
+def test_what_is_for_operators_and_gateways_is_not_there_for_others(
+    deployment: Deployment, outside: requests.Session, path: str
+) -> None:
+    request = outside.prepare_request(requests.Request("GET", deployment.url))
+    request.url = f"{deployment.url}{path}"
+    for headers in ({}, {"Idempotency-Key": "k"}):
+        request.headers.update(headers)
+        assert outside.send(request, verify=deployment.certificate, timeout=5).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics/", "/%256detrics", "/readyz;x", "/metrics/../v1/keys", "/v1/forward-auth/"]
+)
+def test_no_other_spelling_leads_there(deployment: Deployment, outside: requests.Session, path: str) -> None:
+    request = outside.prepare_request(requests.Request("GET", deployment.url))
+    request.url = f"{deployment.url}{path}"
+    assert outside.send(request, verify=deployment.certificate, timeout=5).status_code == 404
+
+
+def test_services_on_this_machine_find_what_they_ask_about_keys_and_nothing_else(
+    deployment: Deployment, created: dict[str, Any]
+) -> None:
+    bearer = {"Authorization": f"Bearer {created['api_key']}"}
+    asked = f"{deployment.local_url}/v1/forward-auth"
+    assert requests.get(asked, headers=bearer, timeout=5).headers["X-Keyledger-Key-Id"] == created["id"]
+    assert requests.get(asked, timeout=5).status_code == 401
+    assert requests.get(f"{deployment.local_url}/readyz", timeout=10).json()["status"] == "ready"
+    for path in ("/", "/keys", "/v1/keys", "/metrics", "/sign-in"):
+        assert requests.get(f"{deployment.local_url}{path}", timeout=5).status_code == 404
+
+
+def test_what_nginx_itself_refuses_is_told_as_keyledger_tells_it(
+    deployment: Deployment, outside: requests.Session
+) -> None:
+    answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "x" * 70_000}, timeout=5)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
+    assert answer.json()["status"] == 413
+    assert re.fullmatch("[0-9a-f]{32}", answer.json()["request_id"])
+
+
+def test_tls_is_of_the_present(deployment: Deployment) -> None:
+    spoken = {
+        version: _speaks(deployment, version) for version in ssl.TLSVersion if version.name[:3] == "TLS"
     }
-    del settings["KEYLEDGER_PORT"]
-    service = Service(directory / "data", **settings)
-    with ExitStack() as stack:
-        store = [valkey, *SERVICES["store"]["command"][1:], *here]
-        stack.enter_context(served(store, settings["KEYLEDGER_REDIS_URL"]))
-        for ours in OURS.values():
-            process = subprocess.Popen([KEYLEDGER, *ours["command"]], env=service.environment)
-            stack.callback(process.wait, 20)
-            stack.callback(process.terminate)
-        until(lambda: _ready(service.url), 30, "readiness")
-        yield service
+    assert {version.name for version, cipher in spoken.items() if cipher} == {"TLSv1_2", "TLSv1_3"}
+    assert spoken[ssl.TLSVersion.TLSv1_2].startswith("ECDHE-")
 
 
-def _key_file(directory: Path) -> Path:
-    """A key as `openssl genpkey` makes it, in a directory that is not written to."""
-    mounted = directory / "secrets"
-    mounted.mkdir()
-    key = Ed25519PrivateKey.generate()
-    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (mounted / "audit_key").write_bytes(content)
-    mounted.chmod(0o500)
-    return mounted / "audit_key"
+def _speaks(deployment: Deployment, version: ssl.TLSVersion) -> str:
+    """The cipher that is agreed on, or nothing."""
+    context = ssl.create_default_context(cafile=deployment.certificate)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that is what old versions are asked for with
+        context.minimum_version = context.maximum_version = version
+    with (
+        suppress(OSError),
+        socket.create_connection(("127.0.0.1", deployment.ports["gateway"]), 5) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as peer,
+    ):
+        agreed = peer.cipher()
+        return agreed[0] if agreed else ""
+    return ""
 
 
-def _ready(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/readyz", timeout=5).status_code == 200
-    except requests.ConnectionError:
-        return False
+def _sent_to(deployment: Deployment, answer: requests.Response) -> str:
+    """The process that nginx says had answered."""
 
+    def line() -> str | None:
+        lines = deployment.said("gateway").splitlines()
+        return next((each for each in lines if answer.headers["X-Request-Id"] in each), None)
 
-def test_the_deployment_does_the_whole_job(deployed: Service) -> None:
-    added = deployed.run(
-        "account", "add", "you@example.org", "--role", "owner", "--password-stdin", stdin="a long password\n"
-    )
-    assert added.returncode == 0, added.stderr
-    bearer = {"Authorization": f"Bearer {deployed.key('keyledger:admin')}"}
-    made = requests.post(f"{deployed.url}/v1/keys", json={"name": "Web"}, headers=bearer, timeout=5)
-    assert made.status_code == 201
-    listed = requests.get(f"{deployed.url}/v1/keys?after=3", headers=bearer, timeout=5).json()["keys"]
-    assert listed[0]["name"] == "Web"
-    entries = f"{deployed.url}/v1/audit/entries?key_id={made.json()['id']}"
-    until(lambda: requests.get(entries, headers=bearer, timeout=5).json()["entries"], 2, "the audit entry")
-    assert deployed.run("audit", "check").returncode == 0
-    checkpoint = deployed.run("audit", "checkpoint").stdout
-    assert checkpoint.startswith("keyledger audit checkpoint v1\n")
-    assert not (deployed.data_dir / "store").exists()
+    until(line, what="the line of the log")
+    port = json.loads(line() or "")["sent_to"].rpartition(":")[2]
+    return {str(port): name for name, port in deployment.ports.items()}[port]
 
 
 def test_the_store_of_the_deployment_keeps_what_it_acknowledged() -> None:
@@ -107,23 +179,78 @@ def test_the_store_of_the_deployment_keeps_what_it_acknowledged() -> None:
     assert options["--appendfsync"] == "always"
     assert options["--no-appendfsync-on-rewrite"] == "no"
     assert options["--maxmemory-policy"] == "noeviction"
+    assert options["--maxmemory"] == "1gb"
+    assert _limits("store")["memory"] == "2304M"  # for twice that, and what it has besides
     assert "store:/data" in SERVICES["store"]["volumes"]
 
 
-def test_each_process_is_a_service_of_its_own_without_rights_it_does_not_need() -> None:
-    commands = {name: service["command"] for name, service in OURS.items()}
-    assert commands == {
-        "web": ["web"],
+def test_each_process_is_a_service_of_its_own() -> None:
+    assert {name: service["command"] for name, service in OURS.items()} == {
+        "web-1": ["web"],
+        "web-2": ["web"],
+        "audit-web": ["audit", "web"],
         "projector": ["projector"],
         "audit-relay": ["audit", "relay"],
         "audit-worker": ["audit", "worker"],
     }
-    for service in OURS.values():
-        assert service["user"] == "10001"
-        assert service["read_only"] is True
-        assert service["cap_drop"] == ["ALL"]
-    assert COMPOSE["secrets"] == {"audit_key": {"file": "./audit_key.pem"}}
-    has_key = {name for name, service in OURS.items() if service.get("secrets") == ["audit_key"]}
-    assert has_key == {"web", "audit-relay", "audit-worker"}
-    assert all("healthcheck" in SERVICES[name] for name in ("store", "database", "web"))
-    assert SERVICES["web"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert {*SERVICES} == {*OURS, "gateway", "store", "database"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_process_has_rights_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["user"] not in {"", "0", "root"}
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {*_limits(name)} == {"cpus", "memory", "pids"}
+    assert "ports" not in service or name == "gateway"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_process_is_started_again_and_watched_and_its_log_has_an_end(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert {*service["logging"]["options"]} == {"max-size", "max-file"}
+    needed = {"gateway": {*WEBS}, "projector": {"store"}, "store": set(), "database": set()}
+    wanted = needed.get(name, {"store", "database"})
+    assert service.get("depends_on", {}) == {each: {"condition": "service_healthy"} for each in wanted}
+
+
+def test_secrets_are_files_for_who_needs_them() -> None:
+    assert {name: secret["file"] for name, secret in COMPOSE["secrets"].items()} == {
+        name: f"./secrets/{name}" for name in COMPOSE["secrets"]
+    }
+    audit = {"secret_key", "audit_database_url", "audit_key"}
+    needed = {
+        "gateway": {"tls_certificate", "tls_key"},
+        "projector": {"secret_key"},
+        "store": set(),
+        "database": {"postgres_password"},
+    }
+    for name, service in SERVICES.items():
+        assert {*service.get("secrets", [])} == needed.get(name, audit), name
+        for key in service.get("environment", {}):
+            assert key.endswith("_FILE") or not re.search("SECRET|PASSWORD|DATABASE_URL|_KEY", key), key
+
+
+def test_only_the_gateway_is_reached_from_outside_and_nobody_reaches_more_than_it_needs() -> None:
+    assert {name for name, network in COMPOSE["networks"].items() if not (network or {}).get("internal")} == {
+        "outside"
+    }
+    members = {
+        network: {name for name, service in SERVICES.items() if network in service["networks"]}
+        for network in COMPOSE["networks"]
+    }
+    assert members == {
+        "outside": {"gateway"},
+        "front": {"gateway", *WEBS},
+        "store": {"store", *OURS},
+        "database": {"database", *OURS} - {"projector"},
+    }
+
+
+def _limits(name: str) -> dict[str, Any]:
+    limits: dict[str, Any] = SERVICES[name]["deploy"]["resources"]["limits"]
+    return limits
