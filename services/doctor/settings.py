@@ -2,18 +2,16 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from difflib import get_close_matches
 
 from services.doctor.addresses import is_loopback
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from shared.settings import Settings
+from shared.settings import SETTINGS, Settings
 
 _SECRET_LENGTH = 32
 _PREFIX = "KEYLEDGER_"
-# That of the logs is no part of Settings: it is read before there are any.
-_KNOWN = {f"{_PREFIX}{field.name.upper()}" for field in fields(Settings)} | {"KEYLEDGER_LOG_FORMAT"}
+_KNOWN = {f"{_PREFIX}{name}{suffix}" for name in SETTINGS for suffix in ("", "_FILE")}
 
 
 def check_settings(installation: Installation) -> Iterator[Finding]:

@@ -127,7 +127,7 @@ def test_every_service_of_compose_that_is_named_exists() -> None:
     named = {
         name for text in all_quoted() for name in re.findall(r"docker compose run --rm (?:-T )?(\S+)", text)
     }
-    assert {"web"} <= named <= set(services)
+    assert {"web-1"} <= named <= set(services)
 
 
 def test_every_figure_that_is_named_exists() -> None:
