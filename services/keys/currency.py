@@ -37,11 +37,6 @@ class Tail:
         self._memory = memory
         self._reached: Checkpoint | None = None
 
-    @property
-    def is_current(self) -> bool:
-        """Whether verdicts come from memory at this moment."""
-        return time.monotonic() <= self.current_until
-
     def run(self, stop: Stop) -> None:
         """Follows until told to stop. While the store is away nothing is current, and it tries again."""
         away = False
