@@ -148,13 +148,15 @@ def test_a_command_whose_answer_is_late_is_not_sent_again(tmp_path: Path) -> Non
         while os.clock() - started < 0.8 do end
         return redis.call('INCR', KEYS[1])
     """
-    with running(VALKEY, tmp_path) as url, connect(url, timeout=0.5) as hasty, connect(url) as patient:
+    with running(VALKEY, tmp_path) as url, connect(url, timeout=0.5) as hasty:
         hasty.ping()
+        patient = connect(url, timeout=10.0)
         with pytest.raises(RedisTimeoutError):
             hasty.eval(slow_increment, 1, "count")
         until(lambda: patient.get("count"))
         patient.eval(slow_increment, 1, "other")  # whatever was sent before it is done after it
         assert patient.get("count") == b"1"
+        patient.close()
 
 
 def test_a_blocking_read_may_take_as_long_as_its_connection_allows(tmp_path: Path) -> None:
