@@ -23,8 +23,13 @@ class Upstream:
     def __init__(self) -> None:
         self.seen: list[bytes] = []
         self.hang_ups = 0  # on how many more
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self.port = 0  # at first any that is free
+        self.open()
+
+    def open(self) -> None:
+        """Takes connections."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
         self._thread = Thread(target=self._serve)
         self._thread.start()
 
@@ -153,6 +158,17 @@ def test_without_any_process_the_answer_says_to_try_again(
         answer = ask(gateway, "POST", "/v1/keys", headers)
         assert (answer.status_code, answer.headers["Retry-After"]) == (502, "1")
         assert answer.json()["detail"] == "Keyledger does not answer. Try again in a second."
+
+
+def test_who_is_back_is_asked_at_once_where_all_were_away(
+    gateway: Deployment, webs: dict[str, Upstream]
+) -> None:
+    for upstream in webs.values():
+        upstream.close()
+    assert {ask(gateway, "POST", "/v1/keys").status_code for _ in range(8)} == {502}
+    webs["web-2"].open()
+    assert ask(gateway, "POST", "/v1/keys").status_code == 200
+    assert ask(gateway, "POST", "/audit/lookup").status_code == 200
 
 
 def test_a_reload_loses_nobody(gateway: Deployment, webs: dict[str, Upstream]) -> None:
