@@ -148,7 +148,12 @@ class Service:
             **_audit_database(data_dir),
             **settings,
         }
-        self.output = ""
+        self._lines: list[str] = []
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return "".join(self._lines)
 
     def start(self) -> None:
         """Starts it and waits until it is ready."""
@@ -258,7 +263,7 @@ class Service:
         assert self._process.stdout
         with self._process.stdout as lines:
             for line in lines:
-                self.output += line
+                self._lines.append(line)
 
 
 def _audit_database(data_dir: Path) -> dict[str, str]:
