@@ -4,6 +4,7 @@ import secrets
 import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import BoundedSemaphore
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
@@ -15,6 +16,8 @@ PASSWORD_MAX_LENGTH = 1024
 # 32 characters that are not taken for each other, so 5 bits each.
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _NEW_LENGTH = 20
+# Each takes 64 MiB while it lasts. Where many sign in at once they wait, so that memory can be limited.
+_AT_ONCE = BoundedSemaphore(2)
 
 
 def new_password() -> str:
@@ -39,7 +42,8 @@ class Passwords:
             raise InvalidFieldError(
                 "password", f"The password may have {PASSWORD_MAX_LENGTH:,} characters at most."
             )
-        return self.hasher.hash(_bytes(prepared))
+        with _AT_ONCE:
+            return self.hasher.hash(_bytes(prepared))
 
     def verify(self, kept: str | None, password: str) -> bool:
         """Whether the password is the one that is kept; where none is kept, no, after the same work.
@@ -49,7 +53,8 @@ class Passwords:
         # Made here in either case, so that not even the first sign-in tells who is unknown.
         nobody = self._nobody
         try:
-            self.hasher.verify(nobody if kept is None else kept, _bytes(_prepared(password)))
+            with _AT_ONCE:
+                self.hasher.verify(nobody if kept is None else kept, _bytes(_prepared(password)))
         except VerifyMismatchError:
             return False
         return kept is not None

@@ -1,5 +1,8 @@
 """Passwords are hashed by argon2id, and verified with the same work for everybody."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError
@@ -112,3 +115,27 @@ def test_a_first_password_is_long_enough_and_never_the_same(passwords: Passwords
     made = {new_password() for _ in range(100)}
     assert len(made) == 100
     assert all(passwords.hash_password(password) for password in made)
+
+
+class WatchedHasher(CountingHasher):
+    """Remembers how many were at work at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_work: list[object] = []
+        self.most = 0
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002
+        self._at_work.append(None)
+        self.most = max(self.most, len(self._at_work))
+        time.sleep(0.01)
+        self._at_work.pop()
+        return super().verify(hash, password)
+
+
+def test_many_who_sign_in_at_once_take_the_memory_of_two() -> None:
+    hasher = WatchedHasher()
+    passwords = Passwords(hasher)
+    with ThreadPoolExecutor(16) as clients:
+        assert not any(clients.map(lambda _: passwords.verify(None, PASSWORD), range(16)))
+    assert hasher.most == 2
