@@ -74,6 +74,7 @@ def connect(url: str, *, allow_unsafe: bool = False, timeout: float = 1.5) -> Re
     except (ValueError, TypeError, RedisError):
         # Neither the URL nor the parser's own words are shown: both may hold the password.
         message = (
+            # pragma: allowlist nextline secret
             "KEYLEDGER_REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, "
             "rediss://host:6379/0 or unix:///path/to/socket, with special characters percent-encoded."
         )

@@ -188,6 +188,7 @@ def _parse(text: str) -> URL:
     return url.set(drivername="sqlite")
 
 
+# pragma: allowlist nextline secret
 _WANTED = "It must look like postgresql://user:password@host/database or sqlite:////path/to/file."
 
 

@@ -35,7 +35,7 @@ def test_the_key_is_made_at_its_first_use_for_its_owner_alone(key_file: Path) ->
     assert not key_file.exists()
     note = signer.sign("text\n")
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
-    assert key_file.read_text().startswith("-----BEGIN PRIVATE KEY-----\n")
+    assert key_file.read_text().startswith("-----BEGIN PRIVATE KEY-----\n")  # pragma: allowlist secret
     assert [*key_file.parent.iterdir()] == [key_file]
     assert opened(note, Signer(key_file).public_key) == "text\n"
 

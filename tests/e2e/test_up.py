@@ -38,7 +38,7 @@ def test_a_data_directory_that_cannot_be_written_is_refused_in_one_line(tmp_path
 
 
 def test_an_unreachable_store_is_refused_in_one_line(data_dir: Path) -> None:
-    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
+    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"  # pragma: allowlist secret
     line = refusal(Service(data_dir, KEYLEDGER_REDIS_URL=url, KEYLEDGER_SECRET_KEY="s" * 32))
     assert "KEYLEDGER_REDIS_URL" in line
     assert "hunter2" not in line

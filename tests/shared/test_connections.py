@@ -121,7 +121,7 @@ def test_an_unsafe_server_can_be_allowed_with_one_warning(
 def test_a_server_that_hides_its_settings_is_refused(tmp_path: Path) -> None:
     with running(VALKEY, tmp_path) as url, closing(Redis.from_url(url)) as operator:
         operator.acl_setuser("shy", enabled=True, nopass=True, commands=["+@all", "-config"], keys=["*"])
-        with connect(url.replace("unix://", "unix://shy:any@")) as client:
+        with connect(url.replace("unix://", "unix://shy:any@")) as client:  # pragma: allowlist secret
             refused(client, UnsafeStoreError, "allow its user INFO and CONFIG GET")
 
 
