@@ -27,6 +27,7 @@ def write_secrets(directory: Path, database_url: str) -> None:
     }
     for name, content in files.items():
         (directory / name).write_bytes(content + b"\n")
+        (directory / name).chmod(0o400)
     directory.chmod(0o500)
 
 
