@@ -51,13 +51,11 @@ class Server:
             for worker in workers:
                 os.kill(worker, signal.SIGCONT)
 
-    def workers_are_told(self) -> bool:
-        """Whether SIGTERM has reached those that are stopped."""
-        return all(
-            int(re.findall(r"(?m)^ShdPnd:\s*(\w+)", Path(f"/proc/{worker}/status").read_text())[0], 16)
-            & 1 << signal.SIGTERM - 1
-            for worker in children(self._process.pid)
-        )
+    def workers(self, mask: str) -> bool:
+        """Whether there are two, both with SIGTERM in a mask of theirs, by its name in /proc."""
+        told = [Path(f"/proc/{worker}/status").read_text() for worker in children(self._process.pid)]
+        masks = [int(re.findall(rf"(?m)^{mask}:\s*(\w+)", status)[0], 16) for status in told]
+        return len(masks) == 2 and all(found & 1 << signal.SIGTERM - 1 for found in masks)
 
     def end(self) -> float:
         """Ends it, and gives the seconds that it took."""
@@ -74,7 +72,10 @@ def server() -> Iterator[Server]:
     serve = _SERVE.format("tests.services.slow_application:create", port)
     with subprocess.Popen([sys.executable, "-c", serve], cwd=_ROOT) as process:
         made = Server(port, process)
-        until(lambda: made.listeners() == 2, what="two workers that listen")
+        until(
+            lambda: made.listeners() == 2 and made.workers("SigBlk"),
+            what="two workers that wait for a signal",
+        )
         yield made
         process.kill()
 
@@ -122,7 +123,7 @@ def test_who_waits_to_be_accepted_is_answered(server: Server, peers: ExitStack) 
             for peer in connections:
                 peer.sendall(_REQUEST)
             took = ender.submit(server.end)
-            until(server.workers_are_told, what="the signal to the workers")
+            until(lambda: server.workers("ShdPnd"), what="the signal to the workers")
         assert all(map(answered, connections))
         assert took.result() < 10
 
