@@ -108,6 +108,7 @@ def test_a_spreadsheet_has_a_row_for_each_entry(service: Service, auditor: dict[
 
 def test_what_looks_like_a_key_is_refused_and_told_nowhere(service: Service, auditor: dict[str, str]) -> None:
     secret = service.key()
+    caught_up(service, auditor)
     before = len(entries(service, auditor, type="AuditExported"))
     for form in ("jsonl", "csv"):
         answer = get(service, f"entries.{form}", auditor, q=secret)
