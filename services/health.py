@@ -31,9 +31,11 @@ class Checks:
 
     def troubles(self) -> dict[str, str | None]:
         """By the name of each check, what is wrong; None where nothing is."""
-        found = {name: check(self.parts) for name, check in _HERE.items()}
+        away = _away(self.parts)
+        found = {"store": away or _asked(_memory, self.parts)}
+        found |= {name: check(self.parts) for name, check in _HERE.items()}
         for name, check in _IN_STORE.items():
-            found[name] = _UNKNOWN if found["store"] else _asked(check, self.parts)
+            found[name] = _UNKNOWN if away else _asked(check, self.parts)
         return found
 
     def run(self, stop: Stop) -> None:
@@ -48,12 +50,17 @@ class Checks:
             failing = now
 
 
-def _store(parts: Parts) -> str | None:
+def _away(parts: Parts) -> str | None:
     try:
-        memory = parts.store.info("memory")
+        parts.store.ping()
     except RedisError as error:
         reason = str(error).rstrip(".")
         return f"The store does not answer ({reason}): start it, or read in its log why it ended."
+    return None
+
+
+def _memory(parts: Parts) -> str | None:
+    memory = parts.store.info("memory")
     used = memory["used_memory"] - memory["mem_not_counted_for_evict"]
     if 0 < memory["maxmemory"] < used + STORE_ROOM:
         return (
@@ -75,7 +82,7 @@ def _verifier(parts: Parts) -> str | None:
 
 def _clock(parts: Parts) -> str | None:
     seconds, micros = parts.store.time()
-    now, apart = now_ms(), 0
+    now = now_ms()
     apart = abs(seconds * 1000 + micros // 1000 - now)
     if apart > _SKEW_MS:
         return f"The clocks of the store and of this machine are {apart // 1000:,} s apart: set them right."
@@ -118,6 +125,6 @@ def _asked(check: Callable[[Parts], str | None], parts: Parts) -> str | None:
         return str(error)
 
 
-_UNKNOWN = "This cannot be told while the store is not well."
-_HERE: Mapping[str, Callable[[Parts], str | None]] = {"store": _store, "disk": _disk, "verifier": _verifier}
+_UNKNOWN = "This cannot be told while the store is away."
+_HERE: Mapping[str, Callable[[Parts], str | None]] = {"disk": _disk, "verifier": _verifier}
 _IN_STORE: Mapping[str, Callable[[Parts], str | None]] = {"clock": _clock, "views": _views, "audit": _audit}

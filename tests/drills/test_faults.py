@@ -170,6 +170,7 @@ def test_a_store_without_memory_refuses_and_harms_nothing(tmp_path: Path) -> Non
             assert "out of memory" in refused.json()["detail"]
             assert "Nothing was done" in refused.json()["detail"]
             platform.sees("store", "out of memory", "maxmemory")
+            assert platform.wrong().keys() == {"store"}  # all else can be told, and is well
             assert platform.verdict(platform.token) == "VALID"  # it takes reading alone
             store.config_set("maxmemory", 0)
         platform.recovers("store")
