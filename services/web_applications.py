@@ -18,7 +18,7 @@ from services.health import Checks
 from services.keys.app import register as register_keys
 from services.keys.create_call import CreateCall
 from services.metrics import count_command, count_verdict, figures
-from shared.commands import observe
+from shared.commands import log_in_batches, log_waiting, observe
 from shared.connections import StoreError
 from shared.settings import Settings
 from shared.telemetry import configure_logs
@@ -78,15 +78,16 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
 def _run_beside(parts: Parts, checks: Checks) -> None:
     """Follows the ledger, flushes the uses, tells of incidents and of what is not well, to the process's end.
 
-    Uses and incidents are brought away once more at its end: a web worker is a process of multiprocessing,
-    which ends without `atexit`.
+    Uses, incidents and lines of the log are brought away once more at its end: a web worker is a process of
+    multiprocessing, which ends without `atexit`.
     """
     stop = Stop()
-    for run in (parts.tail.run, parts.usage.run, parts.incidents.run, checks.run):
+    for run in (parts.tail.run, parts.usage.run, parts.incidents.run, checks.run, log_in_batches):
         Thread(target=run, args=(stop,), daemon=True).start()
 
     def end() -> None:
         stop.set()
+        log_waiting()
         with suppress(RedisError, StoreError):
             parts.usage.flush()
         with suppress(*WAITING):

@@ -3,9 +3,12 @@
 import logging
 import os
 import re
+import select
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -27,8 +30,13 @@ _SECRETS = (
 )
 
 
+# The lines of a block of `together`, and not of another thread.
+_gathered: ContextVar[list[bytes] | None] = ContextVar("keyledger_gathered_lines", default=None)
+
+
 def _stamped(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    event["timestamp"] = rfc3339(time.time_ns() // 1_000_000)
+    if "timestamp" not in event:
+        event["timestamp"] = rfc3339(time.time_ns() // 1_000_000)
     return event
 
 
@@ -68,10 +76,37 @@ def redacted(text: str) -> str:
     return text
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """Writes the lines of the block at its end, in as few steps as keep each in one piece."""
+    lines: list[bytes] = []
+    token = _gathered.set(lines)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+        step = b""
+        for line in lines:
+            if len(step) + len(line) > select.PIPE_BUF:
+                _send(step)
+                step = b""
+            step += line
+        _send(step)
+
+
 def _write(line: str) -> None:
+    encoded = line.encode(errors="backslashreplace") + b"\n"
+    gathered = _gathered.get()
+    if gathered is None:
+        _send(encoded)
+    else:
+        gathered.append(encoded)
+
+
+def _send(lines: bytes) -> None:
     """To standard error, in one step. Who read the lines may have gone, which is no reason to stop."""
     with suppress(OSError):
-        os.write(2, line.encode(errors="backslashreplace") + b"\n")
+        os.write(2, lines)
 
 
 class _Handler(logging.Handler):

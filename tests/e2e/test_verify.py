@@ -315,12 +315,14 @@ def running(tmp_path: Path) -> Iterator[Service]:
     service.stop()
 
 
-def test_stopping_the_service_loses_no_use(running: Service) -> None:
+def test_stopping_the_service_loses_no_use_and_no_line_of_a_command(running: Service) -> None:
     platform = Platform(running, running.key("keyledger:admin"))
     key = platform.make()
     for _ in range(57):
         platform.verify(key["api_key"])
+    made = [key, *(platform.make() for _ in range(20))]
     assert running.stop() == 0
+    assert running.output.count(" create_key ") == len(made)
     running.start()
     told = platform.call("GET", f"/v1/keys/{key['id']}/usage").json()
     assert told["days"][0]["counts"] == {"VALID": 57}

@@ -114,11 +114,18 @@ def test_names_are_coloured_if_wanted() -> None:
     assert output.lines[0] == "\x1b[33mweb | \x1b[0mup"
 
 
-def test_a_line_longer_than_any_buffer_is_printed_before_it_ends_and_harms_nobody() -> None:
-    async def scenario(output: Output, _: Supervisor) -> None:
-        await until(lambda: len("".join(output.of("web"))) > 900_000)
+def test_a_line_longer_than_any_buffer_is_printed_before_it_ends_and_harms_nobody(tmp_path: Path) -> None:
+    written = tmp_path / "written"
 
-    endless = "import time; print('x' * 1_000_000, end='', flush=True); time.sleep(60)"
+    async def scenario(output: Output, _: Supervisor) -> None:
+        await until(lambda: written.exists() and len("".join(output.of("web"))) > 900_000)
+
+    endless = f"""
+        import pathlib, time
+        print('x' * 1_000_000, end='', flush=True)
+        pathlib.Path({str(written)!r}).touch()
+        time.sleep(60)
+    """
     output = play([python("web", endless)], scenario)
     assert "".join(output.of("web")) == "x" * 1_000_000
 

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import select
 from collections.abc import Iterator
 from contextlib import nullcontext
 from secrets import randbelow
+from threading import Event as Stop
+from threading import Thread
 
 import pytest
 import structlog
@@ -12,13 +15,16 @@ import structlog
 from services.accounts.credentials import Passwords
 from services.audit.signing import Signer
 from services.keys.key_material import ApiKey, mint
-from shared.commands import command, observe
+from services.parts import now_ms
+from shared.commands import _batching, command, log_in_batches, log_waiting, observe
 from shared.connections import StoreUnavailableError
 from shared.errors import AdvisedError
 from shared.events import Request
 from shared.identity import ForbiddenError, Principal
 from shared.ledger import VersionConflictError
-from shared.telemetry import configure_logs, redacted
+from shared.telemetry import configure_logs, redacted, together
+from shared.timestamps import rfc3339
+from tests.real import until
 
 PRINCIPAL = Principal(kind="key", id="abc", label="ci", workspace="default", scopes=frozenset())
 REQUEST = Request(id="edge-1", ip=None, user_agent=None)
@@ -137,3 +143,54 @@ def test_a_command_is_told_once_with_its_outcome(
 def test_no_result_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
     assert attempt(PRINCIPAL, None, REQUEST, None) is None
     assert lines(capfd)[0]["outcome"] == "refused"
+
+
+def test_lines_of_commands_are_written_together_with_the_times_at_which_they_ended(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.commands._BATCH_EVERY_S", 3600)
+    stop = Stop()
+    writer = Thread(target=log_in_batches, args=(stop,))
+    writer.start()
+    until(_batching.is_set)
+    earliest = rfc3339(now_ms())
+    for number in range(100):
+        attempt(PRINCIPAL, None, Request(id=f"edge-{number}", ip=None, user_agent=None))
+    latest = rfc3339(now_ms())
+    assert lines(capfd) == []
+    stop.set()
+    writer.join()
+    attempt(PRINCIPAL, None, Request(id="edge-100", ip=None, user_agent=None))
+    written = lines(capfd)
+    assert [line["request_id"] for line in written] == [f"edge-{number}" for number in range(101)]
+    assert all(earliest <= str(line["timestamp"]) <= latest for line in written[:100])
+
+
+def test_who_ends_a_process_writes_the_lines_that_wait(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.commands._BATCH_EVERY_S", 3600)
+    stop = Stop()
+    writer = Thread(target=log_in_batches, args=(stop,))
+    writer.start()
+    until(_batching.is_set)
+    attempt(PRINCIPAL, None, REQUEST)
+    log_waiting()
+    written = lines(capfd)
+    stop.set()
+    writer.join()
+    assert [line["request_id"] for line in written] == ["edge-1"]
+
+
+def test_lines_that_are_written_together_stay_whole_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[bytes] = []
+    monkeypatch.setattr("os.write", lambda _, step: steps.append(step))
+    log = structlog.get_logger()
+    with together():
+        for number in range(100):
+            log.info("a line", number=number, long="x" * (number * 100))
+        assert steps == []
+    assert [json.loads(line)["number"] for line in b"".join(steps).splitlines()] == [*range(100)]
+    assert all(step.endswith(b"\n") for step in steps)
+    assert all(len(step) <= select.PIPE_BUF or step.count(b"\n") == 1 for step in steps)
+    assert len(steps) < 90
