@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fakeredis
 import pytest
@@ -32,7 +32,22 @@ def _drop(*_: object) -> NoReturn:
 # What nobody captures is told to nobody, for the telling costs each command some time.
 structlog.configure(processors=[_drop])
 
+_configure_logs = structlog.configure
+
 _DURABLE = ["--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no"]
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that a test runs within its process configures the logs, for that test alone."""
+    before = structlog.get_config()
+
+    def configure(**settings: Any) -> None:
+        _configure_logs(**settings | {"cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", configure)
+    yield
+    _configure_logs(**before)
 
 
 @pytest.fixture(scope="session")

@@ -36,15 +36,11 @@ def logs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     capfd.readouterr()
     monkeypatch.delenv("KEYLEDGER_LOG_FORMAT", raising=False)
     root = logging.getLogger()
-    before, level, ours = root.handlers[:], root.level, structlog.get_config()
+    before, level = root.handlers[:], root.level
     configure_logs()
-    structlog.configure(cache_logger_on_first_use=False)
-    # Another test of this process may have used it, so that it remembers what was configured then.
-    monkeypatch.setattr("shared.commands._log", structlog.get_logger())
     yield
     root.handlers[:] = before
     root.setLevel(level)
-    structlog.configure(**ours)
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
