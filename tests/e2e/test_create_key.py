@@ -31,6 +31,7 @@ def create(page: Page, name: str) -> tuple[Locator, str]:
     page.get_by_label("Enter Key Name").fill(name)
     page.get_by_role("button", name="Create", exact=True).click()
     modal = page.get_by_role("dialog", name="API Key has been successfully generated.")
+    expect(modal.get_by_role("button", name="Copy API key")).to_be_visible()  # its script has run
     shown = KEY.search(modal.inner_text())
     assert shown
     return modal, shown[0]
