@@ -28,10 +28,10 @@ def service(shared_service: Service, request: pytest.FixtureRequest) -> Service:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     """The system's Chromium. Not for the whole session: Playwright keeps an event loop running in it."""
     with sync_playwright() as playwright:
-        running = launched(playwright)
+        running = launched(playwright, whole=request.node.get_closest_marker("drill") is not None)
         yield running
         running.close()
 
