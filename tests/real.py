@@ -151,6 +151,12 @@ class Service:
         self._lines: list[str] = []
 
     @property
+    def audit_database(self) -> str:
+        """Its URL: a file of the data directory, if it is not told another."""
+        file = self.data_dir / "audit.db"
+        return self.environment.get("KEYLEDGER_AUDIT_DATABASE_URL", f"sqlite:///{file}")
+
+    @property
     def output(self) -> str:
         """What it has printed so far."""
         return "".join(self._lines)

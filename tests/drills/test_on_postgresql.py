@@ -1,30 +1,21 @@
 """What shows the audit log to people and programs, once more with the log on PostgreSQL."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 
-from tests.real import AUDIT_SERVER
-
 pytestmark = pytest.mark.drill
 
 # Those that start a whole Keyledger and look at its audit log. The tests of the log itself are on both.
-_MODULES = ("review", "inquiry_pages", "audit_proof", "dashboard")
-_OF_SQLITE = "test_a_stream_that_fails_says_so_at_its_end"  # it puts a text where bytes are
+_MODULES = ("review", "inquiry_pages", "audit_proof", "dashboard", "moving_house", "backup_and_restore")
 
 
 @pytest.mark.timeout(300)
-def test_the_service_works_with_its_audit_log_on_postgresql(postgresql_server: str) -> None:
+@pytest.mark.usefixtures("postgresql_server")  # which skips where there is none
+def test_the_service_works_with_its_audit_log_on_postgresql() -> None:
     modules = [f"tests/e2e/test_{name}.py" for name in _MODULES]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not drill", "-k", f"not {_OF_SQLITE}"]
-    ended = subprocess.run(
-        [*command, *modules],
-        env=os.environ | {AUDIT_SERVER: postgresql_server},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "tests.on_postgresql", "-q", "-m", "not drill", *modules]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     print(ended.stdout.splitlines()[-1])
     assert ended.returncode == 0, ended.stdout

@@ -235,10 +235,10 @@ def _stopping(
                         stopped.append(_stop(pid))
                     wait(1.0)
                     os.kill(pid, signal.SIGCONT)
-                    wait(0.7)
+                    wait(WORST_S + 0.1)
             finally:
                 os.kill(pid, signal.SIGCONT)
-            wait(0.5)
+            wait(0.2)
     return seen, stopped
 
 

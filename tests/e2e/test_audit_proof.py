@@ -281,9 +281,10 @@ def test_a_stream_that_fails_says_so_at_its_end(
     service: Service, auditor: dict[str, str], public_key: PublicKey
 ) -> None:
     """The last one here, for the log is not what it was."""
+    if not service.audit_database.startswith("sqlite"):
+        pytest.skip("PostgreSQL keeps bytes where bytes belong: only SQLite has a record that fails")
     caught_up(service, auditor)
-    file = f"sqlite:///{service.data_dir / 'audit.db'}"
-    database = Tampered(service.environment.get("KEYLEDGER_AUDIT_DATABASE_URL", file))
+    database = Tampered(service.audit_database)
     database.disarm()
     database.change(40, "record = '7'")
     database.close()

@@ -22,7 +22,7 @@ def verdict(service: Service, admin: str, key: str) -> str:
 
 
 def checkpoints(service: Service) -> list[Numbered]:
-    log = AuditLog(f"sqlite:///{service.data_dir / 'audit.db'}")
+    log = AuditLog(service.audit_database)
     try:
         return log.checkpoints()
     finally:

@@ -111,7 +111,7 @@ TROUBLES = {
     "The views are behind": (["0 events", "No key is parked", "equal", "are rebuilt"], {}),
     "The audit log is behind": (["jobs wait"], {}),
     "The audit log is not sound": (["log is sound", "export is sound", "find every entry"], {}),
-    "The store or a disk is full": (["Use%", "audit.db"], {}),
+    "The store or a disk is full": (["Use%", "/store"], {}),
     "A clock is wrong": (["UTC"], {}),
     "Somebody cannot sign in": (["owner@example.org", "owner@example.org may sign in"], {}),
 }
@@ -136,6 +136,7 @@ def own(keyledger: Service) -> dict[str, str]:
         public_key, head = str(parts.signer.public_key), parts.ledger.head().position
         until(lambda: parts.audit_log.last().position >= head, what="the audit log")
         created_at = rfc3339(parts.ledger.read(head - 1, 1)[0].at)
+        parts.audit_log.close()
     typed = "--password-stdin <<< 'a long password'"
     return {
         "url": keyledger.url,

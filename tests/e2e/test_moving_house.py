@@ -25,7 +25,7 @@ def store_of(service: Service) -> Redis:
 
 def audited(service: Service, count: int) -> list[Entry]:
     """The audit log's entries with their hashes, once there are so many."""
-    log = AuditLog(f"sqlite:///{service.data_dir / 'audit.db'}")
+    log = AuditLog(service.audit_database)
     try:
         until(lambda: log.last().position == count, what="the audit log's last entry")
         return list(log.walk(count))

@@ -1,0 +1,41 @@
+"""A world for the tests that kill a process at each of its moments."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from services.audit import jobs
+from services.keys import projector, rebuild
+from tests.drills.crash_world import TRIED, World
+from tests.drills.crashing import PAGE, Crasher, Place, crasher
+
+
+@pytest.fixture(scope="module")
+def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crasher]:
+    with crasher(tmp_path_factory.mktemp("crashes")) as running:
+        yield running
+    print(f"\n{TRIED.total()} crash points in all: {dict(TRIED)}")
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """What hundreds of recoveries log is of no interest."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the crashing process has them."""
+    for module, name in ((projector, "PAGE"), (rebuild, "_PAGE"), (jobs, "PAGE")):
+        monkeypatch.setattr(module, name, PAGE)
+    monkeypatch.setattr(rebuild, "_OLD_GENERATION_S", 0.0)
+
+
+@pytest.fixture
+def world(store: Redis, valkey_url: str, tmp_path: Path, crashing: Crasher) -> World:
+    key_file = str(tmp_path / "audit_key.pem")
+    return World(store, Place(valkey_url, f"sqlite:///{tmp_path / 'audit.db'}", key_file), crashing)

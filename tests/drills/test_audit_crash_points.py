@@ -1,0 +1,70 @@
+"""Relay, job and worker of the audit log are killed before and after each of their calls, and restarted."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from services.audit.jobs import QUEUE, Requests
+from services.audit.relay import Relay
+from tests.audit.histories import in_step
+from tests.drills.crash_world import World, at_each_point
+from tests.drills.crashing import Crasher, Ending, Place
+from tests.keys.people import now
+
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("quiet", "small_pages"),
+]
+
+_JOBS = f"rq:queue:{QUEUE}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'audit.db'}"
+    return f"postgresql://keyledger@/postgres?host={request.getfixturevalue('postgresql_server')}"
+
+
+@pytest.fixture
+def audited(store: Redis, valkey_url: str, database_url: str, tmp_path: Path, crashing: Crasher) -> World:
+    """The same, on each kind of database."""
+    return World(store, Place(valkey_url, database_url, str(tmp_path / "audit_key.pem")), crashing)
+
+
+def test_a_relay_that_is_killed_asks_again_when_it_is_restarted(world: World) -> None:
+    at_each_point(world, "relay", world.populate, partial(_restart_audit, world))
+
+
+def test_an_audit_job_that_is_killed_writes_each_event_once(audited: World) -> None:
+    def recover(_: Ending) -> None:
+        with audited.log() as log:
+            # A transaction is there whole or not at all.
+            assert log.last().position in {0, 2, 4, 5}
+        assert audited.run("audit").killed is None
+
+    at_each_point(audited, "audit", audited.populate, recover)
+
+
+def test_an_audit_worker_that_is_killed_leaves_nothing_undone(world: World) -> None:
+    def prepare() -> None:
+        world.populate()
+        Requests(world.store).ask()
+
+    at_each_point(world, "work", prepare, partial(_restart_audit, world))
+
+
+def _restart_audit(world: World, _: Ending) -> None:
+    """Relay and worker begin anew, and between them bring the log up to the ledger without other help."""
+    with world.log() as log:
+        Relay(world.ledger, log, Requests(world.store), now).step(wait_ms=1)
+        complete = in_step(log, world.ledger) and log.last_checkpoint() is not None
+        assert world.store.llen(_JOBS) == (0 if complete else 1)
+        if world.store.llen(_JOBS):
+            world.run("work")
+        assert in_step(log, world.ledger)
+        assert log.last_checkpoint() is not None
+        assert world.store.llen(_JOBS) == 0
