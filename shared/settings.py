@@ -30,7 +30,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "DATA_DIR": Setting("`./data`", "where the embedded store, the audit log and its key lie"),
         "REDIS_URL": Setting("the embedded Valkey", "a Redis 7.0+ or Valkey 8+ of your own"),
         "AUDIT_DATABASE_URL": Setting(
-            "SQLite in the data directory", "where the audit log is: `postgresql://…` for PostgreSQL 14+"
+            "SQLite in the data directory",
+            "where the audit log is: `postgresql://…` for PostgreSQL 14+, with encoding UTF8",
         ),
         "AUDIT_KEY_FILE": Setting(
             "made in the data directory",

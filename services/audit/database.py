@@ -206,13 +206,15 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "do_connect", _protect_file)
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         hide_parameters=True,
         isolation_level="READ COMMITTED",  # so that what is read after the lock is what the last writer left
         pool_pre_ping=True,
-        connect_args={"connect_timeout": _CONNECT_S},
+        connect_args={"connect_timeout": _CONNECT_S, "client_encoding": "UTF8"},
     )
+    event.listen(engine, "connect", _refuse_other_text)
+    return engine
 
 
 def _engine_to_read(url: URL) -> Engine:
@@ -236,6 +238,16 @@ def _protect_file(_dialect: Any, _record: Any, arguments: list[Any], _options: d
     path = Path(arguments[0])
     path.touch(mode=0o600)
     path.chmod(0o600)
+
+
+def _refuse_other_text(connection: Any, _record: Any) -> None:
+    """One of another encoding could not hold each name, and the log would stand still at the first."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise AuditDatabaseError(
+            f"The audit log's PostgreSQL database {connection.info.dbname} keeps text as {encoding}, which "
+            f"has no place for some. Make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        )
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

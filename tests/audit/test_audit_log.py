@@ -286,6 +286,22 @@ def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         log.last()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_each_name_is_told(postgresql_server: str, encoding: str) -> None:
+    url = f"postgresql://keyledger@/{{}}?host={postgresql_server}"
+    server = Tampered(url.format("postgres"))
+    name = f"other_{encoding.lower()}"
+    server.run(
+        f"DROP DATABASE IF EXISTS {name}",
+        f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0",
+    )
+    server.close()
+    log = AuditLog(url.format(name))
+    with pytest.raises(AuditDatabaseError, match=rf"{name} keeps text as {encoding}, .* ENCODING 'UTF8'"):
+        log.append(records([1]))
+    log.close()
+
+
 def test_nothing_connects_before_it_is_used(tmp_path: Path) -> None:
     AuditLog(f"sqlite:///{tmp_path / 'audit.db'}")
     assert list(tmp_path.iterdir()) == []
