@@ -4,7 +4,6 @@ Where a listening socket is closed, Linux hangs up on those that wait in it to b
 request has come. So first no more are let in, and those that wait are accepted.
 """
 
-import ctypes
 import os
 import socket
 import struct
@@ -18,16 +17,10 @@ _HANDSHAKE_S = 0.005  # in which who has begun to connect is connected
 _LONGEST_S = 1.0  # for whoever waits to be accepted
 _STEP_S = 0.001
 
-# For the system's packet filter: code, jump if true, jump if false, operand. Byte 13 of a TCP header has its
-# flags, of which SYN is 2 and ACK 16.
-_ALL_BUT_NEW_CONNECTIONS = [
-    (0x30, 0, 0, 13),  # take the byte
-    (0x54, 0, 0, 2 | 16),  # and of it these two
-    (0x15, 0, 1, 2),  # is it a SYN alone?
-    (0x06, 0, 0, 0),  # then drop it
-    (0x06, 0, 0, 0xFFFF),  # else keep it
-]
-_SO_ATTACH_FILTER = 26
+# IP_MINTTL and IPV6_MINHOPCOUNT: a packet with fewer hops left is dropped. Nearly nobody sends with more than
+# 128, so 255 drops all. Of a socket that listens these are those that begin a connection. Any process may set
+# them, where some systems refuse it a packet filter.
+_LEAST_HOPS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
 _WAITING = struct.Struct("24x I")  # in TCP_INFO of a listening socket: how many wait to be accepted
 
 
@@ -38,34 +31,42 @@ def refuse_connections() -> None:
     """
     if sys.platform != "linux":
         return
-    for descriptor in _sockets():
-        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as listener:
-            if _is_listening(listener):
-                _let_nobody_in(listener)
-                with socket.socket(socket.AF_UNIX) as unknown:
-                    unknown.bind("")
-                    unknown.listen()
-                    os.dup2(unknown.fileno(), descriptor)
+    for descriptor, listener in _tcp_sockets():
+        if _is_listening(listener):
+            _let_nobody_in(listener)
+            with socket.socket(socket.AF_UNIX) as unknown:
+                unknown.bind("")
+                unknown.listen()
+                os.dup2(unknown.fileno(), descriptor)
+    # Who was connected meanwhile has it from the listener. What was dropped of theirs they send again.
+    for _, connection in _tcp_sockets():
+        _take(connection, hops=0)
 
 
-def _sockets() -> Iterator[int]:
+def _tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
+    """Those of this process, each with its descriptor, as one of its own that is closed afterwards."""
     for entry in list(Path("/proc/self/fd").iterdir()):
         with suppress(OSError):  # another thread has closed it
             if str(entry.readlink()).startswith("socket:"):
-                yield int(entry.name)
+                with socket.socket(fileno=os.dup(int(entry.name))) as found:
+                    if found.family in {socket.AF_INET, socket.AF_INET6}:
+                        yield int(entry.name), found
 
 
 def _is_listening(found: socket.socket) -> bool:
-    of_tcp = found.family in {socket.AF_INET, socket.AF_INET6}
-    return of_tcp and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _take(found: socket.socket, *, hops: int) -> None:
+    """No packet that has fewer left."""
+    for level, name in _LEAST_HOPS:
+        with suppress(OSError):  # it is of the other version
+            found.setsockopt(level, name, hops)
 
 
 def _let_nobody_in(listener: socket.socket) -> None:
     """Whoever asks meanwhile asks again a second later, as TCP does, and is refused then."""
-    program = b"".join(struct.pack("HBBI", *step) for step in _ALL_BUT_NEW_CONNECTIONS)
-    kept = ctypes.create_string_buffer(program)
-    pointer = struct.pack("HP", len(_ALL_BUT_NEW_CONNECTIONS), ctypes.addressof(kept))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
+    _take(listener, hops=255)
     deadline = time.monotonic() + _LONGEST_S
     time.sleep(_HANDSHAKE_S)
     while _waiting(listener) and time.monotonic() < deadline:

@@ -22,6 +22,8 @@ CLIENTS = 64  # twice as many as the workers answer at once
 _ROOT = Path(__file__).parents[2]
 _LISTEN = "0A"  # as /proc/net/tcp has it
 _SERVE = "from services.web import serve_application as serve; serve({!r}, '127.0.0.1', {})"
+# As a container has it, and every user but root.
+_PLAIN = ["setpriv", "--bounding-set", "-all"] if os.geteuid() == 0 else []
 _REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nsent"
 
 
@@ -45,6 +47,7 @@ class Server:
         workers = children(self._process.pid)
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
+        until(lambda: all(map(is_stopped, workers)), what="the stop of all their threads")
         try:
             yield
         finally:
@@ -65,12 +68,19 @@ class Server:
         return time.monotonic() - began
 
 
+def is_stopped(pid: int) -> bool:
+    states = [
+        (thread / "stat").read_text().rpartition(") ")[2][0] for thread in Path(f"/proc/{pid}/task").iterdir()
+    ]
+    return set(states) == {"T"}
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A web process with an application that is slow."""
     port = free_port()
     serve = _SERVE.format("tests.services.slow_application:create", port)
-    with subprocess.Popen([sys.executable, "-c", serve], cwd=_ROOT) as process:
+    with subprocess.Popen([*_PLAIN, sys.executable, "-c", serve], cwd=_ROOT) as process:
         made = Server(port, process)
         until(
             lambda: made.listeners() == 2 and made.workers("SigBlk"),
@@ -89,6 +99,18 @@ def ask_until_told(port: int, outcomes: list[str]) -> None:
             answer = connection.getresponse()
             kept = answer.getheader("Connection") != "close"
             outcomes.append("answered" if answer.read() == b"sent" else "cut off")
+
+
+def connect_until_refused(server: Server, outcomes: list[str]) -> None:
+    """Asks each time on a connection of its own."""
+    while True:
+        try:
+            peer = server.connection()
+        except ConnectionRefusedError:
+            return
+        with peer:
+            peer.sendall(_REQUEST)
+            outcomes.append("answered" if answered(peer) else "cut off")
 
 
 def connected(port: int) -> "closing[HTTPConnection]":
@@ -134,6 +156,16 @@ def test_connections_that_are_kept_end_with_an_answer_that_says_so(server: Serve
         asking = [clients.submit(ask_until_told, server.port, outcomes) for _ in range(CLIENTS)]
         until(lambda: len(outcomes) > 5 * CLIENTS, what="so many answers")
         assert server.end() < 10
+        assert [each.result() for each in asking] == [None] * CLIENTS
+    assert set(outcomes) == {"answered"}
+
+
+def test_whoever_connects_at_that_moment_is_refused_or_answered(server: Server) -> None:
+    outcomes: list[str] = []
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        asking = [clients.submit(connect_until_refused, server, outcomes) for _ in range(CLIENTS)]
+        until(lambda: len(outcomes) > 5 * CLIENTS, what="so many answers")
+        assert server.end() < 3
         assert [each.result() for each in asking] == [None] * CLIENTS
     assert set(outcomes) == {"answered"}
 
