@@ -21,6 +21,7 @@ from services.audit.jobs import QUEUE, CatchUpJob, RefusedJobError, Requests, ca
 from services.audit.signing import SigningError
 from services.audit.vouching import Notary
 from shared.ledger import Ledger
+from shared.stopping import set_by_signal
 
 _WORKER_TTL_S = 30
 _MAINTENANCE_S = 10
@@ -98,7 +99,7 @@ class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ is not looked into 
 
     def request_stop(self, *_: Any) -> None:
         """A signal: ends at once when idle, else after the job."""
-        self.stop.set()
+        set_by_signal(self.stop)
         self._stop_requested = True
         if self.get_state() != WorkerStatus.BUSY:
             raise StopRequested

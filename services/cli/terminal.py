@@ -25,6 +25,7 @@ from shared.identity import (
 )
 from shared.lag import Lag
 from shared.settings import Settings
+from shared.stopping import set_by_signal
 from shared.telemetry import configure_logs
 
 P = TypeVar("P", bound=StoreParts)
@@ -102,7 +103,7 @@ def until_stopped() -> Stop:
     configure_logs()
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: set_by_signal(stop))
     return stop
 
 

@@ -17,6 +17,7 @@ from services.audit.worker import run_worker
 from services.parts import now_ms
 from shared.connections import connect
 from shared.ledger import Ledger
+from shared.stopping import set_by_signal
 
 
 def work(store_url: str, database_url: str, key_file: Path) -> None:
@@ -29,7 +30,7 @@ def work(store_url: str, database_url: str, key_file: Path) -> None:
 def relay(store_url: str, database_url: str, _: Path) -> None:
     """`keyledger audit relay`."""
     stop = Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: set_by_signal(stop))
     ledger, requests = Ledger(connect(store_url, timeout=5)), Requests(connect(store_url))
     Relay(ledger, AuditLog(database_url), requests, now_ms).run(stop)
 
