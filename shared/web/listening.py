@@ -32,12 +32,13 @@ def refuse_connections() -> None:
     if sys.platform != "linux":
         return
     for descriptor, listener in _tcp_sockets():
-        if _is_listening(listener):
-            _let_nobody_in(listener)
-            with socket.socket(socket.AF_UNIX) as unknown:
-                unknown.bind("")
-                unknown.listen()
-                os.dup2(unknown.fileno(), descriptor)
+        with suppress(OSError):  # as no descriptor is left: who has connected is answered all the same
+            if _is_listening(listener):
+                _let_nobody_in(listener)
+                with socket.socket(socket.AF_UNIX) as unknown:
+                    unknown.bind("")
+                    unknown.listen()
+                    os.dup2(unknown.fileno(), descriptor)
     # Who was connected meanwhile has it from the listener. What was dropped of theirs they send again.
     for _, connection in _tcp_sockets():
         _take(connection, hops=0)

@@ -34,13 +34,14 @@ def configured(store: Redis, **settings: str) -> Iterator[None]:
             store.config_set(name, value)
 
 
-def expect(findings: Iterable[Finding], level: Level, found: str, advice: str | None = None) -> None:
-    """That the one finding of a level says so, and what to do if it is not well."""
+def expect(findings: Iterable[Finding], level: Level, found: str, advice: str | None = None) -> str:
+    """That the one finding of a level says so, and what to do if it is not well; gives all that it says."""
     of_level = [finding for finding in findings if finding.level is level]
     assert len(of_level) == 1, of_level
     assert found in of_level[0].found
     assert (advice is None) == (of_level[0].advice is None)
     assert advice is None or advice in str(of_level[0].advice)
+    return of_level[0].found
 
 
 def expect_ok(findings: Iterable[Finding], found: str) -> None:

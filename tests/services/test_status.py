@@ -58,7 +58,7 @@ def test_a_reader_is_well_until_an_event_waits_for_half_a_minute(
 ) -> None:
     command, catch_up = reader
     assert status(command)[0] == 0
-    wait_for(ledger, [20_000, 0])
+    wait_for(ledger, [25_000, 0])
     assert status(command)[0] == 0
     store.flushall()
     wait_for(ledger, [31_000, 0])

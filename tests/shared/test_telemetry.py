@@ -3,7 +3,7 @@
 import json
 import logging
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from secrets import randbelow
 from threading import Event as Stop
@@ -141,41 +141,44 @@ def test_no_result_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
     assert lines(capfd)[0]["outcome"] == "refused"
 
 
-def test_lines_of_commands_are_written_together_with_the_times_at_which_they_ended(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Lines of commands wait for their batch, which does not come by itself; gives what ends that."""
     monkeypatch.setattr("shared.commands._BATCH_EVERY_S", 3600)
     stop = Stop()
     writer = Thread(target=log_in_batches, args=(stop,))
     writer.start()
     until(_batching.is_set)
+
+    def end() -> None:
+        stop.set()
+        writer.join()
+
+    yield end
+    end()
+
+
+def test_lines_of_commands_are_written_together_with_the_times_at_which_they_ended(
+    capfd: pytest.CaptureFixture[str], batching: Callable[[], None]
+) -> None:
     earliest = rfc3339(now_ms())
     for number in range(100):
         attempt(PRINCIPAL, None, Request(id=f"edge-{number}", ip=None, user_agent=None))
     latest = rfc3339(now_ms())
     assert lines(capfd) == []
-    stop.set()
-    writer.join()
+    batching()
     attempt(PRINCIPAL, None, Request(id="edge-100", ip=None, user_agent=None))
     written = lines(capfd)
     assert [line["request_id"] for line in written] == [f"edge-{number}" for number in range(101)]
     assert all(earliest <= str(line["timestamp"]) <= latest for line in written[:100])
 
 
-def test_who_ends_a_process_writes_the_lines_that_wait(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.commands._BATCH_EVERY_S", 3600)
-    stop = Stop()
-    writer = Thread(target=log_in_batches, args=(stop,))
-    writer.start()
-    until(_batching.is_set)
+@pytest.mark.usefixtures("batching")
+def test_who_ends_a_process_writes_the_lines_that_wait(capfd: pytest.CaptureFixture[str]) -> None:
     attempt(PRINCIPAL, None, REQUEST)
+    assert lines(capfd) == []
     log_waiting()
-    written = lines(capfd)
-    stop.set()
-    writer.join()
-    assert [line["request_id"] for line in written] == ["edge-1"]
+    assert [line["request_id"] for line in lines(capfd)] == ["edge-1"]
 
 
 def test_lines_that_are_written_together_stay_whole_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
