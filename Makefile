@@ -21,7 +21,7 @@ test: .venv/dev ## set up, and run all tests
 	$(BIN)/pytest -m "not drill" -n 3 --dist loadfile
 
 drill: .venv/dev ## the long fault and load drills
-	$(BIN)/pytest -m "drill and not alone" -n 3 --dist loadscope -rP
+	$(BIN)/pytest -m "drill and not alone" -n 3 --dist loadscope -raP
 	$(BIN)/pytest -m "drill and alone" -s
 
 check: .venv/dev ## format, lint, types, import contracts, secrets, the Compose file

@@ -261,6 +261,7 @@ def creating(visit: Visit) -> None:
     page.wait_for_load_state()
     visit.shoot("create-refused")
     visit.create("Data Sync Script")
+    expect(page.get_by_role("button", name="Copy API key")).to_be_visible()  # its script has run
     visit.shoot("modal", whole=False)
     page.get_by_text("How to use it").click()
     visit.shoot("modal-use", whole=False)
@@ -302,6 +303,7 @@ def repeating(visit: Visit) -> None:
     visit.shoot("create-busy")
     visit.key("plain", "/rotate")
     visit.press("Rotate")
+    expect(page.get_by_role("button", name="Copy API key")).to_be_visible()
     visit.shoot("modal-rotated", whole=False)
 
 
