@@ -70,8 +70,7 @@ class AuditLog:
 
     def last_entry(self) -> Entry | None:
         """The newest entry."""
-        with self._database.reading() as connection:
-            return last_entry(connection)
+        return self._database.read(last_entry)
 
     def walk(self, until: int, after: int | None = None) -> Iterator[Entry]:
         """All entries in the order of their positions, which nothing is assumed of, up to one."""
@@ -83,13 +82,13 @@ class AuditLog:
     def checkpoints(self) -> list[Numbered]:
         """All checkpoints, by their numbers."""
         ordered = select(CHECKPOINTS.c.sequence, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.sequence)
-        with self._database.reading() as connection:
-            return [Numbered._make(row) for row in connection.execute(ordered)]
+        return self._database.read(
+            lambda connection: [Numbered._make(row) for row in connection.execute(ordered)]
+        )
 
     def last_checkpoint(self) -> Numbered | None:
         """The newest checkpoint."""
-        with self._database.reading() as connection:
-            return _last_checkpoint(connection)
+        return self._database.read(_last_checkpoint)
 
     def add_checkpoint(self, make: Callable[[Entry | None, Numbered | None], bytes | None]) -> bytes | None:
         """Adds the note that is made of the last entry and the last checkpoint, if one is, and gives it.
@@ -133,8 +132,8 @@ class AuditLog:
         return len(rows) == _INDEX_PAGE
 
     def _page(self, of: Select[*tuple[object, ...]]) -> list[Entry]:
-        with self._database.reading() as connection:
-            return [entry_of_row(row) for row in connection.execute(of.limit(_WALK_PAGE))]
+        page = of.limit(_WALK_PAGE)
+        return self._database.read(lambda connection: [entry_of_row(row) for row in connection.execute(page)])
 
 
 def _last_checkpoint(connection: Connection) -> Numbered | None:

@@ -2,11 +2,12 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -22,7 +23,7 @@ from sqlalchemy import (
     make_url,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from services.audit.index import INDICES
 from services.audit.index import Index as TermsIndex
@@ -31,9 +32,12 @@ from shared.errors import AdvisedError
 _BUSY_S = 30  # how long a writer waits for those before it
 _RETRY_S = 0.01
 _CONNECT_S = 5
+_RESTART_S = 3.0  # how long those who read wait for a server that was there until then
+_RESTART_RETRY_S = 0.05
 _WRITERS_LOCK = 0x6B65796C_65646765  # "keyledge"; the lock's name among all of the PostgreSQL server
 
 _metadata = MetaData()
+_Found = TypeVar("_Found")
 
 
 class _Bytes(LargeBinary):
@@ -119,6 +123,7 @@ class Database:
         self._place = _place(parsed)
         self._engine = _engine_to_read(parsed) if read_only else _engine(parsed)
         self._ready = read_only
+        self._away_since: float | None = float("-inf")  # by the monotonic clock; None while it answers
 
     @property
     def dialect(self) -> str:
@@ -142,12 +147,29 @@ class Database:
             self._lock(connection)
             yield connection
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """Raises AuditDatabaseError."""
+    def read(self, look: Callable[[Connection], _Found]) -> _Found:
+        """What a look finds; it is begun anew if a server is restarted meanwhile.
+
+        Raises AuditDatabaseError, at once where a server was never there or has been away for longer.
+        """
         self._set_up()
-        with self._errors(), self._engine.connect() as connection:
-            yield connection
+        deadline = time.monotonic() + _RESTART_S
+        with self._errors():
+            while True:
+                try:
+                    with self._engine.connect() as connection:
+                        found = look(connection)
+                        self._away_since = None
+                        return found
+                except OperationalError as error:
+                    if not _is_away(error):
+                        raise
+                    now = time.monotonic()
+                    if self._away_since is None:
+                        self._away_since = now
+                    if now > min(deadline, self._away_since + _RESTART_S):
+                        raise
+                time.sleep(_RESTART_RETRY_S)
 
     def _set_up(self) -> None:
         """Creates what is missing; several processes may do so at once."""
@@ -197,6 +219,12 @@ def _place(url: URL) -> str:
         return f"SQLite file {url.database}"
     address = f"{url.host or 'the local socket'}{f':{url.port}' if url.port else ''}"
     return f"PostgreSQL database {url.database} at {address}"
+
+
+def _is_away(error: OperationalError) -> bool:
+    """Whether a server let nobody in, or broke off what was under way."""
+    is_refused = error.statement is None
+    return isinstance(error.orig, psycopg.Error) and (is_refused or error.connection_invalidated)
 
 
 def _engine(url: URL) -> Engine:

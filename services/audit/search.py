@@ -57,27 +57,31 @@ class Search:
 
     def page(self, filters: Filters, limit: int, cursor: int | None = None) -> Page:
         """The newest entries that match, before the cursor's position."""
-        with self._database.reading() as connection:
+
+        def look(connection: Connection) -> Page:
             found = self._find(connection, filters, limit + 1, before=cursor)
             entries = entries_at(connection, found[:limit])[::-1]
-        return Page(entries, entries[-1].position if len(found) > limit else None)
+            return Page(entries, entries[-1].position if len(found) > limit else None)
+
+        return self._database.read(look)
 
     def ascending(self, filters: Filters) -> Iterator[Entry]:
         """All entries that match, oldest first."""
         after = 0
-        while True:
-            with self._database.reading() as connection:
-                found = self._find(connection, filters, _PAGE, after=after, ascending=True)
-                entries = entries_at(connection, found)
-            if not entries:
-                return
+
+        def look(connection: Connection) -> list[Entry]:
+            found = self._find(connection, filters, _PAGE, after=after, ascending=True)
+            return entries_at(connection, found)
+
+        while entries := self._database.read(look):
             yield from entries
             after = entries[-1].position
 
     def activity(self, filters: Filters) -> Activity | None:
         """How many entries match in each stretch of time, from the first to the last; None of none."""
         index = self._database.index
-        with self._database.reading() as connection:
+
+        def look(connection: Connection) -> Activity | None:
             wanted, between = self._sought(connection, filters)
             ends = [
                 position
@@ -92,16 +96,21 @@ class Search:
             starts = [min(max(position_at(connection, at), between.start), between.stop) for at in of]
             return activity(of, index.count(connection, wanted, starts))
 
+        return self._database.read(look)
+
     def key_names(self, workspace: str, key_ids: Iterable[str]) -> dict[str, str]:
         """What keys of a workspace were called last, by their ids."""
         keys = tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(set(key_ids)))
         wanted: Wanted = ((term_of("workspace", workspace),), keys, _NAMING)
         if not keys:
             return {}
-        with self._database.reading() as connection:
+
+        def look(connection: Connection) -> list[Entry]:
             found = self._database.index.find_few(connection, wanted)
-            namings = entries_at(connection, found[-_NAMINGS_MOST:])
+            return entries_at(connection, found[-_NAMINGS_MOST:])
+
         # Of the same key, the newest comes last and stands.
+        namings = self._database.read(look)
         return {str(told(entry).key_id): name for entry in namings if (name := key_name(entry)) is not None}
 
     def _find(

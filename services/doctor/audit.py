@@ -22,8 +22,7 @@ def check_database(installation: Installation) -> Iterator[Finding]:
     if installation.database_away:
         yield installation.database_away
         return
-    with installation.database.reading() as connection:
-        version = connection.dialect.server_version_info or ()
+    version = installation.database.read(lambda connection: connection.dialect.server_version_info or ())
     number = ".".join(map(str, version))
     if installation.database_file:
         yield ok(f"SQLite {number} reads {installation.database_file}")

@@ -35,9 +35,11 @@ def check_database_clock(installation: Installation) -> Iterator[Finding]:
     """That of a database which is a program of its own."""
     if installation.database_file:
         return
-    with installation.database.reading() as connection:
-        now = select(func.extract("epoch", func.clock_timestamp()))
-        yield skewed(_skew(lambda: 1000 * float(connection.execute(now).scalar_one())), "the database's")
+    now = select(func.extract("epoch", func.clock_timestamp()))
+    skew = installation.database.read(
+        lambda connection: _skew(lambda: 1000 * float(connection.execute(now).scalar_one()))
+    )
+    yield skewed(skew, "the database's")
 
 
 def skewed(ms: float, whose: str) -> Finding:

@@ -75,8 +75,7 @@ class Installation(KeyParts, AuditParts):
         try:
             if file and not file.exists():
                 return ok(f"{file} is not there yet; the audit worker makes it")
-            with database.reading() as connection:
-                is_set_up = inspect(connection).has_table(ENTRIES.name)
+            is_set_up = database.read(lambda connection: inspect(connection).has_table(ENTRIES.name))
         except (AuditDatabaseError, OSError) as error:
             what = "See whether this user may read it, and what it is" if file else "Start it"
             return problem(str(error), f"{what}, or correct KEYLEDGER_AUDIT_DATABASE_URL.")

@@ -78,9 +78,8 @@ def test_who_only_reads_cannot_write(log: AuditLog, database_url: str) -> None:
     with (
         closing(Database(database_url, read_only=True)) as database,
         pytest.raises(AuditDatabaseError, match=r"read-?only"),
-        database.reading() as connection,
     ):
-        connection.execute(text("CREATE TABLE written (n integer)"))
+        database.read(lambda connection: connection.execute(text("CREATE TABLE written (n integer)")))
 
 
 def test_who_only_reads_leaves_no_file_behind(sqlite_log: AuditLog, sqlite_url: str, tmp_path: Path) -> None:

@@ -195,9 +195,9 @@ def test_the_file_is_for_its_owner_alone_and_safe_against_a_power_cut(tmp_path: 
     log.append(records([1]))
     assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
     assert len(list(tmp_path.iterdir())) == 3  # the journal and its index beside it
-    with log._database.reading() as connection:  # nothing else shows a connection's settings
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    # Of a connection; nothing else shows its settings.
+    assert log._database.read(lambda one: one.exec_driver_sql("PRAGMA journal_mode").scalar()) == "wal"
+    assert log._database.read(lambda one: one.exec_driver_sql("PRAGMA synchronous").scalar()) == 2
     log.close()
 
 

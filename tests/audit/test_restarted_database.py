@@ -1,0 +1,132 @@
+"""A database that is restarted: who reads waits for it, though not for one that is away."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Event as Stop
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from services.audit import database as databases
+from services.audit.audit_log import AuditLog
+from services.audit.database import AuditDatabaseError, Database
+from tests.audit.histories import records
+from tests.real import PostgreSQL, postgresql_cluster
+
+READERS = 4
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A PostgreSQL that may be stopped: the directory of its socket."""
+    with postgresql_cluster() as directory:
+        yield directory
+
+
+@pytest.fixture
+def url(server: str) -> str:
+    return f"postgresql://keyledger@/postgres?host={server}"
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    with closing(Database(url)) as made:
+        assert made.read(one) == 1
+        yield made
+
+
+def tries(database: Database) -> Callable[[], int]:
+    """How often it tries to connect from here on."""
+    tried: list[object] = []
+    event.listen(database._engine, "do_connect", lambda *_: tried.append(_))
+    return lambda: len(tried)
+
+
+def one(connection: Connection) -> object:
+    return connection.execute(text("SELECT 1")).scalar_one()
+
+
+def breaks_off(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_who_reads_does_not_notice_a_restart(server: str, url: str, mode: str) -> None:
+    over = Stop()
+    with closing(AuditLog(url)) as log, ThreadPoolExecutor(READERS) as threads:
+        log.append(records(range(1, 4)))
+
+        def read() -> set[int]:
+            seen = set()
+            while not over.is_set():
+                seen.add(log.last().position)
+            return seen
+
+        readers = [threads.submit(read) for _ in range(READERS)]
+        try:
+            PostgreSQL(server).stop(mode)
+            PostgreSQL(server).start()
+        finally:
+            over.set()
+        assert [reader.result() for reader in readers] == [{3}] * READERS
+
+
+def test_a_look_that_is_broken_off_is_begun_anew(database: Database) -> None:
+    looks: list[object] = []
+
+    def look(connection: Connection) -> object:
+        looks.append(connection)
+        if len(looks) == 1:
+            breaks_off(connection)
+        return one(connection)
+
+    assert database.read(look) == 1
+    assert len(looks) == 2
+
+
+def test_a_look_that_is_always_broken_off_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases, "_RESTART_S", 0.2)
+    with pytest.raises(AuditDatabaseError, match=r"cannot be used: .*terminat"):
+        database.read(breaks_off)
+    assert database.read(one) == 1
+
+
+def test_nobody_waits_for_one_that_stays_away(
+    server: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_RESTART_S", 0.2)
+    PostgreSQL(server).stop()
+    try:
+        tried = tries(database)
+        with pytest.raises(AuditDatabaseError, match=r"at .* cannot be used"):
+            database.read(one)
+        assert tried() > 1
+        before = tried()
+        with pytest.raises(AuditDatabaseError):
+            database.read(one)
+        assert tried() == before + 1
+    finally:
+        PostgreSQL(server).start()
+    assert database.read(one) == 1
+
+
+def test_nobody_waits_for_one_that_was_never_there(tmp_path: object) -> None:
+    with closing(Database(f"postgresql://keyledger@/postgres?host={tmp_path}", read_only=True)) as database:
+        tried = tries(database)
+        with pytest.raises(AuditDatabaseError):
+            database.read(one)
+        assert tried() == 1
+
+
+def test_what_is_wrong_with_a_question_is_not_asked_again(database: Database) -> None:
+    looks: list[object] = []
+
+    def look(connection: Connection) -> None:
+        looks.append(connection)
+        connection.execute(text("SET LOCAL statement_timeout = 1"))
+        connection.execute(text("SELECT pg_sleep(5)"))
+
+    with pytest.raises(AuditDatabaseError, match="statement timeout"):
+        database.read(look)
+    assert len(looks) == 1
