@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from hiredis import pack_command
 
@@ -21,6 +21,7 @@ from shared.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
 _PAGE = 500  # events or keys that are written in one step: each step waits for the disk
 _ANSWER = 100  # events read at once: about as much as the store sends, the rest waits for its next turn
+_AHEAD = 2  # pages whose rows are asked for before those of a page are folded
 _HOLD_S = 60
 _HOLD_EVERY = 20_000  # entries after which the hold is kept for longer
 _OLD_GENERATION_S = 2.0  # how long readers may go on with the old generation
@@ -132,17 +133,20 @@ def _build(
 
 def _folded(reader: "_Reader", pages: Iterable[list[Record]]) -> Iterator[tuple[Changes, Checkpoint]]:
     """What pages change, some of them together, and where they end. Raises RebuildError."""
-    # The rows of the last two: they may not have been written yet when those of a page were asked for.
-    recent: deque[dict[str, Key]] = deque([{}, {}], maxlen=2)
+    # Of the last pages: they may not have been written yet when the rows of a page were asked for.
+    recent = deque[dict[str, Key]](maxlen=_AHEAD + 1)
     changes, count, reached = Changes(), 0, BEGINNING
-    for records, events in reader.ahead(pages):
-        project(events, {**reader.rows(), **recent[0], **recent[1]}, (), changes)
+    for page in reader.ahead(pages):
+        rows = reader.rows()
+        for written in recent:
+            rows.update({key_id: written[key_id] for key_id in written.keys() & page.key_ids})
+        project(page.events, rows, (), changes)
         for key_id, reason in changes.parked.items():
             raise RebuildError(
                 f"Key {key_id} cannot be rebuilt: {reason}. The old views still serve. "
                 "Run the version of Keyledger that wrote this event."
             )
-        count, reached = count + len(records), checkpoint_at(records)
+        count, reached = count + len(page.records), checkpoint_at(page.records)
         if count >= _PAGE:
             recent.append(changes.rows)
             yield changes, reached
@@ -174,8 +178,16 @@ class _Report:
             self._progress(checkpoint.position, self._ledger.head().position)
 
 
+class _Page(NamedTuple):
+    """Some events, and which keys they are about."""
+
+    records: list[Record]
+    events: list[Read]
+    key_ids: set[str]
+
+
 class _Reader:
-    """Reads the rows that pages are folded into, those of each while the page before is folded."""
+    """Reads the rows that pages are folded into, those of each while the pages before are folded."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
@@ -190,20 +202,20 @@ class _Reader:
         self._connection.disconnect()  # answers may be under way
         self._generation.store.connection_pool.release(self._connection)
 
-    def ahead(self, pages: Iterable[list[Record]]) -> Iterator[tuple[list[Record], list[Read]]]:
-        """The pages with their events. The rows of each are to be read before the next is taken."""
-        waiting: tuple[list[Record], list[Read]] | None = None
+    def ahead(self, pages: Iterable[list[Record]]) -> Iterator[_Page]:
+        """Pages with their events. The rows of each are to be read before the next is taken."""
+        waiting = deque[_Page]()
         for records in pages:
             events = read(records)
-            self._ask(key_ids(events))
-            if waiting:
-                yield waiting
-            waiting = records, events
-        if waiting:
-            yield waiting
+            page = _Page(records, events, key_ids(events))
+            self._ask(page.key_ids)
+            waiting.append(page)
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        yield from waiting
 
     def rows(self) -> dict[str, Key]:
-        """The rows of a page as they were when the page before was not yet folded."""
+        """The rows of a page as they were when the pages before were not yet folded."""
         return self._generation.decoded(self._connection.read_response() if self._asked.popleft() else ())
 
     def unindexed(self) -> Iterator[dict[str, Key]]:
@@ -243,7 +255,7 @@ class _Writer:
     def __enter__(self) -> Self:
         # Any: redis-py publishes no types of a single connection.
         self._connection: Any = self._generation.store.connection_pool.get_connection()
-        self._send(self._look)
+        self._send(_packed(self._look))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -252,10 +264,11 @@ class _Writer:
 
     def begin(self, expected: Checkpoint, commands: Iterable[tuple[Any, ...]]) -> None:
         """Sends a page, once the one before is written. Raises RebuildError if somebody else wrote."""
+        page = _packed([("MULTI",), *commands, ("EXEC",), *self._look])  # while the store still writes
         self.finish()
         if not self._generation.may_write(expected, self._guards):
             raise RebuildError(_NOT_ALONE)
-        self._send([("MULTI",), *commands, ("EXEC",), *self._look])
+        self._send(page)
 
     def finish(self) -> None:
         """Waits until all is written. Raises RebuildError if it was not."""
@@ -266,10 +279,14 @@ class _Writer:
             if transaction and transaction[-1] is None:
                 raise RebuildError(_NOT_ALONE)
 
-    def _send(self, commands: list[tuple[Any, ...]]) -> None:
-        # Not by redis-py's packing, which looks at each argument once more.
-        self._connection.send_packed_command([b"".join(map(pack_command, commands))])
+    def _send(self, commands: list[bytes]) -> None:
+        self._connection.send_packed_command([b"".join(commands)])
         self._expected_answers = len(commands)
+
+
+def _packed(commands: Iterable[tuple[Any, ...]]) -> list[bytes]:
+    """Not by redis-py's packing, which looks at each argument once more."""
+    return list(map(pack_command, commands))
 
 
 @contextmanager
@@ -286,20 +303,20 @@ def _without_collector() -> Iterator[None]:
 
 def _compare(live: Generation, copy: Generation, lease: Lease) -> Comparison:
     live_digest, copy_digest = _digest(live, live, lease), _digest(copy, live, lease)
-    differing: list[str] = []
+    differing = set[bytes]()
     if live_digest != copy_digest:
         left = {name: hash(value) for name, value in live.entries()}
-        differing = [name for name, value in copy.entries() if left.pop(name, None) != hash(value)]
-        differing = sorted({*differing, *left})
-    position = live.checkpoint().position
-    return Comparison(position, live_digest, copy_digest, differing[:_NAMED_DIFFERENCES])
+        differing.update(name for name, value in copy.entries() if left.pop(name, None) != hash(value))
+        differing.update(left)
+    named = [name.decode(errors="backslashreplace") for name in sorted(differing)[:_NAMED_DIFFERENCES]]
+    return Comparison(live.checkpoint().position, live_digest, copy_digest, named)
 
 
 def _digest(generation: Generation, held: Generation, lease: Lease) -> str:
     """A sum of SHA-256 over all that a generation holds: the same in any order, under any name."""
     total = 0
     for count, (name, value) in enumerate(generation.entries()):
-        sha = hashlib.sha256(len(name).to_bytes(4) + name.encode() + value)
+        sha = hashlib.sha256(len(name).to_bytes(4) + name + value)
         total += int.from_bytes(sha.digest())
         if count % _HOLD_EVERY == 0:
             _keep(held, lease)

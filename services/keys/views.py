@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -44,7 +44,7 @@ _decode = msgspec.json.Decoder(Key).decode
 class Entry(NamedTuple):
     """One thing that a generation holds, whatever its order: for comparing two of them."""
 
-    name: str
+    name: bytes
     value: bytes
 
 
@@ -178,21 +178,22 @@ class Generation:
 
     def entries(self) -> Iterator[Entry]:
         """All that it holds: rows, the index, parked keys."""
-        row, seen = self._row("").encode(), set[bytes]()
+        own, row, index = (self._key(kind).encode() for kind in ("", "key:", "index:"))
+        seen = set[bytes]()
         for names in self._scan():
             # A scan gives a name twice where the store's table grows meanwhile.
-            rows = [name for name in dict.fromkeys(names) if name.startswith(row) and name not in seen]
-            seen.update(rows)
-            for name, value in zip(
-                rows, cast("list[bytes]", self.store.mget(rows) if rows else []), strict=True
-            ):
-                yield Entry(self._short(name), value)
-            for name in names:
-                if name.startswith(self._key("index:").encode()):
-                    for member, score in self.store.zscan_iter(name, count=_SCAN_PAGE):
-                        yield Entry(f"{self._short(name)}:{member.decode()}", b"%d" % score)
+            new = [name for name in dict.fromkeys(names) if name not in seen]
+            seen.update(new)
+            rows = [name for name in new if name.startswith(row)]
+            values = cast("list[bytes]", self.store.mget(rows) if rows else [])
+            for name, value in zip(rows, values, strict=True):
+                yield Entry(name[len(own) :], value)
+            for name in new:
+                if name.startswith(index):
+                    for member, score in self._members(name):
+                        yield Entry(b"%b:%b" % (name[len(own) :], member), b"%d" % score)
         for key_id, reason in self.parked().items():
-            yield Entry(f"parked:{key_id}", reason.encode())
+            yield Entry(f"parked:{key_id}".encode(), reason.encode())
 
     def hold(self, seconds: int) -> None:
         """Keeps every projector from changing it, for so long or until it is released."""
@@ -217,6 +218,14 @@ class Generation:
                 self.store.unlink(*others)
         self.store.unlink(self.checkpoint_key)
 
+    def _members(self, name: bytes) -> Iterator[tuple[bytes, float]]:
+        """Those of a sorted set, each once, as long as it is left alone."""
+        for first in count(0, _SCAN_PAGE):
+            found = self.store.zrange(name, first, first + _SCAN_PAGE - 1, withscores=True)
+            yield from cast("list[tuple[bytes, float]]", found)
+            if not found:
+                return
+
     def _scan(self) -> Iterator[list[bytes]]:
         cursor = 0
         while True:
@@ -236,9 +245,6 @@ class Generation:
 
     def _index(self, workspace: str, kind: str) -> str:
         return self._key(f"index:{kind}:{workspace}")
-
-    def _short(self, name: bytes) -> str:
-        return name.decode().removeprefix(self._key(""))
 
 
 class LeaseTakenError(AdvisedError):

@@ -233,9 +233,9 @@ def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
     class LateWriter(rebuild._Writer):
         """Sends a page as late as a busy network could."""
 
-        _late: list[tuple[Any, ...]] | None = None
+        _late: list[bytes] | None = None
 
-        def _send(self, commands: list[tuple[Any, ...]]) -> None:
+        def _send(self, commands: list[bytes]) -> None:
             self._late = commands
 
         def finish(self) -> None:
@@ -375,6 +375,17 @@ def test_a_check_names_what_differs(kl: Keyledger, damage: str) -> None:
     assert not found.equal
     assert len(found.differing) == 1
     assert ("zzzzzzzzzzzz" if "added" in damage else key) in found.differing[0]
+
+
+def test_what_the_store_names_twice_is_one_entry(kl: Keyledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        kl.create(f"key {number}")
+    kl.project()
+    once = sorted(kl.views.live().entries())
+    scan = Generation._scan
+    monkeypatch.setattr(Generation, "_scan", lambda self: (2 * names for _ in "ab" for names in scan(self)))
+    assert sorted(kl.views.live().entries()) == once
+    assert len({entry.name for entry in once}) == len(once) > 9
 
 
 def test_a_check_holds_the_projectors_and_leaves_no_copy(

@@ -39,7 +39,7 @@ class Seen(NamedTuple):
     entries: list[Entry]
     checkpoints: list[Numbered]
     anchor: bytes | None
-    views: set[tuple[str, bytes]]
+    views: set[tuple[bytes, bytes]]
     people: list[str]
 
 
