@@ -42,11 +42,12 @@ def need(program: str | None, name: str) -> str:
 
 
 def until(condition: Callable[[], object], within: float = 10.0, what: str = "it") -> None:
-    """Asks again and again until it is so; fails at the deadline."""
-    deadline = time.monotonic() + within
+    """Asks again and again until it is so; fails if it is not when it is asked after the deadline."""
+    deadline, is_late = time.monotonic() + within, False
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {within} s"
+        assert not is_late, f"{what} did not happen within {within} s"
         time.sleep(0.02)
+        is_late = time.monotonic() >= deadline
 
 
 @contextmanager

@@ -72,10 +72,11 @@ def _of_status(key: Key, place: str) -> list[Held]:
 
 
 def _of_texts(key: Key, place: str) -> list[Held]:
-    first, *others = words(key.name) or [""]
+    found = words(key.name) or [""]
     end = _END + place
-    texts: list[Held] = [("names", " ".join([first, *others]) + end, 0), ("hints", key.hint + end, 0)]
-    return texts + [("words", word + end, 0) for word in others if word != first]
+    texts: list[Held] = [("names", " ".join(found) + end, 0), ("hints", key.hint + end, 0)]
+    texts += [("words", word + end, 0) for word in found[1:] if word != found[0]]
+    return texts
 
 
 def _place(key: Key) -> str:
