@@ -7,6 +7,7 @@ from marshmallow import ValidationError
 
 from services.audit.entries import Entry, description_of, stored_event, told
 from services.audit.schemas import actor_of
+from shared.events import ACCESS_SUBJECT
 from shared.schemas import PageSchema
 
 PAGE = 50
@@ -25,8 +26,8 @@ def cursor_of(arguments: Mapping[str, str]) -> int | None:
 
 def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
     """An entry."""
-    description, event = description_of(entry), told(entry)
-    request = stored_event(entry).get("request")
+    description, event, stored = description_of(entry), told(entry), stored_event(entry)
+    request = stored.get("request")
     return {
         "position": entry.position,
         "at": entry.at,
@@ -37,7 +38,7 @@ def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
         "key_id": event.key_id,
         "key_name": key_names.get(event.key_id or ""),
         "subject": event.subject or UNKNOWN,
-        "about": key_names.get(event.key_id or "") or (event.subject or UNKNOWN).partition(":")[2],
+        "about": key_names.get(event.key_id or "") or _about(event.subject or UNKNOWN, stored.get("data")),
         "ip": event.ip,
         "user_agent": request.get("user_agent") if isinstance(request, dict) else None,
         "request_id": event.request_id,
@@ -46,3 +47,10 @@ def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
         "entry_hash": entry.entry_hash.hex(),
         "previous_hash": entry.previous_hash.hex(),
     }
+
+
+def _about(subject: str, data: object) -> str:
+    """What it happened to; of a denial, what was denied, for to whom is told beside it."""
+    if subject.startswith(ACCESS_SUBJECT) and isinstance(data, dict):
+        return str(data.get("scope", UNKNOWN))
+    return subject.partition(":")[2]

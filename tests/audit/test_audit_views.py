@@ -16,7 +16,7 @@ from services.audit.exporting import Exports
 from services.audit.jobs import catch_up
 from services.audit.shown import row
 from services.audit.standing import Standing
-from shared.events import AccountAdded, Actor, KeyToggled, Record, Request, enveloped
+from shared.events import AccessDenied, AccountAdded, Actor, KeyToggled, Record, Request, enveloped
 from shared.identity import AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
 from shared.inquiries import KeyInquiries
 from shared.ledger import Ledger
@@ -269,6 +269,14 @@ def test_an_entry_that_cannot_be_read_is_shown() -> None:
 
 def test_a_row_of_the_page_names_its_key() -> None:
     assert row(entry_of(record(1, subject="key:7"), GENESIS), {"7": "CI"})["key_name"] == "CI"
+
+
+def test_a_row_of_the_page_says_what_was_denied_and_whom_else_it_is_about() -> None:
+    denied = record(
+        1, AccessDenied(scope="keyledger:admin", attempts=3), subject="access:account:account:a@b"
+    )
+    assert row(entry_of(denied, GENESIS), {})["about"] == "keyledger:admin"
+    assert row(entry_of(record(2, subject="sign-in:a@b"), GENESIS), {})["about"] == "a@b"
 
 
 def test_people_without_the_scope_or_a_session_see_nothing(client: FlaskClient) -> None:
