@@ -50,7 +50,7 @@ def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _about(subject: str, data: object) -> str:
-    """What it happened to; of a denial, what was denied, for to whom is told beside it."""
+    """What it happened to; of a denial, what was denied, for the caller stands beside it anyway."""
     if subject.startswith(ACCESS_SUBJECT) and isinstance(data, dict):
         return str(data.get("scope", UNKNOWN))
     return subject.partition(":")[2]

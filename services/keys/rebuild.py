@@ -133,7 +133,7 @@ def _build(
 
 def _folded(reader: "_Reader", pages: Iterable[list[Record]]) -> Iterator[tuple[Changes, Checkpoint]]:
     """What pages change, some of them together, and where they end. Raises RebuildError."""
-    # Of the last pages: they may not have been written yet when the rows of a page were asked for.
+    # What the last pages made of rows: it may not have been written when those of a page were asked for.
     recent = deque[dict[str, Key]](maxlen=_AHEAD + 1)
     changes, count, reached = Changes(), 0, BEGINNING
     for page in reader.ahead(pages):
@@ -178,7 +178,7 @@ class _Report:
             self._progress(checkpoint.position, self._ledger.head().position)
 
 
-class _Page(NamedTuple):
+class _ReadPage(NamedTuple):
     """Some events, and which keys they are about."""
 
     records: list[Record]
@@ -202,12 +202,12 @@ class _Reader:
         self._connection.disconnect()  # answers may be under way
         self._generation.store.connection_pool.release(self._connection)
 
-    def ahead(self, pages: Iterable[list[Record]]) -> Iterator[_Page]:
+    def ahead(self, pages: Iterable[list[Record]]) -> Iterator[_ReadPage]:
         """Pages with their events. The rows of each are to be read before the next is taken."""
-        waiting = deque[_Page]()
+        waiting = deque[_ReadPage]()
         for records in pages:
             events = read(records)
-            page = _Page(records, events, key_ids(events))
+            page = _ReadPage(records, events, key_ids(events))
             self._ask(page.key_ids)
             waiting.append(page)
             if len(waiting) > _AHEAD:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -220,11 +220,10 @@ class Generation:
 
     def _members(self, name: bytes) -> Iterator[tuple[bytes, float]]:
         """Those of a sorted set, each once, as long as it is left alone."""
-        for first in count(0, _SCAN_PAGE):
-            found = self.store.zrange(name, first, first + _SCAN_PAGE - 1, withscores=True)
+        first = 0
+        while found := self.store.zrange(name, first, first + _SCAN_PAGE - 1, withscores=True):
             yield from cast("list[tuple[bytes, float]]", found)
-            if not found:
-                return
+            first += _SCAN_PAGE
 
     def _scan(self) -> Iterator[list[bytes]]:
         cursor = 0
