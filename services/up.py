@@ -51,7 +51,8 @@ def _supervise(store: list[Process], parts: Parts) -> None:
 
 
 def _programs(settings: Settings) -> list[Process]:
-    environment = {"KEYLEDGER_LOG_FORMAT": "text", **os.environ}
+    log_format = os.environ.get("KEYLEDGER_LOG_FORMAT", "").strip() or "text"
+    environment = os.environ | {"KEYLEDGER_LOG_FORMAT": log_format}
     commands = {
         "projector": ["projector"],
         "relay": ["audit", "relay"],
@@ -61,7 +62,8 @@ def _programs(settings: Settings) -> list[Process]:
     return [
         Process(
             name=name,
-            argv=[sys.executable, "-m", "services.cli", *command],
+            # -P: what lies in the current directory is not imported, be its name `services`.
+            argv=[sys.executable, "-P", "-m", "services.cli", *command],
             env=environment,
             ready=(lambda: _listens(settings)) if name == "web" else None,
         )

@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from environs import Env, EnvError, FileAwareEnv
+from environs import EnvError, FileAwareEnv
 from limits import RateLimitItem, parse
 from marshmallow.validate import Range
 
 from shared.errors import AdvisedError
 
 PREFIX_RULE = "letters, digits and inner underscores, 16 characters at most"
+_RATE = re.compile(r"[1-9]\d*\s*(/|per)\s*([1-9]\d*)?\s*[a-z]+", re.ASCII | re.IGNORECASE)
+_HIGHEST_RATE = 10**9
+_LONGEST_PERIOD_S = 366 * 24 * 60 * 60
 _PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
 
 
@@ -103,8 +107,8 @@ class Settings:
             raise SettingsError(str(error)) from error
 
     @classmethod
-    def _read(cls, env: Env) -> "Settings":
-        data_dir = _path(env.str("DATA_DIR", "") or "data")
+    def _read(cls, env: "_Environment") -> "Settings":
+        data_dir = _path(env.str("DATA_DIR", "data"))
         key_file = env.str("AUDIT_KEY_FILE", "")
         redis_url = env.str("REDIS_URL", "") or None
         secret_key = env.str("SECRET_KEY", "") or None
@@ -113,7 +117,9 @@ class Settings:
                 "KEYLEDGER_SECRET_KEY is not set. Every web process that shares the store of "
                 "KEYLEDGER_REDIS_URL needs the same one: set it to 32 random characters or more."
             )
-        prefix = env.str("KEY_PREFIX", "") or "kl"
+        if env.str("LOG_FORMAT", "text") not in {"text", "json"}:
+            raise SettingsError("KEYLEDGER_LOG_FORMAT must be text or json.")
+        prefix = env.str("KEY_PREFIX", "kl")
         if not _PREFIX.fullmatch(prefix):
             raise SettingsError(f"KEYLEDGER_KEY_PREFIX is {prefix!r}; it may have {PREFIX_RULE}.")
         return cls(
@@ -121,42 +127,70 @@ class Settings:
             redis_url=redis_url,
             audit_database_url=env.str("AUDIT_DATABASE_URL", "") or None,
             audit_key_file=_path(key_file) if key_file else None,
-            host=env.str("HOST", "") or "127.0.0.1",
-            port=env.int("PORT", 8000),
+            host=env.str("HOST", "127.0.0.1"),
+            port=env.whole("PORT", 8000, 1, 65_535),
             secret_key=secret_key,
             key_prefix=prefix,
-            allow_unsafe_store=env.bool("ALLOW_UNSAFE_STORE", False),
-            ack_replicas=env.int("ACK_REPLICAS", 0),
-            rate_limit=_rate("RATE_LIMIT", env.str("RATE_LIMIT", "300/second")),
-            sign_in_limit=_rate("SIGN_IN_LIMIT", env.str("SIGN_IN_LIMIT", "") or "10/10 minutes"),
-            trusted_proxies=env.int("TRUSTED_PROXIES", 0, validate=Range(min=0)),
-            verifier_keys=env.int("VERIFIER_KEYS", 100_000, validate=Range(min=1)),
+            allow_unsafe_store=env.switch("ALLOW_UNSAFE_STORE"),
+            ack_replicas=env.whole("ACK_REPLICAS", 0, 0, 1_000),
+            rate_limit=env.rate("RATE_LIMIT", "300/second"),
+            sign_in_limit=env.rate("SIGN_IN_LIMIT", "10/10 minutes"),
+            trusted_proxies=env.whole("TRUSTED_PROXIES", 0, 0, 100),
+            verifier_keys=env.whole("VERIFIER_KEYS", 100_000, 1, 1_000_000_000),
         )
 
 
 class _Environment(FileAwareEnv):
-    """The environment, and the files that it names."""
+    """The environment, and the files that it names. An empty variable or file is the same as none."""
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         try:
-            return super()._get_value(env_key, default)
+            value = super()._get_value(env_key, default)
+            return default if isinstance(value, str) and not value.strip() else value
         except (OSError, ValueError) as error:  # ValueError: it is missing, or no text
             raise SettingsError(
                 f"{env_key}_FILE names no file of text that this process may read: "
                 f"correct it, or set {env_key} itself."
             ) from error
 
+    def whole(self, setting: str, default: int, least: int, most: int) -> int:
+        """A whole number in a range."""
+        try:
+            return self.int(setting, default, validate=Range(least, most))
+        except EnvError as error:
+            raise SettingsError(
+                f"KEYLEDGER_{setting} must be a whole number from {least} to {most}."
+            ) from error
+
+    def switch(self, setting: str) -> bool:
+        """1 or 0, which is the default."""
+        try:
+            return self.bool(setting, False)
+        except EnvError as error:
+            raise SettingsError(f"KEYLEDGER_{setting} must be 1 or 0.") from error
+
+    def rate(self, setting: str, default: str) -> RateLimitItem | None:
+        """One rate as a whole, like 300/second; None for 0."""
+        text = self.str(setting, default).strip()
+        if text == "0":
+            return None
+        rate = None
+        with suppress(ValueError):  # of a unit that is none
+            # The parser takes what it knows and drops the rest, so the text as a whole is looked at first.
+            rate = parse(text) if _RATE.fullmatch(text) else None
+        if rate is None or rate.amount > _HIGHEST_RATE or rate.get_expiry() > _LONGEST_PERIOD_S:
+            raise SettingsError(
+                f"KEYLEDGER_{setting} is {text!r}; it must be one rate like 300/second or 10/10 minutes, "
+                "or 0 for no limit."
+            )
+        return rate
+
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
-
-
-def _rate(setting: str, text: str) -> RateLimitItem | None:
-    if text in {"", "0"}:
-        return None
     try:
-        return parse(text)
-    except ValueError as error:
+        return Path(text).expanduser().absolute()
+    except (OSError, RuntimeError) as error:  # the working directory is gone, or nobody has that home
         raise SettingsError(
-            f"KEYLEDGER_{setting} is {text!r}; it may be a rate like 300/second, or 0 for none."
+            f"The path {text!r} cannot be resolved: run this from a directory that exists, or set "
+            "KEYLEDGER_DATA_DIR and KEYLEDGER_AUDIT_KEY_FILE to absolute paths."
         ) from error

@@ -129,7 +129,8 @@ class _StandardError:
 
 
 def _rendering() -> list[Processor]:
-    form = os.environ.get("KEYLEDGER_LOG_FORMAT") or ("text" if sys.stderr.isatty() else "json")
+    form = os.environ.get("KEYLEDGER_LOG_FORMAT", "").strip()
+    form = form or ("text" if sys.stderr.isatty() else "json")
     if form == "text":
         # Plain tracebacks: the pretty ones print local variables, and a secret may be among them.
         plain = structlog.dev.plain_traceback

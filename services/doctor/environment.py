@@ -32,6 +32,9 @@ def read_settings() -> tuple[Settings, list[Finding]]:
 
 
 def _set_aside(error: SettingsError) -> None:
-    """Unsets the first setting that is set of those that an error names."""
-    if not any(os.environ.pop(name, "") for name in _NAME.findall(str(error))):
-        raise error
+    """Unsets the first setting that is set of those that an error names, also one that a file holds."""
+    for name in _NAME.findall(str(error)):
+        value, file = os.environ.pop(name, ""), os.environ.pop(f"{name}_FILE", "")
+        if value or file:
+            return
+    raise error

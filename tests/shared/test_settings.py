@@ -1,10 +1,11 @@
-"""Settings that are in files, as secrets are."""
+"""Settings from the environment and from files: their defaults, and what is refused."""
 
 from pathlib import Path
 
 import pytest
+from limits import parse
 
-from shared.settings import Settings, SettingsError
+from shared.settings import SETTINGS, Settings, SettingsError
 
 SECRET = "a secret of 32 characters at least"
 
@@ -48,4 +49,78 @@ def test_an_empty_file_is_no_secret(environment: pytest.MonkeyPatch, tmp_path: P
     (tmp_path / "secret_key").write_text("\n")
     environment.setenv("KEYLEDGER_REDIS_URL", "redis://store/0")
     with pytest.raises(SettingsError, match="KEYLEDGER_SECRET_KEY is not set"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "a file"])
+def test_an_empty_setting_is_the_same_as_none_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty: str
+) -> None:
+    monkeypatch.delenv("KEYLEDGER_SECRET_KEY_FILE")
+    default = Settings.from_environment()
+    (tmp_path / "empty").write_text("\n")
+    for name in SETTINGS:
+        if empty == "a file":
+            monkeypatch.setenv(f"KEYLEDGER_{name}_FILE", str(tmp_path / "empty"))
+        else:
+            monkeypatch.setenv(f"KEYLEDGER_{name}", empty)
+            monkeypatch.setenv(f"KEYLEDGER_{name}_FILE", "")
+    assert Settings.from_environment() == default
+
+
+@pytest.mark.parametrize("setting", ["RATE_LIMIT", "SIGN_IN_LIMIT"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("300/second; 10/minute", "300/second,10/minute", "300/second|10/minute", "300/second;"),
+        *(
+            "300/second garbage",
+            "garbage 300/second",
+            "300/seconds per key",
+            "300/fortnight",
+            "300",
+            "second",
+        ),
+        *("0/second", "0 per minute", "-1/second", "1.5/second", "1/0 seconds", "1/-1 seconds"),
+        *("1/999999999999 years", "9999999999/second", "٣/second"),
+    ],
+)
+def test_a_rate_that_is_not_one_rate_as_a_whole_is_refused(
+    environment: pytest.MonkeyPatch, setting: str, text: str
+) -> None:
+    environment.setenv(f"KEYLEDGER_{setting}", text)
+    with pytest.raises(SettingsError, match=rf"^KEYLEDGER_{setting} is .* or 0 for no limit\.$"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize("text", ["300/second", "5 per minute", "10/10 minutes", " 2/hour "])
+def test_one_rate_is_read_as_it_is_written(environment: pytest.MonkeyPatch, text: str) -> None:
+    environment.setenv("KEYLEDGER_RATE_LIMIT", text)
+    assert Settings.from_environment().rate_limit == parse(text)
+
+
+def test_a_rate_of_zero_is_no_limit(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("KEYLEDGER_RATE_LIMIT", "0")
+    environment.setenv("KEYLEDGER_SIGN_IN_LIMIT", "0")
+    assert (Settings.from_environment().rate_limit, Settings.from_environment().sign_in_limit) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        *(("PORT", text) for text in ("0", "-1", "65536", "99999", "http", "80.5")),
+        *(
+            ("ACK_REPLICAS", "-1"),
+            ("TRUSTED_PROXIES", "-1"),
+            ("VERIFIER_KEYS", "0"),
+            ("VERIFIER_KEYS", "all"),
+        ),
+        *(("ALLOW_UNSAFE_STORE", "perhaps"), ("LOG_FORMAT", "xml")),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_what_it_may_be(
+    environment: pytest.MonkeyPatch, setting: str, text: str
+) -> None:
+    environment.setenv(f"KEYLEDGER_{setting}", text)
+    with pytest.raises(SettingsError, match=rf"^KEYLEDGER_{setting} must be .*\.$"):
         Settings.from_environment()
