@@ -1,9 +1,9 @@
 """How often one may try to sign in: counted for each account and for each network address, in the store."""
 
 import hashlib
-import ipaddress
 import math
 import time
+from ipaddress import IPv4Address, ip_network
 
 from limits import RateLimitItem
 from limits.storage import RedisStorage
@@ -11,6 +11,7 @@ from limits.strategies import FixedWindowRateLimiter
 from redis import Redis
 
 from shared.errors import AdvisedError
+from shared.ip_addresses import parse_ip
 from shared.ledger import NAMESPACE
 
 _ADDRESS_SHARE = 5  # an address may try as often as so many accounts: people share one
@@ -59,16 +60,13 @@ class Attempts:
 
 
 def network(ip: str | None) -> str:
-    """Who is at an address: itself, or the network of an IPv6 address."""
-    try:
-        address = ipaddress.ip_address(ip or "")
-    except ValueError:
+    """The client behind an IP address: an IPv4 address itself, and the network of an IPv6 address."""
+    address = parse_ip(ip or "")
+    if address is None:
         return "unknown"
-    if isinstance(address, ipaddress.IPv4Address):
+    if isinstance(address, IPv4Address):
         return str(address)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address), _IPV6_NETWORK), strict=False))
+    return str(ip_network((int(address), _IPV6_NETWORK), strict=False))
 
 
 def _digest(account: str) -> str:

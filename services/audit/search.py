@@ -10,7 +10,15 @@ from services.audit.activity import Activity, activity, edges
 from services.audit.database import Database
 from services.audit.entries import Entry, key_name, told
 from services.audit.rows import end, entries_at, position_at
-from services.audit.terms import Wanted, term_of, terms_involving, words_of_name, words_sought
+from services.audit.terms import (
+    Wanted,
+    term_of,
+    terms_by,
+    terms_from,
+    terms_involving,
+    words_of_name,
+    words_sought,
+)
 from shared.events import KEY_SUBJECT, KeyCreated, KeyDetailsChanged
 
 _PAGE = 500
@@ -165,13 +173,13 @@ def _wanted(filters: Filters) -> Wanted:
     if filters.key_id is not None:
         wanted.append((term_of("subject", KEY_SUBJECT + filters.key_id),))
     if filters.actor is not None:
-        wanted.append((term_of("actor", filters.actor), term_of("label", filters.actor)))
+        wanted.append(terms_by(filters.actor))
     if filters.involving is not None:
         wanted.append(terms_involving(filters.involving))
     if filters.type is not None:
         wanted.append((term_of("type", filters.type),))
     if filters.ip is not None:
-        wanted.append((term_of("address", filters.ip),))
+        wanted.append(terms_from(filters.ip))
     if filters.q is not None:
         wanted += words_sought(filters.q)
     return tuple(wanted)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from services.audit.entries import opened, told_by
 from shared.events import ACCOUNT_SUBJECT, KEY_SUBJECT, SIGN_IN_SUBJECT, Record
+from shared.ip_addresses import canonical_ip
 from shared.words import words
 
 _HASH_BYTES = 10
@@ -31,9 +32,10 @@ def terms_of(record: Record) -> set[str]:
         "actor": event.actor_id,
         "label": event.actor_label,
         "type": event.type,
-        "address": event.ip,
     }
     terms = {term_of(kind, value) for kind, value in filters.items() if value is not None}
+    if event.ip is not None:
+        terms.update(terms_from(event.ip))
     terms |= {f"name={word}" for name in _names(stored) for word in _words(name)}
     terms.update(_words_of(stored))
     return terms
@@ -50,6 +52,17 @@ def terms_involving(actor_id: str) -> tuple[str, ...]:
     sign_ins = SIGN_IN_SUBJECT + actor_id.removeprefix(ACCOUNT_SUBJECT)
     subjects = (actor_id, KEY_SUBJECT + actor_id, sign_ins)
     return term_of("actor", actor_id), *(term_of("subject", subject) for subject in subjects)
+
+
+def terms_from(ip: str) -> tuple[str, ...]:
+    """An IP address by its canonical form and, for entries from before there was one, as it is spelled."""
+    return tuple(term_of("address", spelling) for spelling in {canonical_ip(ip) or ip, ip})
+
+
+def terms_by(actor: str) -> tuple[str, ...]:
+    """An actor by its id or label, which are an IP address if it was anonymous."""
+    spellings = {actor, canonical_ip(actor) or actor}
+    return tuple(term_of(kind, spelling) for kind in ("actor", "label") for spelling in spellings)
 
 
 def words_sought(text: str) -> Wanted:

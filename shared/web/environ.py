@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from shared.events import Request
 from shared.identity import Principal, UnauthenticatedError
+from shared.ip_addresses import canonical_ip
 from shared.ledger import Idempotency
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def plain_json(environ: WSGIEnvironment) -> bytes | None:
 def origin(environ: WSGIEnvironment) -> Request:
     """What the events tell of the request."""
     user_agent = environ.get("HTTP_USER_AGENT", "")[:_USER_AGENT_LENGTH] or None
-    return Request(id=request_id(environ), ip=environ.get("REMOTE_ADDR"), user_agent=user_agent)
+    ip = canonical_ip(environ.get("REMOTE_ADDR") or "")
+    return Request(id=request_id(environ), ip=ip, user_agent=user_agent)
 
 
 def idempotency(environ: WSGIEnvironment, caller: Principal, key: str, body: bytes) -> Idempotency:

@@ -26,6 +26,7 @@ from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
 from shared.events import KeyToggled, Request, SignedIn, SignInFailed, UnreadableEventError, enveloped
 from shared.identity import ADMIN, Principal
+from shared.ip_addresses import canonical_ip
 from shared.journal import Journal
 from shared.ledger import Ledger, VersionConflictError, credential_key
 from shared.web.session import COOKIE, StoredSessions
@@ -366,6 +367,36 @@ def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskC
     assert [answer(number, f"2001:db8::{number}") for number in range(16)] == [422] * 15 + [429]
     assert answer(99, "2001:db8:0:1::1") == 422
     assert answer(99, "192.0.2.1") == 422
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "198.51.100.7:{}",
+        "[::ffff:198.51.100.7]:{}",
+        "::FFFF:c633:6407",
+        "[2001:db8::%{}]:443",
+        "[2001:DB8::1]:{}",
+    ],
+)
+def test_however_a_client_is_spelled_it_is_limited_as_one_and_locks_out_nobody_else(
+    client: FlaskClient, accounts: Accounts, incidents: Incidents, spelling: str
+) -> None:
+    def answer(number: int, ip: str) -> int:
+        form = {"email": f"nobody{number}@example.com", "password": "x"}
+        return client.post("/sign-in", data=form, environ_base={"REMOTE_ADDR": ip}).status_code
+
+    answers = [answer(number, spelling.format(40_001 + number)) for number in range(16)]
+    assert answers == [422] * 15 + [429]
+    others = ("203.0.113.9:40001", "no address", "", "[2001:db8:0:1::1]:40001")
+    assert [answer(number, other) for number, other in enumerate(others, 20)] == [422] * 4
+    incidents.tell()
+    network = "198.51.100.7" if "2001" not in spelling else "2001:db8::/64"
+    (event,) = accounts.ledger.history(f"address:{network}")
+    assert event.request.ip == (
+        "198.51.100.7" if "2001" not in spelling else canonical_ip(spelling.format(1))
+    )
+    assert event.actor.id == network
 
 
 def test_signing_in_forgets_the_tries(client: FlaskClient) -> None:

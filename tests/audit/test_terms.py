@@ -34,6 +34,12 @@ def test_an_event_is_found_by_every_filter_and_every_word_of_it() -> None:
     assert {"data", "sync", "für", "alle", "nightly", "ci", "checkout", "42", "orders", "read"} <= terms
 
 
+def test_an_address_from_before_the_canonical_form_is_found_by_both_spellings() -> None:
+    request = Request(id="r", ip="198.51.100.7:40001", user_agent=None)
+    terms = terms_of(record(1, request=request))
+    assert {term_of("address", ip) for ip in ("198.51.100.7", "198.51.100.7:40001")} <= terms
+
+
 def test_no_digest_is_a_word() -> None:
     assert "ab" * 32 not in terms_of(record(1, created()))
 
