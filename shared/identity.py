@@ -21,6 +21,9 @@ WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them,
 _WORKSPACE = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+([._-][a-z0-9]+)*")
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
 
+# All that a secret in its grace period may still be used for.
+_READING = frozenset({KEYS_READ, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ})
+
 # Stands for every scope that is not Keyledger's own: those that the platform gives a meaning to.
 PLATFORM_SCOPES = "*"
 
@@ -40,13 +43,17 @@ def is_workspace_name(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Principal:
-    """An authenticated caller: a person's account, a key, or the operator at the command line."""
+    """An authenticated caller: a person's account, a key, or the operator at the command line.
+
+    `rotated_secret`: a key presented the secret from before its last rotation, still in its grace period.
+    """
 
     kind: Literal["account", "key", "operator"]
     id: str
     label: str
     workspace: str
     scopes: frozenset[str]
+    rotated_secret: bool = False
 
     def may(self, scope: str) -> bool:
         """Whether the scope is held. `keyledger:admin` holds all but what crosses workspaces."""
@@ -65,12 +72,34 @@ class UnauthenticatedError(Exception):
 
 
 class ForbiddenError(Exception):
-    """The caller is known, and may not."""
+    """The caller is known, but isn't allowed to do this. `scope` is the one that was refused."""
 
-    def __init__(self, principal: Principal, missing: str) -> None:
-        super().__init__(f"This needs the scope {missing}.")
+    def __init__(self, principal: Principal, scope: str, reason: str = "") -> None:
+        super().__init__(reason or f"This needs the scope {scope}. Ask an owner of this workspace for it.")
         self.principal = principal
-        self.missing = missing
+        self.scope = scope
+
+
+class NotGrantableError(ForbiddenError):
+    """The key would hold a scope that the caller doesn't."""
+
+    def __init__(self, principal: Principal, scope: str) -> None:
+        reason = (
+            f"This needs every scope that the key would then hold, and you don't hold {scope}. "
+            "Ask an owner of this workspace to do it."
+        )
+        super().__init__(principal, scope, reason)
+
+
+class RotatedSecretError(ForbiddenError):
+    """The caller presented a secret that was rotated: until its grace period ends, it reads and verifies."""
+
+    def __init__(self, principal: Principal, scope: str) -> None:
+        reason = (
+            "This secret was rotated. Until its grace period ends it can only read and verify. "
+            "Use the key's current secret."
+        )
+        super().__init__(principal, scope, reason)
 
 
 class _OfWorkspace(Protocol):
@@ -89,14 +118,21 @@ class Authenticator(Protocol):
         ...
 
 
-def authorize(principal: Principal, scope: str, granting: Iterable[str] = ()) -> None:
-    """The one policy: the caller holds the scope of what it does, and every scope that it hands on.
+def authorize(
+    principal: Principal, scope: str, granting: Iterable[str] = (), *, records: bool = False
+) -> None:
+    """The one policy: the caller holds the scope of the action, and every scope that it grants.
 
-    Raises ForbiddenError.
+    `records`: a read that appends an event, as an export does. A rotated secret in its grace period only
+    reads, and appends nothing. Raises ForbiddenError.
     """
-    for needed in (scope, *granting):
-        if not principal.may(needed):
-            raise ForbiddenError(principal, needed)
+    if not principal.may(scope):
+        raise ForbiddenError(principal, scope)
+    if principal.rotated_secret and (records or scope not in _READING):
+        raise RotatedSecretError(principal, scope)
+    for granted in granting:
+        if not principal.may(granted):
+            raise NotGrantableError(principal, granted)
 
 
 def visible(principal: Principal, thing: _Thing | None) -> _Thing | None:

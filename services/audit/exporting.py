@@ -48,7 +48,7 @@ class Exports:
         Raises ForbiddenError, TooManyKeysError, SigningError, AuditDatabaseError, VersionConflictError,
         NotReplicatedError, redis.RedisError; while the lines are read, AuditDatabaseError and ExportError.
         """
-        authorize(principal, AUDIT_READ)
+        authorize(principal, AUDIT_READ, records=True)
         asked = asked_by(filters)
         _ = self.signer.public_key  # what cannot be done is found out before it is told
         self.log.search.page(filters, 1)

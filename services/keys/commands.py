@@ -5,9 +5,18 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import repeat
 
-from msgspec import UNSET
-
-from services.keys.domain import ChangeKey, CreateKey, Key, RevokeKey, RotateKey, decide, evolve, subject
+from services.keys.domain import (
+    ChangeKey,
+    Command,
+    CreateKey,
+    Key,
+    RevokeKey,
+    RotateKey,
+    decide,
+    evolve,
+    granted_by,
+    subject,
+)
 from services.keys.key_material import ApiKey, is_key_id, mint, mint_again
 from services.keys.remains import is_revoked, remains
 from shared.commands import command
@@ -111,19 +120,14 @@ class KeyCommands:
         request: Request,
         if_version: int | None = None,
     ) -> Done:
-        """Changes what the command sets; if it is so already, nothing happens.
+        """Changes what the command sets. If nothing changes, no event is appended.
 
-        A change that came in between is no hindrance: the command is decided anew, unless the caller
-        asked for one version.
+        Making the key stronger (enabling it, a later expiry, another scope) needs every scope that it then
+        holds. If another change comes in between, the command is decided again, unless the caller named the
+        version that it expects.
         """
         authorize(principal, KEYS_WRITE)
-
-        def decided(key: Key) -> Sequence[Fact]:
-            granted = () if command.scopes is UNSET else command.scopes
-            authorize(principal, KEYS_WRITE, granting=set(granted).difference(key.scopes))
-            return decide(command, key)
-
-        return self._changed(principal, key_id, decided, request, if_version)
+        return self._changed(principal, key_id, command, request, if_version)
 
     @command("rotate_key")
     def rotate(
@@ -135,10 +139,10 @@ class KeyCommands:
         idempotency: Idempotency | None = None,
         if_version: int | None = None,
     ) -> Done:
-        """Gives a key a new secret; the old one stays good for the grace, and no secret before that.
+        """Gives a key a new secret. The old one keeps working for the grace period, earlier ones stop.
 
-        Whoever does it holds every scope of the key, for they get the secret. A repeated, equal request
-        gives the same key without its token. Raises IdempotencyConflictError too.
+        This needs every scope of the key, because the caller gets the secret. The same request again gives
+        the same key without its token. Raises IdempotencyConflictError too.
         """
         authorize(principal, KEYS_WRITE)
         if earlier := self.ledger.recall(idempotency):
@@ -152,12 +156,7 @@ class KeyCommands:
             now=now,
             grace_ends_at=now + grace_seconds * 1000,
         )
-
-        def decided(key: Key) -> Sequence[Fact]:
-            authorize(principal, KEYS_WRITE, granting=key.scopes)
-            return decide(command, key)
-
-        done = self._changed(principal, key_id, decided, request, if_version, idempotency)
+        done = self._changed(principal, key_id, command, request, if_version, idempotency)
         return self._with_token(done, api_key)
 
     @command("revoke_key")
@@ -174,12 +173,8 @@ class KeyCommands:
         Of such a key the outcome has what can be read.
         """
         authorize(principal, KEYS_WRITE)
-
-        def decided(key: Key) -> Sequence[Fact]:
-            return decide(RevokeKey(reason=reason), key)
-
         try:
-            return self._changed(principal, key_id, decided, request, if_version)
+            return self._changed(principal, key_id, RevokeKey(reason=reason), request, if_version)
         except UnreadableEventError:
             fact = KeyRevoked(reason=reason or "")
             return self._revoke_unread(principal, key_id, fact, request, if_version)
@@ -202,18 +197,22 @@ class KeyCommands:
         self,
         principal: Principal,
         key_id: str,
-        decided: Callable[[Key], Sequence[Fact]],
+        command: Command,
         request: Request,
         if_version: int | None,
         idempotency: Idempotency | None = None,
     ) -> Done:
-        """Loads, decides, and appends at the version that was decided on; again, if that is outdated."""
+        """Loads, decides, authorizes, and appends at the version that was decided on; again, if that changed.
+
+        What the caller may grant depends on the key's state, so both are checked at that version.
+        """
         for attempt in range(1, _ATTEMPTS + 1):
             history = self._history(principal, key_id)
             key = fold(history)
             if if_version is not None and if_version != key.version:
                 raise StaleVersionError(subject(key_id), if_version, key.version)
-            facts = decided(key)
+            facts = decide(command, key)
+            authorize(principal, KEYS_WRITE, granting=granted_by(facts, key))
             if not facts:
                 return Done(key, history[-1].position)
             try:

@@ -137,6 +137,28 @@ def decide(command: Command, key: Key | None) -> Sequence[Fact]:
             return ()
 
 
+def granted_by(facts: Sequence[Fact], key: Key) -> Sequence[str]:
+    """The scopes that these facts grant: all that the key holds after them, if they make it stronger.
+
+    That is: enabled, given a new secret, a later expiry or another scope. What weakens a key grants none.
+    """
+    stronger, scopes = False, key.scopes
+    for fact in facts:
+        match fact:
+            case KeyToggled(enabled=True) | KeyRotated():
+                stronger = True
+            case KeyDetailsChanged(before=before, after=after):
+                stronger |= _expires_later(after, before) or not set(after.scopes) <= set(before.scopes)
+                scopes = after.scopes
+    return scopes if stronger else ()
+
+
+def _expires_later(after: KeyDetails, before: KeyDetails) -> bool:
+    if before.expires_at is None:
+        return False
+    return after.expires_at is None or after.expires_at > before.expires_at
+
+
 def _details_changed(command: ChangeKey, key: Key) -> Sequence[Fact]:
     wanted = {name: getattr(command, name) for name in KeyDetails.__struct_fields__}
     after = msgspec.structs.replace(

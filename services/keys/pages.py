@@ -159,7 +159,9 @@ def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
     except ValidationError as error:
         return page(errors=_by_field(error)), 422
     except ForbiddenError as error:
-        return page(errors={"scopes": [_not_held(error)]}), 403
+        if "scopes" in changed:
+            return page(errors={"scopes": [_not_held(error)]}), 403
+        return page(errors={"form": [str(_denied(error))]}), 403
     except StaleVersionError:
         return page(errors={"form": [_CHANGED_MEANWHILE]}), 412
     return redirect(url_for("keys.key_details", key_id=key_id), 303)
@@ -180,6 +182,8 @@ def rotate_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
         done = attached(Keys).commands.rotate(principal, key_id, grace, origin(), asked)
     except IdempotencyConflictError:
         return page({"form": [_ROTATED_ALREADY]}), 422
+    except ForbiddenError as error:
+        return page({"form": [str(_denied(error))]}), 403
     return _shown_once(principal, done, rotated=True)
 
 
@@ -203,9 +207,13 @@ def _present(principal: Principal, key_id: str) -> Key:
 
 
 def _not_held(error: ForbiddenError) -> str:
-    """What people are told who give a scope that they do not hold. It is a denial like any other."""
-    attached(Access).denied(error.principal, error.missing, origin())
-    return f"You do not hold {error.missing}, so you cannot give it. Take it out, or ask an owner for it."
+    """What people read who grant a scope that they don't hold. It is recorded like any other denial."""
+    return f"You don't hold {_denied(error).scope}, so you can't grant it. Remove it, or ask an owner."
+
+
+def _denied(error: ForbiddenError) -> ForbiddenError:
+    attached(Access).denied(error.principal, error.scope, origin())
+    return error
 
 
 def _asked(principal: Principal, what: str) -> Idempotency:

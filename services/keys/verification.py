@@ -33,12 +33,14 @@ _TRIES = 3
 class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What is said of a presented key, and the position of the ledger that it is at least as new as.
 
-    `key` only where it was found and the caller may see it.
+    `key` only where it was found and the caller may see it. `rotated_secret`: the token has the secret from
+    before the last rotation.
     """
 
     code: Code
     position: int
     key: Standing | None = None
+    rotated_secret: bool = False
 
 
 class BehindError(Exception):
@@ -114,10 +116,12 @@ class Verifier:
     ) -> Verdict:
         # A clock that was set back makes no expired key good that had expired before the last event.
         now = max(self._now(), self._tail.at)
-        until = _good_until(token, key)
-        if until is None or (workspace is not None and key.workspace != workspace):
+        which = _secret_of(token, key)
+        if which is None or (workspace is not None and key.workspace != workspace):
             return Verdict(_why_not_found(token), position)
-        return Verdict(code_at(key, now, until, scopes), max(position, key.position), key)
+        rotated = which == "previous"
+        until = end_of_grace(key) if rotated else end_of(key)
+        return Verdict(code_at(key, now, until, scopes), max(position, key.position), key, rotated)
 
     def _told(self, verdict: Verdict) -> Verdict:
         if verdict.key is not None:
@@ -125,16 +129,16 @@ class Verifier:
         return verdict
 
 
-def _good_until(token: str, key: Standing) -> float | None:
-    """When the time of this secret of the key is over, in ms; None, if it is none of the key's."""
+def _secret_of(token: str, key: Standing) -> Literal["current", "previous"] | None:
+    """Which of the key's secrets the token has; None: neither."""
     try:
         digest = hashlib.sha256(token.encode()).digest()
     except UnicodeEncodeError:
         return None
     if hmac.compare_digest(digest, key.digest):
-        return end_of(key)
+        return "current"
     if key.previous_digest is not None and hmac.compare_digest(digest, key.previous_digest):
-        return end_of_grace(key)
+        return "previous"
     return None
 
 
@@ -201,4 +205,5 @@ class KeyAuthenticator:
             label=key.name,
             workspace=key.workspace,
             scopes=frozenset(key.scopes),
+            rotated_secret=verdict.rotated_secret,
         )

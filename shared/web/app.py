@@ -256,8 +256,11 @@ def _unauthenticated(error: UnauthenticatedError) -> AnyResponse:
 
 
 def _forbidden(error: ForbiddenError) -> Response:
-    attached(Access).denied(error.principal, error.missing, origin())
-    return refuse(403, f"{error} Ask an owner of your workspace for it.")
+    """Records the denial. A person isn't told the name of a scope where it would mean nothing to them."""
+    attached(Access).denied(error.principal, error.scope, origin())
+    if type(error) is ForbiddenError and not _is_call():
+        return refuse(403, "You don't have access. Ask an owner of this workspace.")
+    return refuse(403, str(error))
 
 
 def _store_full(error: BaseException) -> AnyResponse:

@@ -32,8 +32,9 @@ ERRORS = {
     ),
     "403": Refusal(
         "Forbidden",
-        "The key lacks a scope: that of the call, or one that it would hand on.",
-        f"This needs the scope {KEYS_WRITE}. Ask an owner of your workspace for it.",
+        "The key lacks a scope: the call's own, or one that the changed key would hold. "
+        "Or its secret was rotated, and in its grace period only reads and verifies.",
+        f"This needs the scope {KEYS_WRITE}. Ask an owner of this workspace for it.",
     ),
     "404": Refusal(
         "NotFound",

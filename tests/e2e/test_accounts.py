@@ -78,7 +78,7 @@ def test_an_owner_lets_a_person_in_who_takes_a_password_and_is_demoted_and_disab
     page.get_by_role("button", name="Change role").click()
     expect(page.get_by_text("grace@example.com is auditor now.")).to_be_visible()
     grace.reload()
-    expect(grace.get_by_text("Ask an owner of your workspace")).to_be_visible()
+    expect(grace.get_by_text("Ask an owner of this workspace")).to_be_visible()
 
     page.get_by_label("Reason").fill("left the company")
     page.get_by_role("button", name="Disable account").click()

@@ -102,7 +102,7 @@ def test_a_scope_that_one_does_not_hold_is_refused_beside_its_field(
     page = signed_in(context, service, "developer")
     typed(form(page), name="Too much", scopes="keyledger:admin")
     page.get_by_role("button", name="Create", exact=True).click()
-    expect(page.locator("#scopes-error")).to_contain_text("You do not hold keyledger:admin")
+    expect(page.locator("#scopes-error")).to_contain_text("You don't hold keyledger:admin")
     expect(page.get_by_label("Enter Key Name")).to_have_value("Too much")
     page.goto("/keys")
     expect(page.get_by_role("link", name="Too much")).to_have_count(0)

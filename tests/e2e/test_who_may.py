@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
+from services.keys.key_material import parse
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_VERIFY, KEYS_WRITE, PLATFORM_VERIFY
 from tests.application import application
 from tests.real import Service
@@ -60,24 +61,25 @@ PAGES = {
     "POST /audit/lookup": "303 422 422 422 422",
 }
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
-CALLERS = ("no key", "no scope", *SCOPES, "stranger")  # a stranger has all scopes in another workspace
+# Of the two with all scopes beside admin, one shows a rotated secret, and a stranger is of another workspace.
+CALLERS = ("no key", "no scope", *SCOPES, "rotated", "stranger")
 CALLS = {
-    #                          key: none  no   read write verify platform audit admin stranger
-    "GET /v1/keys": "401 403 200 403 403 403 403 200 200",
-    "POST /v1/keys": "401 403 403 201 403 403 403 201 201",
-    "GET /v1/keys/<key_id>": "401 403 200 403 403 403 403 200 404",
-    "PATCH /v1/keys/<key_id>": "401 403 403 200 403 403 403 200 404",
-    "DELETE /v1/keys/<key_id>": "401 403 403 200 403 403 403 200 404",
-    "POST /v1/keys/<key_id>/rotate": "401 403 403 200 403 403 403 200 404",
-    "GET /v1/keys/<key_id>/history": "401 403 200 403 403 403 403 200 404",
-    "GET /v1/keys/<key_id>/usage": "401 403 200 403 403 403 403 200 404",
-    "POST /v1/keys/verify": "401 403 403 403 200 200 403 200 200",
-    "GET /v1/audit/entries": "401 403 403 403 403 403 200 200 200",
-    "GET /v1/audit/entries.jsonl": "401 403 403 403 403 403 200 200 200",
-    "GET /v1/audit/entries.csv": "401 403 403 403 403 403 200 200 200",
-    "GET /v1/audit/integrity": "401 403 403 403 403 403 200 200 200",
-    "GET /v1/audit/verdict": "401 403 403 403 403 403 422 422 422",
-    "POST /v1/audit/lookup": "401 403 403 403 403 403 404 404 404",
+    #                          key: none  no   read write verify platform audit admin rotated stranger
+    "GET /v1/keys": "401 403 200 403 403 403 403 200 200 200",
+    "POST /v1/keys": "401 403 403 201 403 403 403 201 403 201",
+    "GET /v1/keys/<key_id>": "401 403 200 403 403 403 403 200 200 404",
+    "PATCH /v1/keys/<key_id>": "401 403 403 200 403 403 403 200 403 404",
+    "DELETE /v1/keys/<key_id>": "401 403 403 200 403 403 403 200 403 404",
+    "POST /v1/keys/<key_id>/rotate": "401 403 403 200 403 403 403 200 403 404",
+    "GET /v1/keys/<key_id>/history": "401 403 200 403 403 403 403 200 200 404",
+    "GET /v1/keys/<key_id>/usage": "401 403 200 403 403 403 403 200 200 404",
+    "POST /v1/keys/verify": "401 403 403 403 200 200 403 200 200 200",
+    "GET /v1/audit/entries": "401 403 403 403 403 403 200 200 200 200",
+    "GET /v1/audit/entries.jsonl": "401 403 403 403 403 403 200 200 403 200",
+    "GET /v1/audit/entries.csv": "401 403 403 403 403 403 200 200 403 200",
+    "GET /v1/audit/integrity": "401 403 403 403 403 403 200 200 200 200",
+    "GET /v1/audit/verdict": "401 403 403 403 403 403 422 422 422 422",
+    "POST /v1/audit/lookup": "401 403 403 403 403 403 404 404 404 404",
 }
 # Whoever asks; forward-auth judges the caller's own key, whatever its scopes.
 OPEN = {
@@ -161,14 +163,17 @@ def people(service: Service, addresses: dict[str, str | None]) -> dict[str, Visi
 
 @pytest.fixture(scope="module")
 def tokens(service: Service) -> dict[str, str]:
-    held = {scope: service.key(scope) for scope in SCOPES}
+    held = {scope: service.key(scope) for scope in SCOPES} | {"rotated": service.key(ADMIN)}
+    headers = {"Authorization": f"Bearer {held['rotated']}"}
+    rotation = f"{service.url}/v1/keys/{parse(held['rotated']).id}/rotate"
+    requests.post(rotation, json={"grace_seconds": 3600}, headers=headers, timeout=5).raise_for_status()
     return held | {"no scope": service.key(), "stranger": service.key(ADMIN, workspace="elsewhere")}
 
 
-def created(service: Service, token: str, *scopes: str) -> Json:
+def created(service: Service, token: str, *scopes: str, **more: str) -> Json:
     """A key made over the API, when the views have it."""
     headers = {"Authorization": f"Bearer {token}"}
-    asked = {"name": "T", "scopes": scopes}
+    asked = {"name": "T", "scopes": scopes} | more
     answer = requests.post(f"{service.url}/v1/keys", json=asked, headers=headers, timeout=5)
     made: Json = answer.json()
     headers["X-Ledger-Position"] = answer.headers["X-Ledger-Position"]
@@ -269,6 +274,29 @@ def test_a_page_on_what_is_another_workspaces_answers_as_on_none(
         text = re.sub(r'name="csrf_token" value="[^"]+"', "", answer.text)
         shown.append(text.replace(answer.headers["X-Request-Id"], "").replace(email, ""))
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("status", {"enabled": "true"}),
+        ("change", {"expires_at": ""}),
+        ("change", {"scopes": "keyledger:admin\norders:read"}),
+        ("rotate", {"grace_seconds": "0"}),
+    ],
+)
+def test_a_page_lets_developers_weaken_a_stronger_key_and_not_make_it_stronger(
+    service: Service, people: dict[str, Visitor], tokens: dict[str, str], path: str, fields: dict[str, str]
+) -> None:
+    developer = people["developer"]
+    key = created(service, tokens[ADMIN], ADMIN, expires_at="2099-01-01T00:00:00Z")
+    page = f"/keys/{key['id']}"
+    off = ask(developer, "POST", f"{page}/status", {"enabled": "false", "reason": "leaked"})
+    stronger = ask(developer, "POST", f"{page}/{path}", fields)
+    assert (off.status_code, stronger.status_code) == (303, 403)
+    assert "hold keyledger:admin" in stronger.text
+    assert ask(people["owner"], "POST", f"{page}/{path}", fields).status_code in {200, 303}
+    assert ask(developer, "POST", f"{page}/revoke", {}).status_code == 303
 
 
 def test_whoever_asks_gets_what_is_open(service: Service) -> None:

@@ -1,17 +1,30 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace as replace_fields
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, StaleVersionError
-from services.keys.domain import ChangeKey, RefusedError
+from services.keys.domain import ChangeKey, Key, RefusedError
 from shared.events import KeyToggled, NewEvent, UnreadableEventError
-from shared.identity import KEYS_READ, KEYS_WRITE, ForbiddenError
+from shared.identity import (
+    ADMIN,
+    KEYS_READ,
+    KEYS_WRITE,
+    PLATFORM_VERIFY,
+    ForbiddenError,
+    NotGrantableError,
+    RotatedSecretError,
+)
 from shared.ledger import Appended, Idempotency, IdempotencyConflictError, Ledger, VersionConflictError
 from tests.keys.people import REQUEST, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
+END = 4_102_444_800_000
+SOONER, LATER = END - 1, END + 1
+OPERATOR = person("default", ADMIN, PLATFORM_VERIFY)
 BACK_ON = KeyToggled(enabled=True, reason="")
 
 
@@ -155,13 +168,103 @@ def test_a_change_of_details_is_an_event_and_gives_the_key_as_it_is_then(
     ]
 
 
-def test_only_a_scope_that_is_new_to_the_key_must_be_held(commands: KeyCommands) -> None:
+STRONGER = [
+    ChangeKey(enabled=True),
+    ChangeKey(expires_at=LATER),
+    ChangeKey(expires_at=None),
+    ChangeKey(scopes=("orders:write", "orders:read")),
+    ChangeKey(enabled=True, scopes=("orders:write",)),
+    ChangeKey(enabled=True, expires_at=SOONER, name="Renamed"),
+    ChangeKey(expires_at=LATER, name="Renamed"),
+]
+WEAKER = [
+    ChangeKey(name="Renamed", description="d"),
+    ChangeKey(expires_at=SOONER),
+    ChangeKey(scopes=()),
+    ChangeKey(scopes=("orders:write",), expires_at=SOONER),
+    ChangeKey(enabled=False),
+    ChangeKey(enabled=True, scopes=("orders:read",)),  # it then holds nothing that the caller doesn't
+]
+
+
+@pytest.fixture
+def stronger(commands: KeyCommands) -> Key:
+    """A disabled key that holds more than a developer of one platform scope."""
+    new = NewKey(name="Web", scopes=("orders:write", ADMIN), expires_at=END)
+    key = commands.create(person(), new, REQUEST).key
+    return commands.change(person(), key.id, OFF, REQUEST).key
+
+
+@pytest.mark.parametrize("change", STRONGER)
+def test_making_a_key_stronger_needs_every_scope_that_it_then_holds(
+    commands: KeyCommands, ledger: Ledger, stronger: Key, change: ChangeKey
+) -> None:
     writer = person("default", KEYS_WRITE, "orders:read")
-    key = commands.create(person(), NewKey(name="Web", scopes=("orders:write",)), REQUEST).key
-    kept = commands.change(writer, key.id, ChangeKey(scopes=("orders:write", "orders:read")), REQUEST)
-    assert kept.key.scopes == ("orders:write", "orders:read")
-    with pytest.raises(ForbiddenError, match="orders:delete"):
-        commands.change(writer, key.id, ChangeKey(scopes=("orders:delete",)), REQUEST)
+    with pytest.raises(NotGrantableError, match="orders:write"):
+        commands.change(writer, stronger.id, change, REQUEST)
+    assert ledger.head().position == stronger.version
+    allowed = person("default", KEYS_WRITE, "orders:read", "orders:write", ADMIN)
+    assert commands.change(allowed, stronger.id, change, REQUEST).position > stronger.version
+
+
+@pytest.mark.parametrize("change", WEAKER)
+def test_making_a_key_weaker_needs_only_the_right_to_write_keys(
+    commands: KeyCommands, stronger: Key, change: ChangeKey
+) -> None:
+    writer = person("default", KEYS_WRITE, "orders:read")
+    assert commands.change(writer, stronger.id, change, REQUEST).key.id == stronger.id
+    assert commands.revoke(writer, stronger.id, "leaked", REQUEST).key.revoked
+
+
+def test_enabling_an_enabled_key_changes_nothing_and_needs_no_scopes(commands: KeyCommands) -> None:
+    key = commands.create(person(), NewKey(name="Web", scopes=(ADMIN,)), REQUEST).key
+    assert commands.change(person("default", KEYS_WRITE), key.id, ON, REQUEST).key == key
+
+
+def test_a_key_does_not_extend_its_own_life_beyond_what_it_may_grant(commands: KeyCommands) -> None:
+    new = NewKey(name="Web", scopes=(KEYS_WRITE, PLATFORM_VERIFY), expires_at=END)
+    key = commands.create(OPERATOR, new, REQUEST).key
+    itself = replace_fields(person("default", *key.scopes[:1]), kind="key", id=key.id)
+    with pytest.raises(NotGrantableError, match=PLATFORM_VERIFY):
+        commands.change(itself, key.id, ChangeKey(expires_at=None), REQUEST)
+
+
+def test_what_a_caller_may_grant_is_checked_on_the_version_that_is_appended_to(
+    commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the check and the append, an owner gives the disabled key a scope that the caller lacks."""
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    commands.change(person(), key.id, OFF, REQUEST)
+    append = ledger.append
+
+    def after_an_owner(*call: Any) -> Appended:
+        monkeypatch.setattr(ledger, "append", append)
+        commands.change(person(), key.id, ChangeKey(scopes=(ADMIN,)), REQUEST)
+        return append(*call)
+
+    monkeypatch.setattr(ledger, "append", after_an_owner)
+    with pytest.raises(NotGrantableError):
+        commands.change(person("default", KEYS_WRITE), key.id, ON, REQUEST)
+    assert not commands.change(person(), key.id, OFF, REQUEST).key.enabled
+
+
+def test_a_secret_in_its_grace_period_reads_and_writes_nothing(commands: KeyCommands, ledger: Ledger) -> None:
+    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    old = replace_fields(person(), kind="key", id=key.id, rotated_secret=True)
+    asked = Idempotency("n", "f")
+    commands.rotate(person(), key.id, 60, REQUEST, asked)
+    writes: list[Callable[[], object]] = [
+        lambda: commands.create(old, NewKey(name="Mine"), REQUEST),
+        lambda: commands.change(old, key.id, ChangeKey(name="Mine"), REQUEST),
+        lambda: commands.change(old, key.id, ON, REQUEST),
+        lambda: commands.rotate(old, key.id, 0, REQUEST),
+        lambda: commands.rotate(old, key.id, 60, REQUEST, asked),
+        lambda: commands.revoke(old, key.id, None, REQUEST),
+    ]
+    for write in writes:
+        with pytest.raises(RotatedSecretError, match="current secret"):
+            write()
+    assert len(commands.history(old, key.id)) == ledger.head().position == 2
 
 
 def test_a_rotated_key_has_a_new_token_under_its_id(commands: KeyCommands) -> None:
