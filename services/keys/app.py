@@ -11,7 +11,7 @@ from services.keys.moments import NotYetCreatedError
 from services.keys.service import Keys
 from services.keys.usage import Usage
 from services.keys.verification import BehindError
-from services.keys.verify_calls import ScopesLackingError, VerdictCalls
+from services.keys.verify_calls import InvalidParameterError, ScopesLackingError, VerdictCalls
 from shared.moments import MomentError
 from shared.web.access import attach
 from shared.web.app import JsonApi, add_lane, attach_calls
@@ -33,6 +33,7 @@ def register(
     app.register_error_handler(MomentError, api.no_such_moment)
     app.register_error_handler(NotYetCreatedError, api.not_yet_created)
     app.register_error_handler(BehindError, verify_api.behind)
+    app.register_error_handler(InvalidParameterError, verify_api.invalid_parameter)
     app.register_error_handler(ScopesLackingError, verify_api.scopes_lacking)
     # Whatever method a gateway's request has.
     app.url_map.add(Rule("/v1/forward-auth", endpoint="verify_api.forward_auth", methods=None))

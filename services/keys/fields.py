@@ -3,6 +3,7 @@
 import re
 import time
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from marshmallow import ValidationError, fields, validate
@@ -10,12 +11,13 @@ from marshmallow import ValidationError, fields, validate
 from services.keys.cursors import CursorError, parse_cursor
 from shared.identity import OWN_PREFIX, SCOPES
 from shared.schemas import Timestamp, about
-from shared.tokens import holds_key
+from shared.tokens import holds_key, resembles_key
 
 NAME_LENGTH = 100
 DESCRIPTION_LENGTH = 500
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
-_SCOPES_MOST = 50
+MAX_SCOPES = 50
+_SHOWN_LENGTH = 50  # of a scope that is refused
 _LINES = frozenset("\n\t")
 LONGEST = "It may have {max} characters at most."
 
@@ -53,14 +55,16 @@ class StrictBoolean(fields.Boolean):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-def _check_scopes(scopes: list[str]) -> None:
+def check_scopes(scopes: Sequence[str]) -> None:
+    """Raises ValidationError, naming the first scope that no key can hold."""
     for scope in scopes:
+        shown = "…" if resembles_key(scope) else scope[:_SHOWN_LENGTH]
         if not _SCOPE.fullmatch(scope):
             raise ValidationError(
-                f"{scope!r} is no scope: it has lower-case letters, digits and . _ : - inside, 100 at most."
+                f"“{shown}” isn't a valid scope. Use up to 100 lower-case letters, digits and . _ : -"
             )
         if scope.startswith(OWN_PREFIX) and scope not in SCOPES:
-            raise ValidationError(f"{scope!r} is unknown; Keyledger's own are {', '.join(SCOPES)}.")
+            raise ValidationError(f"“{shown}” is unknown. Keyledger's own scopes are {', '.join(SCOPES)}.")
 
 
 def _in_future(at: int) -> None:
@@ -97,8 +101,8 @@ def scopes_field(**kwargs: Any) -> fields.List[str]:
     return fields.List(
         fields.String(metadata={"pattern": _SCOPE_PATTERN}),
         validate=[
-            validate.Length(max=_SCOPES_MOST, error="It may have {max} scopes at most."),
-            _check_scopes,
+            validate.Length(max=MAX_SCOPES, error="It may have {max} scopes at most."),
+            check_scopes,
         ],
         metadata=about(
             "What its bearer may do: your platform's own scopes, and Keyledger's. "

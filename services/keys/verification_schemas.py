@@ -2,9 +2,9 @@
 
 from marshmallow import fields, validate
 
+from services.keys.fields import MAX_SCOPES
 from services.keys.usage import KEPT_DAYS
 from services.keys.verification import CODES
-from services.keys.verify_calls import SCOPES_MOST
 from shared.schemas import AnswerSchema, StrictSchema, Timestamp, WrittenNumber, about
 
 _NOT_A_TOKEN = "Send the key to be verified, a text."  # noqa: S105  # words, and no secret
@@ -21,7 +21,7 @@ class VerifySchema(StrictSchema):
     scopes = fields.List(
         fields.String(),
         load_default=list,
-        validate=validate.Length(max=SCOPES_MOST, error="It may have {max} scopes at most."),
+        validate=validate.Length(max=MAX_SCOPES, error="It may have {max} scopes at most."),
         metadata=about("What the key has to hold, each as it is written in the key.", ["orders:read"]),
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import structlog
 from flask import Response, request
 
 from services.keys.api import ONE_KEY
@@ -11,7 +12,7 @@ from services.keys.service import Keys
 from services.keys.usage import Usage
 from services.keys.verification import BehindError
 from services.keys.verification_schemas import UsageQuerySchema, UsageSchema, VerdictSchema, VerifySchema
-from services.keys.verify_calls import Asked, ScopesLackingError, VerdictCalls, told
+from services.keys.verify_calls import Asked, InvalidParameterError, ScopesLackingError, VerdictCalls, told
 from shared.identity import KEYS_READ, KEYS_VERIFY, Principal
 from shared.schemas import AfterSchema, PositionHeaderSchema
 from shared.web.access import attached, bearer
@@ -21,6 +22,8 @@ from shared.web.openapi import documented, headers, needs_scope, query_parameter
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _POSITION = "X-Ledger-Position"
+
+_log = structlog.get_logger(__name__)
 
 blueprint = Calls("verify_api", __name__, url_prefix="/v1", description="Verdicts on API keys")
 
@@ -56,10 +59,12 @@ def verify_key(
 @blueprint.route("/forward-auth", methods=_METHODS)
 @blueprint.doc(
     security=[{"bearer": []}],
-    responses={401: {}, 403: {}, 503: {}},
+    responses={400: {}, 401: {}, 403: {}, 503: {}},
     parameters=[
-        query_parameter("scopes", "What the key has to hold, with commas or blanks between.", "orders:read"),
-        query_parameter("workspace", "Take only keys of this workspace.", "default"),
+        query_parameter(
+            "scopes", "The scopes that the key must hold, separated by commas or spaces.", "orders:read"
+        ),
+        query_parameter("workspace", "Only accept keys of this workspace.", "default"),
     ],
 )
 @blueprint.alt_response(
@@ -70,7 +75,8 @@ def verify_key(
 def forward_auth() -> Response:
     """Decide on a gateway's request
 
-    The bearer of the request is the key in question, of whatever workspace.
+    The bearer of the request is the key in question, of any workspace. A parameter that is unknown, empty,
+    repeated or not valid is refused with 400, so that a rule with a typo lets nobody pass.
     """
     answer = attached(VerdictCalls).forward_auth(request.environ)
     return Response(answer.body, answer.status, answer.headers)
@@ -88,6 +94,13 @@ def read_usage(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
     keys = attached(Keys)
     keys.commands.history(principal, key_id)
     return attached(Usage).read(key_id, query["days"], keys.commands.now())
+
+
+def invalid_parameter(error: InvalidParameterError) -> Response:
+    """400: a gateway is configured with a rule that can't be read. The log names it for the operator."""
+    _log.warning("forward-auth refused a parameter", parameter=error.name, error=str(error))
+    rows = [{"field": error.name, "message": str(error)}]
+    return refuse(400, f"{error} Correct the gateway's configuration.", errors=rows)
 
 
 def scopes_lacking(error: ScopesLackingError) -> Response:

@@ -10,35 +10,49 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote, unquote_plus
 
 import msgspec
+from marshmallow import ValidationError
 
+from services.keys.fields import MAX_SCOPES, check_scopes
 from services.keys.verification import REFUSALS, Verdict, Verifier
 from shared.identity import (
     KEYS_VERIFY,
     PLATFORM_VERIFY,
+    WORKSPACE_RULE,
     Authenticator,
     Principal,
     UnauthenticatedError,
     authorize,
+    is_workspace_name,
 )
 from shared.timestamps import rfc3339
+from shared.tokens import resembles_key
 from shared.web.environ import bearer_token, plain_json
 from shared.web.lane import Answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-SCOPES_MOST = 50
 UNAVAILABLE = "UNAVAILABLE"  # where no verdict could be given
 _POSITION_DIGITS = 15
+_PARAMETERS = ("scopes", "workspace")  # of forward-auth
+_SHOWN_LENGTH = 50  # of what a caller sent, in an error
 _NO_STORE = ("Cache-Control", "no-store")
 _JSON = [("Content-Type", "application/json"), _NO_STORE]
 
 
 class ScopesLackingError(Exception):
     """The key of a gateway's request lacks a scope."""
+
+
+class InvalidParameterError(Exception):
+    """A query of forward-auth has a parameter that isn't valid, so nobody may pass; the message says why."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = "…" if resembles_key(name) else name[:_SHOWN_LENGTH]
+        super().__init__(f"The parameter “{self.name}” {problem}")
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -95,7 +109,9 @@ class VerdictCalls:
         return self._verdict(asked.api_key, asked.scopes, workspace, least)
 
     def forward_auth(self, environ: WSGIEnvironment) -> Answer:
-        """Raises UnauthenticatedError, ScopesLackingError, UnreadableEventError, redis.RedisError."""
+        """Raises InvalidParameterError, UnauthenticatedError, ScopesLackingError, UnreadableEventError,
+        redis.RedisError.
+        """
         scopes, workspace = _gate(environ["QUERY_STRING"])
         verdict = self._verdict(bearer_token(environ), scopes, workspace, 0)
         key = verdict.key
@@ -142,7 +158,7 @@ def _body(environ: WSGIEnvironment) -> Asked | None:
         asked = _asked.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return asked if len(asked.scopes) <= SCOPES_MOST else None
+    return asked if len(asked.scopes) <= MAX_SCOPES else None
 
 
 def _least(environ: WSGIEnvironment) -> int | None:
@@ -160,9 +176,35 @@ class _Gate(NamedTuple):
 
 @lru_cache(256)
 def _gate(query: str) -> _Gate:
-    given = parse_qs(query, keep_blank_values=True)
-    scopes = " ".join(given.get("scopes", ())).replace(",", " ").split()
-    return _Gate(tuple(scopes), given["workspace"][0] if "workspace" in given else None)
+    """What the query of forward-auth demands. A parameter left out demands nothing.
+
+    Raises InvalidParameterError on all that it doesn't understand: a rule with a typo must let nobody pass.
+    """
+    given: dict[str, str] = {}
+    for parameter in query.split("&") if query else ():
+        name, _, value = map(unquote_plus, parameter.partition("="))
+        if name not in _PARAMETERS:
+            raise InvalidParameterError(name, f"isn't known. Use {' or '.join(_PARAMETERS)}.")
+        if name in given:
+            raise InvalidParameterError(name, "is repeated. Send it once; separate scopes with commas.")
+        if not value.replace(",", " ").strip():
+            raise InvalidParameterError(name, "is empty. Give it a value or leave it out.")
+        given[name] = value
+    workspace = given.get("workspace")
+    if workspace is not None and not is_workspace_name(workspace):
+        raise InvalidParameterError("workspace", f"must be a workspace's name: {WORKSPACE_RULE}.")
+    return _Gate(_scopes(given.get("scopes", "")), workspace)
+
+
+def _scopes(given: str) -> tuple[str, ...]:
+    scopes = tuple(given.replace(",", " ").split())
+    if len(scopes) > MAX_SCOPES:
+        raise InvalidParameterError("scopes", f"has {len(scopes)} scopes. Up to {MAX_SCOPES} are allowed.")
+    try:
+        check_scopes(scopes)
+    except ValidationError as error:
+        raise InvalidParameterError("scopes", f"isn't valid: {error.messages[0]}") from error
+    return scopes
 
 
 def _of_header(text: str) -> str:

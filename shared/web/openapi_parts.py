@@ -21,7 +21,7 @@ class Refusal(NamedTuple):
 ERRORS = {
     "400": Refusal(
         "NotJson",
-        "The body is not JSON.",
+        "The body isn't valid JSON. Of forward-auth: a parameter isn't valid; `errors` names it.",
         "The body is not valid JSON. Mend it and send the request again.",
     ),
     "401": Refusal(

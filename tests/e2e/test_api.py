@@ -423,7 +423,7 @@ def json_key(service: Service, workspace: str) -> str:
         ({"name": "a\u0000b"}, "name", "control character U+0000"),
         ({"name": "a\ud800b"}, "name", "control character U+D800"),
         ({"name": "n", "description": "d" * 501}, "description", "500 characters at most"),
-        ({"name": "n", "scopes": ["Not A Scope"]}, "scopes", "is no scope"),
+        ({"name": "n", "scopes": ["Not A Scope"]}, "scopes", "isn't a valid scope"),
         ({"name": "n", "scopes": ["keyledger:everything"]}, "scopes", "is unknown"),
         ({"name": "n", "scopes": "x"}, "scopes", "list"),
         ({"name": "n", "expires_at": "tomorrow"}, "expires_at", "must be a time like"),

@@ -84,7 +84,11 @@ def test_the_browser_tells_of_a_bad_field_just_what_the_server_does(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("NO SCOPE", "is no scope"), ("keyledger:all", "is unknown"), ("a " * 3 + "ä", "is no scope")],
+    [
+        ("NO SCOPE", "isn't a valid scope"),
+        ("keyledger:all", "is unknown"),
+        ("a " * 3 + "ä", "isn't a valid scope"),
+    ],
 )
 def test_a_scope_that_is_none_keeps_all_that_was_typed(page: Page, text: str, message: str) -> None:
     typed(form(page), name="Scoped", expires_at=ON_LINE, scopes=text)

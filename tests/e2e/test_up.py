@@ -153,7 +153,7 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
     [
         (("key", "create", ""), "name: Enter a name"),
         (("key", "create", "n" * 101), "name: It may have 100 characters"),
-        (("key", "create", "n", "--scope", "Bad Scope"), "is no scope"),
+        (("key", "create", "n", "--scope", "Bad Scope"), "isn't a valid scope"),
         (("key", "disable", "000000000000"), "no key 000000000000"),
         (("account", "add", "nobody", "--role", "owner", "--password-stdin"), "e-mail"),
     ],

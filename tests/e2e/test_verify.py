@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -260,20 +261,23 @@ def test_forward_auth_takes_any_method_and_any_body(service: Service, ours: Plat
         ("?scopes=a", 200),
         ("?scopes=a+b", 200),
         ("?scopes=a%20b,", 200),
-        ("?scopes=a&scopes=b", 200),
-        ("?scopes=a&scopes=c", 403),
-        ("?scopes=%FF%00", 403),
+        ("?%73copes=a", 200),
+        ("?scopes=c", 403),
         ("?workspace=theirs", 401),
-        ("?workspace=", 401),
-        ("?workspace=%0d%0a", 401),
-        ("?nothing=of&that=kind&&&=%", 200),
-        ("?" + "scopes=a&" * 300, 200),
+        ("?scope=a", 400),
     ],
 )
-def test_forward_auth_answers_nothing_else_whatever_the_query(
+def test_forward_auth_answers_a_query_alike_whatever_the_method(
     service: Service, ours: Platform, query: str, status: int
 ) -> None:
-    assert gate(service, ours.make(scopes=["a", "b"])["api_key"], query).status_code == status
+    token = ours.make(scopes=["a", "b"])["api_key"]
+    assert {gate(service, token, query, method).status_code for method in METHODS} == {status}
+
+
+def test_a_rule_with_a_typo_lets_nobody_pass_and_is_logged_by_name(service: Service, ours: Platform) -> None:
+    refused = gate(service, ours.make(scopes=["a"])["api_key"], "?SCOPES=a")
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "SCOPES")
+    until(lambda: re.search(r"forward-auth refused a parameter .*SCOPES", service.output), 5)
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer x y", "\xe9"])

@@ -15,7 +15,7 @@ from services.keys.domain import ChangeKey
 from services.keys.key_material import ApiKey, checksum
 from services.keys.standings import UNKNOWN, Memory, Standing, standing_of
 from services.keys.verification import BehindError, KeyAuthenticator, Verifier
-from services.keys.verify_calls import VerdictCalls
+from services.keys.verify_calls import InvalidParameterError, VerdictCalls
 from shared.events import UnreadableEventError
 from shared.identity import UnauthenticatedError
 from shared.ledger import LOG, Ledger
@@ -356,3 +356,76 @@ def test_a_workspace_of_any_name_fits_a_header(
     calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
     asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"bearer {done.api_key.reveal()}"}
     assert dict(calls.forward_auth(asked).headers)["X-Keyledger-Workspace"] == sent
+
+
+UNREADABLE_RULES = [
+    ("scope=a", "scope"),
+    ("scopes[]=a", "scopes[]"),
+    ("scopes%5B%5D=a", "scopes[]"),
+    ("SCOPES=a", "SCOPES"),
+    ("Workspace=default", "Workspace"),
+    ("scopes", "scopes"),
+    ("scopes=", "scopes"),
+    ("scopes=+", "scopes"),
+    ("scopes=%20,%09,", "scopes"),
+    ("scopes=a&scopes=b", "scopes"),
+    ("scopes=a&scopes=a", "scopes"),
+    ("scopes=a&%73copes=b", "scopes"),
+    ("scopes=a;workspace=default", "scopes"),
+    ("scopes=A", "scopes"),
+    ("scopes=a%00", "scopes"),
+    ("scopes=%FF", "scopes"),
+    ("scopes=keyledger:everything", "scopes"),
+    ("scopes=" + ",".join(f"s{number}" for number in range(51)), "scopes"),
+    ("workspace=", "workspace"),
+    ("workspace=+", "workspace"),
+    ("workspace=Default", "workspace"),
+    ("workspace=%0d%0a", "workspace"),
+    ("workspace=default&workspace=default", "workspace"),
+    ("scopes=a&", ""),
+    ("&", ""),
+    ("=a", ""),
+    ("scopes=a&debug=1", "debug"),
+    ("kl_" + "a1B2" * 12 + "=", "…"),
+    ("x-" * 100, "x-" * 25),
+]
+
+
+@pytest.mark.parametrize(("query", "name"), UNREADABLE_RULES)
+def test_forward_auth_refuses_a_rule_that_it_cannot_read_and_names_the_parameter(
+    process: Process, commands: KeyCommands, query: str, name: str
+) -> None:
+    _, token = created(commands, scopes=("a", "b"))
+    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    for _ in range(2):  # the second time, what was read before may come from a cache
+        with pytest.raises(InvalidParameterError) as refused:
+            calls.forward_auth({"QUERY_STRING": query, "HTTP_AUTHORIZATION": f"Bearer {token}"})
+        assert refused.value.name == name
+        assert "a1B2" not in str(refused.value)
+
+
+def test_a_key_that_was_pasted_as_a_scope_is_not_repeated_in_the_error(
+    process: Process, commands: KeyCommands
+) -> None:
+    _, token = created(commands)
+    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    with pytest.raises(InvalidParameterError) as refused:
+        calls.forward_auth({"QUERY_STRING": f"scopes={token}", "HTTP_AUTHORIZATION": f"Bearer {token}"})
+    assert token not in str(refused.value)
+
+
+def test_a_rotated_secret_is_authenticated_as_such_until_its_grace_period_ends(
+    process: Process, commands: KeyCommands
+) -> None:
+    done, old = created(commands)
+    rotated = commands.rotate(person(), done.key.id, 60, REQUEST)
+    assert rotated.api_key
+    process.follow()
+    authenticate = KeyAuthenticator(process.verify)
+    assert authenticate(old).rotated_secret
+    assert not authenticate(rotated.api_key.reveal()).rotated_secret
+    assert (process.code(old), process.code(rotated.api_key.reveal())) == ("VALID", "VALID")
+    commands.rotate(person(), done.key.id, 60, REQUEST)
+    process.follow()
+    with pytest.raises(UnauthenticatedError):
+        authenticate(old)
