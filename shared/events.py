@@ -1,16 +1,19 @@
 """The events: their classes, their envelope and their codec. The only contract between the services."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
+
+from shared.timestamps import printable_time
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What happened, in the past tense. Its type name is permanent, and is never a class path.
 
     Times are integers, milliseconds since 1970 in UTC; there are no floats, so that the canonical form
-    of RFC 8785 is plain JSON with sorted names.
+    of RFC 8785 is plain JSON with sorted names. A time that cannot be printed is read as the nearest one
+    that can: nothing writes one now, but a ledger may hold one, and all that is read of it must be shown.
     """
 
     TYPE: ClassVar[str]
@@ -19,6 +22,17 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def upcast(self) -> "Fact":
         """The same fact in its type's present form; a form that is no longer written makes one."""
         return self
+
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+def _printable(struct: _T, name: str) -> _T:
+    """The struct with a time that can be printed."""
+    at = getattr(struct, name)
+    if at is None or (shown := printable_time(at)) == at:
+        return struct
+    return msgspec.structs.replace(struct, **{name: shown})
 
 
 class KeyCreated(Fact, frozen=True, kw_only=True):
@@ -34,6 +48,10 @@ class KeyCreated(Fact, frozen=True, kw_only=True):
     digest: str
     scopes: tuple[str, ...]
     expires_at: int | None
+
+    def upcast(self) -> "KeyCreated":
+        """The same, to be shown."""
+        return _printable(self, "expires_at")
 
 
 class KeyToggled(Fact, frozen=True, kw_only=True):
@@ -79,6 +97,13 @@ class KeyDetailsChanged(Fact, frozen=True, kw_only=True):
     after: KeyDetails
     reason: str
 
+    def upcast(self) -> "KeyDetailsChanged":
+        """The same, to be shown."""
+        before, after = (_printable(details, "expires_at") for details in (self.before, self.after))
+        if before is self.before and after is self.after:
+            return self
+        return msgspec.structs.replace(self, before=before, after=after)
+
 
 class KeyRotated(Fact, frozen=True, kw_only=True):
     """A key got a new secret under its old id. The old one is good until `previous_expires_at`, no longer."""
@@ -90,6 +115,10 @@ class KeyRotated(Fact, frozen=True, kw_only=True):
     hint: str
     digest: str
     previous_expires_at: int
+
+    def upcast(self) -> "KeyRotated":
+        """The same, to be shown."""
+        return _printable(self, "previous_expires_at")
 
 
 class KeyRevoked(Fact, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 An event's `id`, `type`, `subject` and `data` are those of the CloudEvent; `time` is its `at`, `sequence` its
 position in sixteen digits, so that it sorts as text too. What else its envelope has are extension
-attributes; those that are null are left out.
+attributes; those that are null are left out. Where the ledger's time is outside the years 1 to 9999, `time`
+is the nearest one within them, and `milliseconds` the ledger's own, in milliseconds since 1970.
 
 An event whose envelope cannot be said so (of a newer envelope, not canonical, with a character that
 CloudEvents forbids) is carried as it is stored: its type is `keyledger.stored-event`, its `data_base64` the
@@ -31,7 +32,7 @@ from shared.events import (
     encode,
     open_envelope,
 )
-from shared.timestamps import parse_rfc3339, rfc3339
+from shared.timestamps import parse_rfc3339, printable_time, rfc3339
 
 _OWN_TYPES = "keyledger."
 _STORED = f"{_OWN_TYPES}stored-event"
@@ -47,6 +48,7 @@ _Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=_PATTERN)]
 _Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=_PATTERN, min_length=1)]
 _Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Sequence: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{16}\Z")]
+_Milliseconds: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A-?[0-9]{1,16}\Z")]
 
 
 class ExportError(Exception):
@@ -70,6 +72,7 @@ class _Event(_CloudEvent, frozen=True, kw_only=True):
 
     sequence: _Sequence
     time: str
+    milliseconds: _Milliseconds | None = None
     subject: _Name
     version: _Integer
     schema: _Integer
@@ -89,6 +92,7 @@ class _StoredEvent(_CloudEvent, frozen=True, kw_only=True):
 
     sequence: _Sequence
     time: str
+    milliseconds: _Milliseconds | None = None
     datacontenttype: Literal["application/octet-stream"]
     data_base64: bytes
 
@@ -165,7 +169,7 @@ def line_of(record: Record) -> bytes:
             msgspec.json.decode(line)  # the data as well, for any reader must be able to
             if line.count(b"\n") == 1 and record_of(line) == record:
                 return line
-        except (UnreadableEventError, OverflowError, *_UNREADABLE):
+        except (UnreadableEventError, *_UNREADABLE):
             continue
     raise ExportError(f"The event at position {record.position} cannot be written so that it comes back.")
 
@@ -180,7 +184,8 @@ def record_of(line: bytes) -> Record:
 
 
 def _record(event: _Event | _StoredEvent, body: bytes) -> Record:
-    return Record(int(event.sequence), parse_rfc3339(event.time), body)
+    at = parse_rfc3339(event.time) if event.milliseconds is None else int(event.milliseconds)
+    return Record(int(event.sequence), at, body)
 
 
 def _kind(line: bytes) -> str:
@@ -198,6 +203,7 @@ def _event(record: Record) -> _Event:
         id=stored.id,
         sequence=f"{record.position:016}",
         time=rfc3339(record.at),
+        milliseconds=None if printable_time(record.at) == record.at else str(record.at),
         subject=stored.subject,
         version=stored.version,
         schema=stored.schema,
@@ -235,6 +241,7 @@ def _stored_event(record: Record) -> _StoredEvent:
         id=f"position-{record.position}",
         sequence=f"{record.position:016}",
         time=rfc3339(record.at),
+        milliseconds=None if printable_time(record.at) == record.at else str(record.at),
         datacontenttype="application/octet-stream",
         data_base64=record.body,
     )

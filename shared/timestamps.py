@@ -1,25 +1,45 @@
-"""Times as people and other programs write them; inside, a time is milliseconds since 1970 in UTC."""
+"""Times as people and other programs write them; inside, a time is milliseconds since 1970 in UTC.
+
+What can be printed are the years 1 to 9999 in UTC. `parse_rfc3339` accepts nothing else; an event that was
+stored or imported before may hold any integer, so the functions that print are total.
+"""
 
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+FIRST_TIME = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MS  # 0001-01-01T00:00:00.000Z
+LAST_TIME = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MS  # 9999-12-31T23:59:59.999Z
+
+
+def printable_time(at: int) -> int:
+    """The time itself, or the nearest one that can be printed."""
+    return min(max(at, FIRST_TIME), LAST_TIME)
 
 
 def rfc3339(at: int) -> str:
-    """RFC 3339 in UTC with milliseconds and `Z`: `2026-11-23T18:59:21.123Z`."""
-    return (_EPOCH + at * _MS).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """RFC 3339 in UTC with milliseconds and `Z`: `2026-11-23T18:59:21.123Z`.
+
+    A time outside the years 1 to 9999 is written as the nearest one within them.
+    """
+    return (_EPOCH + printable_time(at) * _MS).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_rfc3339(text: str) -> int:
-    """The inverse; any offset is taken, none is not. Raises ValueError, which says what is wanted."""
+    """The inverse, with any offset, but not without one.
+
+    Raises ValueError, also for a time that is outside the years 1 to 9999 once it is in UTC.
+    """
     try:
         # A time without an offset cannot be compared with one that has it: a TypeError.
-        return (datetime.fromisoformat(text) - _EPOCH) // _MS
-    except (TypeError, ValueError, OverflowError) as error:
+        at = (datetime.fromisoformat(text.upper()) - _EPOCH) // _MS
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError("It must be a time like 2026-11-23T18:59:21.123Z.") from error
+    if at != printable_time(at):
+        raise ValueError("It must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999Z.")
+    return at
 
 
 def date_utc(at: int) -> str:
-    """What a person reads: `23 Nov 2026, 18:59 UTC`."""
-    return f"{_EPOCH + at * _MS:%d %b %Y, %H:%M} UTC".lstrip("0")
+    """What a person reads: `23 Nov 2026, 18:59 UTC`. Prints every time, as `rfc3339` does."""
+    return f"{_EPOCH + printable_time(at) * _MS:%d %b %Y, %H:%M} UTC".lstrip("0")

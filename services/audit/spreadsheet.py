@@ -53,7 +53,7 @@ def _row(entry: Entry) -> tuple[object, ...]:
     data = stored.get("data")
     return (
         entry.position,
-        _time(entry.at),
+        rfc3339(entry.at),
         event.type,
         event.key_id,
         event.subject,
@@ -71,11 +71,3 @@ def _row(entry: Entry) -> tuple[object, ...]:
 def _cell(value: object) -> object:
     """What no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def _time(at: int) -> object:
-    """RFC 3339; a time that no calendar has, as it is."""
-    try:
-        return rfc3339(at)
-    except OverflowError:
-        return at

@@ -1,14 +1,16 @@
 """The ledger, and the views that are built from it."""
 
 from collections.abc import Iterator
+from itertools import islice
 
-from services.doctor.findings import Finding, ok, problem
+from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from services.keys.operations import status
+from services.keys.operations import keys_with_unprintable_expiry, status
 from services.parts import now_ms
 from shared.lag import Lag
 from shared.ledger import LOG
 
+_MAX_NAMED = 10
 WENT_BACKWARDS = "`keyledger audit check` says what is lost; docs/runbooks.md says what to do."
 
 
@@ -41,6 +43,12 @@ def check_views(installation: Installation) -> Iterator[Finding]:
         yield problem(
             f"{len(parked)} set aside, the first {first}: {reason}",
             "`keyledger projector retry` takes them up again; `keyledger projector status` names them all.",
+        )
+    if keys := [*islice(keys_with_unprintable_expiry(ledger, views), _MAX_NAMED + 1)]:
+        more = " and more" if len(keys) > _MAX_NAMED else ""
+        yield warning(
+            f"these keys have an expiry outside the years 1 to 9999: {', '.join(keys[:_MAX_NAMED])}{more}",
+            "They are shown with the nearest time that can be printed. Set another expires_at, or none.",
         )
 
 

@@ -1,5 +1,7 @@
-"""What an operator asks of the projection: how far it is, and to take parked keys up again."""
+"""What an operator asks of the projection: how far it is, what it holds, and to take parked keys up again."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.keys.commands import fold
@@ -10,6 +12,9 @@ from services.keys.views import Views
 from shared.events import UnreadableEventError
 from shared.lag import Lag, lag_of
 from shared.ledger import Ledger
+from shared.timestamps import FIRST_TIME, LAST_TIME, printable_time
+
+_STORED_EXPIRY = re.compile(rb'"expires_at":(-?[0-9]+)')
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,20 @@ def status(ledger: Ledger, views: Views, now: int) -> Status:
     reached = live.checkpoint()
     lag = lag_of(reached.position, ledger, now)
     return Status(reached.position, lag, ledger.holds(reached), live.parked())
+
+
+def keys_with_unprintable_expiry(ledger: Ledger, views: Views) -> Iterator[str]:
+    """The ids of keys whose expiry, as it is stored, lies outside the years 1 to 9999.
+
+    Raises redis.RedisError.
+    """
+    # Such a time is read as the first or the last that can be printed; the ledger has the one that is stored.
+    for key in views.live().all_rows():
+        if key.expires_at in {FIRST_TIME, LAST_TIME}:
+            records = ledger.records(subject(key.id))
+            stored = (int(at) for record in records for at in _STORED_EXPIRY.findall(record.body))
+            if any(at != printable_time(at) for at in stored):
+                yield key.id
 
 
 def retry(ledger: Ledger, views: Views) -> dict[str, str | None]:

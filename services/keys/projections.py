@@ -7,7 +7,7 @@ from typing import TypeAlias
 from services.keys.domain import Key, evolve, key_id
 from shared.events import KEY_SUBJECT, Event, Record, UnreadableEventError, decode
 
-VERSION = 3  # another fold or another row needs another number, and so views of its own
+VERSION = 4  # another fold or another row needs another number, and so views of its own
 
 
 @dataclass

@@ -161,6 +161,14 @@ class Generation:
         while noted := cast("list[bytes] | None", self.store.lpop(self._key("unindexed"), _NOTED)):
             yield from _parted([key_id.decode() for key_id in noted], some)
 
+    def all_rows(self) -> Iterator[Key]:
+        """All rows, in no order; one that is written meanwhile may come twice."""
+        row = self._row("").encode()
+        for names in self._scan():
+            rows = [name for name in names if name.startswith(row)]
+            values = cast("list[bytes | None]", self.store.mget(rows) if rows else [])
+            yield from self.decoded(values).values()
+
     def find(self, key_id: str) -> tuple[Key | None, int]:
         """One row, and the position of the ledger to which it is built."""
         found = self.store.mget(self.checkpoint_key, self._row(key_id))

@@ -21,6 +21,7 @@ from services.keys.rebuild import RebuildError, check, replay
 from services.keys.views import Generation, LeaseTakenError, Views
 from shared.events import Event, UnreadableEventError
 from shared.ledger import LOG, Checkpoint, Ledger
+from shared.timestamps import FIRST_TIME, LAST_TIME
 from tests.keys.people import REQUEST, now, person
 
 
@@ -440,3 +441,18 @@ def test_a_reader_waits_for_its_write_and_says_when_it_waited_in_vain(
     assert not kl.views.wait_for(1)
     kl.project()
     assert kl.views.wait_for(1)
+
+
+@pytest.mark.parametrize("at", [LAST_TIME + 60_000, 2**63, 10**30, -(10**30)])
+def test_a_key_whose_expiry_cannot_be_printed_is_listed_changed_and_revoked(kl: Keyledger, at: int) -> None:
+    key = kl.commands.create(person(), NewKey(name="poisoned", expires_at=at), REQUEST).key.id
+    kl.project()
+    assert [LAST_TIME if at > 0 else FIRST_TIME] == [row.expires_at for row in kl.listed()]
+    kl.commands.change(person(), key, ChangeKey(name="renamed"), REQUEST)
+    kl.commands.change(person(), key, ChangeKey(expires_at=None), REQUEST)
+    kl.commands.revoke(person(), key, None, REQUEST)
+    kl.project()
+    assert kl.listed() == kl.folded(key)
+    assert (kl.listed()[0].name, kl.listed()[0].expires_at) == ("renamed", None)
+    replay(kl.ledger, kl.views)
+    assert kl.listed() == kl.folded(key)

@@ -27,7 +27,7 @@ from services.parts import now_ms
 from shared.connections import DURABLE
 from shared.embedded import EmbeddedServer
 from shared.ledger import LOG
-from shared.timestamps import rfc3339
+from shared.timestamps import LAST_TIME, rfc3339
 from tests.audit.histories import created, grow, record
 from tests.real import FakeServer, everything, free_port, until
 from tests.services.patients import configured, examined, expect, expect_ok
@@ -354,3 +354,14 @@ def test_nothing_is_written_to_the_store(
     assert store.info("persistence")["rdb_changes_since_last_save"] == changes
     assert sorted(everything(store)) == before
     assert not (tmp_path / "data").exists()
+
+
+def test_a_key_whose_stored_expiry_cannot_be_printed_is_named(installation: Installation) -> None:
+    expiries = {"key:000000000001": LAST_TIME, "key:000000000002": 2**63, "key:000000000003": LAST_TIME + 1}
+    for subject, at in expiries.items():
+        grow(installation.ledger, 1, subject=subject, facts=[created(expires_at=at)])
+    project(installation)
+    found = expect(check_views(installation), Level.WARNING, "an expiry outside", "Set another expires_at")
+    assert "000000000001" not in found
+    assert "000000000002" in found
+    assert "000000000003" in found

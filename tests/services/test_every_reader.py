@@ -1,0 +1,153 @@
+"""Any event that the codec accepts can be shown: by each view, page, answer, verdict and file."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from flask import Flask, g, render_template
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.audit.entries import GENESIS, Entry, entry_of
+from services.audit.export import entry_line, read_entry
+from services.audit.schemas import EntrySchema
+from services.audit.shown import row
+from services.audit.spreadsheet import csv_lines
+from services.audit.terms import terms_of
+from services.keys.domain import Key, evolve
+from services.keys.forms import texts_of
+from services.keys.index import moves
+from services.keys.moments import Past
+from services.keys.pages import _moment
+from services.keys.past_verdicts import verdict_of
+from services.keys.schemas import EventSchema, KeySchema, presented
+from services.keys.standings import standing_of
+from services.keys.verification import Verdict, code_at, end_of
+from services.keys.verify_calls import told
+from shared.descriptions import describe
+from shared.events import (
+    Event,
+    Fact,
+    KeyCreated,
+    KeyDetailsChanged,
+    KeyRevoked,
+    KeyRotated,
+    KeyToggled,
+    Record,
+    decode,
+)
+from shared.export import line_of, record_of
+from shared.identity import ADMIN, Principal
+from shared.timestamps import LAST_TIME, rfc3339
+from tests.application import application
+from tests.shared.every_event import facts, record, values_of
+
+KEY = "key:3fA9bQ27LmZ0"
+NOW = 1_795_460_361_123
+HEX = st.just("ab" * 32)
+LIVES = st.tuples(
+    values_of(KeyCreated),
+    st.lists(st.one_of(*map(values_of, (KeyToggled, KeyDetailsChanged, KeyRotated))), max_size=2),
+    st.lists(values_of(KeyRevoked), max_size=1),
+).map(lambda parts: [_hex(fact) for fact in (parts[0], *parts[1], *parts[2])])
+FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def _hex(fact: Fact) -> Fact:
+    """The fact with a digest as only hashes are, for a verdict reads no other."""
+    return msgspec.structs.replace(fact, digest="ab" * 32) if hasattr(fact, "digest") else fact
+
+
+@pytest.fixture(scope="module")
+def app() -> Flask:
+    return application()
+
+
+def test_the_property_is_about_every_type_of_event() -> None:
+    assert len(facts()) >= 17
+    assert KeyCreated in facts()
+
+
+@FEW
+@given(life=LIVES)
+def test_a_key_of_any_events_is_listed_verified_and_told(app: Flask, life: list[Fact]) -> None:
+    records = [record(fact, subject=KEY, version=n, position=n) for n, fact in enumerate(life, 1)]
+    events = [decode(each) for each in records]
+    key: Key | None = None
+    for event in events:
+        before, key = key, evolve(key, event)
+        assert msgspec.json.decode(msgspec.json.encode(key), type=Key) == key
+        assert all(float(score) == score for held in moves(before, key) for *_, score in held)
+        assert json.loads(json.dumps(KeySchema().dump(presented(key))))["id"] == key.id
+        assert texts_of(key)["name"] == key.name
+    assert json.dumps(EventSchema(many=True).dump(events))
+    standing = standing_of(events)
+    verdict = Verdict(code_at(standing, NOW, end_of(standing), ()), 1, standing)
+    assert json.loads(told(verdict))["key_id"] == KEY.partition(":")[2]
+    assert verdict_of(Past(NOW, events, []), ["a"]).words
+    assert key is not None
+    _show_details(app, key, events)
+
+
+def _show_details(app: Flask, key: Key, events: Sequence[Event]) -> None:
+    shown = _rendered(
+        app,
+        "keys/details.html",
+        key=presented(key),
+        old_secret_ends_at=key.previous_expires_at,
+        lifecycle=[_moment(event) for event in events],
+        past=Past(NOW, events, []),
+        last=_moment(events[-1]),
+        errors={},
+    )
+    assert key.id in shown
+
+
+@FEW
+@given(fact=st.one_of(*map(values_of, facts())))
+def test_any_event_is_shown_and_exported_by_the_audit_log(app: Flask, fact: Fact) -> None:
+    original = record(fact, subject=KEY)
+    assert describe(decode(original).data).title
+    entry = entry_of(original, GENESIS)
+    assert terms_of(original)
+    assert json.dumps(EntrySchema().dump(entry))
+    assert b"".join(csv_lines([entry])).count(fact.TYPE.encode()) == 1
+    assert read_entry(entry_line(entry)) == entry
+    assert record_of(line_of(original)) == original
+    assert fact.TYPE in _rendered(app, "audit/entry.html", entry=row(entry, {}))
+
+
+def _rendered(app: Flask, template: str, **values: Any) -> str:
+    with app.test_request_context("/"):
+        g.principal = Principal(
+            kind="account", id="a", label="a", workspace="default", scopes=frozenset({ADMIN})
+        )
+        return render_template(template, **values)
+
+
+@pytest.mark.parametrize("at", [LAST_TIME + 60_000, 2**63, 10**30])
+def test_an_expiry_after_the_calendar_is_shown_as_its_last_time(at: int) -> None:
+    created = KeyCreated(
+        name="n", description="", prefix="kl", hint="h", digest="ab" * 32, scopes=(), expires_at=at
+    )
+    key = evolve(None, decode(record(created, subject=KEY)))
+    assert KeySchema().dump(presented(key))["expires_at"] == rfc3339(LAST_TIME)
+    assert key.status(NOW) == "active"
+
+
+def test_an_audit_entry_keeps_the_number_that_was_stored() -> None:
+    created = KeyCreated(
+        name="n", description="", prefix="kl", hint="h", digest="ab" * 32, scopes=(), expires_at=10**30
+    )
+    entry: Entry = entry_of(record(created, subject=KEY), GENESIS)
+    assert EntrySchema().dump(entry)["data"]["expires_at"] == 10**30
+    assert str(10**30).encode() in b"".join(csv_lines([entry]))
+
+
+def test_an_event_at_any_time_is_shown() -> None:
+    late = Record(1, LAST_TIME + 86_400_000, record(KeyRevoked(reason=""), subject=KEY).body)
+    entry = entry_of(late, GENESIS)
+    assert EntrySchema().dump(entry)["at"] == rfc3339(LAST_TIME)
+    assert rfc3339(LAST_TIME).encode() in b"".join(csv_lines([entry]))

@@ -1,0 +1,54 @@
+"""What cannot be printed is refused wherever a time is taken."""
+
+import pytest
+from marshmallow import Schema, ValidationError
+
+from services.audit.inquiry_schemas import TypedVerdictSchema, VerdictQuerySchema
+from services.audit.schemas import FiltersSchema, TypedFiltersSchema
+from services.keys.forms import utc
+from services.keys.schemas import KeyChangeSchema, KeyPatchSchema, KeyQuerySchema, NewKeySchema
+from shared.schemas import PageSchema, PositionHeaderSchema
+
+TIMES = ["9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01", "10000-01-01T00:00:00Z", 10**30, ""]
+
+
+@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize(
+    ("schema", "field"),
+    [
+        (NewKeySchema(), "expires_at"),
+        (KeyChangeSchema(), "expires_at"),
+        (KeyPatchSchema(), "expires_at"),
+        (KeyQuerySchema(), "at"),
+        (FiltersSchema(), "since"),
+        (FiltersSchema(), "until"),
+        (VerdictQuerySchema(), "at"),
+    ],
+)
+def test_a_time_that_cannot_be_printed_is_refused_by_the_name_of_its_field(
+    schema: Schema, field: str, time: object
+) -> None:
+    if time == "" and isinstance(schema, FiltersSchema):
+        return  # an empty filter is none
+    with pytest.raises(ValidationError) as refusal:
+        schema.load({field: str(time) if isinstance(schema, KeyQuerySchema | VerdictQuerySchema) else time})
+    assert "time" in refusal.value.messages_dict[field][0]
+
+
+@pytest.mark.parametrize("typed", ["10000-01-01T00:00", "0000-12-31T23:59", "275760-09-13T00:00"])
+def test_a_time_that_is_typed_into_a_form_must_be_in_the_calendar(typed: str) -> None:
+    for schema, fields in (
+        (TypedFiltersSchema(), {"since": typed}),
+        (TypedVerdictSchema(), {"key_id": "a", "at": typed}),
+        (NewKeySchema(), {"name": "a", "expires_at": utc(typed)}),
+    ):
+        with pytest.raises(ValidationError):
+            schema.load(fields)
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63, 10**30, -1, "1e3", float("inf")])
+def test_a_position_that_no_ledger_has_is_refused(number: float) -> None:
+    with pytest.raises(ValidationError):
+        PositionHeaderSchema().load({"X-Ledger-Position": str(number)})
+    with pytest.raises(ValidationError):
+        PageSchema().load({"cursor": str(number)})

@@ -1,0 +1,56 @@
+"""Every event that the codec accepts, made from the classes of the events themselves."""
+
+import types
+from typing import Any, get_args, get_origin
+
+import msgspec
+from hypothesis import strategies as st
+
+from shared.events import Actor, Fact, NewEvent, Record, Request, encode
+
+# Beyond any calendar, any column of SQL and any number of JavaScript, as well as what is usual.
+INTEGERS = st.integers() | st.sampled_from([0, 2**31, 2**53, 2**63, 2**64, 10**30, -(10**30), 10**4000])
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {int: INTEGERS, str: TEXTS, bool: st.booleans()}
+
+
+def values_of(kind: Any) -> st.SearchStrategy[Any]:
+    """All values of a type, as the events' fields have them."""
+    if kind in STRATEGIES:
+        return STRATEGIES[kind]
+    origin, of = get_origin(kind), get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return st.one_of(*(st.none() if each is types.NoneType else values_of(each) for each in of))
+    if origin is tuple:
+        return st.lists(values_of(of[0]), max_size=3).map(tuple)
+    if origin is dict:
+        return st.dictionaries(values_of(of[0]), values_of(of[1]), max_size=3)
+    if issubclass(kind, msgspec.Struct):
+        return st.builds(kind, **{name: values_of(field) for name, field in types_of(kind).items()})
+    raise AssertionError(f"no strategy for {kind}")
+
+
+def types_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The fields of a struct, with the type of each."""
+    return {field.name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def facts() -> tuple[type[Fact], ...]:
+    """The classes of all events."""
+    return tuple(Fact.__subclasses__())
+
+
+def record(fact: Fact, *, subject: str, version: int = 1, position: int = 1, label: str = "ann") -> Record:
+    """An event as a ledger holds it that did not look at what it was given."""
+    event = NewEvent(
+        id=f"event-{position}",
+        type=fact.TYPE,
+        schema=fact.SCHEMA,
+        subject=subject,
+        version=version,
+        workspace="default",
+        actor=Actor(kind="account", id="account:ann@example.org", label=label),
+        request=Request(id="r1", ip="192.0.2.7", user_agent=None),
+        data=fact,
+    )
+    return Record(position, 1_795_460_361_123, encode(event))
