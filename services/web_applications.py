@@ -61,9 +61,10 @@ def _parts_of_environment() -> Parts:
 
 def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
     access = Access(parts.authenticator, parts.accounts.principal_of, parts.incidents.access_denied)
+    secret_key = parts.settings.secret_key or ""
     app, api = create_app(
-        secret_key=parts.settings.secret_key or "",
-        sessions=StoredSessions(parts.store),
+        secret_key=secret_key,
+        sessions=StoredSessions(parts.store, secret_key),
         access=access,
         home=home,
         limits=parts.limits,

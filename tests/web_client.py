@@ -19,8 +19,8 @@ class Visitor(requests.Session):
 
     @property
     def cookie(self) -> str:
-        """The session's id."""
-        return self.cookies.get("keyledger_session") or ""
+        """The value of the session's cookie."""
+        return next((c.value or "" for c in self.cookies if "keyledger_session" in c.name), "")
 
     def page(self, path: str) -> requests.Response:
         """A page, without following where it leads."""

@@ -31,6 +31,7 @@ from shared.web.limits import Limits, TooManyRequestsError
 from shared.web.measured import ROUTE, Measured
 from shared.web.openapi import SchemaRules, completed
 from shared.web.problems import problem
+from shared.web.session import UnreadableCookieError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -185,6 +186,7 @@ def _map_errors(app: Flask) -> None:
     handlers: dict[type[Exception], Callable[..., AnyResponse]] = {
         HTTPException: _http_error,
         CSRFError: _stale_form,
+        UnreadableCookieError: _unreadable_cookie,
         UnauthenticatedError: _unauthenticated,
         ForbiddenError: _forbidden,
         VersionConflictError: lambda _: refuse(
@@ -246,7 +248,16 @@ _ADVICE = {
 
 
 def _stale_form(_: CSRFError) -> AnyResponse:
-    return refuse(400, "This form is no longer good. Go back, reload the page and send it again.")
+    return refuse(400, "Your session or this form has expired. Go back, reload the page and send it again.")
+
+
+def _unreadable_cookie(_: UnreadableCookieError) -> AnyResponse:
+    return refuse(
+        400,
+        "Your browser sent a cookie with characters outside ASCII, so none of its cookies could be read. "
+        f"Another program on {request.host} set it. Delete the cookies of {request.host} in your browser's "
+        "settings, then sign in again.",
+    )
 
 
 def _unauthenticated(error: UnauthenticatedError) -> AnyResponse:

@@ -1,9 +1,12 @@
-"""Server-side sessions: the cookie holds a random id, the store what belongs to its SHA-256.
+"""Sessions: those of accounts in the store, those of visitors who haven't signed in in a signed cookie.
 
-So whoever reads the store gets nobody's session.
+An account's cookie holds a random ID, and the store keeps the session under the ID's SHA-256 with a code that
+authenticates it. So neither reading the store nor writing to it gives anybody a session. Visitors cost the
+store nothing: theirs holds little more than the CSRF token of the sign-in form.
 """
 
 import hashlib
+import hmac
 import re
 import secrets
 import time
@@ -12,18 +15,34 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
+import structlog
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
+from itsdangerous import BadData, URLSafeTimedSerializer
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from shared.ledger import NAMESPACE
+from shared.record_mac import RecordMac
 
-COOKIE = "keyledger_session"
 IDLE_LIFE_S = 2 * 60 * 60
 ABSOLUTE_LIFE_S = 12 * 60 * 60
 _TOUCH_EVERY_S = 60
 _ID_BYTES = 32
 _ID = re.compile(r"[0-9A-Za-z_-]{43}")
+_VISITOR_FIELDS = frozenset({"csrf_token", "_flashes"})  # what Flask-WTF and Flask keep in a session
+_log = structlog.get_logger(__name__)
+
+# Keeps a session even when the store is out of memory: to revoke a key, people have to sign in. Sign-ins are
+# limited and sessions expire, so this takes little.
+# KEYS  1 the session  ARGV  the arguments of SET
+_KEEP_OVER_LIMIT = """#!lua flags=allow-oom
+return redis.call('SET', KEYS[1], unpack(ARGV))
+"""
+
+
+class UnreadableCookieError(Exception):
+    """The request has cookies, and the server could not read them: one holds characters outside ASCII."""
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -43,27 +62,32 @@ class _Record:
 
 
 class Session(SessionMixin):
-    """What is known of one visitor.
+    """One browser's session.
 
     It is fetched when first looked at, so that a request which needs no session asks the store nothing,
-    and one whose store is away fails in its view, where errors are mapped. A value that is changed in
+    and one whose store is unavailable fails in its view, where errors are mapped. A value that is changed in
     place is kept only if `modified` is set, as in Flask's own sessions.
     """
 
     modified = False
 
-    def __init__(self, fetch: Callable[[], _Record | None], *, secure: bool) -> None:
+    def __init__(
+        self, fetch: Callable[[], _Record | dict[str, Any]], *, secure: bool, has_cookie: bool
+    ) -> None:
         self.secure = secure
+        self.has_cookie = has_cookie
         self.tried = False  # to be saved
         self.record: _Record | None = None
         self.ended: _Record | None = None
+        self.signs_in = False  # and so is kept in the store from now on
         self._fetch = fetch
         self._data: dict[str, Any] | None = None
 
     def _fetched(self) -> dict[str, Any]:
         if self._data is None:
-            self.record = self._fetch()
-            self._data = dict(self.record.content.data) if self.record else {}
+            found = self._fetch()
+            self.record = found if isinstance(found, _Record) else None
+            self._data = dict(found.content.data if isinstance(found, _Record) else found)
         return self._data
 
     def __getitem__(self, name: str) -> Any:
@@ -84,40 +108,62 @@ class Session(SessionMixin):
         return len(self._fetched())
 
     def clear(self) -> None:
-        """Ends the session: its record goes, and what is set from now on is another's, with a new id."""
+        """Ends the session: its record goes, and what is set from now on is a visitor's."""
         self._fetched()
         self.ended, self.record = self.record or self.ended, None
+        self.signs_in = False
         self._data = {}
         self.modified = True
 
 
 def renew(session: SessionMixin) -> None:
-    """Goes on in a new, empty session; to be called at every sign-in.
+    """Starts a new, empty session with a new ID, which the store keeps. Call it at every sign-in.
 
-    Nothing is taken over: whoever planted the old id knows what is in it, its CSRF token too.
+    Nothing is taken over: an attacker who planted the old session knows its CSRF token.
     """
     session.clear()
+    cast("Session", session).signs_in = True
 
 
 class StoredSessions(SessionInterface):
-    """Keeps the sessions in Redis. Errors of the store are raised, never taken for an empty session."""
+    """Keeps sessions. Errors of the store are raised, never taken for an empty session."""
 
-    def __init__(self, store: Redis, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Redis, secret_key: str, now: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._mac = RecordMac(secret_key, "session")
+        self._visitors = URLSafeTimedSerializer(
+            secret_key,
+            salt="keyledger visitor",
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )
         self._now = now
+        # Browsers send cookies to every port of a host, so each Keyledger needs names of its own.
+        instance = hmac.digest(secret_key.encode(), b"keyledger cookie name", "sha256").hex()[:8]
+        self._cookie = f"keyledger_session_{instance}"
+
+    def cookie_name(self, *, secure: bool) -> str:
+        """The name of the cookie over HTTPS, where no other host can set it, or over plain HTTP."""
+        return f"__Host-{self._cookie}" if secure else self._cookie
 
     def open_session(self, app: Flask, request: Request) -> Session:  # noqa: ARG002  # Flask's signature
-        """The session of the request's cookie; an empty new one, if there is none."""
-        presented = request.cookies.get(COOKIE, "")
-        return Session(lambda: self._find(presented), secure=request.is_secure)
+        """The session of the request's cookie, or an empty one."""
+        unreadable = request.environ.get("HTTP_COOKIE") == ""  # granian's reading of one that is not ASCII
+        presented = request.cookies.get(self.cookie_name(secure=request.is_secure), "")
+
+        def fetch() -> _Record | dict[str, Any]:
+            if unreadable:
+                raise UnreadableCookieError
+            return (self._find(presented) if _ID.fullmatch(presented) else self._visitor(presented)) or {}
+
+        return Session(fetch, secure=request.is_secure, has_cookie=bool(presented))
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:  # noqa: ARG002
-        """Keeps what changed. An id is only ever given out here, never taken over from a visitor."""
+        """Keeps what changed. An ID is only ever given out here, never taken over from a visitor."""
         session = cast("Session", session)
         if session.accessed:
             response.vary.add("Cookie")
         if session.tried:
-            return  # the page that tells of the failure of the first try
+            return  # the page that reports the failure of the first try
         session.tried = True
         if session.modified:
             self._save(session, response)
@@ -125,47 +171,74 @@ class StoredSessions(SessionInterface):
             self._touch(session.record)
 
     def _find(self, presented: str) -> _Record | None:
-        if not _ID.fullmatch(presented):
-            return None
         key = _key(presented)
         with self._store.pipeline(transaction=False) as commands:
             commands.get(key)
             commands.ttl(key)
-            body, left = commands.execute()
-        try:
-            content = msgspec.json.decode(body, type=_Content) if body else None
-        except msgspec.MsgspecError:
-            return None  # of another version of the code: its visitor signs in again
+            body, left = commands.execute(raise_on_error=False)
+        content = self._authentic(key, body)
         return _Record(key, content, left) if content and self._life(content) > 0 else None
 
-    def _save(self, session: Session, response: Response) -> None:
-        if not session:
-            session.clear()
-            self._end(session, response)
-        elif session.record:
-            self._update(session.record, session)
+    def _authentic(self, key: str, stored: bytes | Exception | None) -> _Content | None:
+        if stored is None:
+            return None
+        if isinstance(stored, Exception):
+            if not str(stored).startswith("WRONGTYPE"):
+                raise stored
         else:
+            code, _, body = stored.partition(b" ")
+            if self._mac.verify(code, key.encode(), body):
+                return msgspec.json.decode(body, type=_Content)
+        _log.warning("session record rejected: it is not one that Keyledger wrote", record=key)
+        return None
+
+    def _visitor(self, presented: str) -> dict[str, Any] | None:
+        try:
+            data = self._visitors.loads(presented, max_age=ABSOLUTE_LIFE_S)
+        except BadData:
+            return None
+        return {name: value for name, value in data.items() if name in _VISITOR_FIELDS}
+
+    def _save(self, session: Session, response: Response) -> None:
+        if session.record and session:
+            self._update(session.record, session)
+            return
+        if ended := session.record or session.ended:
+            self._store.delete(ended.key)
+        if not session:
+            self._delete_cookie(session, response)
+        elif session.signs_in:
             self._begin(session, response)
+        else:
+            self._set_cookie(session, response, self._visitors.dumps(dict(session)))
 
     def _begin(self, session: Session, response: Response) -> None:
         new_id = secrets.token_urlsafe(_ID_BYTES)
-        content = _Content(int(self._now()), dict(session))
-        with self._store.pipeline() as commands:
-            if session.ended:
-                commands.delete(session.ended.key)
-            commands.set(_key(new_id), msgspec.json.encode(content), ex=IDLE_LIFE_S)
-            commands.execute()
-        response.set_cookie(COOKIE, new_id, httponly=True, samesite="Lax", secure=session.secure)
+        self._keep(_key(new_id), _Content(int(self._now()), dict(session)))
+        self._set_cookie(session, response, new_id)
 
     def _update(self, record: _Record, session: Session) -> None:
-        content = _Content(record.content.created, dict(session))
         # Only if it is still there: a request that was under way at sign-out must not bring it back.
-        self._store.set(record.key, msgspec.json.encode(content), ex=max(1, self._life(content)), xx=True)
+        self._keep(record.key, _Content(record.content.created, dict(session)), "XX")
 
-    def _end(self, session: Session, response: Response) -> None:
-        if session.ended:
-            self._store.delete(session.ended.key)
-            response.delete_cookie(COOKIE, httponly=True, samesite="Lax", secure=session.secure)
+    def _keep(self, key: str, content: _Content, *options: str) -> None:
+        body = msgspec.json.encode(content)
+        stored = self._mac(key.encode(), body) + b" " + body
+        arguments = (stored, "EX", max(1, self._life(content)), *options)
+        store = cast("Any", self._store)
+        try:
+            store.execute_command("SET", key, *arguments)
+        except OutOfMemoryError:
+            store.eval(_KEEP_OVER_LIMIT, 1, key, *arguments)
+
+    def _set_cookie(self, session: Session, response: Response, value: str) -> None:
+        name = self.cookie_name(secure=session.secure)
+        response.set_cookie(name, value, httponly=True, samesite="Lax", secure=session.secure)
+
+    def _delete_cookie(self, session: Session, response: Response) -> None:
+        if session.has_cookie:
+            name = self.cookie_name(secure=session.secure)
+            response.delete_cookie(name, httponly=True, samesite="Lax", secure=session.secure)
 
     def _touch(self, record: _Record) -> None:
         """Moves the idle expiry and nothing else, so that it undoes no change of another request."""

@@ -29,10 +29,12 @@ from shared.identity import ADMIN, Principal
 from shared.ip_addresses import canonical_ip
 from shared.journal import Journal
 from shared.ledger import Ledger, VersionConflictError, credential_key
-from shared.web.session import COOKIE, StoredSessions
+from shared.web.session import StoredSessions
 from tests.real import until
 
 PASSWORD = "correct horse battery"
+SECRET = "a secret of 32 characters at least"
+COOKIE = StoredSessions(fakeredis.FakeRedis(), SECRET).cookie_name(secure=False)
 OPERATOR = Principal(
     kind="operator", id="operator", label="operator", workspace="default", scopes=frozenset({ADMIN})
 )
@@ -57,7 +59,7 @@ def app(store: Any, tmp_path: Path, accounts: Accounts, incidents: Incidents) ->
     (tmp_path / "accounts/sign_in.html").write_text(TEMPLATE)
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
     app = Flask(__name__, template_folder=tmp_path)
-    app.session_interface = StoredSessions(store)
+    app.session_interface = StoredSessions(store, SECRET)
     register(app, accounts, sign_in_to(accounts, incidents), Directory(store, accounts.ledger))
     app.add_url_rule("/whoami", "whoami", lambda: session.get("account", "nobody"))
     return app

@@ -55,7 +55,9 @@ def visiting(service: Service, **options: str) -> Visitor:
 def with_cookie(service: Service, cookie: str) -> Visitor:
     """A browser with somebody's cookie."""
     thief = visiting(service)
-    thief.cookies.set("keyledger_session", cookie, domain="127.0.0.1", path="/")
+    thief.page("/sign-in")
+    (own,) = thief.cookies.keys()
+    thief.cookies.set(own, cookie, domain="127.0.0.1", path="/")
     return thief
 
 
@@ -402,3 +404,18 @@ def test_a_denied_page_and_denied_calls_are_in_the_audit_log(
     until(lambda: denied.keys() <= found().keys(), what="the first events")
     a_minute_passes(service)
     until(lambda: denied.items() <= found().items(), what="all of them")
+
+
+def test_a_cookie_of_another_program_that_is_not_ascii_is_named_as_what_keeps_people_from_signing_in(
+    service: Service,
+) -> None:
+    foreign = {"Cookie": "theme=d\u00fcster".encode()}
+    for answer in (
+        requests.get(f"{service.url}/sign-in", headers=foreign, timeout=5),
+        requests.post(f"{service.url}/sign-in", {"csrf_token": "x"}, headers=foreign, timeout=5),
+        requests.get(f"{service.url}/keys", headers=foreign, timeout=5),
+    ):
+        assert answer.status_code == 400
+        assert "cookie with characters outside ASCII" in answer.text
+        assert "Delete the cookies of 127.0.0.1" in answer.text
+    assert requests.get(f"{service.url}/static/app.css", headers=foreign, timeout=5).status_code == 200

@@ -27,12 +27,14 @@ def test_a_store_that_is_away_is_answered_in_2_s_and_waited_for(service: Service
             assert answer.status_code == 503
             assert int(answer.headers["Retry-After"]) > 0
             assert "Idempotency-Key" in answer.json()["detail"]
-        for path, cookies in (("/sign-in", {}), ("/keys", {"keyledger_session": "a" * 43})):
-            start = time.monotonic()
-            page = requests.get(service.url + path, cookies=cookies, timeout=5)
-            assert time.monotonic() - start < 2
-            assert page.status_code == 503
-            assert "try again" in page.text.lower()
+        visitor = requests.Session()
+        assert visitor.get(f"{service.url}/sign-in", timeout=5).status_code == 200
+        (cookie,) = visitor.cookies.keys()
+        start = time.monotonic()
+        page = requests.get(f"{service.url}/keys", cookies={cookie: "a" * 43}, timeout=5)
+        assert time.monotonic() - start < 2
+        assert page.status_code == 503
+        assert "try again" in page.text.lower()
         assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
         not_ready = requests.get(f"{service.url}/readyz", timeout=10)
         assert (not_ready.status_code, "store" in not_ready.json()["wrong"]) == (503, True)

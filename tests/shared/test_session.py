@@ -14,9 +14,12 @@ from redis import ConnectionError as StoreAwayError
 from werkzeug.exceptions import InternalServerError
 from werkzeug.test import TestResponse
 
-from shared.web.session import ABSOLUTE_LIFE_S, COOKIE, IDLE_LIFE_S, StoredSessions, renew
+from shared.connections import connect
+from shared.web.session import ABSOLUTE_LIFE_S, IDLE_LIFE_S, StoredSessions, UnreadableCookieError, renew
 
 HOUR = 60 * 60
+SECRET = "a secret of 32 characters at least"
+COOKIE = StoredSessions(fakeredis.FakeRedis(), SECRET).cookie_name(secure=False)
 
 
 class Clock:
@@ -52,11 +55,13 @@ def store(server: Any) -> Any:
 @pytest.fixture
 def app(store: Any, clock: Clock) -> Flask:
     app = Flask(__name__)
-    app.secret_key = "unused by the sessions"
-    app.session_interface = StoredSessions(store, now=clock)
+    app.secret_key = SECRET
+    app.session_interface = StoredSessions(store, SECRET, now=clock)
 
     @app.get("/set/<name>/<value>")
     def set_value(name: str, value: str) -> str:
+        if not session:
+            renew(session)
         session[name] = value
         return value
 
@@ -83,7 +88,14 @@ def app(store: Any, clock: Clock) -> Flask:
     def none() -> str:
         return "no session needed"
 
+    app.add_url_rule("/visit/<name>/<value>", "visit", visit)
     return app
+
+
+def visit(name: str, value: str) -> str:
+    """Sets something without a sign-in."""
+    session[name] = value
+    return value
 
 
 @pytest.fixture
@@ -130,9 +142,65 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: FlaskClie
     assert re.fullmatch(rf"{COOKIE}=[0-9A-Za-z_-]{{43}}; HttpOnly; Path=/; SameSite=Lax", cookie)
 
 
-def test_the_cookie_of_an_https_request_is_for_https_only(client: FlaskClient) -> None:
-    (cookie,) = cookies_of(client.get("/set/name/Ada", base_url="https://localhost"))
-    assert "; Secure;" in cookie
+def test_the_cookie_of_an_https_request_is_for_https_and_this_host_only(app: Flask) -> None:
+    for path in ("/set/name/Ada", "/visit/csrf_token/t"):
+        (cookie,) = cookies_of(app.test_client().get(path, base_url="https://localhost"))
+        assert cookie.startswith(f"__Host-{COOKIE}=")
+        assert "; Secure;" in cookie
+        assert "; Path=/;" in cookie
+        assert "Domain" not in cookie
+
+
+def test_two_keyledgers_on_one_host_do_not_sign_each_other_out(client: FlaskClient, store: Any) -> None:
+    client.get("/set/name/Ada")
+    other = Flask("other")
+    other.secret_key = "another secret of 32 characters"
+    other.session_interface = StoredSessions(store, other.secret_key)
+
+    @other.get("/enter")
+    def enter() -> str:
+        renew(session)
+        session["name"] = "Bob"
+        return "entered"
+
+    there = other.test_client()
+    there.set_cookie(COOKIE, session_id(client))  # cookies ignore ports
+    (cookie,) = cookies_of(there.get("/enter"))
+    client.set_cookie(*cookie.partition(";")[0].split("=", 1))
+    assert get(client) == "Ada"
+
+
+def test_a_visitors_session_is_a_signed_cookie_and_nothing_in_the_store(
+    app: Flask, client: FlaskClient, store: Any, clock: Clock
+) -> None:
+    client.get("/visit/csrf_token/planted")
+    assert get(client, "csrf_token") == "planted"
+    given = session_id(client)
+    assert get(visitor_with(app, given[:-1] + ("A" if given[-1] != "A" else "B")), "csrf_token") == "nothing"
+    clock.pass_by(ABSOLUTE_LIFE_S + 1)
+    assert get(client, "csrf_token") == "nothing"
+    assert store.keys() == []
+
+
+def test_a_visitors_session_never_holds_an_account(client: FlaskClient) -> None:
+    client.get("/visit/account/ada")
+    assert get(client, "account") == "nothing"
+
+
+def test_signing_in_replaces_the_visitors_session(app: Flask, client: FlaskClient, store: Any) -> None:
+    client.get("/visit/csrf_token/planted")
+    planted = session_id(client)
+    client.get("/renew/account/ada")
+    assert get(client, "csrf_token") == "nothing"
+    assert get(visitor_with(app, planted), "account") == "nothing"
+    assert len(store.keys()) == 1
+
+
+def test_cookies_that_the_server_could_not_read_are_an_error_where_a_session_is_needed(app: Flask) -> None:
+    client = app.test_client(use_cookies=False)
+    app.register_error_handler(UnreadableCookieError, lambda _: ("delete your cookies", 400))
+    assert client.get("/get/name", environ_overrides={"HTTP_COOKIE": ""}).status_code == 400
+    assert client.get("/none", environ_overrides={"HTTP_COOKIE": ""}).status_code == 200
 
 
 def test_the_cookie_is_given_once_and_caches_are_told_of_it(client: FlaskClient) -> None:
@@ -300,14 +368,42 @@ def test_looking_writes_at_most_once_a_minute(client: FlaskClient, clock: Clock,
     assert store.ttl(key) == IDLE_LIFE_S
 
 
-def test_a_record_of_another_form_is_an_empty_new_session(
+def test_a_record_that_keyledger_did_not_write_is_an_empty_new_session(
     app: Flask, client: FlaskClient, store: Any
 ) -> None:
     client.get("/set/name/Ada")
     (key,) = store.keys()
-    for body in (b"", b"\x80\x04pickle", b"[]", b'{"data": {}}', b'{"created": "now", "data": {}}'):
+    real = store.get(key)
+    code, _, content = real.partition(b" ")
+    for body in (
+        b"",
+        b"\x80\x04pickle",
+        b"[]",
+        content,
+        b"0" * 64 + b" " + content,
+        code + b" " + content.replace(b"Ada", b"Bob"),
+        "\u00e9".encode() + b" " + content,
+    ):
         store.set(key, body)
         assert get(visitor_with(app, session_id(client))) == "nothing"
+    store.delete(key)
+    store.hset(key, "name", "Ada")
+    assert get(visitor_with(app, session_id(client))) == "nothing"
+    store.delete(key)
+    store.set(key, real)
+    assert get(client) == "Ada"
+
+
+def test_a_record_copied_from_another_session_is_rejected(
+    app: Flask, client: FlaskClient, store: Any
+) -> None:
+    client.get("/set/name/Ada")
+    (victims,) = store.keys()
+    attacker = app.test_client()
+    attacker.get("/set/name/Eve")
+    (own,) = {*store.keys()} - {victims}
+    store.set(own, store.get(victims))
+    assert get(attacker) == "nothing"
 
 
 def test_a_store_that_is_away_is_an_error_where_errors_are_mapped(
@@ -370,6 +466,7 @@ def test_neither_id_nor_content_shows_in_a_session_as_text(app: Flask, client: F
 
 def test_the_test_client_can_look_into_a_session(client: FlaskClient) -> None:
     with client.session_transaction() as opened:
+        renew(opened)
         opened["name"] = "Ada"
     assert get(client) == "Ada"
 
@@ -397,3 +494,30 @@ def test_a_form_without_token_with_anothers_or_from_an_ended_session_is_refused(
     assert app.test_client().post("/form", data={"csrf_token": own}).status_code == 400
     protected.get("/renew/account/ada")
     assert protected.post("/form", data={"csrf_token": own}).status_code == 400
+
+
+def test_a_session_is_kept_although_the_store_is_out_of_memory(valkey_url: str) -> None:
+    with connect(valkey_url) as full:
+        full.flushall()
+        app = Flask(__name__)
+        app.session_interface = StoredSessions(full, SECRET)
+
+        @app.get("/sign-in")
+        def sign_in() -> str:
+            renew(session)
+            session["account"] = "ada"
+            return "in"
+
+        @app.get("/more")
+        def more() -> str:
+            session["csrf_token"] = "t"
+            return str(session["account"])
+
+        full.config_set("maxmemory", "1")
+        try:
+            client = app.test_client()
+            assert client.get("/sign-in").status_code == 200
+            assert client.get("/more").text == "ada"
+            assert client.get("/more").text == "ada"
+        finally:
+            full.config_set("maxmemory", "0")

@@ -1,0 +1,68 @@
+"""What visitors who haven't signed in can ask of an application whose store is unreachable."""
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.application import application
+
+_ASKS_THE_STORE = {"/metrics", "/readyz", "/statusz"}  # they report on it, and are kept from outsiders
+
+
+@pytest.fixture(scope="module")
+def app() -> Flask:
+    return application()
+
+
+@pytest.fixture
+def visitor(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def addresses(app: Flask) -> Iterator[tuple[str, str]]:
+    """Each method and path that there is, and one of neither."""
+    for rule in app.url_map.iter_rules():
+        values = dict.fromkeys(rule.arguments, "x")
+        path = "/static/app.css" if rule.endpoint == "static" else rule.build(values, append_unknown=False)
+        assert path
+        for method in rule.methods or ():
+            yield method, path if isinstance(path, str) else path[1]
+    yield "GET", "/nowhere"
+    yield "POST", "/nowhere"
+    yield "TRACE", "/keys"
+
+
+def test_no_request_without_credentials_asks_the_store_for_anything(app: Flask, visitor: FlaskClient) -> None:
+    seen = set()
+    for cookie in (None, "x", "a" * 44):
+        for method, path in addresses(app):
+            if path in _ASKS_THE_STORE:
+                continue
+            if cookie:
+                visitor.set_cookie(app.session_interface.cookie_name(secure=False), cookie)  # type: ignore[attr-defined]
+            answer = visitor.open(path, method=method)
+            assert answer.status_code < 500, (method, path, answer.text)
+            seen.add(answer.status_code)
+            answer.close()
+    assert {200, 303, 400, 401, 404, 405} <= seen
+
+
+def test_a_visitor_gets_a_form_and_may_sign_out_while_the_store_is_unreachable(visitor: FlaskClient) -> None:
+    form = visitor.get("/sign-in?next=/audit").text
+    token = form.split('name="csrf_token" value="')[1].split('"')[0]
+    assert visitor.post("/sign-out", data={"csrf_token": token}).status_code == 303
+    form = visitor.get("/sign-in").text
+    token = form.split('name="csrf_token" value="')[1].split('"')[0]
+    # The password is what costs the store something: this try is counted, or refused.
+    asked = {"csrf_token": token, "email": "a@b", "password": "x"}
+    assert visitor.post("/sign-in", data=asked).status_code == 503
+
+
+def test_a_form_signs_in_only_the_browser_that_it_was_made_for(app: Flask, visitor: FlaskClient) -> None:
+    attackers = app.test_client().get("/sign-in").text.split('name="csrf_token" value="')[1].split('"')[0]
+    visitor.get("/sign-in")
+    asked = {"csrf_token": attackers, "email": "eve@example.com", "password": "x"}
+    refused = visitor.post("/sign-in", data=asked)
+    assert (refused.status_code, "has expired" in refused.text) == (400, True)
