@@ -4,9 +4,11 @@ By the conventions of Prometheus: base units, the unit at the end of the name, `
 grows.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from threading import Event as Stop
 
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily as Gauge
@@ -14,7 +16,7 @@ from redis import RedisError
 
 from services.audit.database import AuditDatabaseError
 from services.composition import Parts
-from services.health import Checks, last_event_ms
+from services.health import Watch
 from services.keys.operations import status
 from services.keys.verification import CODES
 from services.keys.verify_calls import UNAVAILABLE
@@ -22,6 +24,10 @@ from services.parts import now_ms
 from shared.commands import Outcome
 from shared.disk import free
 from shared.lag import Lag, lag_of
+from shared.web.health import Report
+
+_READ_EVERY_S = 2.0
+_FRESH_S = 10.0  # for which they are shown; a figure that stands still hides what an alert waits for
 
 _COMMANDS = Counter("keyledger_commands", "Commands that ended.", ["command", "outcome"])
 _COMMAND_SECONDS = Histogram("keyledger_command_duration_seconds", "How long commands took.", ["command"])
@@ -46,17 +52,51 @@ def _of_command(name: str, outcome: Outcome) -> tuple[Counter, Histogram]:
     return _COMMANDS.labels(name, outcome), _COMMAND_SECONDS.labels(name)
 
 
-def figures(parts: Parts, checks: Checks) -> Iterator[Metric]:
-    """How everything stands now; what cannot be asked is left out, and `keyledger_ready` says why."""
-    ready = Gauge("keyledger_ready", "Whether a check of /readyz passes.", labels=["check"])
-    for name, trouble in checks.troubles().items():
-        ready.add_metric([name], trouble is None)
-    yield ready
-    yield Gauge(
-        "keyledger_disk_free_bytes",
-        "What is free where the data directory is.",
-        free(parts.settings.data_dir),
-    )
+class Figures:
+    """How everything stood when it was looked at last, so that asking for it costs nothing.
+
+    What can't be asked is left out, and `keyledger_status` says why.
+    """
+
+    def __init__(self, parts: Parts, readiness: Watch, status: Watch) -> None:
+        self._parts = parts
+        self._readiness = readiness
+        self._status = status
+        self._read: Sequence[Metric] = ()
+        self._read_at = float("-inf")
+
+    def __call__(self) -> Iterator[Metric]:
+        """The figures."""
+        yield _levels("keyledger_ready", "Whether a check of /readyz passes.", self._readiness.report())
+        yield _levels("keyledger_status", "Whether a check of /statusz passes.", self._status.report())
+        yield Gauge(
+            "keyledger_disk_free_bytes",
+            "What is free where the data directory is.",
+            free(self._parts.settings.data_dir),
+        )
+        if time.monotonic() - self._read_at < _FRESH_S:
+            yield from self._read
+
+    def run(self, stop: Stop) -> None:
+        """Reads them again and again until told to stop."""
+        while not stop.is_set():
+            self.read()
+            stop.wait(_READ_EVERY_S)
+
+    def read(self) -> None:
+        """Reads them once."""
+        self._read = [*_asked(self._parts)]
+        self._read_at = time.monotonic()
+
+
+def _levels(name: str, meaning: str, report: Report) -> Metric:
+    gauge = Gauge(name, meaning, labels=["check"])
+    for check in report.checks:
+        gauge.add_metric([check], check not in report.wrong)
+    return gauge
+
+
+def _asked(parts: Parts) -> Iterator[Metric]:
     with suppress(RedisError):
         yield from [*_of_store(parts), *_of_views(parts), *_of_queue(parts)]
     with suppress(RedisError, AuditDatabaseError):
@@ -64,6 +104,7 @@ def figures(parts: Parts, checks: Checks) -> Iterator[Metric]:
 
 
 def _of_store(parts: Parts) -> Iterator[Metric]:
+    last = parts.ledger.newest()
     memory = parts.store.info("memory")
     yield Gauge("keyledger_store_memory_bytes", "What the store uses.", memory["used_memory"])
     yield Gauge(
@@ -73,7 +114,7 @@ def _of_store(parts: Parts) -> Iterator[Metric]:
     yield Gauge(
         "keyledger_ledger_last_event_timestamp_seconds",
         "When the last event happened; later than now, if a clock was set back.",
-        last_event_ms(parts) / 1000,
+        last.at / 1000 if last else 0,
     )
 
 

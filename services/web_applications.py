@@ -1,8 +1,8 @@
 """The web applications: what each web process begins with, put together from the parts of all services."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from multiprocessing.util import Finalize
 from threading import Event as Stop
 from threading import Thread
@@ -14,10 +14,11 @@ from services.accounts.app import register as register_accounts
 from services.accounts.incidents import WAITING
 from services.audit.app import register as register_audit
 from services.composition import Parts
-from services.health import Checks
+from services.doctor.examination import Concern
+from services.health import Watch
 from services.keys.app import register as register_keys
 from services.keys.create_call import CreateCall
-from services.metrics import count_command, count_verdict, figures
+from services.metrics import Figures, count_command, count_verdict
 from shared.commands import log_in_batches, log_waiting, observe
 from shared.connections import StoreError
 from shared.settings import Settings
@@ -27,11 +28,13 @@ from shared.web.app import JsonApi, create_app, surround
 from shared.web.health import attach_health
 from shared.web.session import StoredSessions
 
+_LOOK_EVERY_S = 1.0
+
 
 def create_web() -> Flask:
     """The whole web application, from the environment: what each web process begins with."""
     parts = _parts_of_environment()
-    app, api = _base(parts, home="keys.list_keys")
+    app, api = _base(parts, home="keys.list_keys", ready=Concern.WEB)
     create = CreateCall(parts.keys.commands, parts.authenticator, parts.limits)
     verdicts = replace(parts.verdicts, counted=count_verdict)
     register_keys(app, api, parts.keys, verdicts, create, parts.usage)
@@ -44,7 +47,7 @@ def create_web() -> Flask:
 def create_audit_web() -> Flask:
     """The audit pages and calls alone."""
     parts = _parts_of_environment()
-    app, api = _base(parts, home="audit.entries_page")
+    app, api = _base(parts, home="audit.entries_page", ready=Concern.AUDIT_WEB)
     register_accounts(app, parts.accounts, parts.sign_in, parts.directory)
     register_audit(app, api, parts.standing, parts.inquiries, parts.exports)
     surround(app, parts.settings.trusted_proxies)
@@ -59,7 +62,7 @@ def _parts_of_environment() -> Parts:
     return Parts(settings, settings.redis_url)
 
 
-def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
+def _base(parts: Parts, home: str, ready: Concern) -> tuple[Flask, JsonApi]:
     access = Access(parts.authenticator, parts.accounts.principal_of, parts.incidents.access_denied)
     secret_key = parts.settings.secret_key or ""
     app, api = create_app(
@@ -69,21 +72,23 @@ def _base(parts: Parts, home: str) -> tuple[Flask, JsonApi]:
         home=home,
         limits=parts.limits,
     )
-    checks = Checks(parts)
-    _run_beside(parts, checks)
+    readiness = Watch(parts, ready, _LOOK_EVERY_S)
+    status = Watch(parts, Concern.STATUS, _LOOK_EVERY_S)
+    figures = Figures(parts, readiness, status)
+    _run_beside(parts, readiness.run, status.run, figures.run)
     observe(count_command)
-    attach_health(app, checks.troubles, partial(figures, parts, checks))
+    attach_health(app, readiness.report, status.report, figures)
     return app, api
 
 
-def _run_beside(parts: Parts, checks: Checks) -> None:
-    """Follows the ledger, flushes the uses, tells of incidents and of what is not well, to the process's end.
+def _run_beside(parts: Parts, *watches: Callable[[Stop], None]) -> None:
+    """Follows the ledger, flushes the uses, tells of incidents and makes the checks, to the process's end.
 
     Uses, incidents and lines of the log are brought away once more at its end: a web worker is a process of
     multiprocessing, which ends without `atexit`.
     """
     stop = Stop()
-    for run in (parts.tail.run, parts.usage.run, parts.incidents.run, checks.run, log_in_batches):
+    for run in (parts.tail.run, parts.usage.run, parts.incidents.run, log_in_batches, *watches):
         Thread(target=run, args=(stop,), daemon=True).start()
 
     def end() -> None:

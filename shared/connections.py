@@ -12,6 +12,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     NoPermissionError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -28,6 +29,15 @@ DURABLE = {
     "no-appendfsync-on-rewrite": "no",
     "maxmemory-policy": "noeviction",
 }
+# Each of these needs the right to write, and room to, and does nothing to a key that isn't there.
+_WRITE_NOTHING = """
+redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'a', 'b')
+redis.call('SET', KEYS[1], '', 'XX')
+redis.call('ZADD', KEYS[1], 'XX', 1, 'a')
+redis.call('LPUSHX', KEYS[1], 'a')
+redis.call('DEL', KEYS[1])
+"""
+_NO_KEY = "{kl:0}:no-such-key"
 STORE_ROOM = 256 * 1024  # bytes of memory; with less a server refuses some commands, and takes others
 _log = logging.getLogger(__name__)
 
@@ -45,6 +55,10 @@ class UnsafeStoreError(StoreError, RedisConnectionError):
 
     It is a connection error as well, for whoever waits for a store that is away has to wait for this one.
     """
+
+
+class ReadOnlyStoreError(StoreError):
+    """The server answers, and takes no writes."""
 
 
 class DataDirectoryError(StoreError):
@@ -114,6 +128,25 @@ def ensure_reachable(client: Redis) -> None:
             f"The store at {address} does not answer ({reason}): start it, or correct KEYLEDGER_REDIS_URL."
         )
         raise StoreUnavailableError(message) from error
+
+
+def refuse_read_only(client: Redis) -> None:
+    """Asks whether the server takes writes from this user, and writes nothing.
+
+    Raises ReadOnlyStoreError, or redis.RedisError where it can't be asked.
+    """
+    address = _address(client.connection_pool)
+    try:
+        client.eval(_WRITE_NOTHING, 1, _NO_KEY)
+    except ResponseError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        if "permission" in reason.lower() or "acl" in reason.lower().split():
+            what = f"refuses what its user would write ({reason}): let the user read and write all keys."
+        elif isinstance(error, ReadOnlyError):
+            what = "is a replica and takes no writes: name its primary in KEYLEDGER_REDIS_URL."
+        else:
+            what = f"takes no writes ({reason}): see its log, its memory and its replicas."
+        raise ReadOnlyStoreError(f"The store at {address} {what}") from error
 
 
 def is_read_from(client: Redis) -> bool:

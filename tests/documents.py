@@ -11,6 +11,7 @@ from typing import NamedTuple
 import click
 
 from services.cli import main
+from services.doctor.examination import CHECKS, Check, Concern
 from shared.settings import SETTINGS
 from shared.web.openapi_parts import SCOPES
 
@@ -81,6 +82,14 @@ def tables() -> dict[tuple[str, str], str]:
             ["setting", "default", "meaning"],
             ([f"`KEYLEDGER_{name}`", *setting] for name, setting in SETTINGS.items()),
         ),
+        ("operators.md", "checks"): _table(
+            ["check", "a problem", "/readyz", "see"],
+            (
+                [f"`{each.name}`", each.fails_if, _stopped(each), f"[runbook](runbooks.md#{each.see})"]
+                for each in CHECKS
+                if Concern.STATUS in each.concerns
+            ),
+        ),
         ("operators.md", "commands"): _table(
             ["command", "does"], ([f"`{_usage(*each)}`", _first_words(each[1])] for each in does_something)
         ),
@@ -106,6 +115,12 @@ def write_tables() -> None:
 
 def _placed(table: str, text: str) -> str:
     return f"<!-- {table} -->\n{text}<!-- end -->\n"
+
+
+def _stopped(check: Check) -> str:
+    """The processes that aren't ready while it has a problem."""
+    processes = {Concern.WEB: "`web`", Concern.AUDIT_WEB: "`audit web`"}
+    return ", ".join(name for concern, name in processes.items() if concern in check.concerns) or "–"
 
 
 def _usage(name: str, command: click.Command) -> str:

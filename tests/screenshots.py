@@ -34,7 +34,7 @@ from tests.real import Service, until
 FOLDER = Path("screenshots")
 WIDTHS = {360: 780, 1280: 860}
 SCHEMES = ("light", "dark")
-NOT_PAGES = ("/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/")
+NOT_PAGES = ("/", "/openapi.json", "/healthz", "/readyz", "/statusz", "/metrics", "/v1/")
 QUERIES = {
     "/accounts/person": "?email=dev@example.org",
     "/accounts/password": "?email=dev@example.org",

@@ -39,6 +39,11 @@ class AuditLog:
         self._database = Database(url, read_only=read_only)
         self.search = Search(self._database)
 
+    @property
+    def database(self) -> Database:
+        """What it is kept in."""
+        return self._database
+
     def close(self) -> None:
         """Closes the connections."""
         self._database.close()

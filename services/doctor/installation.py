@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from sqlalchemy.exc import ArgumentError
 from services.audit.audit_log import AuditLog
 from services.audit.database import ENTRIES, AuditDatabaseError, Database
 from services.audit.signing import Signer
+from services.composition import Parts
 from services.doctor.findings import Finding, Level, SkippedError, ok, problem, skipped
+from services.keys.currency import Tail
 from services.parts.audit import AuditParts
 from services.parts.keys import KeyParts
 from shared.connections import StoreError, UnsafeStoreError, connect, ensure_reachable, unchecked_client
@@ -35,7 +37,8 @@ class Installation(KeyParts, AuditParts):
     @cached_property
     def embedded(self) -> EmbeddedServer | None:
         """The server of the data directory, if that is the store."""
-        return None if self.settings.redis_url else EmbeddedServer.found_in(self.settings.data_dir)
+        server = EmbeddedServer.found_in(self.settings.data_dir)
+        return server if self.settings.redis_url in {None, server.url} else None
 
     @cached_property
     def store(self) -> Redis:
@@ -108,11 +111,14 @@ class Installation(KeyParts, AuditParts):
             with suppress(UnsafeStoreError), connect(self.store_url) as client:
                 ensure_reachable(client)  # whether it could lose events another check tells
         except StoreError as error:
-            found, _, advice = str(error).rpartition(": ")
-            if self.embedded and "KEYLEDGER_REDIS_URL" in advice:
-                advice = "see what `keyledger up` prints of it, and whether the disk is full."
-            return problem(found, advice[0].upper() + advice[1:])
+            return self._away(error)
         return None
+
+    def _away(self, error: StoreError) -> Finding:
+        found, _, advice = str(error).rpartition(": ")
+        if self.embedded and "KEYLEDGER_REDIS_URL" in advice:
+            advice = "see what `keyledger up` prints of it, and whether the disk is full."
+        return problem(found, advice[0].upper() + advice[1:])
 
     @cached_property
     def _reader(self) -> Database:
@@ -121,6 +127,54 @@ class Installation(KeyParts, AuditParts):
     def _need_database(self) -> None:
         if self.database_away:
             raise SkippedError("there is no audit log that could be asked")
+
+
+@dataclass(frozen=True)
+class RunningInstallation(Installation):
+    """The same as a running process has it, by its own connections: to be made for each look."""
+
+    parts: Parts = field(kw_only=True)
+
+    @cached_property
+    def store(self) -> Redis:
+        """The process's own client."""
+        if self.store_away:
+            raise SkippedError("the store cannot be asked")
+        return self.parts.store
+
+    @cached_property
+    def store_away(self) -> Finding | None:
+        """What is to be said of a store that cannot be asked, or could lose events."""
+        try:
+            ensure_reachable(self.parts.store)
+        except StoreError as error:
+            return self._away(error)
+        return None
+
+    @cached_property
+    def tail(self) -> Tail:
+        """What the process follows the ledger with."""
+        return self.parts.tail
+
+    @cached_property
+    def audit_log(self) -> AuditLog:
+        """The process's own."""
+        self._need_database()
+        return self.parts.audit_log
+
+    @cached_property
+    def database(self) -> Database:
+        """Its database."""
+        return self.audit_log.database
+
+    @cached_property
+    def database_away(self) -> Finding | None:
+        """What is to be said of a database that cannot be asked."""
+        try:
+            self.parts.audit_log.last()
+        except (AuditDatabaseError, StoreError, OSError) as error:
+            return problem(str(error), "Start it, or correct KEYLEDGER_AUDIT_DATABASE_URL.")
+        return None
 
 
 @contextmanager

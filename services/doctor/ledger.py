@@ -1,5 +1,6 @@
-"""The ledger, and the views that are built from it."""
+"""The ledger, the views that are built from it, and whether a process follows it."""
 
+import time
 from collections.abc import Iterator
 from itertools import islice
 
@@ -12,6 +13,20 @@ from shared.ledger import LOG
 
 _MAX_NAMED = 10
 WENT_BACKWARDS = "`keyledger audit check` says what is lost; docs/runbooks.md says what to do."
+
+
+_LAPSE_S = 2.0  # for which a busy process may read the ledger for each verdict
+
+
+def check_verifier(installation: Installation) -> Iterator[Finding]:
+    """Whether this process follows the ledger, as its verdicts and its callers' keys need it."""
+    if time.monotonic() <= installation.tail.current_until + _LAPSE_S:
+        yield ok("follows the ledger")
+        return
+    yield problem(
+        "this web process does not follow the ledger: it reads it for every verdict, or gives none",
+        "It follows again once the store answers in time. If the store is well, restart this process.",
+    )
 
 
 def check_ledger(installation: Installation) -> Iterator[Finding]:

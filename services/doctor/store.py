@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from shared.connections import DURABLE, STORE_ROOM
+from shared.connections import DURABLE, STORE_ROOM, StoreError, refuse_read_only
 
 _PINGS = 3
 _SLOW_MS = 100
@@ -38,6 +38,17 @@ def check_store(installation: Installation) -> Iterator[Finding]:
         yield warning(found, "Bring it nearer: every command and every sign-in waits for it several times.")
     else:
         yield ok(found)
+
+
+def check_writes(installation: Installation) -> Iterator[Finding]:
+    """Whether it takes what Keyledger writes, from this user; nothing is written."""
+    try:
+        refuse_read_only(installation.store)
+    except StoreError as error:
+        found, _, advice = str(error).rpartition(": ")
+        yield problem(found, advice[0].upper() + advice[1:])
+    else:
+        yield ok("it takes writes")
 
 
 def check_durability(installation: Installation) -> Iterator[Finding]:

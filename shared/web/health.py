@@ -1,13 +1,21 @@
-"""Whether the service is alive, whether it is ready, and its figures for Prometheus."""
+"""Whether the service is alive, whether it is ready, how all stands, and its figures for Prometheus."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from flask import Blueprint, Flask, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from werkzeug.wrappers import Response
+
+
+class Report(NamedTuple):
+    """The level of each check, and what is wrong, in words that everybody may read."""
+
+    checks: Mapping[str, str]
+    wrong: Mapping[str, str]
 
 
 class Figures(Collector):
@@ -22,12 +30,16 @@ class Figures(Collector):
 
 
 def attach_health(
-    app: Flask, troubles: Callable[[], Mapping[str, str | None]], figures: Callable[[], Iterable[Metric]]
+    app: Flask,
+    readiness: Callable[[], Report],
+    status: Callable[[], Report],
+    figures: Callable[[], Iterable[Metric]],
 ) -> None:
-    """`/healthz`: the process answers. `/readyz`: 200 if nothing is in trouble, else 503 that says what is.
+    """The endpoints for operators, which ask for no key. None of them waits for a store or a database.
 
-    `/metrics`: the figures, and what all processes counted that share PROMETHEUS_MULTIPROC_DIR, as Prometheus
-    reads them. `troubles` has None for what is well.
+    `/healthz`: the process answers. `/readyz`: 200 if it can do its work, else 503. `/statusz`: the same of
+    everything around it. `/metrics`: the figures, and what all processes counted that share
+    PROMETHEUS_MULTIPROC_DIR, as Prometheus reads them.
     """
     blueprint = Blueprint("health", __name__)
     registry = CollectorRegistry()
@@ -45,8 +57,17 @@ def attach_health(
 
     @blueprint.get("/readyz")
     def ready() -> tuple[Response, int]:
-        wrong = {name: trouble for name, trouble in troubles().items() if trouble is not None}
-        body = jsonify(status="not ready" if wrong else "ready", wrong=wrong)
-        return body, 503 if wrong else 200
+        return _answer(readiness(), "ready", "not ready")
+
+    @blueprint.get("/statusz")
+    def statusz() -> tuple[Response, int]:
+        return _answer(status(), "ok", "problem")
 
     app.register_blueprint(blueprint)
+
+
+def _answer(report: Report, good: str, bad: str) -> tuple[Response, int]:
+    status = bad if report.wrong else good
+    body = jsonify(status=status, checks=report.checks, wrong=report.wrong)
+    body.headers["Cache-Control"] = "no-store"
+    return body, 503 if report.wrong else 200

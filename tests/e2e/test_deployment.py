@@ -90,7 +90,15 @@ def test_what_a_client_says_of_itself_is_replaced(deployment: Deployment, outsid
 @pytest.mark.parametrize(
     "path",
     [
-        *("/metrics", "/readyz", "/v1/forward-auth", "/v1/forward-auth?scopes=", "//metrics", "/x/../readyz"),
+        *(
+            "/metrics",
+            "/readyz",
+            "/statusz",
+            "/v1/forward-auth",
+            "/v1/forward-auth?scopes=",
+            "//metrics",
+            "/x/../readyz",
+        ),
         *("/%6detrics", "/v1/%2e/forward-auth", "/x/..%2Fmetrics", "/v1//forward-auth", "/./readyz"),
         *("/done-once/v1/keys", "/done-once/metrics"),
     ],
@@ -122,6 +130,7 @@ def test_services_on_this_machine_find_what_they_ask_about_keys_and_nothing_else
     assert requests.get(asked, headers=bearer, timeout=5).headers["X-Keyledger-Key-Id"] == created["id"]
     assert requests.get(asked, timeout=5).status_code == 401
     assert requests.get(f"{deployment.local_url}/readyz", timeout=10).json()["status"] == "ready"
+    assert "audit log" in requests.get(f"{deployment.local_url}/statusz", timeout=10).json()["checks"]
     for path in ("/", "/keys", "/v1/keys", "/metrics", "/sign-in"):
         assert requests.get(f"{deployment.local_url}{path}", timeout=5).status_code == 404
 

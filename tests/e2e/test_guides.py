@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import requests
 
 from services.keys.key_material import parse
 from shared.timestamps import rfc3339
@@ -107,6 +108,7 @@ GUIDES = [
 # By the heading, what is printed; and what everybody has to replace.
 TROUBLES = {
     "Keyledger is not ready": (['"status":"ready"'], URL),
+    "Keyledger needs attention": (['"status":"ok"'], URL),
     "A key leaked": (["is off.\nkl_", "is revoked."], {ANY_ID: "key_id"}),
     "The views are behind": (["0 events", "No key is parked", "equal", "are rebuilt"], {}),
     "The audit log is behind": (["jobs wait"], {}),
@@ -123,6 +125,7 @@ def keyledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(tmp_path_factory.mktemp("guides") / "data")
     service.start()
     service.account("owner@example.org", "owner", "a long password")
+    until(lambda: requests.get(f"{service.url}/statusz", timeout=5).ok, what="that all is well")
     run(service, f"keyledger key revoke {id_of(service.key())} --reason leaked", service.data_dir)
     yield service
     assert service.stop() == 0

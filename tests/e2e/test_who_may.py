@@ -87,6 +87,7 @@ OPEN = {
     "GET /openapi.json",
     "GET /healthz",
     "GET /readyz",
+    "GET /statusz",
     "GET /metrics",
     "GET /static/<path:filename>",
 }

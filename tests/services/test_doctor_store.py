@@ -157,7 +157,7 @@ def test_a_user_who_may_not_see_the_settings_is_told(store: Redis, valkey_url: s
     with examined(tmp_path, redis_url=url) as installation:
         findings = [*_made(check_durability, installation)]
     store.acl_deluser("shy")
-    expect(findings, Level.PROBLEM, "no permissions to run the 'config|get' command", "Mend what that says")
+    expect(findings, Level.PROBLEM, "no permissions to run the 'config|get' command", "Fix what it says")
 
 
 def test_a_store_that_lets_everybody_in_is_told(installation: Installation, store: Redis) -> None:

@@ -33,6 +33,7 @@ TABLES = tables()
 # What alerts and pages lead to by these names.
 TROUBLES = {
     "Keyledger is not ready",
+    "Keyledger needs attention",
     "A key leaked",
     "The ledger went backwards",
     "The views are behind",

@@ -1,0 +1,201 @@
+"""What stops `/readyz`, what only `/statusz` reports, and what either tells strangers."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from redis import Redis
+from structlog.testing import capture_logs
+
+from services.composition import Parts
+from services.doctor import examination
+from services.doctor.examination import Check, Concern
+from services.doctor.findings import ok, problem
+from services.health import Watch
+from services.keys.commands import NewKey
+from services.metrics import Figures
+from services.parts import now_ms
+from shared.web.health import Report, attach_health
+from tests.application import application
+from tests.keys.people import REQUEST, person
+from tests.services.keyledgers import close, parts_in
+from tests.services.patients import configured
+from tests.shared.test_export import toggled
+
+CANARY = "c4nary"  # of what nobody may read who has no key
+NOWHERE = f"postgresql://me:{CANARY}@/{CANARY}?host=/nowhere"
+Making = Callable[..., Parts]
+
+
+@pytest.fixture
+def making(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Making]:
+    """Makes the parts of a web process that follows the ledger of an empty store."""
+    assert not store.dbsize()
+    made: list[Parts] = []
+
+    def make(url: str = valkey_url, database: str | None = None, ack_replicas: int = 0) -> Parts:
+        parts = parts_in(tmp_path / CANARY, url, database, ack_replicas)
+        made.append(parts)
+        with suppress(Exception):
+            parts.tail.step(1)
+        return parts
+
+    yield make
+    for parts in made:
+        close(parts)
+
+
+def found(parts: Parts, concern: Concern) -> Report:
+    """What a look of one who is concerned finds."""
+    watch = Watch(parts, concern, 1.0)
+    watch.look()
+    return watch.report()
+
+
+def wrong(parts: Parts, concern: Concern = Concern.WEB) -> set[str]:
+    """The checks that fail."""
+    return {*found(parts, concern).wrong}
+
+
+def test_a_database_that_is_away_and_late_views_do_not_stop_a_process_from_serving(making: Making) -> None:
+    parts = making(database=NOWHERE)
+    parts.ledger.fill(0, [toggled(1, now_ms() - 60_000)])
+    made = parts.keys.commands.create(person(), NewKey(name="Served"), REQUEST)
+    parts.tail.step(1)
+    assert wrong(parts) == set()
+    assert made.api_key
+    assert parts.verifier(made.api_key.reveal()).code == "VALID"
+    assert {"database", "views"} <= wrong(parts, Concern.STATUS)
+    assert wrong(parts, Concern.AUDIT_WEB) == {"database"}
+
+
+def test_a_process_is_ready_with_all_that_it_needs_and_every_check_is_named(making: Making) -> None:
+    parts = making()
+    assert found(parts, Concern.WEB).checks.keys() == {"store", "writes", "verifier", "memory"}
+    assert found(parts, Concern.AUDIT_WEB).checks.keys() == {"store", "verifier", "database"}
+    assert wrong(parts) == wrong(parts, Concern.AUDIT_WEB) == set()
+    status = found(parts, Concern.STATUS).checks
+    assert {"views", "audit log", "worker", "clock", "integrity"} <= status.keys()
+
+
+def test_a_store_that_is_away_stops_both_applications(making: Making) -> None:
+    parts = making(f"unix:///nowhere/{CANARY}.sock")
+    for concern in (Concern.WEB, Concern.AUDIT_WEB):
+        assert {"store", "verifier"} <= wrong(parts, concern)
+
+
+def test_a_process_that_does_not_follow_the_ledger_is_not_ready(making: Making) -> None:
+    parts = making()
+    parts.tail.current_until = time.monotonic() - 60
+    assert wrong(parts) == {"verifier"}
+    assert wrong(parts, Concern.AUDIT_WEB) == {"verifier"}
+
+
+def test_a_store_without_room_takes_no_commands_and_still_serves_the_audit_log(
+    making: Making, store: Redis
+) -> None:
+    parts = making()
+    with configured(store, maxmemory=str(store.info("memory")["used_memory"] // 2)):
+        assert wrong(parts) == {"writes", "memory"}
+        assert wrong(parts, Concern.AUDIT_WEB) == set()
+    assert wrong(parts) == set()
+
+
+def test_missing_replicas_stop_commands_and_so_readiness(making: Making) -> None:
+    assert wrong(making(ack_replicas=1)) == {"replicas"}
+
+
+@pytest.mark.parametrize("rights", ["-@write", "-xadd", "~other:*"])
+def test_a_store_user_who_may_not_write_is_not_ready(
+    making: Making, store: Redis, valkey_url: str, rights: str
+) -> None:
+    commands = ["+@all", rights] if rights.startswith("-") else ["+@all"]
+    keys = ["other:*"] if rights.startswith("~") else ["*"]
+    store.acl_setuser("reader", enabled=True, nopass=True, channels=["*"], commands=commands, keys=keys)
+    try:
+        url = valkey_url.replace("unix://", "unix://reader:any@")
+        assert "writes" in wrong(making(url))
+    finally:
+        store.acl_deluser("reader")
+
+
+def test_strangers_read_no_address_path_or_name(making: Making) -> None:
+    away = making(f"unix:///nowhere/{CANARY}.sock", database=NOWHERE)
+    for concern in (Concern.WEB, Concern.AUDIT_WEB, Concern.STATUS):
+        report = found(away, concern)
+        assert report.wrong
+        assert CANARY not in json.dumps(report)
+        assert "nowhere" not in json.dumps(report)
+
+
+def test_the_log_says_once_why_a_check_fails_and_when_it_no_longer_does(
+    making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = [ok("well")]
+    check = Check("store", lambda _: iter(findings), Concern.WEB, "It fails.", "keyledger-is-not-ready")
+    monkeypatch.setattr(examination, "CHECKS", [check])
+    watch = Watch(making(), Concern.WEB, 1.0)
+    with capture_logs() as lines:
+        for findings[0] in (
+            ok("well"),
+            problem("broken", "Fix it."),
+            problem("broken", "Fix it."),
+            ok("well"),
+        ):
+            watch.look()
+    assert [(line["event"], line["check"], line.get("reason")) for line in lines] == [
+        ("check failed", "store", "broken"),
+        ("check passed again", "store", None),
+    ]
+
+
+def test_checks_that_never_end_are_a_problem_themselves(making: Making) -> None:
+    assert Watch(making(), Concern.WEB, 1.0).report().wrong == {"checks": "The checks don't finish."}
+
+
+@pytest.fixture(scope="module")
+def client() -> FlaskClient:
+    """The whole application, on a store that nobody can reach and with nothing beside it."""
+    return application().test_client()
+
+
+@pytest.mark.parametrize(("path", "status"), [("/readyz", 503), ("/statusz", 503), ("/metrics", 200)])
+def test_asking_how_all_stands_asks_neither_store_nor_database(
+    client: FlaskClient, path: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("redis.connection.AbstractConnection.connect", lambda *_: asked.append(_))
+    for _ in range(20):
+        assert client.get(path).status_code == status
+    assert asked == []
+
+
+def test_each_endpoint_says_by_its_status_whether_something_is_wrong() -> None:
+    app = Flask("health")
+    good, bad = Report({"store": "ok"}, {}), Report({"store": "problem"}, {"store": "It's away."})
+    reports = {"/readyz": good, "/statusz": good}
+    attach_health(app, lambda: reports["/readyz"], lambda: reports["/statusz"], list)
+    client = app.test_client()
+    for path, words in {"/readyz": ("ready", "not ready"), "/statusz": ("ok", "problem")}.items():
+        for report, status, word in ((good, 200, words[0]), (bad, 503, words[1])):
+            reports[path] = report
+            answer = client.get(path)
+            assert (answer.status_code, answer.json) == (status, {"status": word, **report._asdict()})
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_figure_that_stands_still_is_not_shown(making: Making) -> None:
+    parts = making()
+    figures = Figures(parts, Watch(parts, Concern.WEB, 1.0), Watch(parts, Concern.STATUS, 1.0))
+    names = {metric.name for metric in figures()}
+    assert "keyledger_audit_lag_seconds" not in names
+    figures.read()
+    assert "keyledger_audit_lag_seconds" in {metric.name for metric in figures()}
+    figures._read_at -= 60
+    assert "keyledger_audit_lag_seconds" not in {metric.name for metric in figures()}
