@@ -24,7 +24,7 @@ from bench.figures import Figure
 from bench.load import drive
 from bench.store import fresh_store
 from services.keys.currency import Tail
-from services.keys.key_material import ApiKey, checksum
+from services.keys.key_material import ApiKey
 from services.keys.standings import Memory
 from services.keys.usage import Usage
 from services.keys.verification import Verifier
@@ -32,6 +32,7 @@ from services.parts import now_ms
 from shared.connections import connect
 from shared.events import encode
 from shared.ledger import LOG, NAMESPACE, Ledger
+from shared.tokens import checksum
 from tests.real import Service, children, free_port, until
 
 _ROUNDS = 5

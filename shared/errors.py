@@ -3,3 +3,11 @@
 
 class AdvisedError(Exception):
     """What somebody can do something about: the message is one line that says what."""
+
+
+class InvalidFieldError(AdvisedError, ValueError):
+    """What was typed breaks a rule; the message names the field and the rule."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field

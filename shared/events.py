@@ -5,7 +5,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from shared.errors import InvalidFieldError
 from shared.timestamps import printable_time
+from shared.tokens import holds_key, without_keys
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,6 +20,9 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     TYPE: ClassVar[str]
     SCHEMA: ClassVar[int]
+    # The fields that nobody types for this event, but that repeat what was said elsewhere. A key in one of
+    # them is removed; in any other it is refused.
+    REPEATED: ClassVar[frozenset[str]] = frozenset()
 
     def upcast(self) -> "Fact":
         """The same fact in its type's present form; a form that is no longer written makes one."""
@@ -92,6 +97,7 @@ class KeyDetailsChanged(Fact, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "KeyDetailsChanged"
     SCHEMA: ClassVar[int] = 1
+    REPEATED: ClassVar[frozenset[str]] = frozenset({"before"})
 
     before: KeyDetails
     after: KeyDetails
@@ -206,6 +212,7 @@ class AccessDenied(Fact, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "AccessDenied"
     SCHEMA: ClassVar[int] = 1
+    REPEATED: ClassVar[frozenset[str]] = frozenset({"scope"})
 
     scope: str
     attempts: int
@@ -216,6 +223,7 @@ class AuditExported(Fact, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "AuditExported"
     SCHEMA: ClassVar[int] = 1
+    REPEATED: ClassVar[frozenset[str]] = frozenset({"filters"})
 
     format: str
     filters: dict[str, str]
@@ -236,6 +244,7 @@ class AuditChecked(Fact, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "AuditChecked"
     SCHEMA: ClassVar[int] = 1
+    REPEATED: ClassVar[frozenset[str]] = frozenset({"findings"})
 
     entries: int
     checkpoints: int
@@ -368,7 +377,14 @@ def enveloped(
     request: Request,
     new_id: Callable[[], str],
 ) -> list[NewEvent]:
-    """The events that follow a subject's version `after_version`, ready to be appended."""
+    """The events that follow a subject's version `after_version`, ready to be appended.
+
+    No whole API key gets into one, nor most of one. Raises InvalidFieldError if one was typed into a field;
+    in what an event only repeats, as the user agent, it is removed.
+    """
+    _refuse_keys(subject, "email" if subject.startswith(ACCOUNT_SUBJECT) else "subject")
+    _refuse_keys(workspace, "workspace")
+    actor, request = _without_keys(actor), _without_keys(request)
     return [
         NewEvent(
             id=new_id(),
@@ -379,10 +395,63 @@ def enveloped(
             workspace=workspace,
             actor=actor,
             request=request,
-            data=fact,
+            data=_kept(fact),
         )
         for version, fact in enumerate(facts, after_version + 1)
     ]
+
+
+def _kept(fact: Fact) -> Fact:
+    """The fact as it may be kept. Raises InvalidFieldError."""
+    if not _holds_key(fact):
+        return fact
+    for name in fact.__struct_fields__:
+        value = getattr(fact, name)
+        if not _holds_key(value):
+            continue
+        if name not in fact.REPEATED:
+            _refuse_keys(value, name)
+        fact = msgspec.structs.replace(fact, **{name: _without_keys(value)})
+    return fact
+
+
+def _refuse_keys(value: object, name: str) -> None:
+    """Raises InvalidFieldError, with the name of the innermost field that holds a key."""
+    if isinstance(value, msgspec.Struct):
+        for inner in value.__struct_fields__:
+            _refuse_keys(getattr(value, inner), inner)
+    elif _holds_key(value):
+        what = name.replace("_", " ")
+        raise InvalidFieldError(
+            name, f"The {what} contains what looks like an API key. Remove it: keys are never stored."
+        )
+
+
+def _holds_key(value: object) -> bool:
+    """Whether any text in a value holds a key."""
+    if isinstance(value, str):
+        return holds_key(value)
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.astuple(value)
+    elif isinstance(value, dict):
+        value = (*value, *value.values())
+    elif not isinstance(value, tuple):
+        return False
+    return any(map(_holds_key, value))
+
+
+def _without_keys(value: Any) -> Any:
+    """The same with each key removed."""
+    if isinstance(value, str):
+        return without_keys(value)
+    if isinstance(value, tuple):
+        return tuple(map(_without_keys, value))
+    if isinstance(value, dict):
+        return {without_keys(name): _without_keys(inner) for name, inner in value.items()}
+    if isinstance(value, msgspec.Struct) and _holds_key(value):
+        names = value.__struct_fields__
+        return type(value)(**{name: _without_keys(getattr(value, name)) for name in names})
+    return value
 
 
 def recorded(event: NewEvent, position: int, at: int) -> Event:

@@ -14,12 +14,12 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from shared import tokens
 from shared.timestamps import rfc3339
 
-# What no line may have, whoever wrote it, and what to look for first, for most lines have none of it.
-# Of an API key, or the most of one, no more is left than every page shows of it.
+# What no line may have, whoever wrote it, next to API keys, and what to look for first, for most lines have
+# none of it.
 _SECRETS = (
-    ("_", re.compile(r"_([0-9A-Za-z]{4})[0-9A-Za-z]{36,}"), r"_\1…"),
     ("$argon2", re.compile(r"\$argon2[^\s\"']+"), "[password]"),
     ("://", re.compile(r"(?<=://)[^\s/?#@\"']*:[^\s/@\"']*(?=@)"), "[password]"),
     (
@@ -73,7 +73,7 @@ def redacted(text: str) -> str:
     for sign, secret, shown in _SECRETS:
         if sign in text:
             text = secret.sub(shown, text)
-    return text
+    return tokens.redacted(text)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from services.accounts.domain import (
     ChangeRole,
     DisableAccount,
     EnableAccount,
-    InvalidFieldError,
     OwnAccountError,
     SignOutEverywhere,
     checked_email,
@@ -26,10 +25,11 @@ from services.accounts.domain import (
     subject,
 )
 from shared.commands import command
-from shared.errors import AdvisedError
+from shared.errors import AdvisedError, InvalidFieldError
 from shared.events import Facts, NewEvent, Request, enveloped, recorded
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
 from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
+from shared.tokens import without_keys
 
 _ATTEMPTS = 5
 
@@ -38,7 +38,9 @@ class NoSuchAccountError(AdvisedError):
     """There is no such account in the caller's workspace."""
 
     def __init__(self, email: str) -> None:
-        super().__init__(f"There is no account {email} in this workspace. Look at the list of accounts.")
+        super().__init__(
+            f"There is no account {without_keys(email)} in this workspace. Look at the list of accounts."
+        )
 
 
 class _RepeatedError(Exception):

@@ -9,7 +9,7 @@ from threading import BoundedSemaphore
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
-from services.accounts.domain import InvalidFieldError
+from shared.errors import InvalidFieldError
 
 PASSWORD_MIN_LENGTH = 12
 PASSWORD_MAX_LENGTH = 1024

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from shared.errors import AdvisedError
+from shared.errors import AdvisedError, InvalidFieldError
 from shared.events import (
     ACCOUNT_SUBJECT,
     AccountAdded,
@@ -24,14 +24,6 @@ from shared.identity import ROLES
 
 EMAIL_LENGTH = 254  # what fits into the path of an SMTP envelope (RFC 5321, 4.5.3.1.3)
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
-
-
-class InvalidFieldError(AdvisedError, ValueError):
-    """What was typed breaks a rule; the message names the field and the rule."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class AccountExistsError(AdvisedError):

@@ -31,6 +31,7 @@ from shared.events import (
 from shared.identity import Principal
 from shared.journal import Journal
 from shared.ledger import NAMESPACE, NotReplicatedError, VersionConflictError
+from shared.tokens import without_keys
 
 _OPERATORS_WORKSPACE = "default"
 _EVERY_S = 60
@@ -103,7 +104,7 @@ class Incidents:
         incident = _Incident(
             subject=f"{ACCESS_SUBJECT}{principal.kind}:{principal.id}",
             workspace=principal.workspace,
-            scope=scope,
+            scope=without_keys(scope),
             actor=principal.actor,
             request=request,
         )

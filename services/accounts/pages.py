@@ -10,9 +10,10 @@ from marshmallow import ValidationError
 from services.accounts.attempts import TooManyAttemptsError
 from services.accounts.commands import Accounts
 from services.accounts.credentials import PASSWORD_MIN_LENGTH
-from services.accounts.domain import Account, InvalidFieldError
+from services.accounts.domain import Account
 from services.accounts.schemas import PasswordChangeSchema, SignInSchema
 from services.accounts.sign_in import SignIn
+from shared.errors import InvalidFieldError
 from shared.identity import Principal
 from shared.web.access import attached, begin_session, origin, signed_in
 

@@ -13,8 +13,9 @@ from marshmallow import ValidationError
 from services.accounts.commands import Accounts
 from services.accounts.credentials import new_password
 from services.accounts.directory import Directory
-from services.accounts.domain import AccountExistsError, InvalidFieldError, OwnAccountError
+from services.accounts.domain import AccountExistsError, OwnAccountError
 from services.accounts.schemas import NewPersonSchema, ReasonSchema, RoleSchema
+from shared.errors import InvalidFieldError
 from shared.identity import ADMIN, ROLES, Principal
 from shared.web.access import attached, idempotency_of, origin, signed_in
 

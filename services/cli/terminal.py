@@ -27,13 +27,16 @@ from shared.lag import Lag
 from shared.settings import Settings
 from shared.stopping import set_by_signal
 from shared.telemetry import configure_logs
+from shared.tokens import without_keys
 
 P = TypeVar("P", bound=StoreParts)
 
 
 def _named_workspace(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
     if not is_workspace_name(name):
-        raise click.BadParameter(f"{name!r} is no name of a workspace: it may have {WORKSPACE_RULE}.")
+        raise click.BadParameter(
+            f"{without_keys(name)!r} is no name of a workspace: it may have {WORKSPACE_RULE}."
+        )
     return name
 
 

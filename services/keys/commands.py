@@ -36,6 +36,7 @@ from shared.events import (
 )
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal, authorize, visible
 from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
+from shared.tokens import without_keys
 
 _ATTEMPTS = 5
 
@@ -45,7 +46,8 @@ class NoSuchKeyError(AdvisedError):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
-            f"There is no key {key_id} in this workspace; `keyledger key list` shows those that there are."
+            f"There is no key {without_keys(key_id)} in this workspace. "
+            "List the keys with `keyledger key list`."
         )
 
 

@@ -42,7 +42,7 @@ class Text(fields.String):
             if unicodedata.category(character) in {"Cc", "Cs"} and character not in self._allowed:
                 raise ValidationError(f"It may not contain the control character U+{ord(character):04X}.")
         if holds_key(text):
-            raise ValidationError("It looks like an API key. A key is never kept in a text: leave it out.")
+            raise ValidationError("It contains what looks like an API key. Remove it: keys are never stored.")
         return text
 
 

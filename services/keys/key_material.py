@@ -11,10 +11,11 @@ import re
 import zlib
 from collections.abc import Callable
 
-ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_ID, _SECRET, _CHECKSUM, _SHARD = 12, 32, 6, 2
-_BODY = _ID + _SECRET + _CHECKSUM
-_TOKEN = re.compile(rf"(?P<prefix>[0-9A-Za-z]+(?:_[0-9A-Za-z]+)*)_(?P<body>[0-9A-Za-z]{{{_BODY}}})")
+from shared.tokens import ALPHABET, BODY_LENGTH, CHECKSUM_LENGTH, base62, checksum
+
+_ID, _SHARD = 12, 2
+_SECRET = BODY_LENGTH - _ID - CHECKSUM_LENGTH
+_TOKEN = re.compile(rf"(?P<prefix>[0-9A-Za-z]+(?:_[0-9A-Za-z]+)*)_(?P<body>[0-9A-Za-z]{{{BODY_LENGTH}}})")
 _KEY_ID = re.compile(rf"[0-9A-Za-z]{{{_ID}}}")
 
 
@@ -68,7 +69,7 @@ def mint_again(prefix: str, key_id: str, below: Callable[[int], int]) -> ApiKey:
 def parse(text: str) -> ApiKey:
     """The key in a text, under whatever prefix it was minted. Raises MalformedKeyError."""
     match = _TOKEN.fullmatch(text)
-    if match is None or checksum(text[:-_CHECKSUM]) != text[-_CHECKSUM:]:
+    if match is None or checksum(text[:-CHECKSUM_LENGTH]) != text[-CHECKSUM_LENGTH:]:
         raise MalformedKeyError
     return ApiKey(text, match["prefix"], match["body"][:_ID])
 
@@ -78,23 +79,10 @@ def is_key_id(text: str) -> bool:
     return _KEY_ID.fullmatch(text) is not None
 
 
-def checksum(payload: str) -> str:
-    """CRC-32 of the text in base62, 6 characters."""
-    return _base62(zlib.crc32(payload.encode()), _CHECKSUM)
-
-
 def shard(workspace: str) -> str:
     """The first two characters of the ids of a workspace's keys."""
-    return _base62(zlib.crc32(workspace.encode()) % len(ALPHABET) ** _SHARD, _SHARD)
+    return base62(zlib.crc32(workspace.encode()) % len(ALPHABET) ** _SHARD, _SHARD)
 
 
 def _drawn(width: int, below: Callable[[int], int]) -> str:
-    return _base62(below(len(ALPHABET) ** width), width)
-
-
-def _base62(number: int, width: int) -> str:
-    digits = ""
-    for _ in range(width):
-        number, digit = divmod(number, len(ALPHABET))
-        digits = ALPHABET[digit] + digits
-    return digits
+    return base62(below(len(ALPHABET) ** width), width)

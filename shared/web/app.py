@@ -18,6 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
 
 from shared.connections import StoreError
+from shared.errors import InvalidFieldError
 from shared.events import UnreadableEventError
 from shared.identity import ForbiddenError, UnauthenticatedError
 from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
@@ -192,6 +193,7 @@ def _map_errors(app: Flask) -> None:
         VersionConflictError: lambda _: refuse(
             409, "Somebody else changed this at the same moment. Read it again and repeat your change."
         ),
+        InvalidFieldError: _invalid_field,
         IdempotencyConflictError: lambda _: refuse(
             422, "This Idempotency-Key was used for another request. Use a new one for a new request."
         ),
@@ -303,6 +305,11 @@ def _failed_late(error: InternalServerError) -> AnyResponse:
     if isinstance(original, OutOfMemoryError):
         return _store_full(original)
     return _store_away(original) if isinstance(original, RedisError | StoreError) else _unexpected(original)
+
+
+def _invalid_field(error: InvalidFieldError) -> AnyResponse:
+    """422: what only the command itself could see."""
+    return refuse(422, str(error), errors=[{"field": error.field, "message": str(error)}])
 
 
 def _unexpected(error: BaseException) -> AnyResponse:

@@ -11,6 +11,7 @@ from shared.events import Request
 from shared.identity import Principal, UnauthenticatedError
 from shared.ip_addresses import canonical_ip
 from shared.ledger import Idempotency
+from shared.tokens import holds_key, without_keys
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -19,6 +20,7 @@ MAX_BODY_BYTES = 64 * 1024
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _ID_KEPT = "keyledger.request_id"
 _USER_AGENT_LENGTH = 300
+_USER_AGENT_READ = 2_000  # so that a key in it is still seen whole before it is cut
 
 
 def request_id(environ: WSGIEnvironment) -> str:
@@ -27,7 +29,8 @@ def request_id(environ: WSGIEnvironment) -> str:
     if known is None:
         given: str = environ.get("HTTP_X_REQUEST_ID", "")
         # Random, for it is a name and no secret.
-        known = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        is_good = _REQUEST_ID.fullmatch(given) and not holds_key(given)
+        known = given if is_good else f"{random.getrandbits(128):032x}"
         environ[_ID_KEPT] = known
     return known
 
@@ -56,9 +59,9 @@ def plain_json(environ: WSGIEnvironment) -> bytes | None:
 
 def origin(environ: WSGIEnvironment) -> Request:
     """What the events tell of the request."""
-    user_agent = environ.get("HTTP_USER_AGENT", "")[:_USER_AGENT_LENGTH] or None
+    user_agent = without_keys(environ.get("HTTP_USER_AGENT", "")[:_USER_AGENT_READ])
     ip = canonical_ip(environ.get("REMOTE_ADDR") or "")
-    return Request(id=request_id(environ), ip=ip, user_agent=user_agent)
+    return Request(id=request_id(environ), ip=ip, user_agent=user_agent[:_USER_AGENT_LENGTH] or None)
 
 
 def idempotency(environ: WSGIEnvironment, caller: Principal, key: str, body: bytes) -> Idempotency:

@@ -13,7 +13,8 @@ from limits import parse
 from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.commands import Accounts, NoSuchAccountError
 from services.accounts.credentials import Passwords
-from services.accounts.domain import AccountExistsError, InvalidFieldError, OwnAccountError
+from services.accounts.domain import AccountExistsError, OwnAccountError
+from shared.errors import InvalidFieldError
 from shared.events import (
     AccountAdded,
     AccountDisabled,

@@ -16,7 +16,6 @@ from services.accounts.domain import (
     ChangeRole,
     DisableAccount,
     EnableAccount,
-    InvalidFieldError,
     OwnAccountError,
     SignOutEverywhere,
     checked_email,
@@ -27,6 +26,7 @@ from services.accounts.domain import (
     normalized,
     subject,
 )
+from shared.errors import InvalidFieldError
 from shared.events import (
     AccountAdded,
     AccountDisabled,

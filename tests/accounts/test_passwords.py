@@ -9,7 +9,7 @@ from argon2.exceptions import InvalidHashError
 from argon2.low_level import Type
 
 from services.accounts.credentials import Passwords, new_password
-from services.accounts.domain import InvalidFieldError
+from shared.errors import InvalidFieldError
 
 PASSWORD = "correct horse battery"
 

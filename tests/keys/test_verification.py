@@ -12,13 +12,14 @@ from redis import Redis
 from services.keys.commands import Done, KeyCommands, NewKey
 from services.keys.currency import Tail
 from services.keys.domain import ChangeKey
-from services.keys.key_material import ApiKey, checksum
+from services.keys.key_material import ApiKey
 from services.keys.standings import UNKNOWN, Memory, Standing, standing_of
 from services.keys.verification import BehindError, KeyAuthenticator, Verifier
 from services.keys.verify_calls import InvalidParameterError, VerdictCalls
 from shared.events import UnreadableEventError
 from shared.identity import UnauthenticatedError
 from shared.ledger import LOG, Ledger
+from shared.tokens import checksum
 from tests.keys.people import REQUEST, now, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)

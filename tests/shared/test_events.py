@@ -34,9 +34,11 @@ from shared.events import (
     enveloped,
     name_of,
 )
+from shared.timestamps import LAST_TIME
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-TIME = COUNT = st.integers(0, 2**53 - 1)
+COUNT = st.integers(0, 2**53 - 1)
+TIME = st.integers(0, LAST_TIME)
 SCOPES = st.lists(TEXT).map(tuple)
 DETAILS = st.builds(KeyDetails, name=TEXT, description=TEXT, scopes=SCOPES, expires_at=st.none() | TIME)
 FACTS = st.one_of(

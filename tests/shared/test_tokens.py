@@ -1,10 +1,56 @@
 import random
+from collections.abc import Callable
+from urllib.parse import quote
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.keys.key_material import mint
-from shared.tokens import holds_key, resembles_key
+from shared.tokens import holds_key, redacted, resembles_key, without_keys
+
+TOKEN = mint("kl", "default", random.Random(5).randrange).reveal()
+
+
+def _every_character(text: str) -> str:
+    return "".join(f"%{ord(character):02x}" for character in text)
+
+
+# Ways in which a whole key is written, or what is left of one.
+DISGUISES: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "in a sentence": "it is {} and no other".format,
+    "joined to words": "key:{}.".format,
+    "percent-encoded": _every_character,
+    "percent-encoded twice": lambda token: quote(_every_character(token)),
+    "with its underscore encoded": lambda token: token.replace("_", "%5F"),
+    "with spaces between": " ".join,
+    "on several lines": lambda token: "\n".join(token[n : n + 10] for n in range(0, len(token), 10)),
+    "with hyphens": lambda token: "-".join(token[n : n + 5] for n in range(0, len(token), 5)),
+    "with zero-width spaces": "\u200b".join,
+    "with joiners": "\u200d".join,
+    "with soft hyphens": "\u00ad".join,
+    "with fillers": "\u3164".join,
+    "with combining marks": "\u0336".join,
+    "with encoded zero-width spaces": "%E2%80%8B".join,
+    "in full-width characters": lambda token: "".join(chr(ord(character) + 0xFEE0) for character in token),
+    "in mathematical letters": lambda token: "".join(
+        chr(0x1D5BA + ord(character) - 97) if character.islower() else character for character in token
+    ),
+    "without its end": lambda token: token[:-7],
+    "without its prefix": lambda token: token[3:],
+    "without its beginning": lambda token: token[8:],
+    "with its prefix in capitals": str.swapcase,
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_key_is_found_and_removed_however_it_is_written(disguise: str) -> None:
+    text = DISGUISES[disguise](TOKEN)
+    assert holds_key(text)
+    assert resembles_key(text)
+    assert not holds_key(without_keys(text))
+    assert TOKEN[12:30] not in without_keys(text)
 
 
 @given(st.text(max_size=30), st.text(max_size=30), st.integers(), st.integers(0, 5))
@@ -16,10 +62,48 @@ def test_a_key_is_found_wherever_it_stands_in_a_text_also_if_its_end_is_missing(
     assert holds_key(text)
     assert resembles_key(text)
     assert resembles_key(f"{before}{token[5:-5]}{after}")
+    assert not holds_key(without_keys(text))
 
 
-def test_what_people_write_is_no_key() -> None:
-    written = "commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b of data_sync_for_internationalization"
-    for text in ("", "Data Sync Script", written, "kl_3fA9…x7Qz"):
-        assert not holds_key(text)
+@given(st.text(max_size=300))
+def test_any_text_can_be_examined_and_redacted(text: str) -> None:
+    assert holds_key(text) in {True, False}
+    assert redacted(text) == text or holds_key(text)
+
+
+def test_a_key_under_another_prefix_is_found() -> None:
+    token = mint("kalp_live", "default", random.Random(6).randrange).reveal()
+    assert holds_key(" ".join(token))
+    assert holds_key("kl_" + "a" * 50)
+
+
+def test_of_a_key_in_a_text_its_hint_is_kept() -> None:
+    assert redacted(f"curl with {TOKEN} today") == f"curl with kl_{TOKEN[3:7]}… today"
+    assert redacted(f"id%3D{TOKEN}; ok") == f"id%3Dkl_{TOKEN[3:7]}…; ok"
+    assert redacted(f"a {_every_character(TOKEN)} b") == "a [API key] b"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Data Sync Script",
+        "commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b of data_sync_for_internationalization",
+        "kl_3fA9…x7Qz",
+        "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+        "3e4666bf-d5e5-4aa7-b8ce-cefe41c7568a",
+        "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz",
+        "InternationalizationConfigurationServiceFactory",
+        "rate 50%, 100%25 and%zz",
+        "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605",
+        "the quick_brown fox jumps over the lazy dog and goes on for much more than fifty letters",
+    ],
+)
+def test_what_people_write_is_not_a_key(text: str) -> None:
+    assert not holds_key(text)
+    assert redacted(text) == text == without_keys(text)
+
+
+def test_an_id_a_date_and_a_long_word_may_stand_in_an_address() -> None:
     assert not resembles_key("3fA9bQ27LmZ0 2026-11-23T18:59:21.123Z internationalization")

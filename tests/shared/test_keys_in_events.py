@@ -1,0 +1,148 @@
+"""No whole key gets into the ledger: not in any field of any event, nor in what goes with it."""
+
+import types
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+import msgspec
+import pytest
+
+from shared.errors import InvalidFieldError
+from shared.events import Actor, ActorKind, Fact, KeyToggled, NewEvent, Request, encode, enveloped
+from shared.tokens import holds_key
+from shared.web.environ import origin
+from tests.shared.every_event import facts, types_of
+from tests.shared.test_tokens import DISGUISES, TOKEN
+
+CANARIES = [disguise(TOKEN) for disguise in DISGUISES.values()]
+ACTOR = Actor(kind="account", id="account:ann@example.org", label="ann@example.org")
+REQUEST = Request(id="r1", ip="192.0.2.7", user_agent="curl/8.7.1")
+PLAIN: dict[Any, Any] = {str: "plain", int: 1, bool: True}
+
+
+def planted(kind: Any, canary: str) -> Iterator[Any]:
+    """Values of a type that have a canary in one of their texts, each in another."""
+    origin, of = get_origin(kind), get_args(kind)
+    if kind is str:
+        yield canary
+    elif isinstance(kind, types.UnionType):
+        for each in of:
+            yield from planted(each, canary)
+    elif origin is tuple:
+        yield from ((plain(of[0]), value) for value in planted(of[0], canary))
+    elif origin is dict:
+        yield from ({"q": value} for value in planted(of[1], canary))
+        yield from ({name: "plain"} for name in planted(of[0], canary))
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for name, field in types_of(kind).items():
+            yield from (msgspec.structs.replace(plain(kind), **{name: v}) for v in planted(field, canary))
+
+
+def plain(kind: Any) -> Any:
+    """A value of a type."""
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if isinstance(kind, types.UnionType):
+        return plain(get_args(kind)[0])
+    if get_origin(kind) in {tuple, dict}:
+        return get_origin(kind)()
+    if get_args(kind) == get_args(ActorKind):
+        return "account"
+    return kind(**{name: plain(field) for name, field in types_of(kind).items()})
+
+
+def append(fact: Fact, **changed: Any) -> NewEvent:
+    envelope: dict[str, Any] = {
+        "subject": "key:3fA9bQ27LmZ0",
+        "after_version": 0,
+        "workspace": "default",
+        "actor": ACTOR,
+        "request": REQUEST,
+        "new_id": lambda: "event-1",
+    }
+    return enveloped([fact], **envelope | changed)[0]
+
+
+def attempt(fact: Fact) -> NewEvent | InvalidFieldError:
+    """The event, or why there is none."""
+    try:
+        return append(fact)
+    except InvalidFieldError as error:
+        return error
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All texts of what is stored."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from (name, *texts(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+
+
+def is_clean(event: NewEvent) -> bool:
+    stored = encode(event)
+    return TOKEN[12:40].encode() not in stored and not any(map(holds_key, texts(msgspec.json.decode(stored))))
+
+
+@pytest.mark.parametrize("kind", facts(), ids=lambda kind: kind.__name__)
+def test_no_field_of_an_event_takes_a_key(kind: type[Fact]) -> None:
+    tried = 0
+    for canary in CANARIES:
+        for fact in planted(kind, canary):
+            tried += 1
+            outcome = attempt(fact)
+            if isinstance(outcome, NewEvent):
+                assert kind.REPEATED
+                assert is_clean(outcome)
+            else:
+                assert outcome.field.replace("_", " ") in str(outcome)
+                assert TOKEN[12:40] not in str(outcome)
+    assert tried or not any("str" in str(field) for field in types_of(kind).values())
+
+
+@pytest.mark.parametrize("canary", CANARIES, ids=DISGUISES)
+def test_a_key_is_removed_from_what_a_request_says_of_itself(canary: str) -> None:
+    fact = KeyToggled(enabled=True, reason="")
+    for request in planted(Request, canary):
+        assert is_clean(append(fact, request=request))
+    for actor in planted(Actor, canary):
+        assert is_clean(append(fact, actor=actor))
+
+
+@pytest.mark.parametrize("canary", CANARIES, ids=DISGUISES)
+def test_a_key_is_refused_as_a_workspace_and_as_an_e_mail_address(canary: str) -> None:
+    fact = KeyToggled(enabled=True, reason="")
+    with pytest.raises(InvalidFieldError) as refusal:
+        append(fact, workspace=canary)
+    assert refusal.value.field == "workspace"
+    with pytest.raises(InvalidFieldError) as refusal:
+        append(fact, subject=f"account:{canary}@example.org")
+    assert refusal.value.field == "email"
+
+
+@pytest.mark.parametrize("before", [0, 240, 255, 290, 298])
+@pytest.mark.parametrize("canary", [TOKEN, DISGUISES["percent-encoded twice"](TOKEN)])
+def test_a_user_agent_is_cut_only_after_keys_were_removed(before: int, canary: str) -> None:
+    user_agent = ("agent/1.0 " * 30)[:before] + canary + " more" * 20
+    kept = origin({"HTTP_USER_AGENT": user_agent, "REMOTE_ADDR": "192.0.2.7"}).user_agent
+    assert kept
+    assert len(kept) <= 300
+    assert TOKEN[8:14] not in kept
+    assert canary[20:30] not in kept
+
+
+def test_a_request_is_not_named_by_a_key() -> None:
+    environ = {"HTTP_X_REQUEST_ID": TOKEN, "REMOTE_ADDR": "192.0.2.7"}
+    assert TOKEN[8:14] not in origin(environ).id
+    assert origin({"HTTP_X_REQUEST_ID": "checkout-42", "REMOTE_ADDR": ""}).id == "checkout-42"
+
+
+def test_what_has_no_key_is_kept_as_it_is() -> None:
+    fact = KeyToggled(enabled=True, reason="commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b broke it")
+    event = append(fact)
+    assert event.data is fact
+    assert (event.actor, event.request) == (ACTOR, REQUEST)
