@@ -1,6 +1,7 @@
 """Serves a web application with granian: one process group, each worker built by a factory."""
 
 import os
+import resource
 import secrets
 import socket
 from contextlib import suppress
@@ -9,7 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from shared.connections import connect, ensure_reachable
@@ -17,14 +19,15 @@ from shared.embedded import open_store
 from shared.errors import AdvisedError
 from shared.settings import Settings
 from shared.telemetry import configure_logs
+from shared.web.connections import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from shared.web.draining import Draining
 
 _APPLICATIONS = "services.web_applications"
-_WORKERS = 2
-_THREADS = 16  # requests that a worker has under way at once; more than that wait their turn
-_CONNECTIONS = 512  # that a worker keeps open, most of them idle: browsers and clients' pools hold several
+_IDLE_S = 30  # for which a connection may send no request, or not the whole of its headers
+_HEADERS_BYTES = 64 * 1024
+_DESCRIPTORS = 8192  # that a worker may have open, where the system lets it; connections need most of them
 _STOP_S = 8
 
 
@@ -66,25 +69,40 @@ def serve_pages(factory: str) -> None:
             # Where prometheus-client adds up what all workers count, if it is told before it is imported.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
             import_module(_APPLICATIONS)
-            serve_application(f"{_APPLICATIONS}:{factory}", settings.host, settings.port)
+            serve_application(f"{_APPLICATIONS}:{factory}", settings.host, settings.port, settings.workers)
 
 
-def serve_application(factory: str, host: str, port: int) -> None:
-    """Runs what a factory makes, `module:function`, until SIGTERM or SIGINT."""
+def serve_application(factory: str, host: str, port: int, workers: int = 2) -> None:
+    """Runs what a factory makes, `module:function`, until SIGTERM or SIGINT.
+
+    A connection has one request at a time and each request a thread, which waits for the body as long as
+    `shared.web.connections` allows. How many of them are worked on at once, `shared.web.slots` says.
+    """
+    _raise_descriptor_limit()
     Granian(
         factory,
         address=host,
         port=port,
         interface=Interfaces.WSGI,
-        workers=_WORKERS,
-        blocking_threads=_THREADS,
-        backpressure=_CONNECTIONS,
+        workers=workers,
+        blocking_threads=MAX_CONNECTIONS,
+        backpressure=MAX_CONNECTIONS,
+        # Of HTTP/2, granian keeps a thread spinning for each upload that ends early.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=_IDLE_S * 1000, max_buffer_size=_HEADERS_BYTES),
         websockets=False,
         log_level=LogLevels.error,
         respawn_failed_workers=True,
         respawn_interval=0.5,
         workers_kill_timeout=_STOP_S,
     ).serve(target_loader=_made_by)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _made_by(factory: str) -> "Draining":

@@ -1,6 +1,6 @@
 """The web applications: what each web process begins with, put together from the parts of all services."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.util import Finalize
@@ -18,13 +18,15 @@ from services.doctor.examination import Concern
 from services.health import Watch
 from services.keys.app import register as register_keys
 from services.keys.create_call import CreateCall
+from services.keys.verify_calls import FORWARD_AUTH
 from services.metrics import Figures, count_command, count_verdict
 from shared.commands import log_in_batches, log_waiting, observe
 from shared.connections import StoreError
 from shared.settings import Settings
 from shared.telemetry import configure_logs
 from shared.web.access import Access
-from shared.web.app import JsonApi, create_app, surround
+from shared.web.app import JsonApi, create_app, limit_concurrency, surround
+from shared.web.connections import MAX_PER_PEER, ConnectionGuard
 from shared.web.health import attach_health
 from shared.web.session import StoredSessions
 
@@ -40,7 +42,7 @@ def create_web() -> Flask:
     register_keys(app, api, parts.keys, verdicts, create, parts.usage)
     register_accounts(app, parts.accounts, parts.sign_in, parts.directory)
     register_audit(app, api, parts.standing, parts.inquiries, parts.exports)
-    surround(app, parts.settings.trusted_proxies)
+    _surround(app, parts, unread={FORWARD_AUTH})
     return app
 
 
@@ -50,7 +52,7 @@ def create_audit_web() -> Flask:
     app, api = _base(parts, home="audit.entries_page", ready=Concern.AUDIT_WEB)
     register_accounts(app, parts.accounts, parts.sign_in, parts.directory)
     register_audit(app, api, parts.standing, parts.inquiries, parts.exports)
-    surround(app, parts.settings.trusted_proxies)
+    _surround(app, parts)
     return app
 
 
@@ -72,6 +74,7 @@ def _base(parts: Parts, home: str, ready: Concern) -> tuple[Flask, JsonApi]:
         home=home,
         limits=parts.limits,
     )
+    limit_concurrency(app, parts.settings.threads)
     readiness = Watch(parts, ready, _LOOK_EVERY_S)
     status = Watch(parts, Concern.STATUS, _LOOK_EVERY_S)
     figures = Figures(parts, readiness, status)
@@ -79,6 +82,13 @@ def _base(parts: Parts, home: str, ready: Concern) -> tuple[Flask, JsonApi]:
     observe(count_command)
     attach_health(app, readiness.report, status.report, figures)
     return app, api
+
+
+def _surround(app: Flask, parts: Parts, unread: Collection[str] = ()) -> None:
+    proxies = parts.settings.trusted_proxies
+    guard = ConnectionGuard(None if proxies else MAX_PER_PEER)
+    Thread(target=guard.run, args=(Stop(),), daemon=True).start()
+    surround(app, proxies, guard, unread)
 
 
 def _run_beside(parts: Parts, *watches: Callable[[Stop], None]) -> None:

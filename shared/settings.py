@@ -1,6 +1,8 @@
 """What a process is told by its environment, read once and frozen."""
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,6 +66,13 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             "proxies in front, each of which adds to `X-Forwarded-For`, `-Proto` and `-Host`: without it, "
             "all visitors seem to come from the proxy, and cookies are not `Secure`",
         ),
+        "WORKERS": Setting(
+            "2 or the number of CPUs, up to 8", "web processes that share the port; each has its own cache"
+        ),
+        "THREADS": Setting(
+            "8 for each CPU, from 16 to 64",
+            "requests that a web process works on at once; verify and forward-auth are not counted",
+        ),
         "VERIFIER_KEYS": Setting("`100000`", "keys that a web process remembers for its verdicts"),
         "ALLOW_UNSAFE_STORE": Setting("`0`", "`1` takes a store that could lose events, with a warning"),
         "ACK_REPLICAS": Setting(
@@ -96,6 +105,8 @@ class Settings:
     rate_limit: RateLimitItem | None = None  # of each caller, in each web process; None: none
     sign_in_limit: RateLimitItem | None = None  # of each account; None: none
     audit_key_file: Path | None = None  # None: in the data directory
+    workers: int = 2  # web processes
+    threads: int = 16  # requests that each of them works on at once
     trusted_proxies: int = 0  # in front, whose word on the visitor's address and on TLS is taken
 
     @classmethod
@@ -136,6 +147,8 @@ class Settings:
             rate_limit=env.rate("RATE_LIMIT", "300/second"),
             sign_in_limit=env.rate("SIGN_IN_LIMIT", "10/10 minutes"),
             trusted_proxies=env.whole("TRUSTED_PROXIES", 0, 0, 100),
+            workers=env.whole("WORKERS", min(max(2, _cpus()), 8), 1, 256),
+            threads=env.whole("THREADS", min(max(16, 8 * _cpus()), 64), 1, 1_000),
             verifier_keys=env.whole("VERIFIER_KEYS", 100_000, 1, 1_000_000_000),
         )
 
@@ -184,6 +197,11 @@ class _Environment(FileAwareEnv):
                 "or 0 for no limit."
             )
         return rate
+
+
+def _cpus() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _path(text: str) -> Path:

@@ -11,7 +11,7 @@ from services.keys.moments import NotYetCreatedError
 from services.keys.service import Keys
 from services.keys.usage import Usage
 from services.keys.verification import BehindError
-from services.keys.verify_calls import InvalidParameterError, ScopesLackingError, VerdictCalls
+from services.keys.verify_calls import FORWARD_AUTH, InvalidParameterError, ScopesLackingError, VerdictCalls
 from shared.moments import MomentError
 from shared.web.access import attach
 from shared.web.app import JsonApi, add_lane, attach_calls
@@ -36,10 +36,10 @@ def register(
     app.register_error_handler(InvalidParameterError, verify_api.invalid_parameter)
     app.register_error_handler(ScopesLackingError, verify_api.scopes_lacking)
     # Whatever method a gateway's request has.
-    app.url_map.add(Rule("/v1/forward-auth", endpoint="verify_api.forward_auth", methods=None))
+    app.url_map.add(Rule(FORWARD_AUTH, endpoint="verify_api.forward_auth", methods=None))
     lane: dict[str, Call] = {
         "/v1/keys": create,
         "/v1/keys/verify": verdicts.verify,
-        "/v1/forward-auth": verdicts.forward_auth,
+        FORWARD_AUTH: verdicts.forward_auth,
     }
     add_lane(app, lane)

@@ -15,7 +15,7 @@ from services.keys.commands import Done, KeyCommands
 from services.keys.schemas import NewKeySchema, NewSecretSchema, presented
 from shared.identity import KEYS_WRITE, Authenticator, Principal, authorize
 from shared.schemas import IdempotencySchema
-from shared.web.environ import bearer_token, idempotency, origin, plain_json
+from shared.web.environ import caller, idempotency, origin, plain_json
 from shared.web.lane import Answer
 
 if TYPE_CHECKING:
@@ -56,17 +56,17 @@ class CreateCall:
             key = _idempotency_key(environ)
         except (ValidationError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        caller = self._caller(environ)
-        keyed = idempotency(environ, caller, key, body) if key else None
-        done = self.commands.create(caller, new, origin(environ), keyed)
+        principal = self._caller(environ)
+        keyed = idempotency(environ, principal, key, body) if key else None
+        done = self.commands.create(principal, new, origin(environ), keyed)
         headers = [*_HEADERS, *commanded(done).items()]
         return Answer(headers, _encode(_NEW_SECRET.dump(shown_once(done))), "201 CREATED")
 
     def _caller(self, environ: WSGIEnvironment) -> Principal:
-        caller = self.authenticate(bearer_token(environ))
-        self.limits.count(caller)
-        authorize(caller, KEYS_WRITE)
-        return caller
+        principal = caller(environ, self.authenticate)
+        self.limits.count(principal)
+        authorize(principal, KEYS_WRITE)
+        return principal
 
 
 def shown_once(done: Done) -> dict[str, Any]:

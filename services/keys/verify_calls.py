@@ -29,12 +29,13 @@ from shared.identity import (
 )
 from shared.timestamps import rfc3339
 from shared.tokens import resembles_key
-from shared.web.environ import bearer_token, plain_json
+from shared.web.environ import bearer_token, caller, plain_json
 from shared.web.lane import Answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+FORWARD_AUTH = "/v1/forward-auth"
 UNAVAILABLE = "UNAVAILABLE"  # where no verdict could be given
 _POSITION_DIGITS = 15
 _PARAMETERS = ("scopes", "workspace")  # of forward-auth
@@ -98,10 +99,10 @@ class VerdictCalls:
 
     def caller(self, environ: WSGIEnvironment) -> Principal:
         """Who asks for a verdict. Raises UnauthenticatedError, ForbiddenError, redis.RedisError."""
-        caller = self.authenticate(bearer_token(environ))
-        if not caller.may(PLATFORM_VERIFY):
-            authorize(caller, KEYS_VERIFY)
-        return caller
+        principal = caller(environ, self.authenticate)
+        if not principal.may(PLATFORM_VERIFY):
+            authorize(principal, KEYS_VERIFY)
+        return principal
 
     def verdict(self, caller: Principal, asked: Asked, least: int) -> Verdict:
         """The verdict that the caller may see. Raises BehindError, UnreadableEventError, redis.RedisError."""

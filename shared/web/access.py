@@ -78,7 +78,7 @@ def bearer(
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R]:
         @wraps(view)
         def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            principal = attached(Access).authenticate(environ.bearer_token(request.environ))
+            principal = environ.caller(request.environ, attached(Access).authenticate)
             if limited:
                 attached(Limits).count(principal)
             authorize(principal, scope)

@@ -1,6 +1,7 @@
 """The web application that every service's pages and calls are attached to."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,15 +25,19 @@ from shared.identity import ForbiddenError, UnauthenticatedError
 from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
 from shared.schemas import ProblemSchema, Timestamp, field_errors
 from shared.timestamps import date_utc, rfc3339
+from shared.web import environ
 from shared.web.access import Access, attach, attached, origin
-from shared.web.environ import MAX_BODY_BYTES, request_id
+from shared.web.bodies import Bodies
+from shared.web.connections import BODY_DEADLINE_S, ConnectionGuard
+from shared.web.environ import FAILURE, MAX_BODY_BYTES, request_id
 from shared.web.interface import attach_interface
-from shared.web.lane import FAILURE, Call, Lane
+from shared.web.lane import Call, Lane
 from shared.web.limits import Limits, TooManyRequestsError
 from shared.web.measured import ROUTE, Measured
 from shared.web.openapi import SchemaRules, completed
 from shared.web.problems import problem
 from shared.web.session import UnreadableCookieError
+from shared.web.slots import BusyError, Slots
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -52,6 +57,7 @@ _HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
 )
 
+_PROBES = frozenset({"/healthz", "/readyz"})  # answered also while all threads are busy
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 _log = structlog.get_logger(__name__)
@@ -114,21 +120,28 @@ def attach_calls(app: Flask, api: JsonApi, blueprint: object) -> None:
     api.register_blueprint(blueprint)
 
 
+def limit_concurrency(app: Flask, threads: int) -> None:
+    """Works on up to `threads` requests at once; others wait. Calls before Flask are not counted."""
+    app.wsgi_app = Slots(app.wsgi_app, threads, _PROBES)  # type: ignore[method-assign]  # as Flask documents
+
+
 def add_lane(app: Flask, calls: Mapping[str, Call]) -> None:
     """Lets the calls of some paths be answered before Flask, with the headers of every answer."""
     app.wsgi_app = Lane(app.wsgi_app, calls, [*_HEADERS])  # type: ignore[method-assign]  # as Flask documents
 
 
-def surround(app: Flask, proxies: int) -> None:
-    """Counts every request, and believes what so many proxies in front say of a visitor.
+def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collection[str]) -> None:
+    """Reads each body, counts every request, and trusts what `proxies` proxies in front report of a client.
 
-    That is the address, whether it is TLS, and the site's name. To be called last, for it goes around all
-    that looks at a request.
+    That is the address, whether it is TLS, and the site's name. The body of `unread` paths is never read.
+    To be called last, for it goes around all that looks at a request.
     """
     surrounded: WSGIApplication = Measured(app.wsgi_app)
     if proxies:
         surrounded = ProxyFix(surrounded, x_for=proxies, x_proto=proxies, x_host=proxies)
-    app.wsgi_app = surrounded  # type: ignore[assignment, method-assign]  # as Flask documents
+    access: Access = app.extensions["keyledger.Access"]
+    admit = partial(environ.caller, authenticate=access.authenticate)
+    app.wsgi_app = Bodies(surrounded, guard, admit, unread)  # type: ignore[method-assign]  # as Flask documents
 
 
 def _begin() -> AnyResponse | None:
@@ -159,7 +172,6 @@ def _is_from_elsewhere() -> bool:
 
 
 def _finish(response: Response) -> Response:
-    _take_in(request.content_length or 0)
     headers = response.headers
     headers["X-Request-Id"] = g.request_id
     headers.extend(_HEADERS)
@@ -170,17 +182,8 @@ def _finish(response: Response) -> Response:
     return response
 
 
-def _take_in(length: int) -> None:
-    """Reads what was sent, also if it is refused unread: else the server closes a connection that is kept.
-
-    Nor is it closed in the open: who sends the next request on it meanwhile gets no answer.
-    """
-    if length <= MAX_BODY_BYTES:
-        request.environ["wsgi.input"].read(length)
-
-
 def _is_call() -> bool:
-    return request.path.startswith("/v1/")
+    return environ.is_call(request.environ)
 
 
 def _map_errors(app: Flask) -> None:
@@ -197,6 +200,7 @@ def _map_errors(app: Flask) -> None:
         IdempotencyConflictError: lambda _: refuse(
             422, "This Idempotency-Key was used for another request. Use a new one for a new request."
         ),
+        BusyError: lambda error: refuse(503, str(error), {"Retry-After": str(error.retry_after)}),
         TooManyRequestsError: lambda error: refuse(429, str(error), {"Retry-After": str(error.retry_after)}),
         UnreadableEventError: _unreadable,
         OutOfMemoryError: _store_full,
@@ -245,7 +249,8 @@ _ADVICE = {
     404: "There is nothing at this address. Check it, or begin at /keys.",
     405: "This address does not take that method. The header Allow names those that it takes.",
     415: "Send a JSON body with the header Content-Type: application/json.",
-    413: f"The body is too large; {MAX_BODY_BYTES // 1024} KiB are the most.",
+    408: f"The body did not arrive within {BODY_DEADLINE_S:.0f} s. Send the request again.",
+    413: f"The body is too large. Send up to {MAX_BODY_BYTES // 1024} KiB.",
 }
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 import re
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 from shared.events import Request
-from shared.identity import Principal, UnauthenticatedError
+from shared.identity import Authenticator, Principal, UnauthenticatedError
 from shared.ip_addresses import canonical_ip
 from shared.ledger import Idempotency
 from shared.tokens import holds_key, without_keys
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 MAX_BODY_BYTES = 64 * 1024
+BODY = "keyledger.body"  # where the environment has the request's body, if it has one
+FAILURE = "keyledger.failure"  # and what went wrong before Flask, for Flask to answer
+CALLER = "keyledger.caller"  # and who authenticated by a bearer token
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _ID_KEPT = "keyledger.request_id"
 _USER_AGENT_LENGTH = 300
@@ -45,15 +47,25 @@ def bearer_token(environ: WSGIEnvironment) -> str:
     return token
 
 
+def caller(environ: WSGIEnvironment, authenticate: Authenticator) -> Principal:
+    """Whose bearer token the request has; authenticated once. Raises UnauthenticatedError."""
+    known: Principal | None = environ.get(CALLER)
+    if known is None:
+        known = environ[CALLER] = authenticate(bearer_token(environ))
+    return known
+
+
+def is_call(environ: WSGIEnvironment) -> bool:
+    """Whether a program asks, with a bearer token, and not a person's browser."""
+    path: str = environ["PATH_INFO"]
+    return path.startswith("/v1/")
+
+
 def plain_json(environ: WSGIEnvironment) -> bytes | None:
     """The body, if it says that it is JSON in the plainest way, which need not be true."""
-    length = environ.get("CONTENT_LENGTH", "")
-    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-        return None
     if environ.get("CONTENT_TYPE") != "application/json":
         return None
-    body: bytes = environ["wsgi.input"].read(int(length))
-    environ["wsgi.input"] = BytesIO(body)
+    body: bytes | None = environ.get(BODY)
     return body
 
 

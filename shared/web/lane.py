@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from shared.web.environ import request_id
+from shared.web.environ import FAILURE, request_id
 from shared.web.measured import ROUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-FAILURE = "keyledger.failure"  # where the environment has what a call raised, for Flask to tell
 
 Headers: TypeAlias = list[tuple[str, str]]
 
@@ -43,7 +41,7 @@ class Lane:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         call = self._calls.get(path)
-        if call is None:
+        if call is None or FAILURE in environ:
             return self._behind(environ, start_response)
         environ[ROUTE] = path
         try:

@@ -31,20 +31,20 @@ def refuse_connections() -> None:
     """
     if sys.platform != "linux":
         return
-    for descriptor, listener in _tcp_sockets():
+    for descriptor, listener in tcp_sockets():
         with suppress(OSError):  # as no descriptor is left: who has connected is answered all the same
-            if _is_listening(listener):
+            if is_listening(listener):
                 _let_nobody_in(listener)
                 with socket.socket(socket.AF_UNIX) as unknown:
                     unknown.bind("")
                     unknown.listen()
                     os.dup2(unknown.fileno(), descriptor)
     # Who was connected meanwhile has it from the listener. What was dropped of theirs they send again.
-    for _, connection in _tcp_sockets():
+    for _, connection in tcp_sockets():
         _take(connection, hops=0)
 
 
-def _tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
+def tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
     """Those of this process, each with its descriptor, as one of its own that is closed afterwards."""
     for entry in list(Path("/proc/self/fd").iterdir()):
         with suppress(OSError):  # another thread has closed it
@@ -54,7 +54,8 @@ def _tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
                         yield int(entry.name), found
 
 
-def _is_listening(found: socket.socket) -> bool:
+def is_listening(found: socket.socket) -> bool:
+    """Whether it accepts connections, and is none itself."""
     return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 

@@ -1,0 +1,59 @@
+"""An application behind the guards against clients that hold connections, with limits that tests can meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+from shared.web import connections
+from shared.web.bodies import Bodies
+from shared.web.connections import ConnectionGuard
+from shared.web.environ import BODY, FAILURE
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+DEADLINE_S = 1.0
+PER_PEER = 20
+_CHUNK = bytes(64 * 1024)
+
+connections._UNSENT_MS = 1_000
+_streaming: set[object] = set()
+
+
+def create() -> WSGIApplication:
+    """A short deadline for bodies."""
+    return _guarded(ConnectionGuard(None, DEADLINE_S))
+
+
+def create_capped() -> WSGIApplication:
+    """Few connections of one peer."""
+    return _guarded(ConnectionGuard(PER_PEER))
+
+
+def _guarded(guard: ConnectionGuard) -> WSGIApplication:
+    Thread(target=guard.run, args=(Event(),), daemon=True).start()
+    return Bodies(_application, guard, lambda _: None)
+
+
+def _application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Tells what came of the body; at `/stream` it never ends, and `/streaming` counts those."""
+    failure = environ.get(FAILURE)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    match environ["PATH_INFO"]:
+        case "/stream":
+            return _endless()
+        case "/streaming":
+            return [str(len(_streaming)).encode()]
+    return [type(failure).__name__.encode() if failure else environ.get(BODY, b"nothing")]
+
+
+def _endless() -> Iterator[bytes]:
+    here = object()
+    _streaming.add(here)
+    try:
+        while True:
+            yield _CHUNK
+    finally:
+        _streaming.remove(here)

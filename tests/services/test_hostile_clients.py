@@ -1,0 +1,252 @@
+"""Clients that hold connections: none of them holds what others need."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
+from io import BytesIO
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+
+from shared.identity import UnauthenticatedError
+from shared.web import bodies, slots
+from shared.web.bodies import Bodies
+from shared.web.connections import ConnectionGuard
+from shared.web.environ import BODY, CALLER, FAILURE, MAX_BODY_BYTES
+from shared.web.slots import BusyError, Slots
+from tests.real import free_port, until
+from tests.services.guarded_application import PER_PEER
+
+_ROOT = Path(__file__).parents[2]
+_SERVE = "from services.web import serve_application as serve; serve({!r}, '127.0.0.1', {}, workers=1)"
+_HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
+_GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextmanager
+def serving(factory: str) -> Iterator[int]:
+    """The port of a web process with one worker."""
+    port = free_port()
+    serve = _SERVE.format(f"tests.services.guarded_application:{factory}", port)
+    with subprocess.Popen([sys.executable, "-c", serve], cwd=_ROOT) as process:
+        try:
+            until(lambda: answers(port), what="the first answer")
+            yield port
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with serving("create") as port:
+        yield port
+
+
+@pytest.fixture
+def peers() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def answers(port: int) -> bool:
+    try:
+        return asked(port, "/") == b"nothing"
+    except OSError:
+        return False
+
+
+def asked(port: int, path: str) -> bytes:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers={"Connection": "close"})
+    return connection.getresponse().read()
+
+
+def sent(port: int, request: bytes) -> socket.socket:
+    peer = socket.create_connection(("127.0.0.1", port), 30)
+    peer.sendall(request)
+    return peer
+
+
+def rest(peer: socket.socket) -> bytes:
+    """All that the server sends until it ends the connection."""
+    return b"".join(iter(lambda: peer.recv(4096), b""))
+
+
+def test_half_sent_bodies_hold_nobody_up_and_end_at_the_deadline(port: int, peers: ExitStack) -> None:
+    halves = [peers.enter_context(sent(port, _HALF)) for _ in range(200)]
+    assert asked(port, "/") == b"nothing"
+    for half in halves:
+        answer = rest(half).lower()
+        assert answer.endswith(b"requesttimeout")
+        assert b"connection: close" in answer
+
+
+def test_a_body_that_trickles_in_ends_at_the_deadline(port: int, peers: ExitStack) -> None:
+    peer = peers.enter_context(sent(port, _HALF.replace(b"10", b"60000")))
+    stop = Event()
+
+    def trickle() -> None:
+        while not stop.wait(0.05):
+            try:
+                peer.sendall(b"x")
+            except OSError:
+                return
+
+    trickling = Thread(target=trickle)
+    trickling.start()
+    try:
+        assert b"RequestTimeout" in peer.recv(4096)
+    finally:
+        stop.set()
+        trickling.join()
+
+
+def test_a_chunked_body_without_an_end_is_not_taken_for_a_whole_one(port: int, peers: ExitStack) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    peer = peers.enter_context(sent(port, head + b"4\r\nhalf\r\n"))
+    assert rest(peer).endswith(b"RequestTimeout")
+
+
+def test_a_half_sent_body_right_behind_another_request_ends_too(port: int, peers: ExitStack) -> None:
+    peer = peers.enter_context(sent(port, _GET + _HALF))
+    assert rest(peer).endswith(b"RequestTimeout")
+
+
+def test_a_peer_keeps_its_connections_and_gets_no_more_than_its_share(peers: ExitStack) -> None:
+    with serving("create_capped") as port:
+        kept = [peers.enter_context(sent(port, _GET)) for _ in range(PER_PEER)]
+        assert all(peer.recv(4096) for peer in kept)
+        excess = [peers.enter_context(sent(port, b"")) for _ in range(10)]
+        assert [rest(peer) for peer in excess] == [b""] * 10
+        for peer in kept:
+            peer.sendall(_GET)
+            assert peer.recv(4096).endswith(b"nothing")
+        with socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.2", 0)) as another:
+            another.sendall(_GET)
+            assert another.recv(4096).endswith(b"nothing")
+
+
+def test_an_answer_that_its_client_does_not_take_is_given_up(port: int, peers: ExitStack) -> None:
+    peers.enter_context(sent(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"))
+    until(lambda: asked(port, "/streaming") == b"1", what="the stream")
+    until(lambda: asked(port, "/streaming") == b"0", 30, what="the end of the stream")
+
+
+def test_http_2_is_not_spoken(port: int, peers: ExitStack) -> None:
+    settings = b"\0\0\0\4\0\0\0\0\0"
+    peer = peers.enter_context(sent(port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings))
+    assert not rest(peer).startswith(settings[:4])
+    assert asked(port, "/") == b"nothing"
+
+
+class Application:
+    """What stands behind: keeps the environment of the last request."""
+
+    def __init__(self) -> None:
+        self.environ: dict[str, Any] = {}
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.environ = environ
+        start_response("200 OK", [])
+        return []
+
+
+class Unread(BytesIO):
+    """A body that must not be asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise AssertionError(size)
+
+
+def posted(behind: Application, body: BytesIO, **environ: str) -> list[tuple[str, str]]:
+    """Posts to a call whose callers are all unknown; gives the headers of the answer."""
+    headers: list[tuple[str, str]] = []
+
+    def admit(_: object) -> None:
+        raise UnauthenticatedError
+
+    application: Any = Bodies(behind, ConnectionGuard(), admit, unread={"/v1/forward-auth"})
+    request = {"REQUEST_METHOD": "POST", "REMOTE_ADDR": "127.0.0.1", "wsgi.input": body} | environ
+    application(request, lambda _, given: headers.extend(given))
+    return headers
+
+
+@pytest.mark.parametrize(
+    ("request_", "failure"),
+    [
+        ({"PATH_INFO": "/v1/keys", "CONTENT_LENGTH": "10"}, UnauthenticatedError),
+        ({"PATH_INFO": "/v1/keys/verify", "HTTP_TRANSFER_ENCODING": "chunked"}, UnauthenticatedError),
+        ({"PATH_INFO": "/v1/nosuch", "CONTENT_LENGTH": "10"}, UnauthenticatedError),
+        ({"PATH_INFO": "/sign-in", "CONTENT_LENGTH": str(MAX_BODY_BYTES + 1)}, RequestEntityTooLarge),
+        ({"PATH_INFO": "/v1/keys", "CONTENT_LENGTH": str(MAX_BODY_BYTES + 1)}, RequestEntityTooLarge),
+        ({"PATH_INFO": "/v1/forward-auth", "CONTENT_LENGTH": "10"}, type(None)),
+        ({"PATH_INFO": "/sign-in", "CONTENT_LENGTH": "10", "REQUEST_METHOD": "GET"}, type(None)),
+    ],
+)
+def test_a_body_that_nobody_wants_is_not_read(request_: dict[str, str], failure: type[object]) -> None:
+    behind = Application()
+    assert ("Connection", "close") in posted(behind, Unread(b"x" * 10), **request_)
+    assert isinstance(behind.environ.get(FAILURE), failure)
+    assert behind.environ[BODY] == b""
+
+
+def test_a_body_that_ends_early_is_refused() -> None:
+    behind = Application()
+    posted(behind, BytesIO(b"half"), PATH_INFO="/sign-in", CONTENT_LENGTH="10")
+    assert isinstance(behind.environ[FAILURE], BadRequest)
+
+
+def test_a_chunked_body_is_no_larger_than_another() -> None:
+    behind = Application()
+    body = BytesIO(b"x" * (MAX_BODY_BYTES + 1))
+    posted(behind, body, PATH_INFO="/sign-in", HTTP_TRANSFER_ENCODING="chunked")
+    assert isinstance(behind.environ[FAILURE], RequestEntityTooLarge)
+
+
+def test_the_sender_of_a_slow_body_is_authenticated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = Application()
+    application: Any = Bodies(behind, ConnectionGuard(), lambda environ: environ.update({CALLER: "a caller"}))
+    request = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/v1/keys",
+        "REMOTE_ADDR": "127.0.0.1",
+        "CONTENT_LENGTH": "4",
+    }
+    application(request | {"wsgi.input": BytesIO(b"body")}, lambda *_: None)
+    assert behind.environ[CALLER] == "a caller"
+    monkeypatch.setattr(bodies, "_KNOWN_S", -1)
+    application(request | {"wsgi.input": BytesIO(b"body")}, lambda *_: None)
+    assert CALLER not in behind.environ
+
+
+def test_requests_wait_for_a_slot_and_probes_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "_MAX_WAIT_S", 0.05)
+    began, go_on = Event(), Event()
+
+    def slow(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            began.set()
+            assert go_on.wait(30)
+        start_response("200 OK", [])
+        return []
+
+    application: Any = Slots(slow, 1, {"/healthz"})
+    holder = Thread(target=application, args=({"PATH_INFO": "/slow"}, lambda *_: None))
+    holder.start()
+    assert began.wait(10)
+    probe, page = {"PATH_INFO": "/healthz"}, {"PATH_INFO": "/keys"}
+    application(probe, lambda *_: None)
+    assert FAILURE not in probe
+    application(page, lambda *_: None)
+    assert isinstance(page[FAILURE], BusyError)
+    go_on.set()
+    holder.join()
+    again = {"PATH_INFO": "/keys"}
+    application(again, lambda *_: None)
+    assert FAILURE not in again
