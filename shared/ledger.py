@@ -22,10 +22,12 @@ _WAIT_MS = 1_000  # for replicas; shorter than a client waits for an answer
 
 # Appends events to the log. All checks come before the first write, for Lua does not roll back.
 # KEYS  1 the log  2 the subject's index of positions  3 the idempotency record  4 the credential
+#       5 the guard's index of positions, if there is a guard
 # ARGV  1 the expected version  2 the subject  3 the request's fingerprint, or ''
 #       4 the life of the idempotency record in s  5 the credential, or ''  6… the events' bodies
-# Gives {'repeated', fingerprint, subject, positions} | {'conflict', version} | {'appended', positions, time},
-# positions as one string of integers with blanks between.
+#       and last, if there is a guard, its expected version
+# Gives {'repeated', fingerprint, subject, positions} | {'conflict', version} | {'guarded', version}
+# | {'appended', positions, time}, positions as one string of integers with blanks between.
 _APPEND = """
 local fingerprint = ARGV[3]
 if fingerprint ~= '' then
@@ -34,13 +36,19 @@ if fingerprint ~= '' then
 end
 local version = redis.call('LLEN', KEYS[2])
 if version ~= tonumber(ARGV[1]) then return {'conflict', version} end
+local last_event = #ARGV
+if KEYS[5] then
+  local guarded = redis.call('LLEN', KEYS[5])
+  if guarded ~= tonumber(ARGV[last_event]) then return {'guarded', guarded} end
+  last_event = last_event - 1
+end
 local clock = redis.call('TIME')
 local at = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if last then at = math.max(at, tonumber(last[2][2])) end
 
 local positions = {}
-for i = 6, #ARGV do
+for i = 6, last_event do
   local id = redis.call('XADD', KEYS[1], '0-*', 'at', at, 'event', ARGV[i])
   local position = string.sub(id, 3)
   redis.call('RPUSH', KEYS[2], position)
@@ -99,6 +107,13 @@ class Idempotency(NamedTuple):
         return cls(f"{caller}:{_sha256(key.encode())}", _sha256(asked))
 
 
+class Guard(NamedTuple):
+    """Another subject that an append depends on: it must still be at the version that was decided on."""
+
+    subject: str
+    version: int
+
+
 class Checkpoint(NamedTuple):
     """How far a reader got: a position, and the id of the event there. (0, '') is the beginning."""
 
@@ -122,10 +137,11 @@ class Appended:
 
 
 class VersionConflictError(Exception):
-    """The subject is not at the version that the command was decided on."""
+    """The subject, or the guard, is not at the version that the command was decided on."""
 
     def __init__(self, subject: str, expected: int, actual: int) -> None:
         super().__init__(f"{subject} is at version {actual}, not {expected}")
+        self.subject = subject
         self.actual = actual
 
 
@@ -162,10 +178,11 @@ class Ledger:
         expected_version: int,
         idempotency: Idempotency | None = None,
         credential: str = "",
+        guard: Guard | None = None,
     ) -> Appended:
         """Appends all the events or none, and returns once the store has acknowledged them.
 
-        `credential` is kept for the subject apart from the log.
+        `credential` is kept for the subject apart from the log. `guard` is compared in the same step.
         Raises VersionConflictError, IdempotencyConflictError, NotReplicatedError, redis.RedisError; after a
         lost connection or a time-out the outcome is unknown, and the same call with the same idempotency
         settles it.
@@ -175,12 +192,17 @@ class Ledger:
         bodies = map(encode, events)
         arguments: list[bytes | str | int] = [expected_version, subject, fingerprint]
         arguments += [_IDEMPOTENCY_LIFE_S, credential, *bodies]
+        if guard:
+            keys.append(_index_key(guard.subject))
+            arguments.append(guard.version)
         reply = self._run_append(keys, arguments)
         match reply[0]:
             case b"appended":
                 return Appended(subject, _positions(reply[1]), at=reply[2])
             case b"conflict":
                 raise VersionConflictError(subject, expected_version, reply[1])
+            case b"guarded" if guard:
+                raise VersionConflictError(guard.subject, guard.version, reply[1])
             case _:
                 return self._repeated(reply[1:], keys[2], fingerprint)
 

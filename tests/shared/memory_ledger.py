@@ -9,6 +9,7 @@ from shared.ledger import (
     BEGINNING,
     Appended,
     Checkpoint,
+    Guard,
     Idempotency,
     IdempotencyConflictError,
     Ledger,
@@ -42,6 +43,7 @@ class MemoryLedger(Ledger):
         expected_version: int,
         idempotency: Idempotency | None = None,
         credential: str = "",
+        guard: Guard | None = None,
     ) -> Appended:
         """Appends all the events or none."""
         bodies = [encode(event) for event in events]
@@ -51,6 +53,8 @@ class MemoryLedger(Ledger):
             version = len(list(self.records(subject)))
             if version != expected_version:
                 raise VersionConflictError(subject, expected_version, version)
+            if guard and (actual := self.version(guard.subject)) != guard.version:
+                raise VersionConflictError(guard.subject, guard.version, actual)
             head = len(self._log)
             at = max(self._now(), self._log[-1][1].at if self._log else 0)
             self._log += [(subject, Record(head + n, at, body)) for n, body in enumerate(bodies, 1)]

@@ -17,6 +17,7 @@ from shared.ledger import (
     LOG,
     Appended,
     Checkpoint,
+    Guard,
     Idempotency,
     IdempotencyConflictError,
     Ledger,
@@ -93,6 +94,52 @@ def test_a_stale_or_early_version_is_a_conflict_and_writes_nothing(
     assert ledger.head().position == len(ledger.history("key:a")) == 1
     assert ledger.recall(Idempotency("n", "f")) is None
     assert ledger.credential("key:a") is None
+
+
+@pytest.mark.parametrize("expected", [0, 2])
+def test_a_guard_at_another_version_is_a_conflict_and_writes_nothing(ledger: Ledger, expected: int) -> None:
+    ledger.append("account:owner", toggles("account:owner"), 0)
+    with pytest.raises(VersionConflictError) as conflict:
+        ledger.append(
+            "account:a",
+            toggles("account:a", count=2),
+            0,
+            Idempotency("n", "f"),
+            "secret",
+            Guard("account:owner", expected),
+        )
+    assert (conflict.value.subject, conflict.value.actual) == ("account:owner", 1)
+    assert ledger.head().position == 1
+    assert ledger.history("account:a") == []
+    assert ledger.recall(Idempotency("n", "f")) is None
+    assert ledger.credential("account:a") is None
+
+
+def test_a_guard_at_its_version_lets_the_events_through_and_is_none_of_them(ledger: Ledger) -> None:
+    ledger.append("account:owner", toggles("account:owner"), 0)
+    guard = Guard("account:owner", 1)
+    appended = ledger.append("account:a", toggles("account:a", count=2), 0, None, "secret", guard)
+    assert appended == Appended("account:a", (2, 3))
+    assert [event.version for event in ledger.history("account:a")] == [1, 2]
+    assert ledger.credential("account:a") == "secret"
+    assert ledger.version("account:owner") == 1
+    assert ledger.append("account:owner", toggles("account:owner", 1), 1, guard=guard).positions == (4,)
+
+
+def test_of_two_subjects_that_guard_each_other_only_one_gets_its_event(ledger: Ledger) -> None:
+    pair = ("account:a", "account:b")
+    for name in pair:
+        ledger.append(name, toggles(name), 0)
+
+    def change(target: str, by: str) -> bool:
+        try:
+            ledger.append(target, toggles(target, 1), 1, guard=Guard(by, 1))
+        except VersionConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(change, pair, reversed(pair))) == [False, True]
 
 
 def test_a_request_that_met_a_conflict_may_be_made_again(ledger: Ledger) -> None:
