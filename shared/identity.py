@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeVar
 
@@ -54,6 +54,7 @@ class Principal:
     workspace: str
     scopes: frozenset[str]
     rotated_secret: bool = False
+    session_version: int = field(default=0, compare=False)  # of the account, that a person's session began at
 
     def may(self, scope: str) -> bool:
         """Whether the scope is held. `keyledger:admin` holds all but what crosses workspaces."""

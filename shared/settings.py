@@ -59,7 +59,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         ),
         "SIGN_IN_LIMIT": Setting(
             "`10/10 minutes`",
-            "tries at the password of one account; a network address has five times as many; `0` for none",
+            "sign-ins to one account, and tries at the current password in one session; an IP address may "
+            "sign in, and an owner may give passwords to people, five times as often; `0` for none",
         ),
         "TRUSTED_PROXIES": Setting(
             "`0`",

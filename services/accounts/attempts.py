@@ -1,25 +1,33 @@
-"""How often one may try to sign in: counted for each account and for each network address, in the store."""
+"""How often a password may be tried or given: counted in the store, before anything is hashed."""
 
 import hashlib
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address, ip_network
+from typing import Literal, TypeAlias
 
 from limits import RateLimitItem
 from limits.storage import RedisStorage
-from limits.strategies import FixedWindowRateLimiter
+from limits.strategies import SlidingWindowCounterRateLimiter
 from redis import Redis
 
+from services.accounts.credentials import HasherBusyError
 from shared.errors import AdvisedError
 from shared.ip_addresses import parse_ip
 from shared.ledger import NAMESPACE
 
-_ADDRESS_SHARE = 5  # an address may try as often as so many accounts: people share one
+_SHARED = 5  # a client may try as often as so many accounts, for people share an IP address
 _IPV6_NETWORK = 64  # bits; whoever has one address has all of these
+
+_Kind: TypeAlias = Literal["address", "account", "session", "owner"]
 
 
 class TooManyAttemptsError(AdvisedError):
     """Too many tries; the next one may be made in so many seconds, at least 1."""
+
+    status = 429
 
     def __init__(self, retry_after: int) -> None:
         minutes = math.ceil(retry_after / 60)
@@ -29,34 +37,65 @@ class TooManyAttemptsError(AdvisedError):
 
 
 class Attempts:
-    """The count of tries. Each is counted before the password is looked at, so that none slips by."""
+    """Limits on tries at passwords.
+
+    Each of its context managers counts one try, or raises TooManyAttemptsError, and goes around the work on
+    the password: what isn't counted is never hashed. A try that finds the hasher busy is not counted.
+    """
 
     def __init__(self, store: Redis, rate: RateLimitItem | None) -> None:
-        # The address goes unused: the connections are those of our own client.
+        # The URL goes unused: the connections are those of our own client.
         storage = RedisStorage(
             "redis://", connection_pool=store.connection_pool, key_prefix=f"{NAMESPACE}:attempts"
         )
-        self._counts = FixedWindowRateLimiter(storage)
-        self._of_account = rate
-        self._of_address = type(rate)(rate.amount * _ADDRESS_SHARE, rate.multiples) if rate else None
+        self._counts = SlidingWindowCounterRateLimiter(storage)
+        shared = type(rate)(rate.amount * _SHARED, rate.multiples) if rate else None
+        self._rates = {"address": shared, "account": rate, "session": rate, "owner": shared}
 
-    def count(self, account: str, ip: str | None) -> None:
-        """Counts one try, also for an account that there is not. Raises TooManyAttemptsError."""
+    @contextmanager
+    def sign_in(self, account: str, ip: str | None) -> Iterator[None]:
+        """A try to sign in, to an account that may not exist."""
         # A network that may not try any more takes nothing from the person whom it names.
-        self._hit(self._of_address, "address", network(ip))
-        self._hit(self._of_account, "account", _digest(account))
+        with self._counted("address", network(ip)), self._counted("account", _digest(account)):
+            yield
 
-    def succeeded(self, account: str, ip: str | None) -> None:
-        """Forgets the account's tries, and takes this one from those of the address."""
-        if self._of_account and self._of_address:
-            self._counts.clear(self._of_account, "account", _digest(account))
-            self._counts.hit(self._of_address, "address", network(ip), cost=-1)
+    def signed_in(self, account: str, ip: str | None) -> None:
+        """Forgets the account's tries, and takes the one that was right from those of the network."""
+        if rate := self._rates["account"]:
+            self._counts.clear(rate, "account", _digest(account))
+        self._uncount("address", network(ip))
 
-    def _hit(self, rate: RateLimitItem | None, kind: str, who: str) -> None:
-        if rate is None or self._counts.hit(rate, kind, who):
-            return
-        reset_at = self._counts.get_window_stats(rate, kind, who).reset_time
-        raise TooManyAttemptsError(max(1, math.ceil(reset_at - time.time())))
+    @contextmanager
+    def password_change(self, account: str, session: str) -> Iterator[None]:
+        """A try at the current password by a person who is signed in.
+
+        Each session is counted by itself, so that neither failed sign-ins nor somebody with another session
+        keep people from changing their password.
+        """
+        with self._counted("session", _digest(f"{account} {session}")):
+            yield
+
+    @contextmanager
+    def given_password(self, owner: str) -> Iterator[None]:
+        """A password that an owner gives to another person."""
+        with self._counted("owner", _digest(owner)):
+            yield
+
+    @contextmanager
+    def _counted(self, kind: _Kind, who: str) -> Iterator[None]:
+        rate = self._rates[kind]
+        if rate is not None and not self._counts.hit(rate, kind, who):
+            reset_at = self._counts.get_window_stats(rate, kind, who).reset_time
+            raise TooManyAttemptsError(max(1, math.ceil(reset_at - time.time())))
+        try:
+            yield
+        except HasherBusyError:
+            self._uncount(kind, who)
+            raise
+
+    def _uncount(self, kind: _Kind, who: str) -> None:
+        if rate := self._rates[kind]:
+            self._counts.hit(rate, kind, who, cost=-1)
 
 
 def network(ip: str | None) -> str:
@@ -69,6 +108,6 @@ def network(ip: str | None) -> str:
     return str(ip_network((int(address), _IPV6_NETWORK), strict=False))
 
 
-def _digest(account: str) -> str:
-    # Somebody may type a password where the address belongs.
-    return hashlib.sha256(account.encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(name: str) -> str:
+    # Somebody may type a password where the e-mail address belongs.
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,8 +1,10 @@
 """Commands on accounts, all of one shape: load with the version, decide, append at the expected version."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
+from typing import TypeVar
 
 from services.accounts.attempts import Attempts
 from services.accounts.credentials import Passwords
@@ -28,10 +30,11 @@ from shared.commands import command
 from shared.errors import AdvisedError, InvalidFieldError
 from shared.events import Facts, NewEvent, Request, enveloped, recorded
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
-from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
+from shared.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
 from shared.tokens import without_keys
 
 _ATTEMPTS = 5
+_T = TypeVar("_T")
 
 
 class NoSuchAccountError(AdvisedError):
@@ -43,6 +46,16 @@ class NoSuchAccountError(AdvisedError):
         )
 
 
+class NoLongerAllowedError(AdvisedError):
+    """The caller's own account was changed while the request was in flight, so nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Your account was changed at the same moment, and you can't do this anymore. "
+            "Nothing was changed. Reload the page."
+        )
+
+
 class _RepeatedError(Exception):
     """An equal request came first, at the same moment."""
 
@@ -51,8 +64,13 @@ class _RepeatedError(Exception):
 class Accounts:
     """The people who may sign in. `new_id` names an event.
 
-    The commands that change one raise ForbiddenError, NoSuchAccountError, InvalidFieldError, OwnAccountError,
-    VersionConflictError (after several tries), UnreadableEventError, redis.RedisError.
+    A command depends on two accounts: the one that it changes and the caller's own, for two owners may demote
+    each other at the same moment. The append compares the versions of both, so that one of the two is
+    refused, and a workspace keeps an owner. The operator at the command line has no account.
+
+    The commands that change one raise ForbiddenError, NoLongerAllowedError, NoSuchAccountError,
+    InvalidFieldError, OwnAccountError, VersionConflictError (after several tries), UnreadableEventError,
+    redis.RedisError; those that hash a password first TooManyAttemptsError and HasherBusyError.
     """
 
     ledger: Ledger
@@ -64,18 +82,27 @@ class Accounts:
     def add(self, principal: Principal, email: str, role: str, password: str, request: Request) -> Appended:
         """Lets a person sign in to the workspace of the principal.
 
-        Raises ForbiddenError, InvalidFieldError, AccountExistsError, redis.RedisError.
+        Raises AccountExistsError too.
         """
         authorize(principal, ADMIN, granting=ROLES.get(role, ()))
         address = checked_email(email)
         facts = decide_new(AddAccount(role=role), self.load(address))
+        self.passwords.check(password)
+        self._guard(principal, ADMIN)
+        credential = self._given(principal, password)
         events = self._enveloped(principal, subject(address), 0, facts, request)
-        credential = self.passwords.hash_password(password)
-        try:
-            return self.ledger.append(subject(address), events, 0, credential=credential)
-        except VersionConflictError as error:
-            # Only an account that was added at the same moment is in the way of a first event.
-            raise AccountExistsError(address) from error
+
+        def add() -> Appended:
+            guard = self._guard(principal, ADMIN)
+            try:
+                return self.ledger.append(subject(address), events, 0, credential=credential, guard=guard)
+            except VersionConflictError as error:
+                if error.subject != subject(address):
+                    raise
+                # Only an account that was added at the same moment is in the way of a first event.
+                raise AccountExistsError(address) from error
+
+        return _retried(add)
 
     @command("change_role")
     def change_role(self, principal: Principal, email: str, role: str, request: Request) -> Account:
@@ -108,37 +135,40 @@ class Accounts:
 
         It also lets in who has none, as nobody has after an import. Raises IdempotencyConflictError too.
         """
-        authorize(principal, ADMIN)
-        if subject(email) == principal.id:
+        if self.find(principal, email).subject == principal.id:
             raise OwnAccountError("Change your own password on the page Your account.")
-        credential = self.passwords.hash_password(password)
+        if self.ledger.recall(idempotency):
+            return False
+        self.passwords.check(password)
+        self._guard(principal, ADMIN)
+        credential = self._given(principal, password)
         try:
-            if self.ledger.recall(idempotency):
-                return False
             self._changed_by_owner(principal, email, ChangePassword(), request, credential, idempotency)
         except _RepeatedError:
             return False
         return True
 
     @command("change_password")
-    def change_password(self, principal: Principal, current: str, new: str, request: Request) -> Account:
+    def change_password(
+        self, principal: Principal, current: str, new: str, request: Request, session: str = ""
+    ) -> Account:
         """Takes another password of one's own. Sessions end by it, at an older version than the new one.
 
-        Raises TooManyAttemptsError too: whoever found an open browser must not guess the password there.
+        Tries are limited in each session, which `session` names: whoever found an open browser must not guess
+        the password there.
         """
-        credential = self.passwords.hash_password(new)
+        self.passwords.check(new)
         if new == current:
             raise InvalidFieldError("password", "The new password must be another one than the present one.")
-        self.attempts.count(principal.id, request.ip)
-
-        def decided(account: Account) -> Facts:
-            if not self.passwords.verify(self.ledger.credential(account.subject), current):
-                raise InvalidFieldError("current_password", "This is not your present password. Try again.")
-            return decide(ChangePassword(), account)
-
-        account = self._changed(principal, principal.id, decided, request, credential)
-        self.attempts.succeeded(principal.id, request.ip)
-        return account
+        self._guard(principal)
+        kept = self.ledger.credential(principal.id)
+        with self.attempts.password_change(principal.id, session):
+            credential = self.passwords.replace(kept, current, new)
+        if credential is None:
+            raise InvalidFieldError("current_password", "This is not your present password. Try again.")
+        return self._changed(
+            principal, principal.id, lambda account: decide(ChangePassword(), account), request, credential
+        )
 
     @command("sign_out_everywhere")
     def sign_out_everywhere(self, principal: Principal, request: Request) -> Account:
@@ -166,10 +196,35 @@ class Accounts:
         None if it may not sign in, or if it ended the sessions that began at this version of it.
         Raises UnreadableEventError, redis.RedisError.
         """
+        account = self._signed_in(account_subject, session_version)
+        return _principal(account, session_version) if account else None
+
+    def _signed_in(self, account_subject: str, session_version: int) -> Account | None:
         account = self._load(account_subject)
         if account is None or not account.enabled or session_version < account.sessions_end:
             return None
-        return _principal(account)
+        return account
+
+    def _guard(self, principal: Principal, scope: str | None = None) -> Guard | None:
+        """The caller's account as it is now, which must still allow the command; none of the operator.
+
+        Raises NoLongerAllowedError, UnreadableEventError, redis.RedisError.
+        """
+        if principal.kind == "operator":
+            return None
+        account = self._signed_in(principal.id, principal.session_version)
+        if account is None or visible(principal, account) is None:
+            raise NoLongerAllowedError
+        if scope is not None and not _principal(account, principal.session_version).may(scope):
+            raise NoLongerAllowedError
+        return Guard(account.subject, account.version)
+
+    def _given(self, principal: Principal, password: str) -> str:
+        """What is kept of a password that the caller gives to another person."""
+        if principal.kind == "operator":
+            return self.passwords.hash_password(password)
+        with self.attempts.given_password(principal.id):
+            return self.passwords.hash_password(password)
 
     def _load(self, account_subject: str) -> Account | None:
         return fold(self.ledger.history(account_subject))
@@ -195,7 +250,7 @@ class Accounts:
             authorize(principal, ADMIN, granting=ROLES[account.role])
             return decide(command, account)
 
-        return self._changed(principal, subject(email), decided, request, credential, idempotency)
+        return self._changed(principal, subject(email), decided, request, credential, idempotency, ADMIN)
 
     def _changed(
         self,
@@ -205,27 +260,26 @@ class Accounts:
         request: Request,
         credential: str = "",
         idempotency: Idempotency | None = None,
+        scope: str | None = None,
     ) -> Account:
-        """Loads, decides, and appends at the version that was decided on; again, if that is outdated."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        """Loads, decides, and appends at the versions that were decided on."""
+
+        def change() -> Account:
+            guard = self._guard(principal, scope)
             account = self._known(principal, account_subject)
             facts = decided(account)
             if not facts:
                 return account
             events = self._enveloped(principal, account_subject, account.version, facts, request)
-            try:
-                appended = self.ledger.append(
-                    account_subject, events, account.version, idempotency, credential
-                )
-            except VersionConflictError:
-                if attempt == _ATTEMPTS:
-                    raise
-            else:
-                if appended.repeated:
-                    raise _RepeatedError
-                happened = map(recorded, events, appended.positions, repeat(appended.at))
-                return fold(happened, account) or account
-        raise AssertionError("the last attempt returns or raises")
+            appended = self.ledger.append(
+                account_subject, events, account.version, idempotency, credential, guard
+            )
+            if appended.repeated:
+                raise _RepeatedError
+            happened = map(recorded, events, appended.positions, repeat(appended.at))
+            return fold(happened, account) or account
+
+        return _retried(change)
 
     def _enveloped(
         self, principal: Principal, account_subject: str, version: int, facts: Facts, request: Request
@@ -241,11 +295,20 @@ class Accounts:
         )
 
 
-def _principal(account: Account) -> Principal:
+def _retried(act: Callable[[], _T]) -> _T:
+    """Acts again on what is there now, if it was changed at the same moment."""
+    for _ in range(1, _ATTEMPTS):
+        with suppress(VersionConflictError):
+            return act()
+    return act()
+
+
+def _principal(account: Account, session_version: int) -> Principal:
     return Principal(
         kind="account",
         id=account.subject,
         label=account.email,
         workspace=account.workspace,
         scopes=ROLES[account.role],
+        session_version=session_version,
     )

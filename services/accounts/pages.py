@@ -9,13 +9,13 @@ from marshmallow import ValidationError
 
 from services.accounts.attempts import TooManyAttemptsError
 from services.accounts.commands import Accounts
-from services.accounts.credentials import PASSWORD_MIN_LENGTH
+from services.accounts.credentials import PASSWORD_MIN_LENGTH, HasherBusyError
 from services.accounts.domain import Account
 from services.accounts.schemas import PasswordChangeSchema, SignInSchema
 from services.accounts.sign_in import SignIn
 from shared.errors import InvalidFieldError
 from shared.identity import Principal
-from shared.web.access import attached, begin_session, origin, signed_in
+from shared.web.access import attached, begin_session, origin, session_name, signed_in
 
 _HOME = "/"
 # A path of this site. Browsers read `//` and `/\` as the beginning of another host, and leave out
@@ -37,8 +37,8 @@ def sign_in() -> ResponseReturnValue:
         account = attached(SignIn)(form["email"], form["password"], origin())
     except ValidationError as error:
         return _form(error.messages_dict), 422
-    except TooManyAttemptsError as error:
-        return _form({"form": [str(error)]}), 429, {"Retry-After": str(error.retry_after)}
+    except (TooManyAttemptsError, HasherBusyError) as error:
+        return _form({"form": [str(error)]}), error.status, {"Retry-After": str(error.retry_after)}
     if account is None:
         # Not 401: that must carry a challenge, which a form is not.
         return _form({"form": [_NOT_RIGHT]}), 422
@@ -69,15 +69,15 @@ def change_password(principal: Principal) -> ResponseReturnValue:
     try:
         form = PasswordChangeSchema().load(request.form.to_dict())
         account = attached(Accounts).change_password(
-            principal, form["current_password"], form["password"], origin()
+            principal, form["current_password"], form["password"], origin(), session_name()
         )
     except ValidationError as error:
         return _own_account(principal, error.messages_dict), 422
     except InvalidFieldError as error:
         return _own_account(principal, {error.field: [str(error)]}), 422
-    except TooManyAttemptsError as error:
+    except (TooManyAttemptsError, HasherBusyError) as error:
         headers = {"Retry-After": str(error.retry_after)}
-        return _own_account(principal, {"form": [str(error)]}), 429, headers
+        return _own_account(principal, {"form": [str(error)]}), error.status, headers
     begin_session(account.subject, account.version)
     flash("Your password is changed. Everywhere else you are signed out.", "success")
     return redirect(url_for("accounts.own_account"), 303)

@@ -26,19 +26,20 @@ class SignIn:
     def __call__(self, email: str, password: str, request: Request) -> Account | None:
         """The account; none for a wrong password, and for one that is unknown, disabled or without password.
 
-        Raises TooManyAttemptsError, redis.RedisError; with the right password UnreadableEventError too.
+        Raises TooManyAttemptsError, HasherBusyError, redis.RedisError; with the right password
+        UnreadableEventError too.
         """
         name = subject(email)
         try:
-            self.attempts.count(name, request.ip)
+            with self.attempts.sign_in(name, request.ip):
+                account = self._account(name, password)
         except TooManyAttemptsError:
             self._failed(name, request)
             raise
-        account = self._account(name, password)
         if account is None:
             self._failed(name, request)
             return None
-        self.attempts.succeeded(name, request.ip)
+        self.attempts.signed_in(name, request.ip)
         self.journal.tell(
             SignedIn(),
             subject=sign_in_subject(name),

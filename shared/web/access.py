@@ -1,5 +1,6 @@
 """Who calls: people by their session, services by a bearer token. Every view is behind one of the two."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -110,6 +111,13 @@ def begin_session(subject: str, version: int) -> None:
     renew(session)
     session["account"] = subject
     session["account_version"] = version
+    session["name"] = secrets.token_hex(8)
+
+
+def session_name() -> str:
+    """What this session is counted by, which isn't a secret, unlike its cookie."""
+    name: str = session.get("name", "")
+    return name
 
 
 def _session_principal() -> Principal | None:

@@ -1,6 +1,7 @@
 """Commands on people, and telling who they are, on a ledger."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -11,10 +12,10 @@ from argon2 import PasswordHasher
 from limits import parse
 
 from services.accounts.attempts import Attempts, TooManyAttemptsError
-from services.accounts.commands import Accounts, NoSuchAccountError
-from services.accounts.credentials import Passwords
+from services.accounts.commands import Accounts, NoLongerAllowedError, NoSuchAccountError
+from services.accounts.credentials import HasherBusyError, Passwords
 from services.accounts.domain import AccountExistsError, OwnAccountError
-from shared.errors import InvalidFieldError
+from shared.errors import AdvisedError, InvalidFieldError
 from shared.events import (
     AccountAdded,
     AccountDisabled,
@@ -64,6 +65,7 @@ def person(email: str, role: str = "owner", workspace: str = "default") -> Princ
 
 
 ADA, BOB = person("ada@example.com"), person("bob@example.com")
+EVE = person("eve@example.com", "developer")  # without an account here
 
 
 def is_password(accounts: Accounts, password: str, email: str = "ada@example.com") -> bool:
@@ -180,6 +182,7 @@ def test_an_account_whose_history_is_not_understood_may_do_nothing(
 
 def test_another_role_is_had_at_the_next_look_and_ends_no_session(accounts: Accounts, ledger: Ledger) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     changed = accounts.change_role(BOB, " Ada@example.com", "auditor", REQUEST)
     assert (changed.role, changed.version) == ("auditor", 2)
     assert facts(ledger) == [AccountRoleChanged(before="owner", after="auditor")]
@@ -192,6 +195,7 @@ def test_a_disabled_account_is_nobody_and_an_enabled_one_only_in_new_sessions(
     accounts: Accounts, ledger: Ledger
 ) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     accounts.disable(BOB, "ada@example.com", "left", REQUEST)
     assert accounts.principal_of(ADA.id, 1) is accounts.principal_of(ADA.id, 2) is None
     accounts.enable(BOB, "ada@example.com", REQUEST)
@@ -202,6 +206,7 @@ def test_a_disabled_account_is_nobody_and_an_enabled_one_only_in_new_sessions(
 
 def test_what_is_so_already_is_no_event(accounts: Accounts, ledger: Ledger) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     assert accounts.enable(BOB, "ada@example.com", REQUEST).version == 1
     assert accounts.change_role(BOB, "ada@example.com", "owner", REQUEST).version == 1
     assert facts(ledger) == []
@@ -219,6 +224,7 @@ def test_a_change_that_came_in_between_is_no_hindrance(
     accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     append, tries = Ledger.append, iter([True, False, False])
 
     def outrun(self: Ledger, *args: Any, **kwargs: Any) -> Any:
@@ -258,10 +264,12 @@ def test_an_account_of_another_workspace_answers_as_unknown(
     accounts: Accounts, ledger: Ledger, command: Callable[[Accounts, Principal, str], object]
 ) -> None:
     add(accounts)
+    mallory = person("mallory@example.com", workspace="other")
+    accounts.add(replace(OPERATOR, workspace="other"), mallory.label, "owner", PASSWORD, REQUEST)
     messages = []
     for email in ("ada@example.com", "eva@example.com"):
         with pytest.raises(NoSuchAccountError) as refusal:
-            command(accounts, person("mallory@example.com", workspace="other"), email)
+            command(accounts, mallory, email)
         messages.append(str(refusal.value).replace(email, "…"))
     assert messages[0] == messages[1]
     assert facts(ledger) == []
@@ -283,6 +291,7 @@ def test_a_password_that_is_reset_takes_the_place_of_the_old_one_and_ends_the_se
     accounts: Accounts, ledger: Ledger
 ) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     assert accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST)
     assert [is_password(accounts, p) for p in (PASSWORD, "a given password")] == [False, True]
     assert accounts.principal_of(ADA.id, 1) is None
@@ -292,6 +301,7 @@ def test_a_password_that_is_reset_takes_the_place_of_the_old_one_and_ends_the_se
 
 def test_who_has_no_password_after_an_import_gets_one_by_a_reset(accounts: Accounts, store: Any) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     store.delete(credential_key("account:ada@example.com"))
     assert accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST)
     assert is_password(accounts, "a given password")
@@ -302,6 +312,7 @@ def test_a_reset_sent_twice_is_one(
     accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     asked = Idempotency.of("account:bob", "form-1", b"ada@example.com")
     assert accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST, asked)
     if at_once:
@@ -344,16 +355,242 @@ def test_the_present_password_is_not_guessed_on_an_open_browser(accounts: Accoun
     add(accounts)
     for _ in range(3):
         with pytest.raises(InvalidFieldError):
-            accounts.change_password(ADA, "a wrong guess", "a password of my own", REQUEST)
+            accounts.change_password(ADA, "a wrong guess", "a password of my own", REQUEST, "open browser")
     with pytest.raises(TooManyAttemptsError):
+        accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST, "open browser")
+    assert is_password(accounts, PASSWORD)
+    assert accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST, "another browser")
+
+
+def test_failed_sign_ins_keep_nobody_from_changing_their_password(accounts: Accounts) -> None:
+    add(accounts)
+    for number in range(20):  # to the account, and from the same IP address to others
+        with suppress(TooManyAttemptsError), accounts.attempts.sign_in(ADA.id, REQUEST.ip):
+            pass
+        with suppress(TooManyAttemptsError), accounts.attempts.sign_in(f"account:{number}", REQUEST.ip):
+            pass
+    with pytest.raises(TooManyAttemptsError), accounts.attempts.sign_in(ADA.id, "203.0.113.9"):
+        pass
+    assert accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST, "s")
+
+
+def test_wrong_guesses_in_a_session_lock_no_sign_in(accounts: Accounts) -> None:
+    add(accounts)
+    for _ in range(3):
+        with pytest.raises(InvalidFieldError):
+            accounts.change_password(ADA, "a wrong guess", "a password of my own", REQUEST, "s")
+    with accounts.attempts.sign_in(ADA.id, REQUEST.ip):
+        pass
+
+
+class Hashes(PasswordHasher):
+    """Counts what is asked of it, and does it cheaply."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.made = 0
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        self.made += 1
+        return super().hash(password, salt=salt)
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002
+        self.made += 1
+        return super().verify(hash, password)
+
+
+# Each is refused for a reason that is known without the password.
+REFUSED: list[Callable[[Accounts], object]] = [
+    lambda accounts: accounts.change_password(ADA, PASSWORD, "too short", REQUEST, "s"),
+    lambda accounts: accounts.change_password(ADA, PASSWORD, PASSWORD, REQUEST, "s"),
+    lambda accounts: accounts.change_password(
+        ADA, "a wrong guess", "a password of my own", REQUEST, "used up"
+    ),
+    lambda accounts: accounts.change_password(EVE, PASSWORD, "a password of my own", REQUEST, "s"),
+    lambda accounts: accounts.reset_password(ADA, ADA.label, "a given password", REQUEST),
+    lambda accounts: accounts.reset_password(ADA, "nobody@example.com", "a given password", REQUEST),
+    lambda accounts: accounts.reset_password(ADA, BOB.label, "too short", REQUEST),
+    lambda accounts: accounts.reset_password(EVE, BOB.label, "a given password", REQUEST),
+    lambda accounts: accounts.reset_password(BOB, ADA.label, "a given password", REQUEST),
+    lambda accounts: accounts.add(ADA, BOB.label, "owner", PASSWORD, REQUEST),
+    lambda accounts: accounts.add(ADA, "new@example.com", "root", PASSWORD, REQUEST),
+    lambda accounts: accounts.add(ADA, "new@example.com", "owner", "too short", REQUEST),
+    lambda accounts: accounts.add(EVE, "new@example.com", "owner", PASSWORD, REQUEST),
+    lambda accounts: accounts.add(BOB, "new@example.com", "owner", PASSWORD, REQUEST),
+]
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_a_refused_request_costs_no_password_hash(
+    accounts: Accounts, ledger: Ledger, command: Callable[[Accounts], object]
+) -> None:
+    for email in (ADA.label, BOB.label):
+        add(accounts, email)
+    for _ in range(3):
+        with accounts.attempts.password_change(ADA.id, "used up"):
+            pass
+    for _ in range(15):
+        with accounts.attempts.given_password(BOB.id):
+            pass
+    before, hashes = ledger.head(), Hashes()
+    counted = replace(accounts, passwords=Passwords(hashes))
+    with pytest.raises((AdvisedError, ForbiddenError)):
+        command(counted)
+    assert (hashes.made, ledger.head()) == (0, before)
+
+
+def test_the_operator_may_add_as_many_people_as_there_are(accounts: Accounts) -> None:
+    for number in range(20):
+        add(accounts, f"person{number}@example.com")
+
+
+def test_a_command_that_finds_the_hasher_busy_does_nothing_and_counts_as_no_try(
+    accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for email in (ADA.label, BOB.label):
+        add(accounts, email)
+    before = ledger.head()
+    commands: list[Callable[[], object]] = [
+        lambda: accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST, "s"),
+        lambda: accounts.reset_password(ADA, BOB.label, "a given password", REQUEST),
+        lambda: accounts.add(ADA, "new@example.com", "owner", PASSWORD, REQUEST),
+    ]
+
+    def busy(*_: Any) -> Any:
+        raise HasherBusyError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passwords, "_run", busy)
+        for command in commands * 20:
+            with pytest.raises(HasherBusyError):
+                command()
+    assert ledger.head() == before
+    for command in reversed(commands):
+        command()
+
+
+# What one owner does to another; both at the same moment would leave the workspace without an owner.
+REMOVALS: list[Callable[[Accounts, Principal, str], object]] = [
+    lambda accounts, by, email: accounts.change_role(by, email, "auditor", REQUEST),
+    lambda accounts, by, email: accounts.disable(by, email, "", REQUEST),
+]
+
+
+@pytest.mark.parametrize("mine", REMOVALS)
+@pytest.mark.parametrize("theirs", REMOVALS)
+def test_of_two_owners_who_remove_each_other_at_the_same_moment_one_stays(
+    accounts: Accounts,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    mine: Callable[[Accounts, Principal, str], object],
+    theirs: Callable[[Accounts, Principal, str], object],
+) -> None:
+    for email in (ADA.label, BOB.label):
+        add(accounts, email)
+    append, first = Ledger.append, iter([True])
+
+    def outrun(self: Ledger, *args: Any, **kwargs: Any) -> Any:
+        if next(first, False):
+            theirs(accounts, BOB, ADA.label)
+        return append(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "append", outrun)
+    with pytest.raises(NoLongerAllowedError):
+        mine(accounts, ADA, BOB.label)
+    assert accounts.principal_of(BOB.id, 1) == BOB
+    assert facts(ledger, BOB.label) == []
+
+
+# What may happen to an owner while a request of theirs is in flight.
+MEANWHILE: dict[str, Callable[[Accounts], object]] = {
+    "demoted": lambda accounts: accounts.change_role(BOB, ADA.label, "developer", REQUEST),
+    "disabled": lambda accounts: accounts.disable(BOB, ADA.label, "", REQUEST),
+    "disabled and enabled": lambda accounts: [
+        accounts.disable(BOB, ADA.label, "", REQUEST),
+        accounts.enable(BOB, ADA.label, REQUEST),
+    ],
+    "given another password": lambda accounts: accounts.reset_password(
+        BOB, ADA.label, "a given password", REQUEST
+    ),
+    "signed out everywhere": lambda accounts: accounts.sign_out_everywhere(ADA, REQUEST),
+}
+IN_FLIGHT: dict[str, Callable[[Accounts], object]] = {
+    "add": lambda accounts: accounts.add(ADA, "new@example.com", "owner", PASSWORD, REQUEST),
+    "role": lambda accounts: accounts.change_role(ADA, "carl@example.com", "owner", REQUEST),
+    "disable": lambda accounts: accounts.disable(ADA, "carl@example.com", "", REQUEST),
+    "enable": lambda accounts: accounts.enable(ADA, "dora@example.com", REQUEST),
+    "reset": lambda accounts: accounts.reset_password(ADA, "carl@example.com", "a given password", REQUEST),
+}
+
+
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
+@pytest.mark.parametrize("command", IN_FLIGHT)
+@pytest.mark.parametrize("at", ["append", "first look"])
+def test_a_request_of_an_owner_who_is_removed_meanwhile_does_nothing(
+    accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, meanwhile: str, command: str, at: str
+) -> None:
+    for email in (ADA.label, BOB.label, "dora@example.com"):
+        add(accounts, email)
+    add(accounts, "carl@example.com", "auditor")
+    accounts.disable(OPERATOR, "dora@example.com", "", REQUEST)
+    others = ("new@example.com", "carl@example.com", "dora@example.com")
+    before = [len(ledger.history(f"account:{email}")) for email in others]
+    owner, name = (Ledger, "append") if at == "append" else (Accounts, "_guard")
+    act, first = getattr(owner, name), iter([True])
+
+    def outrun(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(first, False):
+            MEANWHILE[meanwhile](accounts)
+        return act(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, outrun)
+    with pytest.raises(NoLongerAllowedError):
+        IN_FLIGHT[command](accounts)
+    assert [len(ledger.history(f"account:{email}")) for email in others] == before
+
+
+@pytest.mark.parametrize("meanwhile", ["disabled", "disabled and enabled", "signed out everywhere"])
+def test_a_session_that_ended_meanwhile_changes_no_password(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    for email in (ADA.label, BOB.label):
+        add(accounts, email)
+    replaced = Passwords.replace
+
+    def slow(self: Passwords, *args: Any) -> str | None:
+        MEANWHILE[meanwhile](accounts)
+        return replaced(self, *args)
+
+    monkeypatch.setattr(Passwords, "replace", slow)
+    with pytest.raises(NoLongerAllowedError):
         accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST)
     assert is_password(accounts, PASSWORD)
+
+
+def test_an_owner_whose_account_changed_but_who_may_still_do_it_is_not_refused(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for email in (ADA.label, BOB.label):
+        add(accounts, email)
+    ada = accounts.principal_of(ADA.id, 1)
+    assert ada is not None
+    append, first = Ledger.append, iter([True])
+
+    def outrun(self: Ledger, *args: Any, **kwargs: Any) -> Any:
+        if next(first, False):
+            for role in ("auditor", "owner"):
+                accounts.change_role(BOB, ADA.label, role, REQUEST)
+        return append(self, *args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "append", outrun)
+    assert accounts.add(ada, "new@example.com", "auditor", PASSWORD, REQUEST)
 
 
 def test_a_password_that_was_reset_meanwhile_is_not_changed_with_the_old_one(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(accounts)
+    add(accounts, BOB.label)
     append, tries = Ledger.append, iter([True, False])
 
     def outrun(self: Ledger, *args: Any, **kwargs: Any) -> Any:
@@ -362,7 +599,7 @@ def test_a_password_that_was_reset_meanwhile_is_not_changed_with_the_old_one(
         return append(self, *args, **kwargs)
 
     monkeypatch.setattr(Ledger, "append", outrun)
-    with pytest.raises(InvalidFieldError):
+    with pytest.raises(NoLongerAllowedError):
         accounts.change_password(ADA, PASSWORD, "the thief's password", REQUEST)
     assert is_password(accounts, "a given password")
 

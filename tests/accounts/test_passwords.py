@@ -1,15 +1,18 @@
 """Passwords are hashed by argon2id, and verified with the same work for everybody."""
 
-import time
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, get_native_id
 
 import pytest
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError
 from argon2.low_level import Type
 
-from services.accounts.credentials import Passwords, new_password
+from services.accounts.credentials import HasherBusyError, Passwords, new_password
 from shared.errors import InvalidFieldError
+from tests.real import until
 
 PASSWORD = "correct horse battery"
 
@@ -117,25 +120,80 @@ def test_a_first_password_is_long_enough_and_never_the_same(passwords: Passwords
     assert all(passwords.hash_password(password) for password in made)
 
 
-class WatchedHasher(CountingHasher):
-    """Remembers how many were at work at once."""
+class HeldHasher(CountingHasher):
+    """Holds each verification until it is let go, and remembers how many were at work at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._at_work: list[object] = []
-        self.most = 0
+        self.let_go = Event()
+        self.started = 0
+        self.at_once = 0
+        self.most_at_once = 0
 
     def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002
-        self._at_work.append(None)
-        self.most = max(self.most, len(self._at_work))
-        time.sleep(0.01)
-        self._at_work.pop()
+        self.started += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        assert self.let_go.wait(10)
+        self.at_once -= 1
         return super().verify(hash, password)
 
 
-def test_many_who_sign_in_at_once_take_the_memory_of_two() -> None:
-    hasher = WatchedHasher()
+def test_of_many_at_once_one_is_hashed_four_wait_and_the_rest_are_refused_at_once() -> None:
+    hasher = HeldHasher()
     passwords = Passwords(hasher)
-    with ThreadPoolExecutor(16) as clients:
-        assert not any(clients.map(lambda _: passwords.verify(None, PASSWORD), range(16)))
-    assert hasher.most == 2
+
+    def verify(_: int) -> str:
+        try:
+            return str(passwords.verify(None, PASSWORD))
+        except HasherBusyError as refusal:
+            return f"{refusal.status}, and again in {refusal.retry_after} s"
+
+    with ThreadPoolExecutor(40) as clients:
+        answers = [clients.submit(verify, number) for number in range(40)]
+        until(lambda: sum(answer.done() for answer in answers) == 35)
+        assert {answer.result() for answer in answers if answer.done()} == {"503, and again in 2 s"}
+        hasher.let_go.set()
+        assert [answer.result() for answer in answers].count("False") == 5
+    assert hasher.most_at_once == 1
+    assert not passwords.verify(None, PASSWORD)
+
+
+def test_work_that_fails_leaves_its_place_to_the_next(passwords: Passwords) -> None:
+    for _ in range(10):
+        with pytest.raises(InvalidHashError):
+            passwords.verify("rubbish", PASSWORD)
+    assert not passwords.verify(None, PASSWORD)
+
+
+class PriorityHasher(CountingHasher):
+    """Remembers the priority of the thread that it was called on."""
+
+    nice = 0
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002
+        self.nice = os.getpriority(os.PRIO_PROCESS, get_native_id())
+        return super().verify(hash, password)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads a priority of their own")
+def test_passwords_are_hashed_at_a_lower_priority_than_requests_are_answered() -> None:
+    hasher = PriorityHasher()
+    before = os.getpriority(os.PRIO_PROCESS, get_native_id())
+    Passwords(hasher).verify(None, PASSWORD)
+    assert hasher.nice == min(before + 10, 19)
+    assert os.getpriority(os.PRIO_PROCESS, get_native_id()) == before
+
+
+def test_a_new_password_is_hashed_only_if_the_current_one_is_right(
+    hasher: CountingHasher, passwords: Passwords
+) -> None:
+    kept = passwords.hash_password(PASSWORD)
+    passwords.verify(None, PASSWORD)
+    before = hasher.hashed
+    assert passwords.replace(kept, "wrong password", "another password") is None
+    assert passwords.replace(None, PASSWORD, "another password") is None
+    assert hasher.hashed == before
+    replaced = passwords.replace(kept, PASSWORD, "another password")
+    assert passwords.verify(replaced, "another password")
+    assert not passwords.verify(replaced, PASSWORD)

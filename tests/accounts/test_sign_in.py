@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from services.accounts.app import register
 from services.accounts.attempts import Attempts
 from services.accounts.commands import Accounts
-from services.accounts.credentials import Passwords
+from services.accounts.credentials import HasherBusyError, Passwords
 from services.accounts.directory import Directory
 from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
@@ -179,6 +179,7 @@ def test_a_session_from_before_the_sign_in_is_not_the_one_after(app: Flask, clie
     assert who(attacker) == "nobody"
     with client.session_transaction() as current:
         assert current.pop("_flashes")  # that the password is a given one
+        assert current.pop("name")
         assert dict(current) == {"account": "account:ada@example.com", "account_version": 1}
 
 
@@ -359,6 +360,23 @@ def test_tries_are_limited_for_known_and_unknown_alike(
     assert hasher.verified == 3
     assert who(client) == "nobody"
     assert sign_in(client, "carl@example.com").status_code == 422
+
+
+def test_a_sign_in_that_finds_the_hasher_busy_is_asked_to_come_back_and_counts_as_no_try(
+    client: FlaskClient, accounts: Accounts, incidents: Incidents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any) -> Any:
+        raise HasherBusyError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passwords, "_run", busy)
+        for _ in range(20):
+            answer = sign_in(client)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+            assert "form: Too many passwords are being checked right now. Wait a few seconds" in answer.text
+    incidents.tell()
+    assert failures(accounts, "sign-in:ada@example.com") == []
+    assert sign_in(client).status_code == 303
 
 
 def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskClient) -> None:

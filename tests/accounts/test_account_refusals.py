@@ -1,0 +1,26 @@
+"""What people read when a command on an account is refused."""
+
+import pytest
+from flask import g
+
+from services.accounts.attempts import TooManyAttemptsError
+from services.accounts.commands import NoLongerAllowedError
+from services.accounts.credentials import HasherBusyError
+from tests.application import application
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [
+        (NoLongerAllowedError(), 409, None),
+        (TooManyAttemptsError(90), 429, "90"),
+        (HasherBusyError(), 503, "2"),
+    ],
+)
+def test_a_refusal_says_what_to_do_and_when(error: Exception, status: int, retry_after: str | None) -> None:
+    app = application()
+    with app.test_request_context("/accounts/new", method="POST"):
+        g.request_id = "r1"
+        response = app.make_response(app.handle_user_exception(error))
+    assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
+    assert str(error).split(".")[0].replace("'", "&#39;") in response.get_data(as_text=True)
