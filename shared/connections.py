@@ -38,7 +38,6 @@ redis.call('LPUSHX', KEYS[1], 'a')
 redis.call('DEL', KEYS[1])
 """
 _NO_KEY = "{kl:0}:no-such-key"
-STORE_ROOM = 256 * 1024  # bytes of memory; with less a server refuses some commands, and takes others
 _log = logging.getLogger(__name__)
 
 

@@ -4,35 +4,42 @@ Every Redis key carries the hash tag `{kl:0}`, so that each atomic step stays in
 """
 
 import hashlib
+import hmac
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
+import structlog
 from redis import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
+from shared.connections import StoreError
 from shared.events import Event, NewEvent, Record, decode, encode, name_of
+from shared.record_mac import RecordMac
+from shared.reserve import Reserve, may_use_reserve
 
 NAMESPACE = "{kl:0}"
 LOG = f"{NAMESPACE}:log"
 _NO_KEY = f"{NAMESPACE}:none"
 _IDEMPOTENCY_LIFE_S = 24 * 60 * 60
+_REJECTIONS = 3  # of idempotency records that one append may meet
 _HISTORY_PAGE = 500
 _WAIT_MS = 1_000  # for replicas; shorter than a client waits for an answer
+_log = structlog.get_logger(__name__)
 
 # Appends events to the log. All checks come before the first write, for Lua does not roll back.
 # KEYS  1 the log  2 the subject's index of positions  3 the idempotency record  4 the credential
 #       5 the guard's index of positions, if there is a guard
-# ARGV  1 the expected version  2 the subject  3 the request's fingerprint, or ''
-#       4 the life of the idempotency record in s  5 the credential, or ''  6… the events' bodies
-#       and last, if there is a guard, its expected version
-# Gives {'repeated', fingerprint, subject, positions} | {'conflict', version} | {'guarded', version}
-# | {'appended', positions, time}, positions as one string of integers with blanks between.
+# ARGV  1 the expected version  2 the idempotency record to keep, or ''  3 its life in s
+#       4 a record that was rejected and may be replaced, or 'none'  5 the credential, or ''
+#       6… the events' bodies  and last, if there is a guard, its expected version
+# Gives {'repeated', record} | {'conflict', version} | {'guarded', version} | {'appended', positions, time},
+# positions as one string of integers with blanks between. A record of another type is given as ''.
 _APPEND = """
-local fingerprint = ARGV[3]
-if fingerprint ~= '' then
-  local record = redis.call('HMGET', KEYS[3], 'fingerprint', 'subject', 'positions')
-  if record[1] then return {'repeated', record[1], record[2], record[3]} end
+if ARGV[2] ~= '' then
+  local record = redis.pcall('GET', KEYS[3])
+  if type(record) == 'table' then record = '' end
+  if record and record ~= ARGV[4] then return {'repeated', record} end
 end
 local version = redis.call('LLEN', KEYS[2])
 if version ~= tonumber(ARGV[1]) then return {'conflict', version} end
@@ -55,14 +62,13 @@ for i = 6, last_event do
   positions[#positions + 1] = position
 end
 positions = table.concat(positions, ' ')
-if fingerprint ~= '' then
-  redis.call('HSET', KEYS[3], 'fingerprint', fingerprint, 'subject', ARGV[2], 'positions', positions)
-  redis.call('EXPIRE', KEYS[3], ARGV[4])
-end
+if ARGV[2] ~= '' then redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[3]) end
 if ARGV[5] ~= '' then redis.call('SET', KEYS[4], ARGV[5]) end
 return {'appended', positions, at}
 """
 
+# The same for a store that is out of memory.
+_APPEND_FROM_RESERVE = "#!lua flags=allow-oom" + _APPEND
 _APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 
 # Reads a page of one subject's events by its index.
@@ -163,12 +169,17 @@ class UnexpectedHeadError(Exception):
 class Ledger:
     """Append, history, read and tail, over a connection that is passed in.
 
-    An append is acknowledged when the store has it on disk, and so many replicas have it.
+    An append is acknowledged when the store has it on disk, and so many replicas have it. Ordinary ones leave
+    the store its reserve, if there is one. Idempotency needs the secret key, which authenticates its records.
     """
 
-    def __init__(self, store: Redis, ack_replicas: int = 0) -> None:
+    def __init__(
+        self, store: Redis, ack_replicas: int = 0, *, secret_key: str = "", reserve: Reserve | None = None
+    ) -> None:
         self._store = _unshaped(store)
         self._ack_replicas = ack_replicas
+        self._mac = RecordMac(secret_key, "idempotency") if secret_key else None
+        self._reserve = reserve
         self._history = store.register_script(_HISTORY)
 
     def append(
@@ -185,26 +196,32 @@ class Ledger:
         `credential` is kept for the subject apart from the log. `guard` is compared in the same step.
         Raises VersionConflictError, IdempotencyConflictError, NotReplicatedError, redis.RedisError; after a
         lost connection or a time-out the outcome is unknown, and the same call with the same idempotency
-        settles it.
+        settles it. Raises OutOfMemoryError, a RedisError, if nothing was written for lack of room.
         """
         keys = [LOG, _index_key(subject), _idempotency_key(idempotency), credential_key(subject)]
-        fingerprint = idempotency.fingerprint if idempotency else ""
-        bodies = map(encode, events)
-        arguments: list[bytes | str | int] = [expected_version, subject, fingerprint]
-        arguments += [_IDEMPOTENCY_LIFE_S, credential, *bodies]
+        bodies = [*map(encode, events)]
+        record = self._record_of(idempotency, expected_version, len(bodies), subject) if idempotency else b""
+        guards = [guard.version] if guard else []
         if guard:
             keys.append(_index_key(guard.subject))
-            arguments.append(guard.version)
-        reply = self._run_append(keys, arguments)
-        match reply[0]:
-            case b"appended":
-                return Appended(subject, _positions(reply[1]), at=reply[2])
-            case b"conflict":
-                raise VersionConflictError(subject, expected_version, reply[1])
-            case b"guarded" if guard:
-                raise VersionConflictError(guard.subject, guard.version, reply[1])
-            case _:
-                return self._repeated(reply[1:], keys[2], fingerprint)
+        from_reserve = may_use_reserve(events)
+        if self._reserve and not from_reserve:
+            self._reserve.spare()
+        rejected = b"none"
+        for _ in range(_REJECTIONS):
+            options = expected_version, record, _IDEMPOTENCY_LIFE_S, rejected, credential
+            reply = self._run_append(keys, [*options, *bodies, *guards], from_reserve=from_reserve)
+            match reply[0]:
+                case b"appended":
+                    return Appended(subject, _positions(reply[1]), at=reply[2])
+                case b"conflict":
+                    raise VersionConflictError(subject, expected_version, reply[1])
+                case b"guarded" if guard:
+                    raise VersionConflictError(guard.subject, guard.version, reply[1])
+            rejected = reply[1]
+            if idempotency and (earlier := self._earlier(rejected, idempotency)):
+                return earlier
+        raise StoreError("Something else writes idempotency records to the store: stop it, then try again.")
 
     def fill(self, after: int, records: Sequence[Record]) -> None:
         """Writes the events that follow position `after`, with their own times, all of them or none.
@@ -232,9 +249,13 @@ class Ledger:
         """What an earlier, equal request appended. Raises IdempotencyConflictError, NotReplicatedError."""
         if idempotency is None:
             return None
-        key = _idempotency_key(idempotency)
-        record = cast("list[bytes]", self._store.hmget(key, "fingerprint", "subject", "positions"))
-        return self._repeated(record, key, idempotency.fingerprint) if record[0] else None
+        try:
+            record = cast("bytes | None", self._store.get(_idempotency_key(idempotency)))
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            record = b""
+        return None if record is None else self._earlier(record, idempotency)
 
     def history(self, subject: str) -> list[Event]:
         """All events of one subject, oldest first. Raises UnreadableEventError."""
@@ -308,7 +329,18 @@ class Ledger:
         value = cast("bytes | None", self._store.get(credential_key(subject)))
         return value.decode() if value is not None else None
 
-    def _run_append(self, keys: list[str], arguments: list[bytes | str | int]) -> list[Any]:
+    def _run_append(
+        self, keys: list[str], arguments: Sequence[bytes | str | int], *, from_reserve: bool
+    ) -> list[Any]:
+        try:
+            return self._run(keys, arguments)
+        except OutOfMemoryError:  # met at the first write, so nothing was written
+            if not from_reserve:
+                raise
+            call = (len(keys), *keys, *arguments)
+            return cast("list[Any]", self._written("EVAL", _APPEND_FROM_RESERVE, *call))
+
+    def _run(self, keys: list[str], arguments: Sequence[bytes | str | int]) -> list[Any]:
         if not self._ack_replicas:
             # Not by redis-py's Script, which costs a twentieth of an append.
             execute = cast("Any", self._store).execute_command
@@ -319,15 +351,39 @@ class Ledger:
                 return cast("list[Any]", execute("EVAL", _APPEND, *call))
         return cast("list[Any]", self._written("EVAL", _APPEND, len(keys), *keys, *arguments))
 
-    def _repeated(self, record: Sequence[bytes], record_key: str, fingerprint: str) -> Appended:
-        stored_fingerprint, subject, positions = record
-        if stored_fingerprint.decode() != fingerprint:
+    def _record_of(self, idempotency: Idempotency, version: int, count: int, subject: str) -> bytes:
+        """What is kept of a request: its fingerprint, and which events of which subject it appended."""
+        body = f"{idempotency.fingerprint} {version} {count} {subject}".encode()
+        return self._code(idempotency, body) + b" " + body
+
+    def _code(self, idempotency: Idempotency, body: bytes) -> bytes:
+        if self._mac is None:
+            raise ValueError("idempotency needs the secret key")
+        return self._mac(idempotency.name.encode(), body)
+
+    def _earlier(self, record: bytes, idempotency: Idempotency) -> Appended | None:
+        """What a record says was appended. None for one that we didn't write, or whose events are not there.
+
+        An attacker who can write such a record can also delete one, so ignoring it costs no safety; believing
+        it would let a command look done. Raises IdempotencyConflictError, NotReplicatedError.
+        """
+        code, _, body = record.partition(b" ")
+        if not hmac.compare_digest(code, self._code(idempotency, body)):
+            _log.warning("idempotency record rejected: it is not one that Keyledger wrote")
+            return None
+        fingerprint, version, count, subject = body.decode().split(" ", 3)
+        if fingerprint != idempotency.fingerprint:
             raise IdempotencyConflictError
+        first, last = int(version), int(version) + int(count) - 1
+        positions = cast("list[bytes]", self._store.lrange(_index_key(subject), first, last))
+        if len(positions) != int(count):
+            _log.warning("idempotency record rejected: the ledger lacks its events", subject=subject)
+            return None
         if self._ack_replicas:
             # The first answer may have been that replicas lacked it. Replicas get writes in order, so one
             # that has this one has that too.
-            self._written("EXPIRE", record_key, _IDEMPOTENCY_LIFE_S)
-        return Appended(subject.decode(), _positions(positions), repeated=True)
+            self._written("EXPIRE", _idempotency_key(idempotency), _IDEMPOTENCY_LIFE_S)
+        return Appended(subject, tuple(map(int, positions)), repeated=True)
 
     def _written(self, *write: Any) -> Any:
         """Writes, and waits on the same connection until the replicas have it. Raises NotReplicatedError."""
@@ -368,7 +424,7 @@ def _index_key(subject: str) -> str:
 
 
 def _idempotency_key(idempotency: Idempotency | None) -> str:
-    return f"{NAMESPACE}:idempotency:{idempotency.name}" if idempotency else _NO_KEY
+    return f"{NAMESPACE}:idempotent:{idempotency.name}" if idempotency else _NO_KEY
 
 
 def _positions(text: bytes) -> tuple[int, ...]:

@@ -47,8 +47,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "PORT": Setting("`8000`", "its port"),
         "SECRET_KEY": Setting(
             "made in the data directory",
-            "signs cookies, forms and session records: 32 random characters or more, the same in every web "
-            "process; demanded with a store of your own",
+            "authenticates cookies, forms and records of requests: 32 random characters or more, the same in "
+            "every web process; demanded with a store of your own",
         ),
         "KEY_PREFIX": Setting(
             "`kl`", f"what new keys begin with: {PREFIX_RULE}; keys under another stay good"

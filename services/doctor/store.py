@@ -9,7 +9,8 @@ from rich.filesize import decimal
 
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from shared.connections import DURABLE, STORE_ROOM, StoreError, refuse_read_only
+from shared.connections import DURABLE, StoreError, refuse_read_only
+from shared.reserve import reserve
 
 _PINGS = 3
 _SLOW_MS = 100
@@ -109,7 +110,7 @@ def room(used: int, most: int, *, limited: bool) -> Finding:
     whose = "its limit of" if limited else "the machine's"
     found = f"it uses {decimal(used)} of {whose} {decimal(most)}"
     advice = "Raise `maxmemory`" if limited else "Give the machine more memory"
-    if limited and most - used < STORE_ROOM:
+    if limited and most - used < reserve(most):
         return problem(f"{found}: it takes no more events", f"{advice} now.")
     if used >= _SCARCE_SHARE * most > 0:
         return warning(found, f"{advice}: the ledger only ever grows.")

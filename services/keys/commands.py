@@ -17,6 +17,9 @@ from services.keys.domain import (
     granted_by,
     subject,
 )
+from services.keys.domain import (
+    key_id as id_of,
+)
 from services.keys.key_material import ApiKey, is_key_id, mint, mint_again
 from services.keys.remains import is_revoked, remains
 from shared.commands import command
@@ -98,7 +101,7 @@ class KeyCommands:
         """
         authorize(principal, KEYS_WRITE, granting=new.scopes)
         if earlier := self.ledger.recall(idempotency):
-            return self._outcome(earlier)
+            return self._outcome(principal, earlier)
         api_key = mint(self.prefix, principal.workspace, self.below)
         command = CreateKey(
             name=new.name,
@@ -148,7 +151,7 @@ class KeyCommands:
         """
         authorize(principal, KEYS_WRITE)
         if earlier := self.ledger.recall(idempotency):
-            return self._outcome(earlier)
+            return self._outcome(principal, earlier)
         api_key = mint_again(self.prefix, key_id, self.below)
         now = self.now()
         command = RotateKey(
@@ -249,7 +252,7 @@ class KeyCommands:
         events = self._enveloped(principal, key_id, version, facts, request)
         appended = self.ledger.append(subject(key_id), events, version, idempotency)
         if appended.repeated:
-            return self._outcome(appended)
+            return self._outcome(principal, appended)
         happened = map(recorded, events, appended.positions, repeat(appended.at))
         return Done(fold(happened, key), appended.position)
 
@@ -271,10 +274,10 @@ class KeyCommands:
         """With the new token, unless an equal request came first, and so another one is the key's."""
         return replace(done, api_key=api_key if done.key.digest == api_key.digest else None)
 
-    def _outcome(self, appended: Appended) -> Done:
+    def _outcome(self, principal: Principal, appended: Appended) -> Done:
         """The key as the command left it, whatever came after."""
-        events = self.ledger.history(appended.subject)
-        return Done(fold([e for e in events if e.position <= appended.position]), appended.position)
+        history = self._history(principal, id_of(appended.subject))
+        return Done(fold([e for e in history if e.position <= appended.position]), appended.position)
 
 
 def fold(events: Iterable[Event], key: Key | None = None) -> Key:

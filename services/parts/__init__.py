@@ -14,6 +14,7 @@ from redis import Redis
 from shared.connections import connect
 from shared.journal import Journal
 from shared.ledger import Ledger
+from shared.reserve import Reserve
 from shared.settings import Settings
 
 _BLOCKING_READ_S = 5.0
@@ -44,7 +45,12 @@ class StoreParts:
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger, to append and to read."""
-        return Ledger(self.store, self.settings.ack_replicas)
+        return Ledger(
+            self.store,
+            self.settings.ack_replicas,
+            secret_key=self.settings.secret_key or "",
+            reserve=Reserve(self.store),
+        )
 
     @cached_property
     def waiting_store(self) -> Redis:

@@ -46,7 +46,7 @@ def store() -> Any:
 
 @pytest.fixture
 def ledger(store: Any) -> Ledger:
-    return Ledger(store)
+    return Ledger(store, secret_key="a secret of 32 characters at least")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class World:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.store)
+        return Ledger(self.store, secret_key="a secret of 32 characters at least")
 
     @property
     def views(self) -> Views:

@@ -64,7 +64,7 @@ class Place:
     @property
     def ledger(self) -> Ledger:
         """The ledger, on a connection of its own."""
-        return Ledger(connect(self.store_url, timeout=5))
+        return Ledger(connect(self.store_url, timeout=5), secret_key="a secret of 32 characters at least")
 
     @property
     def views(self) -> Views:

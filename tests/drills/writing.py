@@ -69,7 +69,7 @@ def main() -> None:
     url, number = sys.argv[1:]
     outcomes: list[Outcome] = []
     with connect(url) as store:
-        ledger = Ledger(store)
+        ledger = Ledger(store, secret_key="a secret of 32 characters at least")
         while not select.select([sys.stdin], [], [], 0)[0]:
             subject = f"key:{number}-{len(outcomes)}"
             # Every second one is left as it is when its outcome is unknown; the other half asks again.

@@ -13,7 +13,7 @@ from tests.keys.people import now
 
 @pytest.fixture
 def ledger(fake_store: Redis) -> Ledger:
-    return Ledger(fake_store)
+    return Ledger(fake_store, secret_key="a secret of 32 characters at least")
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ from shared.ledger import (
 from tests.keys.people import REQUEST, now, person
 from tests.real import answers, until
 
+SECRET = "a secret of 32 characters at least"
 _WORKSPACES = ("ours", "theirs")
 _VIEWS = "{kl:0}:view:"
 _LEASES = f"{_VIEWS}*:rebuild"
@@ -272,7 +273,7 @@ class Keyledger(RuleBasedStateMachine):
         super().__init__()
         self.open()
         self.store = self.place.store
-        self.ledger, self.views = Ledger(self.store), Views(self.store)
+        self.ledger, self.views = Ledger(self.store, secret_key=SECRET), Views(self.store)
         self.projectors = [Projector(Ledger(self.store), Views(self.store)) for _ in range(2)]
         ids = (f"event-{number}" for number in count(1))
         self.commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
@@ -539,7 +540,7 @@ def explore(machine: type[Keyledger], examples: int, steps: int) -> None:
     run_state_machine_as_test(machine, settings=chosen)
 
 
-_LEDGER = ("{kl:0}:log", "{kl:0}:subject:*", "{kl:0}:idempotency:*")
+_LEDGER = ("{kl:0}:log", "{kl:0}:subject:*", "{kl:0}:idempotent:*")
 
 
 class InMemory(Keyledger):
@@ -597,7 +598,7 @@ class Plain:
     def __init__(self) -> None:
         self.place = FakePlace()
         self.store = self.place.store
-        self.ledger, self.views = Ledger(self.store), Views(self.store)
+        self.ledger, self.views = Ledger(self.store, secret_key=SECRET), Views(self.store)
         self.projector = Projector(self.ledger, self.views)
         ids = (f"event-{number}" for number in count(1))
         self.commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)

@@ -211,8 +211,8 @@ def test_memory_without_a_limit_and_memory_that_is_used_up_are_told(
     [
         (79 * MIB, True, Level.OK),
         (80 * MIB, True, Level.WARNING),
-        (100 * MIB - 300_000, True, Level.WARNING),
-        (100 * MIB - 200_000, True, Level.PROBLEM),
+        (100 * MIB - 6_600_000, True, Level.WARNING),
+        (100 * MIB - 6_500_000, True, Level.PROBLEM),
         (79 * MIB, False, Level.OK),
         (100 * MIB, False, Level.WARNING),
     ],

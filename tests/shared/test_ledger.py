@@ -27,6 +27,8 @@ from shared.ledger import (
 )
 from tests.shared.memory_ledger import MemoryLedger
 
+SECRET = "a secret of 32 characters at least"
+
 
 @pytest.fixture(params=["memory", "fakeredis", "valkey", "redis"])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
@@ -34,17 +36,17 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     if request.param == "memory":
         yield MemoryLedger()
     elif request.param == "fakeredis":
-        yield Ledger(fakeredis.FakeRedis())
+        yield Ledger(fakeredis.FakeRedis(), secret_key=SECRET)
     else:
         with connect(request.getfixturevalue(f"{request.param}_url")) as client:
             client.flushall()
-            yield Ledger(client)
+            yield Ledger(client, secret_key=SECRET)
 
 
 @pytest.fixture
 def stored_ledger(any_store: Redis) -> Ledger:
     """A ledger on each kind of store, empty: for what can be seen and broken in a store only."""
-    return Ledger(any_store)
+    return Ledger(any_store, secret_key=SECRET)
 
 
 def toggles(subject: str, after_version: int = 0, count: int = 1) -> list[NewEvent]:
@@ -319,7 +321,66 @@ def test_time_never_runs_backwards_in_the_log(stored_ledger: Ledger, any_store: 
 
 def test_an_idempotency_record_lasts_a_day(stored_ledger: Ledger, any_store: Redis) -> None:
     stored_ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller", "asked"))
-    assert 86_000 < any_store.ttl("{kl:0}:idempotency:caller") <= 86_400
+    assert 86_000 < any_store.ttl("{kl:0}:idempotent:caller") <= 86_400
+
+
+RECORD = "{kl:0}:idempotent:caller"
+ASKED = Idempotency("caller", "asked")
+
+
+def forged(real: bytes) -> dict[str, bytes]:
+    """Records that somebody else might put in the place of a real one."""
+    _, _, body = real.partition(b" ")
+    return {
+        "empty": b"",
+        "not text": b"\xff\xfe",
+        "without a code": body,
+        "with another code": b"0" * 64 + b" " + body,
+        "of another subject": real.replace(b"key:a", b"key:b"),
+        "of other events": real.replace(b" 0 1 ", b" 0 2 "),
+        "in the old form": b"asked key:a 1",
+    }
+
+
+@pytest.mark.parametrize("kind", forged(b" "))
+def test_an_idempotency_record_that_keyledger_did_not_write_makes_no_command_look_done(
+    stored_ledger: Ledger, any_store: Redis, kind: str
+) -> None:
+    stored_ledger.append("key:a", toggles("key:a"), 0, ASKED)
+    any_store.set(RECORD, forged(cast("bytes", any_store.get(RECORD)))[kind])
+    assert stored_ledger.recall(ASKED) is None
+    assert not stored_ledger.append("key:a", toggles("key:a", 1), 1, ASKED).repeated
+    assert stored_ledger.append("key:a", toggles("key:a", 2), 2, ASKED).positions == (2,)
+
+
+def test_an_idempotency_record_of_another_type_is_replaced(stored_ledger: Ledger, any_store: Redis) -> None:
+    any_store.hset(RECORD, "fingerprint", "asked")
+    assert stored_ledger.recall(ASKED) is None
+    assert not stored_ledger.append("key:a", toggles("key:a"), 0, ASKED).repeated
+    assert stored_ledger.append("key:a", toggles("key:a", 1), 1, ASKED).repeated
+
+
+def test_an_idempotency_record_copied_from_another_request_is_rejected(
+    stored_ledger: Ledger, any_store: Redis
+) -> None:
+    stored_ledger.append("key:b", toggles("key:b"), 0, Idempotency("victim", "asked"))
+    any_store.set(RECORD, cast("bytes", any_store.get("{kl:0}:idempotent:victim")))
+    assert stored_ledger.recall(ASKED) is None
+
+
+def test_an_idempotency_record_whose_events_the_ledger_lost_is_rejected(
+    stored_ledger: Ledger, any_store: Redis
+) -> None:
+    stored_ledger.append("key:a", toggles("key:a"), 0, ASKED)
+    any_store.delete(LOG, "{kl:0}:subject:key:a")
+    assert stored_ledger.recall(ASKED) is None
+    assert not stored_ledger.append("key:a", toggles("key:a"), 0, ASKED).repeated
+
+
+def test_idempotency_without_a_secret_key_is_refused(any_store: Redis) -> None:
+    with pytest.raises(ValueError, match="needs the secret key"):
+        Ledger(any_store).append("key:a", toggles("key:a"), 0, ASKED)
+    assert not any_store.exists(LOG)
 
 
 def test_every_key_of_the_store_lies_in_one_slot(stored_ledger: Ledger, any_store: Redis) -> None:
@@ -342,7 +403,7 @@ def contents(store: Redis) -> dict[bytes, bytes]:
     return {name: cast("bytes", store.dump(name)) for name in sorted(store.scan_iter())}
 
 
-@pytest.mark.parametrize("damaged", [LOG, "{kl:0}:subject:key:a", "{kl:0}:idempotency:caller"])
+@pytest.mark.parametrize("damaged", [LOG, "{kl:0}:subject:key:a"])
 def test_an_append_that_meets_a_thing_of_another_type_writes_nothing(
     stored_ledger: Ledger, any_store: Redis, damaged: str
 ) -> None:
@@ -370,4 +431,4 @@ def test_an_append_of_very_many_events_is_all_or_none(stored_ledger: Ledger, any
     assert positions == list(range(1, len(positions) + 1))
     assert len(positions) in (0, 9_000)
     assert len(list(stored_ledger.records("key:a"))) == len(positions)
-    assert bool(any_store.exists("{kl:0}:idempotency:caller")) == bool(positions)
+    assert bool(any_store.exists("{kl:0}:idempotent:caller")) == bool(positions)

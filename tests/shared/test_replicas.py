@@ -70,7 +70,7 @@ def test_too_few_replicas_are_no_acknowledgement_and_a_retry_settles_it(
 ) -> None:
     url, replica = servers
     with connect(url) as store:
-        ledger = Ledger(store, ack_replicas=1)
+        ledger = Ledger(store, ack_replicas=1, secret_key="a secret of 32 characters at least")
         ledger.append("key:a", created("a"), 0)
         replica.send_signal(signal.SIGSTOP)
         with pytest.raises(NotReplicatedError, match="0 of 1"):

@@ -1,0 +1,116 @@
+"""Room for taking access away, in a store that takes nothing else any more."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
+
+from shared.connections import connect
+from shared.events import (
+    AccountDisabled,
+    AccountEnabled,
+    AccountRoleChanged,
+    Actor,
+    Fact,
+    KeyRevoked,
+    KeyToggled,
+    NewEvent,
+    PasswordChanged,
+    Request,
+    SignedIn,
+    SignedOutEverywhere,
+    enveloped,
+)
+from shared.ledger import Ledger
+from shared.reserve import Reserve, reserve
+
+MIB = 1024 * 1024
+TAKING_AWAY = [
+    KeyRevoked(reason="leaked"),
+    KeyToggled(enabled=False, reason=""),
+    AccountDisabled(reason=""),
+    SignedOutEverywhere(),
+    AccountRoleChanged(before="owner", after="developer"),
+    AccountRoleChanged(before="developer", after="auditor"),
+    SignedIn(),
+]
+ORDINARY = [
+    KeyToggled(enabled=True, reason=""),
+    AccountEnabled(),
+    PasswordChanged(),
+    AccountRoleChanged(before="auditor", after="developer"),
+    AccountRoleChanged(before="developer", after="owner"),
+]
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[Redis]:
+    with connect(request.getfixturevalue(f"{request.param}_url")) as client:
+        client.flushall()
+        yield client
+
+
+@contextmanager
+def limited(store: Redis, room: int) -> Iterator[None]:
+    """With so much memory left, which may be less than nothing."""
+    store.config_set("maxmemory", store.info("memory")["used_memory"] + room)
+    try:
+        yield
+    finally:
+        store.config_set("maxmemory", 0)
+
+
+def event(fact: Fact, version: int) -> list[NewEvent]:
+    who = Actor(kind="account", id="account:ada", label="ada")
+    request = Request(id="r", ip=None, user_agent=None)
+    return enveloped(
+        [fact],
+        subject="key:a",
+        after_version=version,
+        workspace="default",
+        actor=who,
+        request=request,
+        new_id=lambda: f"e{version}",
+    )
+
+
+def appends(ledger: Ledger, fact: Fact) -> bool:
+    version = ledger.version("key:a")
+    try:
+        ledger.append("key:a", event(fact, version), version)
+    except OutOfMemoryError:
+        assert ledger.version("key:a") == version
+        return False
+    return True
+
+
+@pytest.mark.parametrize("room", [200_000, -1_000])
+def test_a_full_store_takes_what_takes_access_away_and_nothing_else(server: Redis, room: int) -> None:
+    ledger = Ledger(server, reserve=Reserve(server))
+    with limited(server, room):
+        assert [fact for fact in TAKING_AWAY if not appends(ledger, fact)] == []
+        assert [fact for fact in ORDINARY if appends(ledger, fact)] == []
+    assert len(ledger.history("key:a")) == len(TAKING_AWAY)
+
+
+def test_a_command_that_does_something_else_as_well_is_an_ordinary_one(server: Redis) -> None:
+    ledger = Ledger(server)
+    events = event(KeyRevoked(reason=""), 0) + event(KeyToggled(enabled=True, reason=""), 1)
+    with limited(server, -1_000), pytest.raises(OutOfMemoryError):
+        ledger.append("key:a", events, 0)
+
+
+def test_ordinary_commands_go_on_as_soon_as_there_is_room(server: Redis) -> None:
+    now = 0.0
+    ledger = Ledger(server, reserve=Reserve(server, clock=lambda: now))
+    with limited(server, 200_000):
+        assert not appends(ledger, PasswordChanged())
+    now += 1
+    assert appends(ledger, PasswordChanged())
+
+
+def test_the_reserve_grows_with_the_store_within_bounds() -> None:
+    sizes = {1 * MIB: 256 * 1024, 64 * MIB: 4 * MIB, 1024 * MIB: 8 * MIB}
+    assert {limit: reserve(limit) for limit in sizes} == sizes
