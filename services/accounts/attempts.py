@@ -4,14 +4,15 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, ip_network
 from typing import Literal, TypeAlias
 
 from limits import RateLimitItem
-from limits.storage import RedisStorage
+from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from services.accounts.credentials import HasherBusyError
 from shared.errors import AdvisedError
@@ -41,6 +42,7 @@ class Attempts:
 
     Each of its context managers counts one try, or raises TooManyAttemptsError, and goes around the work on
     the password: what isn't counted is never hashed. A try that finds the hasher busy is not counted.
+    While the store is out of memory, each process counts for itself, and sign-ins that succeed count too.
     """
 
     def __init__(self, store: Redis, rate: RateLimitItem | None) -> None:
@@ -49,6 +51,7 @@ class Attempts:
             "redis://", connection_pool=store.connection_pool, key_prefix=f"{NAMESPACE}:attempts"
         )
         self._counts = SlidingWindowCounterRateLimiter(storage)
+        self._counts_here = SlidingWindowCounterRateLimiter(MemoryStorage())
         shared = type(rate)(rate.amount * _SHARED, rate.multiples) if rate else None
         self._rates = {"address": shared, "account": rate, "session": rate, "owner": shared}
 
@@ -84,7 +87,7 @@ class Attempts:
     @contextmanager
     def _counted(self, kind: _Kind, who: str) -> Iterator[None]:
         rate = self._rates[kind]
-        if rate is not None and not self._counts.hit(rate, kind, who):
+        if rate is not None and not self._hit(rate, kind, who):
             reset_at = self._counts.get_window_stats(rate, kind, who).reset_time
             raise TooManyAttemptsError(max(1, math.ceil(reset_at - time.time())))
         try:
@@ -93,9 +96,16 @@ class Attempts:
             self._uncount(kind, who)
             raise
 
+    def _hit(self, rate: RateLimitItem, kind: _Kind, who: str) -> bool:
+        try:
+            return self._counts.hit(rate, kind, who)
+        except OutOfMemoryError:
+            return self._counts_here.hit(rate, kind, who)
+
     def _uncount(self, kind: _Kind, who: str) -> None:
         if rate := self._rates[kind]:
-            self._counts.hit(rate, kind, who, cost=-1)
+            with suppress(OutOfMemoryError):
+                self._counts.hit(rate, kind, who, cost=-1)
 
 
 def network(ip: str | None) -> str:

@@ -18,7 +18,7 @@ from redis import ConnectionError as StoreAwayError
 from werkzeug.test import TestResponse
 
 from services.accounts.app import register
-from services.accounts.attempts import Attempts
+from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.commands import Accounts
 from services.accounts.credentials import HasherBusyError, Passwords
 from services.accounts.directory import Directory
@@ -28,6 +28,7 @@ from shared.events import KeyToggled, Request, SignedIn, SignInFailed, Unreadabl
 from shared.identity import ADMIN, Principal
 from shared.ip_addresses import canonical_ip
 from shared.journal import Journal
+from shared.connections import connect
 from shared.ledger import Ledger, VersionConflictError, credential_key
 from shared.web.session import StoredSessions
 from tests.real import until
@@ -573,3 +574,20 @@ def test_the_telling_goes_on_after_a_store_that_was_away_and_what_it_cannot_read
     stop.set()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_sign_ins_stay_limited_while_the_store_is_out_of_memory(valkey_url: str) -> None:
+    with connect(valkey_url) as full:
+        attempts = Attempts(full, parse("3/10 minutes"))
+        full.config_set("maxmemory", 1)
+        try:
+            for _ in range(3):
+                with attempts.sign_in("account:ada@example.com", "192.0.2.1"):
+                    attempts.signed_in("account:ada@example.com", "192.0.2.1")
+            with (
+                pytest.raises(TooManyAttemptsError),
+                attempts.sign_in("account:ada@example.com", "192.0.2.1"),
+            ):
+                pass
+        finally:
+            full.config_set("maxmemory", 0)

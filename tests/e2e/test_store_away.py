@@ -6,7 +6,10 @@ import time
 
 import requests
 
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
 from tests.real import Service, until
+from tests.web_client import Visitor
 
 PROGRAMS = ("projector", "relay", "worker", "web")
 
@@ -48,3 +51,44 @@ def test_a_store_that_is_away_is_answered_in_2_s_and_waited_for(service: Service
     assert "X-Ledger-Behind" not in listed.headers
     assert listed.json()["keys"][0]["name"] == "after"
     assert {name: service.pid(name) for name in PROGRAMS} == pids
+
+
+def test_while_the_store_is_out_of_memory_people_sign_in_and_take_access_away(service: Service) -> None:
+    password = "a long password"
+    owner = service.account("full@example.com", "owner", password)
+    leaver = service.account("leaver@example.com", "developer", password)
+    bearer = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
+    keys = f"{service.url}/v1/keys"
+    asked = [requests.post(keys, json={"name": "k"}, headers=bearer, timeout=5) for _ in range(4)]
+    made = [answer.json() for answer in asked]
+    signed_in, newcomer = Visitor(service.url), Visitor(service.url)
+    assert signed_in.sign_in(owner, password).status_code == 303
+
+    with connect(EmbeddedServer.in_directory(service.data_dir).url) as store:
+        store.config_set("maxmemory", 1)
+        try:
+            refused = requests.post(keys, json={"name": "k"}, headers=bearer, timeout=5)
+            assert (refused.status_code, "out of memory" in refused.text) == (503, True)
+            first, second, third, fourth = (key["id"] for key in made)
+            assert requests.delete(f"{keys}/{first}", headers=bearer, timeout=5).status_code == 200
+            off = {"enabled": False}
+            assert requests.patch(f"{keys}/{second}", json=off, headers=bearer, timeout=5).status_code == 200
+            revoked = signed_in.submit(f"/keys/{third}/revoke", f"/keys/{third}/revoke")
+            assert revoked.status_code == 303
+            assert newcomer.sign_in(owner, password).status_code == 303
+            revoked = newcomer.submit(f"/keys/{fourth}/revoke", f"/keys/{fourth}/revoke")
+            assert revoked.status_code == 303
+            here = f"/accounts/person?email={leaver}"
+            fields = {"email": leaver, "role": "auditor", "reason": "left"}
+            assert newcomer.submit("/accounts/role", here, **fields).status_code == 303
+            assert newcomer.submit("/accounts/disable", here, **fields).status_code == 303
+            assert signed_in.submit("/sign-out", "/account").status_code == 303
+            assert newcomer.submit("/account/sign-out-everywhere", "/account").status_code == 303
+            for key, code in zip(made, ("REVOKED", "DISABLED", "REVOKED", "REVOKED"), strict=True):
+                verdict = requests.post(
+                    f"{keys}/verify", json={"api_key": key["api_key"]}, headers=bearer, timeout=5
+                )
+                assert verdict.json()["code"] == code
+        finally:
+            store.config_set("maxmemory", 0)
+    until(service.is_ready, 10, "readiness")
