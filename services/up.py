@@ -10,8 +10,8 @@ from services.accounts.credentials import new_password
 from services.composition import Parts
 from services.parts import new_id
 from services.supervisor import Process, supervise
-from services.web import refuse_taken_address
-from shared.connections import ensure_reachable
+from services.web import free_address
+from shared.connections import ensure_usable
 from shared.disk import shortage
 from shared.embedded import EmbeddedServer
 from shared.events import Request
@@ -27,10 +27,10 @@ def run_everything(settings: Settings) -> None:
 
     Raises AddressError, StoreError, AuditDatabaseError, NotReadyError.
     """
-    refuse_taken_address(settings)
+    free_address(settings)
     if settings.redis_url:
         parts = Parts(settings, settings.redis_url)
-        ensure_reachable(parts.store)
+        ensure_usable(parts.store)
         _supervise([], parts)
         return
     server = EmbeddedServer.in_directory(settings.data_dir)

@@ -6,6 +6,7 @@ import secrets
 import socket
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from shared.connections import connect, ensure_reachable
+from shared.connections import DataDirectoryError, connect, ensure_usable
 from shared.embedded import open_store
 from shared.errors import AdvisedError
 from shared.settings import Settings
@@ -35,21 +36,26 @@ class AddressError(AdvisedError):
     """The address cannot be listened on; the message says what to do."""
 
 
-def refuse_taken_address(settings: Settings) -> None:
-    """Finds out before anything is started. Raises AddressError."""
+def free_address(settings: Settings) -> str:
+    """The IP address to listen on, for the server takes no names: of a name the first, IPv4 before IPv6.
+
+    Finds out before anything is started that nobody else listens there. Raises AddressError.
+    """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        )
+        family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AddressError(
-            f"Cannot listen on {settings.host} port {settings.port} ({reason}): "
-            "stop what uses it, or set KEYLEDGER_HOST and KEYLEDGER_PORT to another address."
+            f"Cannot listen on {settings.host} port {settings.port} ({reason}): stop what uses it, or set "
+            "KEYLEDGER_HOST to an IP address or a name of this machine and KEYLEDGER_PORT to a free port."
         ) from error
+    return str(address[0])
 
 
 def serve_pages(factory: str) -> None:
@@ -61,15 +67,15 @@ def serve_pages(factory: str) -> None:
     """
     configure_logs()
     settings = Settings.from_environment()
-    refuse_taken_address(settings)
+    address = free_address(settings)
     with open_store(settings) as store_url:
-        ensure_reachable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
+        ensure_usable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
         _tell_workers(REDIS_URL=store_url, SECRET_KEY=_secret_key(settings))
         with TemporaryDirectory(prefix="keyledger-counted-") as counted:
             # Where prometheus-client adds up what all workers count, if it is told before it is imported.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
             import_module(_APPLICATIONS)
-            serve_application(f"{_APPLICATIONS}:{factory}", settings.host, settings.port, settings.workers)
+            serve_application(f"{_APPLICATIONS}:{factory}", address, settings.port, settings.workers)
 
 
 def serve_application(factory: str, host: str, port: int, workers: int = 2) -> None:
@@ -125,6 +131,18 @@ def _secret_key(settings: Settings) -> str:
     if settings.secret_key:
         return settings.secret_key
     path = settings.data_dir / "secret_key"
+    try:
+        secret = _kept_secret(path)
+    except OSError as error:
+        raise DataDirectoryError(
+            f"{path} cannot be used ({error.strerror}): let this user read it, or set KEYLEDGER_SECRET_KEY."
+        ) from error
+    if not secret:
+        raise DataDirectoryError(f"{path} is empty: remove it, so that another is made.")
+    return secret
+
+
+def _kept_secret(path: Path) -> str:
     # Made whole under another name, then linked: of several processes one wins, and all read the same.
     draft = path.with_name(f"secret_key.{os.getpid()}")
     if not path.exists():

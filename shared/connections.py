@@ -2,8 +2,11 @@
 
 import logging
 import re
+from contextlib import suppress
 from functools import cache, partial
+from inspect import signature
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -29,6 +32,14 @@ DURABLE = {
     "no-appendfsync-on-rewrite": "no",
     "maxmemory-policy": "noeviction",
 }
+# What a URL may set of its client.
+_OPTIONS = frozenset(
+    {"client_name", "db", "password", "socket_keepalive", "username"}
+    | {
+        f"ssl_{name}"
+        for name in ("ca_certs", "ca_path", "cert_reqs", "certfile", "check_hostname", "keyfile")
+    }
+)
 # Each of these needs the right to write, and room to, and does nothing to a key that isn't there.
 _WRITE_NOTHING = """
 redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'a', 'b')
@@ -37,6 +48,7 @@ redis.call('ZADD', KEYS[1], 'XX', 1, 'a')
 redis.call('LPUSHX', KEYS[1], 'a')
 redis.call('DEL', KEYS[1])
 """
+_ACL_FAILURE = re.compile(r"NOPERM|ACL failure|no permissions|can't run this command", re.IGNORECASE)
 _NO_KEY = "{kl:0}:no-such-key"
 _log = logging.getLogger(__name__)
 
@@ -57,7 +69,7 @@ class UnsafeStoreError(StoreError, RedisConnectionError):
 
 
 class ReadOnlyStoreError(StoreError):
-    """The server answers, and takes no writes."""
+    """The server is a replica, or its user may not write."""
 
 
 class DataDirectoryError(StoreError):
@@ -77,6 +89,7 @@ def connect(url: str, *, allow_unsafe: bool = False, timeout: float = 1.5) -> Re
     caller alone knows whether that would be right. Raises StoreUnavailableError for a URL of no use.
     """
     try:
+        _refuse_options(url)
         client = unchecked_client(url, timeout)
         pool = client.connection_pool
         pool.connection_kwargs["redis_connect_func"] = partial(
@@ -93,6 +106,18 @@ def connect(url: str, *, allow_unsafe: bool = False, timeout: float = 1.5) -> Re
         )
         raise StoreUnavailableError(message) from None
     return client
+
+
+def _refuse_options(url: str) -> None:
+    """Refuses those by which the client would give other answers than are expected."""
+    for name in parse_qs(urlsplit(url).query, keep_blank_values=True):
+        if name not in _OPTIONS:
+            # A name that the client does not know may be the end of a password with a question mark.
+            what = f"the option {name}" if name in signature(Redis).parameters else "an option"
+            raise StoreUnavailableError(
+                f"KEYLEDGER_REDIS_URL has {what}, which Keyledger does not support: leave it out. "
+                f"It takes {', '.join(sorted(_OPTIONS))}."
+            ) from None
 
 
 def unchecked_client(url: str, timeout: float) -> Redis:
@@ -129,23 +154,36 @@ def ensure_reachable(client: Redis) -> None:
         raise StoreUnavailableError(message) from error
 
 
-def refuse_read_only(client: Redis) -> None:
-    """Asks whether the server takes writes from this user, and writes nothing.
+def ensure_usable(client: Redis) -> None:
+    """The same, and whether its user may write. Raises ReadOnlyStoreError as well.
 
-    Raises ReadOnlyStoreError, or redis.RedisError where it can't be asked.
+    A server that takes no writes for now, as one that is out of memory, is no reason not to start: verdicts
+    need none.
+    """
+    ensure_reachable(client)
+    with suppress(RedisError):
+        refuse_read_only(client)
+
+
+def refuse_read_only(client: Redis) -> None:
+    """Asks whether the server takes writes, and writes nothing.
+
+    Raises ReadOnlyStoreError where it never will as it is set up, and redis.RedisError where it doesn't now.
     """
     address = _address(client.connection_pool)
     try:
         client.eval(_WRITE_NOTHING, 1, _NO_KEY)
+    except ReadOnlyError as error:
+        message = f"The store at {address} is a replica: name its primary in KEYLEDGER_REDIS_URL."
+        raise ReadOnlyStoreError(message) from error
     except ResponseError as error:
+        if not isinstance(error, NoPermissionError) and not _ACL_FAILURE.search(str(error)):
+            raise
         reason = " ".join(str(error).split()).rstrip(".")
-        if "permission" in reason.lower() or "acl" in reason.lower().split():
-            what = f"refuses what its user would write ({reason}): let the user read and write all keys."
-        elif isinstance(error, ReadOnlyError):
-            what = "is a replica and takes no writes: name its primary in KEYLEDGER_REDIS_URL."
-        else:
-            what = f"takes no writes ({reason}): see its log, its memory and its replicas."
-        raise ReadOnlyStoreError(f"The store at {address} {what}") from error
+        raise ReadOnlyStoreError(
+            f"The store at {address} does not let its user write ({reason}): let the user run all commands "
+            "on all keys and channels, as `+@all ~* &*` does."
+        ) from error
 
 
 def is_read_from(client: Redis) -> bool:

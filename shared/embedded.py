@@ -284,8 +284,8 @@ def _binary() -> str:
 def _socket_path(data_dir: Path) -> Path:
     """In the store's directory, or if that is too deep for a socket, in a short one that it always gives."""
     path = data_dir / "store" / "valkey.sock"
-    if len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT:
-        return path
+    if len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT and str(path).isprintable():
+        return path  # one that is no text has no place in a URL
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()
     # Every process on the machine has to find the same one, whatever its TMPDIR says.
     return Path(f"/tmp/keyledger-{digest[:16]}/valkey.sock")  # noqa: S108  # see _make_room_for  # nosec B108

@@ -43,8 +43,11 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             "made in the data directory",
             "the Ed25519 key, in PEM, that signs for the audit log; for its owner alone",
         ),
-        "HOST": Setting("`127.0.0.1`", "the address that the web listens on"),
-        "PORT": Setting("`8000`", "its port"),
+        "HOST": Setting(
+            "`127.0.0.1`",
+            "the IP address that the web listens on; of a name its first, IPv4 before IPv6",
+        ),
+        "PORT": Setting("`8000`", "its port, 1 to 65535"),
         "SECRET_KEY": Setting(
             "made in the data directory",
             "authenticates cookies, forms and records of requests: 32 random characters or more, the same in "

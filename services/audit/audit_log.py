@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, insert, select
+from sqlalchemy import URL, Connection, Select, insert, select
 
 from services.audit.database import CHECKPOINTS, ENTRIES, Database
 from services.audit.entries import Entry, chain, record_of
@@ -34,7 +34,7 @@ class Numbered(NamedTuple):
 class AuditLog:
     """Append and walk. It connects when it is first used; every method raises AuditDatabaseError."""
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(self, url: str | URL, *, read_only: bool = False) -> None:
         """`url` is as SQLAlchemy takes it: SQLite or PostgreSQL. `read_only` makes nothing."""
         self._database = Database(url, read_only=read_only)
         self.search = Search(self._database)

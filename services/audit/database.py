@@ -114,7 +114,7 @@ class AuditDatabaseError(AdvisedError):
 class Database:
     """Transactions on the audit log's database, which is connected to and set up when it is first used."""
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(self, url: str | URL, *, read_only: bool = False) -> None:
         """`url` is as SQLAlchemy takes it. Raises AuditDatabaseError for one of no use.
 
         `read_only` makes nothing that is missing, and changes nothing.
@@ -197,7 +197,7 @@ class Database:
             raise AuditDatabaseError(f"The audit log's {self._place} cannot be used: {reason}") from error
 
 
-def _parse(text: str) -> URL:
+def _parse(text: str | URL) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -205,7 +205,7 @@ def _parse(text: str) -> URL:
         raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL is no URL. {_WANTED}") from None
     if url.get_backend_name() in {"postgresql", "postgres"}:
         return url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
+    if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"} or url.query:
         raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL has no use. {_WANTED}")
     return url.set(drivername="sqlite")
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.parts import StoreParts, new_id
-from shared.connections import ensure_reachable
+from shared.connections import ensure_usable
 from shared.embedded import open_store
 from shared.events import Request
 from shared.identity import (
@@ -56,7 +56,7 @@ def opened(kind: type[P]) -> Iterator[P]:
     settings = Settings.from_environment()
     with open_store(settings) as url:
         parts = kind(settings, url)
-        ensure_reachable(parts.store)
+        ensure_usable(parts.store)
         yield parts
 
 

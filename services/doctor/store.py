@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from redis import Redis
+from redis import Redis, ResponseError
 from rich.filesize import decimal
 
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from shared.connections import DURABLE, StoreError, refuse_read_only
+from shared.connections import DURABLE, ReadOnlyStoreError, refuse_read_only
 from shared.reserve import reserve
 
 _PINGS = 3
@@ -45,9 +45,11 @@ def check_writes(installation: Installation) -> Iterator[Finding]:
     """Whether it takes what Keyledger writes, from this user; nothing is written."""
     try:
         refuse_read_only(installation.store)
-    except StoreError as error:
-        found, _, advice = str(error).rpartition(": ")
+    except ReadOnlyStoreError as error:
+        found, _, advice = str(error).partition(": ")
         yield problem(found, advice[0].upper() + advice[1:])
+    except ResponseError as error:
+        yield problem(f"it takes no writes: {error}", "See its log, its memory and its replicas.")
     else:
         yield ok("it takes writes")
 

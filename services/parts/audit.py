@@ -3,6 +3,8 @@
 from functools import cached_property
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from services.audit.audit_log import AuditLog
 from services.audit.exporting import Exports
 from services.audit.failures import Failures
@@ -19,9 +21,10 @@ class AuditParts(StoreParts):
     """The audit log, and what writes, signs and exports it."""
 
     @property
-    def audit_database_url(self) -> str:
+    def audit_database_url(self) -> str | URL:
         """Where the audit log lies: in a file of the data directory, unless that is set."""
-        return self.settings.audit_database_url or f"sqlite:///{self.settings.data_dir / 'audit.db'}"
+        file = str(self.settings.data_dir / "audit.db")
+        return self.settings.audit_database_url or URL.create("sqlite", database=file)
 
     @property
     def audit_key_file(self) -> Path:

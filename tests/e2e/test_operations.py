@@ -21,7 +21,8 @@ RULES = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"][0]["rules"]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_LOG_FORMAT="json")
+    odd = tmp_path_factory.mktemp("data") / "a b%20?mode=ro#ü"  # a URL would take it apart
+    service = Service(odd, KEYLEDGER_LOG_FORMAT="json", KEYLEDGER_HOST="localhost")
     service.start()
     yield service
     assert service.stop() == 0

@@ -73,6 +73,8 @@ def test_an_unsafe_store_is_refused_in_one_line_that_names_the_setting(
         ("AUDIT_DATABASE_URL", "nonsense"),
         ("SIGN_IN_LIMIT", "often"),
         ("TRUSTED_PROXIES", "-1"),
+        ("PORT", "99999"),
+        ("HOST", "nowhere.invalid"),
     ],
 )
 def test_a_setting_of_no_use_is_refused_in_one_line_that_names_it(

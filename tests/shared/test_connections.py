@@ -180,7 +180,7 @@ def test_a_blocking_read_may_take_as_long_as_its_connection_allows(tmp_path: Pat
     ],
 )
 def test_a_url_of_no_use_is_refused_without_showing_it(url: str) -> None:
-    with pytest.raises(StoreUnavailableError, match="KEYLEDGER_REDIS_URL cannot be read") as refusal:
+    with pytest.raises(StoreUnavailableError, match=r"KEYLEDGER_REDIS_URL (cannot be read|has)") as refusal:
         connect(url)
     assert "s3" not in str(refusal.value)
     assert refusal.value.__suppress_context__

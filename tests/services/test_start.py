@@ -1,0 +1,165 @@
+"""What a process refuses to start with, each in one line, and what it takes although it looks odd."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from services.parts.audit import AuditParts
+from services.web import AddressError, _secret_key, free_address
+from shared.connections import (
+    DataDirectoryError,
+    ReadOnlyStoreError,
+    StoreUnavailableError,
+    connect,
+    ensure_usable,
+)
+from shared.embedded import EmbeddedServer
+from shared.settings import Settings
+from tests.real import KEYLEDGER, free_port
+from tests.services.patients import configured, examined
+from tests.shared.test_export import toggled
+
+ODD = [
+    "a b",
+    "a%20b",
+    "a%2Fb",
+    "a?mode=memory&uri=true",
+    "a#b",
+    "ä中",
+    "a;b&c=d",
+    "a\nb",
+    os.fsdecode(b"a\xffb"),
+]
+
+
+def settings(data_dir: Path, **changed: object) -> Settings:
+    """Those of a first start in a data directory."""
+    return replace(Settings.from_environment(), data_dir=data_dir, **changed)  # type: ignore[arg-type]  # as named
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_data_directory_of_any_name_holds_its_store_and_its_audit_log(tmp_path: Path, name: str) -> None:
+    server = EmbeddedServer.in_directory(tmp_path / name)
+    with server.joined(), connect(server.url) as store:
+        parts = AuditParts(settings(tmp_path / name), server.url)
+        ensure_usable(store)
+        with closing(parts.audit_log):
+            parts.audit_log.append([toggled(1)])
+            with examined(tmp_path / name) as installation:
+                assert installation.audit_log.last().position == 1
+                assert installation.database_file == tmp_path / name / "audit.db"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {"audit.db", "store"} <= {path.name for path in (tmp_path / name).iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")],  # noqa: S104  # only a probe listens there
+)
+def test_a_name_stands_for_the_address_that_is_listened_on(tmp_path: Path, host: str, address: str) -> None:
+    assert free_address(settings(tmp_path, host=host, port=free_port())) == address
+
+
+@pytest.mark.parametrize(
+    "host", ["nowhere.invalid", "a..b", "a" * 70, "[::1]", "127.0.0.1:80", "192.0.2.1", "http://x"]
+)
+def test_a_host_that_nobody_can_listen_on_is_refused_with_its_setting(tmp_path: Path, host: str) -> None:
+    with pytest.raises(AddressError, match=r"^Cannot listen on .* KEYLEDGER_HOST .* KEYLEDGER_PORT [^\n]*$"):
+        free_address(settings(tmp_path, host=host, port=free_port()))
+
+
+def test_a_port_in_use_is_refused_at_the_address_of_a_name(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(AddressError, match="in use"):
+        free_address(settings(tmp_path, host="localhost", port=other.getsockname()[1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Path.mkdir, "Is a directory"),
+        (Path.touch, "is empty"),
+        (lambda path: path.symlink_to(path), "levels"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_is_refused_in_one_line(
+    tmp_path: Path, make: Callable[[Path], object], words: str
+) -> None:
+    make(tmp_path / "secret_key")
+    with pytest.raises(DataDirectoryError, match=rf"secret_key .*{words}"):
+        _secret_key(settings(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        *(("decode_responses=true", True), ("protocol=3", True), ("retry_on_timeout=1", True)),
+        *(("encoding=latin-1", True), ("decode_responses=", True), ("socket_timeout=60", True)),
+        *(("ss=word@host", False), ("no_such_option=1", False)),
+    ],
+)
+def test_an_option_of_a_store_url_that_changes_its_answers_is_refused(option: str, named: bool) -> None:
+    with pytest.raises(StoreUnavailableError, match="KEYLEDGER_REDIS_URL has") as refusal:
+        connect(f"redis://127.0.0.1:1/0?db=1&{option}")
+    assert (f"the option {option.partition('=')[0]}," in str(refusal.value)) == named
+    connect("rediss://user@127.0.0.1:1/0?db=1&client_name=k&ssl_cert_reqs=none&password=p")
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize(
+    ("commands", "keys"),
+    [
+        (["+@all", "-@write"], "*"),
+        (["+@all", "-xadd"], "*"),
+        (["+@all"], "other:*"),
+        (["+@all", "-eval"], "*"),
+    ],
+)
+def test_a_store_user_who_may_not_write_is_refused_in_one_line(
+    kind: str, request: pytest.FixtureRequest, commands: list[str], keys: str
+) -> None:
+    plain = request.getfixturevalue(f"{kind}_url")
+    url = plain.replace("unix://", "unix://reader:any@")
+    store = connect(plain)
+    store.acl_setuser("reader", enabled=True, nopass=True, channels=["*"], commands=commands, keys=[keys])
+    try:
+        with (
+            connect(url) as reader,
+            pytest.raises(ReadOnlyStoreError, match=r"does not let its user write[^\n]*$"),
+        ):
+            ensure_usable(reader)
+    finally:
+        store.acl_deluser("reader")
+        store.close()
+
+
+def test_a_replica_is_refused_and_a_full_store_is_not(store: Redis) -> None:
+    with configured(store, maxmemory=str(store.info("memory")["used_memory"] // 2)):
+        ensure_usable(store)
+    store.replicaof("127.0.0.1", str(free_port()))
+    try:
+        with pytest.raises(ReadOnlyStoreError, match="is a replica: name its primary"):
+            ensure_usable(store)
+    finally:
+        store.replicaof("NO", "ONE")
+    assert not store.dbsize()
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_without_a_working_directory_only_a_relative_path_is_refused(tmp_path: Path, relative: bool) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    environment = os.environ | {"KEYLEDGER_DATA_DIR": "data" if relative else str(tmp_path / "data")}
+    command = f'cd "$1" && rmdir "$1" && exec {KEYLEDGER} key list'
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command, "sh", gone], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ("cannot be resolved" in ended.stderr) == relative
+    assert len(ended.stderr.splitlines()) <= 1
+    assert ended.returncode == 1 or not relative
