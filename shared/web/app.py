@@ -30,6 +30,7 @@ from shared.web.access import Access, attach, attached, origin
 from shared.web.bodies import Bodies
 from shared.web.connections import BODY_DEADLINE_S, ConnectionGuard
 from shared.web.environ import FAILURE, MAX_BODY_BYTES, request_id
+from shared.web.headers import security_headers
 from shared.web.interface import attach_interface
 from shared.web.lane import Call, Lane
 from shared.web.limits import Limits, TooManyRequestsError
@@ -43,19 +44,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 _HERE = Path(__file__).parent
-
-_HEADERS = (
-    (
-        "Content-Security-Policy",
-        (
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-            "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-        ),
-    ),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Referrer-Policy", "same-origin"),
-    ("X-Content-Type-Options", "nosniff"),
-)
 
 _PROBES = frozenset({"/healthz", "/readyz"})  # answered also while all threads are busy
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -127,7 +115,7 @@ def limit_concurrency(app: Flask, threads: int) -> None:
 
 def add_lane(app: Flask, calls: Mapping[str, Call]) -> None:
     """Lets the calls of some paths be answered before Flask, with the headers of every answer."""
-    app.wsgi_app = Lane(app.wsgi_app, calls, [*_HEADERS])  # type: ignore[method-assign]  # as Flask documents
+    app.wsgi_app = Lane(app.wsgi_app, calls)  # type: ignore[method-assign]  # as Flask documents
 
 
 def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collection[str]) -> None:
@@ -174,9 +162,7 @@ def _is_from_elsewhere() -> bool:
 def _finish(response: Response) -> Response:
     headers = response.headers
     headers["X-Request-Id"] = g.request_id
-    headers.extend(_HEADERS)
-    if request.is_secure:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
+    headers.extend(security_headers(request.environ))
     if request.endpoint != "static":
         headers.setdefault("Cache-Control", "no-store")
     return response

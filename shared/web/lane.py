@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from shared.web.environ import FAILURE, request_id
+from shared.web.headers import security_headers
 from shared.web.measured import ROUTE
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ Call: TypeAlias = "Callable[[WSGIEnvironment], Answer | None]"
 class Lane:
     """Answers the calls of some paths itself, and hands all else to the application behind it."""
 
-    def __init__(self, behind: WSGIApplication, calls: Mapping[str, Call], headers: Headers) -> None:
+    def __init__(self, behind: WSGIApplication, calls: Mapping[str, Call]) -> None:
         self._behind = behind
         self._calls = calls
-        self._headers = headers
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
@@ -51,6 +51,6 @@ class Lane:
             answer = None
         if answer is None:
             return self._behind(environ, start_response)
-        headers = [*answer.headers, ("X-Request-Id", request_id(environ)), *self._headers]
+        headers = [*answer.headers, ("X-Request-Id", request_id(environ)), *security_headers(environ)]
         start_response(answer.status, headers)
         return [answer.body]

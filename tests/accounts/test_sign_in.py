@@ -24,11 +24,11 @@ from services.accounts.credentials import HasherBusyError, Passwords
 from services.accounts.directory import Directory
 from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
+from shared.connections import connect
 from shared.events import KeyToggled, Request, SignedIn, SignInFailed, UnreadableEventError, enveloped
 from shared.identity import ADMIN, Principal
 from shared.ip_addresses import canonical_ip
 from shared.journal import Journal
-from shared.connections import connect
 from shared.ledger import Ledger, VersionConflictError, credential_key
 from shared.web.session import StoredSessions
 from tests.real import until

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from shared.web.headers import security_headers
 from tests.deployment import COMPOSE, OURS, SERVICES, WEBS, Deployment, deployed
 from tests.real import until
 from tests.web_client import Visitor
@@ -142,6 +143,28 @@ def test_what_nginx_itself_refuses_is_told_as_keyledger_tells_it(
     assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
     assert answer.json()["status"] == 413
     assert re.fullmatch("[0-9a-f]{32}", answer.json()["request_id"])
+
+
+def test_answers_of_nginx_itself_have_the_security_headers_of_keyledgers_own(
+    deployment: Deployment, outside: requests.Session
+) -> None:
+    url, too_large = deployment.url, {"name": "x" * 70_000}
+    answers = [
+        outside.get(f"{url}/healthz", timeout=5),
+        outside.get(f"{url}/sign-in", timeout=5),
+        outside.get(f"{url}/metrics", timeout=5),
+        outside.post(f"{url}/v1/keys", json=too_large, timeout=5),
+        outside.request("TRACE", f"{url}/keys", timeout=5),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 404, 413, 405]
+    over_tls = dict(security_headers({"wsgi.url_scheme": "https"}))
+    for answer in answers:
+        assert {name: answer.headers.get(name) for name in over_tls} == over_tls
+    plain = dict(security_headers({"wsgi.url_scheme": "http"}))
+    for path in ("/nowhere", "/healthz"):
+        answer = requests.get(f"{deployment.local_url}{path}", timeout=5)
+        assert {name: answer.headers.get(name) for name in plain} == plain
+        assert "Strict-Transport-Security" not in answer.headers
 
 
 def test_tls_is_of_the_present(deployment: Deployment) -> None:

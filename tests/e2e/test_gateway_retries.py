@@ -10,6 +10,7 @@ from threading import Thread
 import pytest
 import requests
 
+from shared.web.headers import security_headers
 from tests.deployment import Deployment
 from tests.real import until
 
@@ -157,6 +158,8 @@ def test_without_any_process_the_answer_says_to_try_again(
     for headers in ({}, ONCE):
         answer = ask(gateway, "POST", "/v1/keys", headers)
         assert (answer.status_code, answer.headers["Retry-After"]) == (502, "1")
+        over_tls = dict(security_headers({"wsgi.url_scheme": "https"}))
+        assert {name: answer.headers.get(name) for name in over_tls} == over_tls
         assert answer.json()["detail"] == "Keyledger does not answer. Try again in a second."
 
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import Client, TestResponse
 
+from shared.web.lane import Answer, Lane
 from tests.application import application
 
 _ASKS_THE_STORE = {"/metrics", "/readyz", "/statusz"}  # they report on it, and are kept from outsiders
@@ -47,6 +49,43 @@ def test_no_request_without_credentials_asks_the_store_for_anything(app: Flask, 
             seen.add(answer.status_code)
             answer.close()
     assert {200, 303, 400, 401, 404, 405} <= seen
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_every_answer_has_the_security_headers_once(app: Flask, visitor: FlaskClient, scheme: str) -> None:
+    too_large = {"Content-Length": str(10**6)}
+    for method, path in [*addresses(app), ("POST", "/sign-in"), ("POST", "/v1/keys")]:
+        headers = too_large if (method, path) == ("POST", "/v1/keys") else {}
+        answer = visitor.open(path, method=method, base_url=f"{scheme}://localhost", headers=headers)
+        assert_secured(answer, scheme)
+        answer.close()
+
+
+def test_an_internal_error_has_the_security_headers_too(
+    app: Flask, visitor: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.view_functions, "accounts.sign_in", lambda: 1 / 0)
+    answer = visitor.get("/sign-in", base_url="https://localhost")
+    assert answer.status_code == 500
+    assert_secured(answer, "https")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_answers_of_the_fast_path_have_the_security_headers_too(scheme: str) -> None:
+    lane = Lane(lambda *_: [b"behind"], {"/fast": lambda _: Answer([("Content-Type", "text/plain")], b"")})
+    assert_secured(Client(lane, TestResponse).get("/fast", base_url=f"{scheme}://localhost"), scheme)
+
+
+def assert_secured(answer: TestResponse, scheme: str) -> None:
+    for name in (
+        "Content-Security-Policy",
+        "Cross-Origin-Opener-Policy",
+        "Referrer-Policy",
+        "X-Content-Type-Options",
+    ):
+        assert len(answer.headers.getlist(name)) == 1, (answer.request.path, name)
+    hsts = ["max-age=31536000"] if scheme == "https" else []
+    assert answer.headers.getlist("Strict-Transport-Security") == hsts, answer.request.path
 
 
 def test_a_visitor_gets_a_form_and_may_sign_out_while_the_store_is_unreachable(visitor: FlaskClient) -> None:
