@@ -18,7 +18,8 @@ ADMIN = "keyledger:admin"
 OWN_PREFIX = "keyledger:"
 DEFAULT_WORKSPACE = "default"  # which the first start makes
 WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them, 64 characters at most"
-_WORKSPACE = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+([._-][a-z0-9]+)*")
+WORKSPACE_PATTERN = r"^(?=.{1,64}$)[a-z0-9]+([._-][a-z0-9]+)*$"
+_WORKSPACE = re.compile(WORKSPACE_PATTERN)
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
 
 # All that a secret in its grace period may still be used for.
@@ -70,6 +71,10 @@ class Principal:
 
 class UnauthenticatedError(Exception):
     """Nobody is known to be calling; the message says what to do."""
+
+
+class InvalidKeyError(UnauthenticatedError):
+    """The caller presented an API key that isn't valid."""
 
 
 class ForbiddenError(Exception):

@@ -145,7 +145,7 @@ class Appended:
 class VersionConflictError(Exception):
     """The subject, or the guard, is not at the version that the command was decided on."""
 
-    def __init__(self, subject: str, expected: int, actual: int) -> None:
+    def __init__(self, subject: str, expected: int | str, actual: int) -> None:
         super().__init__(f"{subject} is at version {actual}, not {expected}")
         self.subject = subject
         self.actual = actual

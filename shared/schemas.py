@@ -16,7 +16,9 @@ _CURSOR = "Take it from next_cursor of the page before."
 _POSITION = "It must be a position of the ledger."
 _POSITION_MOST = 2**53
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
-_ETAG = re.compile(r'"([0-9]{1,15})"')
+_ENTITY_TAG = r'(?:W/)?"[!#-~\x80-\xff]*"'  # by RFC 9110
+_ENTITY_TAGS = re.compile(rf"[, \t]*{_ENTITY_TAG}(?:[ \t]*,[, \t]*{_ENTITY_TAG})*[, \t]*")
+_VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 IDEMPOTENCY_KEY_LENGTH = 255
 
 
@@ -123,23 +125,31 @@ class PositionHeaderSchema(Schema):
 
 
 class IfMatchSchema(Schema):
-    """The version that the caller saw."""
+    """The versions that the caller expects."""
 
     if_match = fields.String(
         data_key="If-Match",
         load_default="*",
         metadata=about(
-            "The ETag of the version that you saw. Where the key is another by now, nothing happens: 412.",
+            "The ETag of the version that you saw, or several separated by commas. If the key is at none of "
+            'them, nothing happens: 412. A weak one (`W/"3"`), which gateways make when they compress, is '
+            "taken for the strong one.",
             '"3"',
+            pattern=r'^(\*|(W/)?"[0-9]+"(, (W/)?"[0-9]+")*)$',
         ),
     )
 
     @post_load
-    def _version(self, data: dict[str, Any], **_: Any) -> dict[str, int | None]:
-        """None, if any will do; 0, which nothing has, if it is none of ours."""
-        tag = data["if_match"].strip()
-        ours = _ETAG.fullmatch(tag)
-        return {"if_match": None if tag == "*" else int(ours[1]) if ours else 0}
+    def _versions(self, data: dict[str, Any], **_: Any) -> dict[str, frozenset[int] | None]:
+        """None, if any will do. Entity tags that aren't ours name no version, so they never match."""
+        tags = data["if_match"].strip()
+        if tags == "*":
+            return {"if_match": None}
+        if not _ENTITY_TAGS.fullmatch(tags):
+            raise ValidationError(
+                "It must be an ETag in quotes, several with commas between, or *.", "If-Match"
+            )
+        return {"if_match": frozenset(map(int, _VERSION.findall(tags)))}
 
 
 class IdempotencySchema(Schema):
@@ -225,11 +235,19 @@ class ProblemSchema(AnswerSchema):
 
     sometimes = frozenset({"errors"})
 
-    title = fields.String(metadata=about("The status in words."))
+    type = fields.String(
+        metadata=about(
+            "Its section of the catalogue of problems.",
+            "/docs/problems#invalid_fields",
+            format="uri-reference",
+        )
+    )
+    code = fields.String(metadata=about("Which problem it is; it never changes.", "invalid_fields"))
+    title = fields.String(metadata=about("The code in words.", "Invalid fields"))
     status = fields.Integer(metadata=about("The status."))
     detail = fields.String(metadata=about("What is wrong, and what to do next."))
     request_id = fields.String(metadata=about("Name it when you report this.", "checkout-42"))
-    errors = fields.List(fields.Nested(FieldErrorSchema), metadata=about("Which fields are to be mended."))
+    errors = fields.List(fields.Nested(FieldErrorSchema), metadata=about("The fields to fix."))
 
 
 def field_errors(messages: object, path: str = "") -> Iterator[dict[str, str]]:

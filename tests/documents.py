@@ -14,6 +14,7 @@ from services.cli import main
 from services.doctor.examination import CHECKS, Check, Concern
 from shared.settings import SETTINGS
 from shared.web.openapi_parts import SCOPES
+from shared.web.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -95,6 +96,10 @@ def tables() -> dict[tuple[str, str], str]:
         ),
         ("platform-developers.md", "scopes"): _table(
             ["scope", "its bearer may"], ([f"`{scope}`", allows] for scope, allows in SCOPES.items())
+        ),
+        ("platform-developers.md", "problems"): _table(
+            ["status", "code", "meaning"],
+            ([str(one.status), f"`{code}`", one.meaning] for code, one in PROBLEMS.items()),
         ),
     }
 

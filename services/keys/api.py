@@ -5,8 +5,8 @@ from typing import Any
 from flask import Response
 
 from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError, fold
-from services.keys.create_call import commanded, shown_once
-from services.keys.domain import ChangeKey, Key, RefusedError
+from services.keys.create_call import commanded, created, shown_once
+from services.keys.domain import ChangeKey, Key, KeyRevokedError, RefusedError
 from services.keys.moments import NotYetCreatedError
 from services.keys.schemas import (
     HistoryQuerySchema,
@@ -37,6 +37,7 @@ _BEHIND = "X-Ledger-Behind"
 
 ONE_KEY = path_parameter("key_id", "The id of a key.", "3fA9bQ27LmZ0")
 _COMMANDED = headers(_POSITION, "ETag")
+_CREATED = _COMMANDED | headers("Location")
 _READ = headers(_POSITION, _BEHIND)
 
 blueprint = Calls("keys_api", __name__, url_prefix="/v1/keys", description="API keys")
@@ -47,7 +48,7 @@ blueprint = Calls("keys_api", __name__, url_prefix="/v1/keys", description="API 
 @blueprint.without_query
 @blueprint.arguments(IdempotencySchema, location="headers", as_kwargs=True)
 @blueprint.arguments(NewKeySchema)
-@blueprint.response(201, NewSecretSchema, description="The key was made.", headers=_COMMANDED)
+@blueprint.response(201, NewSecretSchema, description="The key was created.", headers=_CREATED)
 def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -> Any:
     """Create a key
 
@@ -55,7 +56,7 @@ def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -
     """
     keyed = idempotency(principal, idempotency_key)
     done = attached(Keys).commands.create(principal, new, origin(), keyed)
-    return shown_once(done), 201, commanded(done)
+    return shown_once(done), 201, created(done)
 
 
 @blueprint.route("", methods=["GET"])
@@ -94,7 +95,7 @@ def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, 
 @blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
 @blueprint.arguments(KeyPatchSchema)
 @blueprint.response(200, KeySchema, description="The key as it is now.", headers=_COMMANDED)
-def change_key(principal: Principal, command: ChangeKey, if_match: int | None, key_id: str) -> Any:
+def change_key(principal: Principal, command: ChangeKey, if_match: frozenset[int] | None, key_id: str) -> Any:
     """Change a key
 
     Switch it on or off, name it anew, change its scopes or its end. Where it is so already, nothing happens.
@@ -114,7 +115,7 @@ def change_key(principal: Principal, command: ChangeKey, if_match: int | None, k
 def rotate_key(
     principal: Principal,
     rotation: dict[str, int],
-    if_match: int | None,
+    if_match: frozenset[int] | None,
     idempotency_key: str | None,
     key_id: str,
 ) -> Any:
@@ -135,7 +136,9 @@ def rotate_key(
 @blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
 @blueprint.arguments(RevocationSchema, location="query")
 @blueprint.response(200, KeySchema, description="The key, revoked.", headers=_COMMANDED)
-def revoke_key(principal: Principal, query: dict[str, Any], if_match: int | None, key_id: str) -> Any:
+def revoke_key(
+    principal: Principal, query: dict[str, Any], if_match: frozenset[int] | None, key_id: str
+) -> Any:
     """Revoke a key for good
 
     It is never good again, but stays in the list and in the audit log. Revoking it again changes nothing.
@@ -158,35 +161,37 @@ def read_history(principal: Principal, query: dict[str, Any], key_id: str) -> An
 
 def no_such_key(_: NoSuchKeyError) -> Response:
     """404, also for a key of another workspace."""
-    detail = "There is no such API key in your workspace. Keys' Details and GET /v1/keys list yours."
-    return refuse(404, detail)
+    return refuse("key_not_found", "No such key in this workspace. GET /v1/keys lists its keys.")
 
 
 def refused(error: RefusedError) -> Response:
-    """409: what the key is does not allow it."""
-    return refuse(409, str(error))
+    """409: the key's state doesn't allow it."""
+    return refuse("key_revoked" if isinstance(error, KeyRevokedError) else "key_expired", str(error))
 
 
 def stale_version(error: StaleVersionError) -> Response:
-    """412: If-Match names a version that is no longer the key's."""
-    detail = f"{error} Read it again, and send your change with its new ETag in If-Match."
-    return refuse(412, detail, {"ETag": f'"{error.actual}"'})
+    """412: If-Match names other versions than the key's."""
+    detail = (
+        f"The key is at version {error.actual}, which If-Match doesn't name. "
+        "Get the key again, then retry with its current ETag."
+    )
+    return refuse("stale_version", detail, {"ETag": f'"{error.actual}"'})
 
 
 def no_such_moment(error: MomentError) -> Response:
-    """422: a time or a position that is no good."""
+    """422: a point in time that isn't valid, or is yet to come."""
     rows = [{"field": "at", "message": str(error)}]
-    return refuse(422, f"There is no such moment to show. {error}", errors=rows)
+    return refuse(422, f"There is nothing to show at this point in time. {error}", errors=rows)
 
 
 def not_yet_created(error: NotYetCreatedError) -> Response:
-    """404: a key of the caller's own workspace, before it came to be."""
+    """404: a key of the caller's own workspace, before it was created."""
     created = error.created
     detail = (
-        f"There was no such API key then: it was created at {rfc3339(created.at)}, "
-        f"position {created.position} of the ledger. Ask for that moment or a later one."
+        f"The key was created at {rfc3339(created.at)}, position {created.position}. "
+        "Use that or a later point in time."
     )
-    return refuse(404, detail)
+    return refuse("key_not_created_yet", detail)
 
 
 def _past_key(principal: Principal, key_id: str, moment: Moment) -> Any:

@@ -1,6 +1,7 @@
 """Commands on keys, all of one shape: load with the version, decide, append at the expected version."""
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import repeat
@@ -55,7 +56,7 @@ class NoSuchKeyError(AdvisedError):
 
 
 class StaleVersionError(VersionConflictError):
-    """The key is no longer at the version that the caller saw."""
+    """The key isn't at a version that the caller expects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +124,16 @@ class KeyCommands:
         key_id: str,
         command: ChangeKey,
         request: Request,
-        if_version: int | None = None,
+        if_versions: AbstractSet[int] | None = None,
     ) -> Done:
         """Changes what the command sets. If nothing changes, no event is appended.
 
         Making the key stronger (enabling it, a later expiry, another scope) needs every scope that it then
         holds. If another change comes in between, the command is decided again, unless the caller named the
-        version that it expects.
+        versions that it expects.
         """
         authorize(principal, KEYS_WRITE)
-        return self._changed(principal, key_id, command, request, if_version)
+        return self._changed(principal, key_id, command, request, if_versions)
 
     @command("rotate_key")
     def rotate(
@@ -142,7 +143,7 @@ class KeyCommands:
         grace_seconds: int,
         request: Request,
         idempotency: Idempotency | None = None,
-        if_version: int | None = None,
+        if_versions: AbstractSet[int] | None = None,
     ) -> Done:
         """Gives a key a new secret. The old one keeps working for the grace period, earlier ones stop.
 
@@ -161,7 +162,7 @@ class KeyCommands:
             now=now,
             grace_ends_at=now + grace_seconds * 1000,
         )
-        done = self._changed(principal, key_id, command, request, if_version, idempotency)
+        done = self._changed(principal, key_id, command, request, if_versions, idempotency)
         return self._with_token(done, api_key)
 
     @command("revoke_key")
@@ -171,7 +172,7 @@ class KeyCommands:
         key_id: str,
         reason: str | None,
         request: Request,
-        if_version: int | None = None,
+        if_versions: AbstractSet[int] | None = None,
     ) -> Done:
         """Ends a key for good, also one whose history this version cannot read whole.
 
@@ -179,10 +180,10 @@ class KeyCommands:
         """
         authorize(principal, KEYS_WRITE)
         try:
-            return self._changed(principal, key_id, RevokeKey(reason=reason), request, if_version)
+            return self._changed(principal, key_id, RevokeKey(reason=reason), request, if_versions)
         except UnreadableEventError:
             fact = KeyRevoked(reason=reason or "")
-            return self._revoke_unread(principal, key_id, fact, request, if_version)
+            return self._revoke_unread(principal, key_id, fact, request, if_versions)
 
     def history(self, principal: Principal, key_id: str) -> list[Event]:
         """The events of a key, oldest first. Raises ForbiddenError, NoSuchKeyError."""
@@ -204,7 +205,7 @@ class KeyCommands:
         key_id: str,
         command: Command,
         request: Request,
-        if_version: int | None,
+        if_versions: AbstractSet[int] | None,
         idempotency: Idempotency | None = None,
     ) -> Done:
         """Loads, decides, authorizes, and appends at the version that was decided on; again, if that changed.
@@ -214,8 +215,7 @@ class KeyCommands:
         for attempt in range(1, _ATTEMPTS + 1):
             history = self._history(principal, key_id)
             key = fold(history)
-            if if_version is not None and if_version != key.version:
-                raise StaleVersionError(subject(key_id), if_version, key.version)
+            _check_version(key_id, key.version, if_versions)
             facts = decide(command, key)
             authorize(principal, KEYS_WRITE, granting=granted_by(facts, key))
             if not facts:
@@ -228,11 +228,15 @@ class KeyCommands:
         raise AssertionError("the last attempt returns or raises")
 
     def _revoke_unread(
-        self, principal: Principal, key_id: str, fact: KeyRevoked, request: Request, if_version: int | None
+        self,
+        principal: Principal,
+        key_id: str,
+        fact: KeyRevoked,
+        request: Request,
+        if_versions: AbstractSet[int] | None,
     ) -> Done:
         records = self._records(principal, key_id)
-        if if_version is not None and if_version != len(records):
-            raise StaleVersionError(subject(key_id), if_version, len(records))
+        _check_version(key_id, len(records), if_versions)
         if not any(map(is_revoked, records)):
             events = self._enveloped(principal, key_id, len(records), [fact], request)
             self.ledger.append(subject(key_id), events, len(records))
@@ -278,6 +282,11 @@ class KeyCommands:
         """The key as the command left it, whatever came after."""
         history = self._history(principal, id_of(appended.subject))
         return Done(fold([e for e in history if e.position <= appended.position]), appended.position)
+
+
+def _check_version(key_id: str, version: int, expected: AbstractSet[int] | None) -> None:
+    if expected is not None and version not in expected:
+        raise StaleVersionError(subject(key_id), " or ".join(map(str, sorted(expected))), version)
 
 
 def fold(events: Iterable[Event], key: Key | None = None) -> Key:

@@ -59,7 +59,7 @@ class CreateCall:
         principal = self._caller(environ)
         keyed = idempotency(environ, principal, key, body) if key else None
         done = self.commands.create(principal, new, origin(environ), keyed)
-        headers = [*_HEADERS, *commanded(done).items()]
+        headers = [*_HEADERS, *created(done).items()]
         return Answer(headers, _encode(_NEW_SECRET.dump(shown_once(done))), "201 CREATED")
 
     def _caller(self, environ: WSGIEnvironment) -> Principal:
@@ -78,6 +78,11 @@ def shown_once(done: Done) -> dict[str, Any]:
 def commanded(done: Done) -> dict[str, str]:
     """The headers of the answer to a command."""
     return {"X-Ledger-Position": str(done.position), "ETag": f'"{done.key.version}"'}
+
+
+def created(done: Done) -> dict[str, str]:
+    """The headers of the answer to a command that created a key."""
+    return commanded(done) | {"Location": f"/v1/keys/{done.key.id}"}
 
 
 def _idempotency_key(environ: WSGIEnvironment) -> str | None:

@@ -112,7 +112,21 @@ Command: TypeAlias = CreateKey | ChangeKey | RotateKey | RevokeKey
 
 
 class RefusedError(AdvisedError):
-    """The key is in a state that does not allow it; the message is for whoever asked."""
+    """The key is in a state that doesn't allow this; the message is for the caller."""
+
+
+class KeyRevokedError(RefusedError):
+    """It was revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("This key was permanently revoked. Create another.")
+
+
+class KeyExpiredError(RefusedError):
+    """It has expired."""
+
+    def __init__(self) -> None:
+        super().__init__("This key has expired. Set a later expires_at first, or create another key.")
 
 
 def _unexpected(event: Event, key: Key | None) -> UnreadableEventError:
@@ -128,7 +142,7 @@ def decide(command: Command, key: Key | None) -> Sequence[Fact]:
         case RevokeKey(reason=reason), Key(revoked=False):
             return (KeyRevoked(reason=reason or ""),)
         case ((ChangeKey() | RotateKey()), Key(revoked=True)):
-            raise RefusedError("This key was revoked, which is for good. Create another.")
+            raise KeyRevokedError
         case ChangeKey(), Key():
             return (*_details_changed(command, key), *_toggled(command, key))
         case RotateKey(), Key():
@@ -177,7 +191,7 @@ def _toggled(command: ChangeKey, key: Key) -> Sequence[Fact]:
 
 def _rotated(command: RotateKey, key: Key) -> Fact:
     if key.has_expired(command.now):
-        raise RefusedError("This key has expired. Set another expires_at first, or create another key.")
+        raise KeyExpiredError
     return KeyRotated(
         prefix=command.prefix,
         hint=command.hint,

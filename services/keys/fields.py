@@ -26,7 +26,9 @@ _NO_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
 _LINE_PATTERN = rf"^[^{_NO_CONTROLS}]*[^\s{_NO_CONTROLS}][^{_NO_CONTROLS}]*$"
 _LINES_PATTERN = r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$"
 _OWN_SCOPES = "|".join(scope.removeprefix(OWN_PREFIX).replace(".", r"\.") for scope in SCOPES)
-_SCOPE_PATTERN = rf"^({OWN_PREFIX}({_OWN_SCOPES})|(?!{OWN_PREFIX})[a-z0-9][a-z0-9._:-]{{0,99}})$"
+_ONE_SCOPE = rf"({OWN_PREFIX}({_OWN_SCOPES})|(?!{OWN_PREFIX})[a-z0-9][a-z0-9._:-]{{0,99}})"
+_SCOPE_PATTERN = rf"^{_ONE_SCOPE}$"
+SCOPE_LIST_PATTERN = rf"^{_ONE_SCOPE}([, ]{_ONE_SCOPE}){{0,49}}$"
 
 
 class Text(fields.String):

@@ -155,7 +155,7 @@ def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
     try:
         if changed:
             command = KeyChangeSchema().load(read(changed) | {"reason": form["reason"] or None})
-            attached(Keys).commands.change(principal, key_id, command, origin(), if_version=seen.version)
+            attached(Keys).commands.change(principal, key_id, command, origin(), if_versions={seen.version})
     except ValidationError as error:
         return page(errors=_by_field(error)), 422
     except ForbiddenError as error:

@@ -17,7 +17,7 @@ from services.keys.currency import CURRENT_S, Tail
 from services.keys.domain import subject
 from services.keys.key_material import MalformedKeyError, parse
 from services.keys.standings import Memory, Standing, standing_of
-from shared.identity import Principal, UnauthenticatedError
+from shared.identity import InvalidKeyError, Principal
 from shared.ledger import Ledger
 
 Code: TypeAlias = Literal[
@@ -178,12 +178,12 @@ def code_at(key: Standing, now: int, until: float, scopes: Sequence[str]) -> Cod
 
 
 REFUSALS: dict[Code, str] = {
-    "MALFORMED": "This is not a Keyledger API key, or it was mistyped. Copy it again.",
-    "NOT_FOUND": "There is no such API key. Create one on the dashboard.",
-    "REVOKED": "This API key was revoked, which is for good. Create another.",
-    "DISABLED": "This API key is switched off. Switch it on in Keys' Details, or use another.",
+    "MALFORMED": "This isn't a Keyledger API key, or it was mistyped. Copy it again.",
+    "NOT_FOUND": "No such API key. Create one on the dashboard.",
+    "REVOKED": "This API key was permanently revoked. Create another.",
+    "DISABLED": "This API key is disabled. Enable it in Keys' Details, or use another.",
     "EXPIRED": "This API key has expired. Create a new one.",
-    "INSUFFICIENT_SCOPES": "This API key lacks a scope that this needs. Use one that holds it.",
+    "INSUFFICIENT_SCOPES": "This API key lacks a required scope. Use one that holds it.",
 }
 
 
@@ -197,7 +197,7 @@ class KeyAuthenticator:
         """Raises UnauthenticatedError, UnreadableEventError, redis.RedisError."""
         verdict = self.verify(token)
         if verdict.key is None or verdict.code != "VALID":
-            raise UnauthenticatedError(REFUSALS[verdict.code])
+            raise InvalidKeyError(REFUSALS[verdict.code])
         key = verdict.key
         return Principal(
             kind="key",

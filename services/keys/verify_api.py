@@ -8,17 +8,19 @@ import structlog
 from flask import Response, request
 
 from services.keys.api import ONE_KEY
+from services.keys.fields import SCOPE_LIST_PATTERN
 from services.keys.service import Keys
 from services.keys.usage import Usage
 from services.keys.verification import BehindError
 from services.keys.verification_schemas import UsageQuerySchema, UsageSchema, VerdictSchema, VerifySchema
 from services.keys.verify_calls import Asked, InvalidParameterError, ScopesLackingError, VerdictCalls, told
-from shared.identity import KEYS_READ, KEYS_VERIFY, Principal
+from shared.identity import KEYS_READ, KEYS_VERIFY, WORKSPACE_PATTERN, Principal
 from shared.schemas import AfterSchema, PositionHeaderSchema
 from shared.web.access import attached, bearer
 from shared.web.app import refuse
 from shared.web.calls import Calls
 from shared.web.openapi import documented, headers, needs_scope, query_parameter
+from shared.web.problems import challenge
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _POSITION = "X-Ledger-Position"
@@ -62,9 +64,14 @@ def verify_key(
     responses={400: {}, 401: {}, 403: {}, 503: {}},
     parameters=[
         query_parameter(
-            "scopes", "The scopes that the key must hold, separated by commas or spaces.", "orders:read"
+            "scopes",
+            "The scopes that the key must hold, separated by commas or spaces.",
+            "orders:read",
+            pattern=SCOPE_LIST_PATTERN,
         ),
-        query_parameter("workspace", "Only accept keys of this workspace.", "default"),
+        query_parameter(
+            "workspace", "Only accept keys of this workspace.", "default", pattern=WORKSPACE_PATTERN
+        ),
     ],
 )
 @blueprint.alt_response(
@@ -100,15 +107,15 @@ def invalid_parameter(error: InvalidParameterError) -> Response:
     """400: a gateway is configured with a rule that can't be read. The log names it for the operator."""
     _log.warning("forward-auth refused a parameter", parameter=error.name, error=str(error))
     rows = [{"field": error.name, "message": str(error)}]
-    return refuse(400, f"{error} Correct the gateway's configuration.", errors=rows)
+    return refuse("invalid_parameter", f"{error} Correct the gateway's configuration.", errors=rows)
 
 
 def scopes_lacking(error: ScopesLackingError) -> Response:
     """403, as gateways expect it."""
-    return refuse(403, str(error))
+    return refuse("insufficient_scope", str(error), challenge("insufficient_scope", *error.scopes))
 
 
 def behind(error: BehindError) -> Response:
     """503: the ledger lacks the position that a verdict was asked for at."""
-    detail = f"{error} Try again in a second; if it stays, the ledger lost what you saw of it."
-    return refuse(503, detail, {"Retry-After": "1", _POSITION: str(error.head)})
+    detail = f"{error} Try again in a second. If this persists, the ledger lost what you saw of it."
+    return refuse("position_not_reached", detail, {"Retry-After": "1", _POSITION: str(error.head)})

@@ -22,8 +22,8 @@ from shared.identity import (
     PLATFORM_VERIFY,
     WORKSPACE_RULE,
     Authenticator,
+    InvalidKeyError,
     Principal,
-    UnauthenticatedError,
     authorize,
     is_workspace_name,
 )
@@ -45,7 +45,11 @@ _JSON = [("Content-Type", "application/json"), _NO_STORE]
 
 
 class ScopesLackingError(Exception):
-    """The key of a gateway's request lacks a scope."""
+    """The key of a gateway's request lacks one of the scopes."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__(REFUSALS["INSUFFICIENT_SCOPES"])
+        self.scopes = scopes
 
 
 class InvalidParameterError(Exception):
@@ -117,9 +121,9 @@ class VerdictCalls:
         verdict = self._verdict(bearer_token(environ), scopes, workspace, 0)
         key = verdict.key
         if verdict.code == "INSUFFICIENT_SCOPES":
-            raise ScopesLackingError(REFUSALS[verdict.code])
+            raise ScopesLackingError(scopes)
         if verdict.code != "VALID" or key is None:
-            raise UnauthenticatedError(REFUSALS[verdict.code])
+            raise InvalidKeyError(REFUSALS[verdict.code])
         headers = [
             ("X-Keyledger-Key-Id", key.id),
             ("X-Keyledger-Workspace", _of_header(key.workspace)),

@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from shared.connections import StoreError
 from shared.errors import InvalidFieldError
 from shared.events import UnreadableEventError
-from shared.identity import ForbiddenError, UnauthenticatedError
+from shared.identity import ForbiddenError, InvalidKeyError, RotatedSecretError, UnauthenticatedError
 from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
 from shared.schemas import ProblemSchema, Timestamp, field_errors
 from shared.timestamps import date_utc, rfc3339
@@ -36,7 +36,7 @@ from shared.web.lane import Call, Lane
 from shared.web.limits import Limits, TooManyRequestsError
 from shared.web.measured import ROUTE, Measured
 from shared.web.openapi import SchemaRules, completed
-from shared.web.problems import problem
+from shared.web.problems import Refusal, challenge, problem
 from shared.web.session import UnreadableCookieError
 from shared.web.slots import BusyError, Slots
 
@@ -141,9 +141,18 @@ def _begin() -> AnyResponse | None:
         request.environ[ROUTE] = request.url_rule.rule
     if failure := request.environ.get(FAILURE):
         raise failure
+    if request.method not in _SAFE_METHODS and (coding := _content_coding()):
+        detail = f"The body can't have the content encoding “{coding}”. Send it uncompressed."
+        return refuse("unsupported_encoding", detail, {"Accept-Encoding": "identity"})
     if request.method not in _SAFE_METHODS and not _is_call() and _is_from_elsewhere():
         return refuse(403, "This form came from another site. Open the page here and send it again.")
     return None
+
+
+def _content_coding() -> str:
+    """How the body is compressed, as its sender says; empty if it isn't."""
+    codings = request.headers.get("Content-Encoding", "").replace(",", " ").split()
+    return ", ".join(coding[:20] for coding in codings[:3] if coding.lower() != "identity")
 
 
 def _is_from_elsewhere() -> bool:
@@ -180,11 +189,12 @@ def _map_errors(app: Flask) -> None:
         UnauthenticatedError: _unauthenticated,
         ForbiddenError: _forbidden,
         VersionConflictError: lambda _: refuse(
-            409, "Somebody else changed this at the same moment. Read it again and repeat your change."
+            409, "This was changed by another request at the same time. Read it again and repeat your change."
         ),
         InvalidFieldError: _invalid_field,
         IdempotencyConflictError: lambda _: refuse(
-            422, "This Idempotency-Key was used for another request. Use a new one for a new request."
+            "idempotency_key_reused",
+            "This Idempotency-Key was used for another request. Use a new one for a new request.",
         ),
         BusyError: lambda error: refuse(503, str(error), {"Retry-After": str(error.retry_after)}),
         TooManyRequestsError: lambda error: refuse(429, str(error), {"Retry-After": str(error.retry_after)}),
@@ -201,22 +211,22 @@ def _map_errors(app: Flask) -> None:
 
 
 def refuse(
-    status: int,
+    code: str | int,
     detail: str,
     headers: dict[str, str] | None = None,
     errors: Sequence[Mapping[str, str]] = (),
 ) -> Response:
-    """An error in the form that suits the caller: a problem for a call, a page for a person."""
+    """An error in the form that suits the caller: a problem for a call, a page for a person.
+
+    It is named by its code in `problems.PROBLEMS`, or by a status, which has a code by default.
+    """
+    named = Refusal.of(code)
     if _is_call():
-        return problem(status, detail, errors, headers)
+        return problem(named, detail, errors, headers)
     page = render_template(
-        "error.html",
-        status=status,
-        title=HTTPStatus(status).phrase,
-        detail=detail,
-        request_id=g.request_id,
+        "error.html", status=named.status, title=named.title, detail=detail, request_id=g.request_id
     )
-    return Response(page, status, headers)
+    return Response(page, named.status, headers)
 
 
 def _http_error(error: HTTPException) -> AnyResponse:
@@ -224,18 +234,20 @@ def _http_error(error: HTTPException) -> AnyResponse:
     if data and "messages" in data:
         rows = [row for place in data["messages"].values() for row in field_errors(place)]
         if error.code == HTTPStatus.BAD_REQUEST:
-            return problem(400, "The body is not valid JSON. Mend it and send the request again.")
-        return problem(422, "Mend the fields that `errors` names and send the request again.", rows)
+            return refuse("invalid_json", "The body isn't valid JSON. Correct it and send the request again.")
+        return refuse(422, "Fix the fields listed in `errors` and retry.", errors=rows)
     status = error.code or 500
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    if status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        headers["Accept"] = "application/json"
     return refuse(status, _ADVICE.get(status, error.description or ""), headers)
 
 
 _ADVICE = {
-    404: "There is nothing at this address. Check it, or begin at /keys.",
-    405: "This address does not take that method. The header Allow names those that it takes.",
+    404: "There is nothing at this URL. Check it, or start at /keys.",
+    405: "This URL doesn't accept this method. Use one that the header Allow lists.",
     415: "Send a JSON body with the header Content-Type: application/json.",
-    408: f"The body did not arrive within {BODY_DEADLINE_S:.0f} s. Send the request again.",
+    408: f"The body didn't arrive within {BODY_DEADLINE_S:.0f} s. Send the request again.",
     413: f"The body is too large. Send up to {MAX_BODY_BYTES // 1024} KiB.",
 }
 
@@ -255,39 +267,43 @@ def _unreadable_cookie(_: UnreadableCookieError) -> AnyResponse:
 
 def _unauthenticated(error: UnauthenticatedError) -> AnyResponse:
     if _is_call():
-        return problem(401, str(error), headers={"WWW-Authenticate": "Bearer"})
+        if isinstance(error, InvalidKeyError):
+            return refuse("invalid_key", str(error), challenge("invalid_token"))
+        return refuse("missing_key", str(error), challenge())
     return redirect(url_for("accounts.sign_in"), 303)
 
 
 def _forbidden(error: ForbiddenError) -> Response:
     """Records the denial. A person isn't told the name of a scope where it would mean nothing to them."""
     attached(Access).denied(error.principal, error.scope, origin())
+    if isinstance(error, RotatedSecretError):
+        return refuse("rotated_secret", str(error), challenge("insufficient_scope"))
     if type(error) is ForbiddenError and not _is_call():
         return refuse(403, "You don't have access. Ask an owner of this workspace.")
-    return refuse(403, str(error))
+    return refuse("insufficient_scope", str(error), challenge("insufficient_scope", error.scope))
 
 
 def _store_full(error: BaseException) -> AnyResponse:
     _log.warning("store full", error=str(error))
-    detail = "Nothing was done: the store is out of memory. Whoever runs Keyledger has to give it more."
-    return refuse(503, detail, {"Retry-After": "30"})
+    detail = "Nothing was done: the store is out of memory. The operator has to give it more."
+    return refuse("store_full", detail, {"Retry-After": "30"})
 
 
 def _store_away(error: BaseException) -> AnyResponse:
     _log.warning("store away", error=str(error))
-    detail = "The store does not answer at the moment. Try again in a few seconds."
+    detail = "The store doesn't answer at the moment. Try again in a few seconds."
     if request.method not in {"GET", "HEAD"}:
         detail += (
-            " Whether this request was carried out is not known:"
-            " send the same one again with the same Idempotency-Key, or look before you repeat it."
+            " Whether this request was carried out is unknown:"
+            " retry with the same Idempotency-Key, or check before you repeat it."
         )
-    return refuse(503, detail, {"Retry-After": "2"})
+    return refuse("store_unavailable", detail, {"Retry-After": "2"})
 
 
 def _unreadable(error: Exception) -> AnyResponse:
     _log.error("unreadable event", error=str(error))
-    detail = "This has a history that this version of Keyledger cannot read whole. Update Keyledger."
-    return refuse(503, detail, {"Retry-After": "60"})
+    detail = "This has a history that this version of Keyledger can't read. Update Keyledger."
+    return refuse("unreadable_history", detail, {"Retry-After": "60"})
 
 
 def _failed_late(error: InternalServerError) -> AnyResponse:
@@ -305,4 +321,4 @@ def _invalid_field(error: InvalidFieldError) -> AnyResponse:
 
 def _unexpected(error: BaseException) -> AnyResponse:
     _log.error("unexpected error", exc_info=error)
-    return refuse(500, "This is our fault. Try again; if it stays, report the request id.")
+    return refuse(500, "Internal error. Retry; if it persists, report the request ID.")

@@ -135,10 +135,16 @@ def _bodies(document: Json, holder: Json) -> list[Body]:
         Body(
             media_type,
             [] if media_type == PROBLEM else [*_rows(document, media.get("schema", {}))],
-            _pretty(media.get("example")),
+            _pretty(_example(media)),
         )
         for media_type, media in holder.get("content", {}).items()
     ]
+
+
+def _example(media: Json) -> Any:
+    """The example, or the first of several."""
+    several: Json = media.get("examples", {})
+    return next((one["value"] for one in several.values()), media.get("example"))
 
 
 def _rows(document: Json, schema: Json, path: str = "") -> Iterator[Row]:

@@ -63,7 +63,7 @@ def is_call(environ: WSGIEnvironment) -> bool:
 
 def plain_json(environ: WSGIEnvironment) -> bytes | None:
     """The body, if it says that it is JSON in the plainest way, which need not be true."""
-    if environ.get("CONTENT_TYPE") != "application/json":
+    if environ.get("CONTENT_TYPE") != "application/json" or "HTTP_CONTENT_ENCODING" in environ:
         return None
     body: bytes | None = environ.get(BODY)
     return body

@@ -1,4 +1,7 @@
-"""The interface described: `/openapi.json` for programs, `/docs` for people. Both are open to everybody."""
+"""The interface described: `/openapi.json` for programs, `/docs` and `/docs/problems` for people.
+
+All are open to everybody.
+"""
 
 import json
 from collections.abc import Callable
@@ -10,12 +13,13 @@ from werkzeug.wrappers import Response
 
 from shared.web.documentation import groups, spans
 from shared.web.openapi_parts import SCOPES
+from shared.web.problems import CATALOGUE, PROBLEMS
 
 Json = dict[str, Any]
 
 
 def attach_interface(app: Flask, describe: Callable[[], Json]) -> None:
-    """Adds the two; `describe` is asked once, when all calls are there."""
+    """Adds them. `describe` is called once, when all calls are registered."""
     blueprint = Blueprint("interface", __name__)
     document = cache(describe)
 
@@ -29,5 +33,9 @@ def attach_interface(app: Flask, describe: Callable[[], Json]) -> None:
         return render_template(
             "docs.html", info=described["info"], groups=groups(described), scopes=SCOPES, spans=spans
         )
+
+    @blueprint.get(CATALOGUE)
+    def problems() -> str:
+        return render_template("problems.html", problems=PROBLEMS, spans=spans)
 
     app.register_blueprint(blueprint)

@@ -15,17 +15,17 @@ from flask import Flask
 
 from shared.web.openapi_parts import (
     BEARER,
-    ERRORS,
     FRAME,
     HEADERS,
     INFO,
     REQUEST_ID,
-    problem_example,
 )
+from shared.web.problems import PROBLEMS, Refusal
 
 Json = dict[str, Any]
 
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+_STATUSES = tuple(dict.fromkeys(str(problem.status) for problem in PROBLEMS.values()))
 PROBLEM = "application/problem+json"
 
 
@@ -133,8 +133,8 @@ def _complete(operation: Json, document: Json) -> None:
     """Adds what errors are, examples, and what every request and every answer may have."""
     answers = operation["responses"]
     for status, answer in [*answers.items()]:
-        if status in ERRORS and (not answer or "$ref" in answer):
-            answers[status] = {"$ref": f"#/components/responses/{ERRORS[status].name}"}
+        if status in _STATUSES and (not answer or "$ref" in answer):
+            answers[status] = {"$ref": f"#/components/responses/{_response_name(status)}"}
         else:
             answer["headers"] = headers("X-Request-Id") | answer.get("headers", {})
             _add_examples(answer, document)
@@ -163,19 +163,30 @@ def _add_examples(holder: Json, document: Json) -> None:
             media["example"] = made
 
 
+def _response_name(status: str) -> str:
+    return f"Problem{status}"
+
+
 def _refusals() -> Json:
+    """For each status, what its problems mean, with an example of each by its code."""
+    return {_response_name(status): _refused(status) for status in _STATUSES}
+
+
+def _refused(status: str) -> Json:
+    of_status = {code: one for code, one in PROBLEMS.items() if str(one.status) == status}
+    sent_with = dict.fromkeys(name for one in of_status.values() for name in one.headers)
     return {
-        refusal.name: {
-            "description": refusal.description,
-            "headers": headers("X-Request-Id", *refusal.headers),
-            "content": {
-                PROBLEM: {
-                    "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": problem_example(status),
-                }
-            },
-        }
-        for status, refusal in ERRORS.items()
+        "description": " ".join(f"`{code}`: {one.meaning}" for code, one in of_status.items()),
+        "headers": headers("X-Request-Id", *sent_with),
+        "content": {
+            PROBLEM: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": {
+                    code: {"value": Refusal.of(code).body(one.example, "checkout-42", one.errors)}
+                    for code, one in of_status.items()
+                },
+            }
+        },
     }
 
 
@@ -189,14 +200,14 @@ def path_parameter(name: str, description: str, example: str) -> list[Json]:
     return [{"in": "path", "name": name, "description": description, "required": True, "example": example}]
 
 
-def query_parameter(name: str, description: str, example: str) -> Json:
-    """An argument of an address that no schema reads."""
+def query_parameter(name: str, description: str, example: str, pattern: str) -> Json:
+    """A parameter of the query that no schema reads."""
     return {
         "in": "query",
         "name": name,
         "description": description,
         "required": False,
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": pattern},
         "example": example,
     }
 

@@ -1,96 +1,10 @@
 """The parts that all calls have in common in the description of the interface."""
 
-from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_VERIFY, KEYS_WRITE, PLATFORM_VERIFY
 
 Json = dict[str, Any]
-
-
-class Refusal(NamedTuple):
-    """An error that calls answer."""
-
-    name: str
-    description: str
-    detail: str  # of the example
-    headers: tuple[str, ...] = ()
-    errors: tuple[dict[str, str], ...] = ()
-
-
-ERRORS = {
-    "400": Refusal(
-        "NotJson",
-        "The body isn't valid JSON. Of forward-auth: a parameter isn't valid; `errors` names it.",
-        "The body is not valid JSON. Mend it and send the request again.",
-    ),
-    "401": Refusal(
-        "Unauthenticated",
-        "There is no key in the request, or none that is good.",
-        "This API key is switched off. Switch it on in Keys' Details, or use another.",
-        headers=("WWW-Authenticate",),
-    ),
-    "403": Refusal(
-        "Forbidden",
-        "The key lacks a scope: the call's own, or one that the changed key would hold. "
-        "Or its secret was rotated, and in its grace period only reads and verifies.",
-        f"This needs the scope {KEYS_WRITE}. Ask an owner of this workspace for it.",
-    ),
-    "404": Refusal(
-        "NotFound",
-        "There is no such key in your workspace.",
-        "There is no such API key in your workspace. Keys' Details and GET /v1/keys list yours.",
-    ),
-    "409": Refusal(
-        "Conflict",
-        "The key's state does not allow it, or others changed it at the same moment again and again.",
-        "This key was revoked, which is for good. Create another.",
-    ),
-    "412": Refusal(
-        "Stale",
-        "If-Match names a version that is no longer the key's. ETag has the one that it is at.",
-        "The key is at version 4 now. Read it again, and send your change with its new ETag in If-Match.",
-        headers=("ETag",),
-    ),
-    "413": Refusal("TooLarge", "The body is too large.", "The body is too large; 64 KiB are the most."),
-    "415": Refusal(
-        "NotJsonByName",
-        "The body is not called JSON.",
-        "Send a JSON body with the header Content-Type: application/json.",
-    ),
-    "422": Refusal(
-        "Invalid",
-        "A field, an argument or a header is not as it must be; `errors` names each. "
-        "Or an Idempotency-Key was used before, for another request.",
-        "Mend the fields that `errors` names and send the request again.",
-        errors=({"field": "name", "message": "It may have 100 characters at most."},),
-    ),
-    "429": Refusal(
-        "TooManyRequests",
-        "Your key asked too often. Retry-After says when it may again.",
-        "Too many requests with this key. Wait 1 s, then go on more slowly.",
-        headers=("Retry-After",),
-    ),
-    "503": Refusal(
-        "Unavailable",
-        "The store does not answer. Whether a command was carried out is not known then: send the same again "
-        "with the same Idempotency-Key, or look before you repeat it.",
-        "The store does not answer at the moment. Try again in a few seconds.",
-        headers=("Retry-After",),
-    ),
-}
-
-
-def problem_example(status: str) -> Json:
-    """The body of an error."""
-    refusal = ERRORS[status]
-    body = {
-        "title": HTTPStatus(int(status)).phrase,
-        "status": int(status),
-        "detail": refusal.detail,
-        "request_id": "checkout-42",
-    }
-    return body | ({"errors": list(refusal.errors)} if refusal.errors else {})
 
 
 def _header(description: str, example: Any, **schema: Any) -> Json:
@@ -112,10 +26,18 @@ HEADERS = {
         "There if the views had not come to the position that was asked for within 2 s.", "true", const="true"
     ),
     "ETag": _header("The version of the key, for If-Match.", '"3"', pattern='^"[0-9]+"$'),
+    "Location": _header("The URL of what was created.", "/v1/keys/3fA9bQ27LmZ0", format="uri-reference"),
+    "Allow": _header("The methods that the URL accepts.", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+    "Accept": _header("The media type that a body must have.", "application/json"),
+    "Accept-Encoding": _header("The content coding that a body must have.", "identity"),
     "X-Keyledger-Key-Id": _header("Which key it is.", "3fA9bQ27LmZ0"),
     "X-Keyledger-Workspace": _header("Whose it is.", "default"),
     "X-Keyledger-Scopes": _header("What its bearer may do, with blanks between.", "orders:read"),
-    "WWW-Authenticate": _header("How to authenticate.", "Bearer"),
+    "WWW-Authenticate": _header(
+        "How to authenticate (RFC 6750): `error` says what is wrong with the key that was sent, `scope` what "
+        "it lacks.",
+        'Bearer error="insufficient_scope", scope="keyledger:keys.write"',
+    ),
     "Retry-After": _header("After how many seconds to try again.", 1, type="integer", minimum=1),
 }
 
@@ -151,7 +73,8 @@ API keys whose truth is a ledger of events: created, switched, changed, rotated 
 who did it and when; verified at memory speed.
 
 Bodies are JSON. Times are RFC 3339 in UTC with milliseconds. Errors are `application/problem+json` \
-(RFC 9457) and say what to do next. Answers may get more fields; do not rely on there being none.
+(RFC 9457): `detail` says what to do next, `code` stays the same for programs, and `type` is its section of \
+`/docs/problems`. Answers may get more fields; do not rely on there being none.
 
 **Repeat safely.** Send an `Idempotency-Key` with a POST: the same request sent again does nothing more. \
 A secret is shown once all the same; if it was lost, rotate the key.

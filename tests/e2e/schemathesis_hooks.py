@@ -38,8 +38,8 @@ def _name_anew(headers: Any) -> None:
     number = next(_sent)
     if headers and "Idempotency-Key" in headers:
         headers["Idempotency-Key"] = f"{headers['Idempotency-Key'][:200]}-{number}"
-    if headers and "If-Match" in headers and number % 4:
-        headers["If-Match"] = "*"
+    if headers and "If-Match" in headers:  # of which it makes some that the pattern doesn't match
+        headers["If-Match"] = "*" if number % 4 else '"1"'
 
 
 def _end_in_the_future(body: Any) -> None:

@@ -1,5 +1,6 @@
 """The calls, from another service's side: real HTTP, a real store, a real queue."""
 
+import gzip
 import http.client
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 import requests
 
 from services.keys.key_material import parse
+from shared.web.problems import Refusal
 from tests.real import Service, until
 
 Json = dict[str, Any]
@@ -53,7 +55,8 @@ def problem(answer: requests.Response, status: int) -> Json:
     assert answer.headers["Content-Type"] == "application/problem+json"
     body: Json = answer.json()
     assert body["status"] == status
-    assert body["title"]
+    assert Refusal.of(body["code"]).title == body["title"]
+    assert body["type"] == f"/docs/problems#{body['code']}"
     assert body["detail"].endswith(".")
     assert body["request_id"] == answer.headers["X-Request-Id"]
     return body
@@ -339,11 +342,74 @@ def test_a_name_of_a_request_that_cannot_be_is_refused(admin: Caller, name: str)
     assert longest.status_code == 201
 
 
-@pytest.mark.parametrize("tag", ['"7"', "7", 'W/"1"', '"x"', '"' + "9" * 5_000 + '"'])
-def test_a_version_that_is_not_the_keys_is_stale(admin: Caller, tag: str) -> None:
+@pytest.mark.parametrize(
+    ("tags", "status"),
+    [('"7", W/"9"', 412), ('"x"', 412), ("7", 422), ("", 422), ('"3", W/"1"', 200), ("*", 200)],
+)
+def test_a_change_that_expects_versions_passes_only_if_the_key_is_at_one_of_them(
+    admin: Caller, tags: str, status: int
+) -> None:
     made = create(admin, name="Matched")
-    problem(admin("PATCH", f"/v1/keys/{made['id']}", {"If-Match": tag}, json={"enabled": False}), 412)
-    assert admin("PATCH", f"/v1/keys/{made['id']}", {"If-Match": "*"}, json={"name": "M"}).status_code == 200
+    asked = {"If-Match": tags}
+    answers = [
+        admin("PATCH", f"/v1/keys/{made['id']}", asked, json={"description": ""}),
+        admin("POST", f"/v1/keys/{made['id']}/rotate", asked),
+    ]
+    if status != 200:
+        answers.append(admin("DELETE", f"/v1/keys/{made['id']}", asked))
+    assert [answer.status_code for answer in answers] == [status] * len(answers)
+    for answer in answers[: 3 if status == 412 else 0]:
+        assert problem(answer, 412)["detail"].startswith(
+            "The key is at version 1, which If-Match doesn't name."
+        )
+        assert answer.headers["ETag"] == '"1"'
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8"])
+def test_a_created_key_is_at_its_location(admin: Caller, content_type: str) -> None:
+    """Before Flask, and behind it."""
+    for name in ("once", "once"):  # the second answer is of a repeated request
+        headers = {
+            "Content-Type": content_type,
+            "Idempotency-Key": f"{name} {content_type}".replace(" ", "-"),
+        }
+        answer = admin("POST", "/v1/keys", headers, data=b'{"name": "Located"}')
+        assert (answer.status_code, answer.headers["Location"]) == (201, f"/v1/keys/{answer.json()['id']}")
+        after = {"X-Ledger-Position": answer.headers["X-Ledger-Position"]}
+        assert admin("GET", answer.headers["Location"], after).json()["name"] == "Located"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/keys"),
+        ("POST", "/v1/keys/verify"),
+        ("POST", "/v1/audit/lookup"),
+        ("PATCH", "/v1/keys/000000000000"),
+        ("POST", "/v1/keys/000000000000/rotate"),
+        ("DELETE", "/v1/keys/000000000000"),
+    ],
+)
+def test_a_compressed_body_is_refused_with_the_coding_that_is_accepted(
+    admin: Caller, method: str, path: str
+) -> None:
+    body = gzip.compress(b'{"name": "n", "api_key": "n"}')
+    for coding in ("gzip", "br", "Identity, GZIP"):
+        headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
+        answer = admin(method, path, headers, data=body)
+        assert problem(answer, 415)["code"] == "unsupported_encoding"
+        assert answer.headers["Accept-Encoding"] == "identity"
+
+
+def test_a_body_of_another_type_is_refused_with_the_type_that_is_accepted(admin: Caller) -> None:
+    answer = admin("POST", "/v1/keys", data=b"a=b")
+    assert problem(answer, 415)["code"] == "unsupported_media_type"
+    assert answer.headers["Accept"] == "application/json"
+
+
+def test_a_time_may_be_written_in_lower_case(admin: Caller) -> None:
+    made = create(admin, name="Timed", expires_at="2099-01-01t00:00:00.5z")
+    assert made["expires_at"] == "2099-01-01T00:00:00.500Z"
 
 
 def test_a_position_that_has_not_come_is_not_waited_for(admin: Caller) -> None:
@@ -463,6 +529,9 @@ def test_other_addresses_and_methods_are_refused_in_the_same_form(admin: Caller)
     assert "PATCH" in admin("PUT", "/v1/keys/000000000000", json={}).headers["Allow"]
 
 
+INVALID = 'Bearer error="invalid_token"'
+
+
 def test_callers_without_a_good_key_are_told_why(service: Service, admin: Caller) -> None:
     off = create(admin, name="Off", scopes=["keyledger:admin"])
     admin("PATCH", f"/v1/keys/{off['id']}", json={"enabled": False})
@@ -471,11 +540,11 @@ def test_callers_without_a_good_key_are_told_why(service: Service, admin: Caller
         (None, "Authorization: Bearer"),
         ("nonsense", "mistyped"),
         (off["api_key"][:-1] + ("1" if off["api_key"].endswith("0") else "0"), "mistyped"),
-        (off["api_key"], "switched off"),
+        (off["api_key"], "disabled"),
     ):
         answer = Caller(service, token)("GET", "/v1/keys")
         assert words in problem(answer, 401)["detail"]
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["WWW-Authenticate"] == ("Bearer" if token is None else INVALID)
         assert unknown.reveal() not in answer.text
 
 

@@ -79,7 +79,7 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
         ("Moved  and «quoted»", "inactive"),
         ("caller", "active"),
     ]
-    assert "switched off" in Caller(new, made["api_key"])("GET", "/v1/keys").json()["detail"]
+    assert "disabled" in Caller(new, made["api_key"])("GET", "/v1/keys").json()["detail"]
     email, password = old.sign_in()
     assert Visitor(new.url).sign_in(email, password).status_code == 422
     printed = new.run("account", "password", email).stdout.strip()

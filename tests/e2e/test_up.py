@@ -144,7 +144,7 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
     rotated = service.run("key", "rotate", key_id, "--grace", "60").stdout.removesuffix("\n")
     assert (parse(rotated).id, rotated) == (key_id, rotated) != (key_id, made.stdout.removesuffix("\n"))
     assert service.run("key", "revoke", key_id, "--reason", "leaked").stdout.endswith("is revoked.\n")
-    assert "for good" in service.run("key", "enable", key_id).stderr
+    assert "permanently revoked" in service.run("key", "enable", key_id).stderr
     assert service.run("replay").returncode == 0
     assert "equal" in service.run("replay", "--check").stdout
     assert not service.processes()

@@ -125,7 +125,11 @@ def test_every_code_comes_in_the_order_of_the_verdict(service: Service, ours: Pl
     ]
     assert set(seen) == set(CODES)
     for refused in (token, unknown(), token[:-1]):
-        assert gate(service, refused).status_code == 401
+        answer = gate(service, refused)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (
+            401,
+            'Bearer error="invalid_token"',
+        )
 
 
 def test_a_verdict_tells_what_the_key_is(ours: Platform) -> None:
@@ -252,7 +256,9 @@ def test_forward_auth_takes_any_method_and_any_body(service: Service, ours: Plat
         assert passed.headers["X-Keyledger-Scopes"] == "a b"
         assert passed.headers["Cache-Control"] == "no-store"
         assert gate(service, unknown(), "", method, **more).status_code == 401
-        assert gate(service, token, "?scopes=c", method, **more).status_code == 403
+        lacking = gate(service, token, "?scopes=c,d", method, **more)
+        assert lacking.status_code == 403
+        assert lacking.headers["WWW-Authenticate"] == 'Bearer error="insufficient_scope", scope="c d"'
 
 
 @pytest.mark.parametrize(
@@ -284,7 +290,8 @@ def test_a_rule_with_a_typo_lets_nobody_pass_and_is_logged_by_name(service: Serv
 def test_forward_auth_refuses_who_presents_no_key(service: Service, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
     refused = requests.get(f"{service.url}/v1/forward-auth", headers=headers, timeout=5)
-    assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+    challenge = 'Bearer error="invalid_token"' if authorization == "Bearer x y" else "Bearer"
+    assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, challenge)
 
 
 def test_uses_are_counted_by_day_and_verdict(ours: Platform, theirs: Platform) -> None:

@@ -84,6 +84,7 @@ CALLS = {
 # Whoever asks; forward-auth judges the caller's own key, whatever its scopes.
 OPEN = {
     "GET /docs",
+    "GET /docs/problems",
     "GET /openapi.json",
     "GET /healthz",
     "GET /readyz",

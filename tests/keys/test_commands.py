@@ -121,9 +121,9 @@ def test_a_switch_that_never_gets_through_is_a_conflict(
 
 def test_a_switch_of_one_version_is_not_decided_anew(commands: KeyCommands) -> None:
     key = commands.create(person(), NewKey(name="Web"), REQUEST).key
-    commands.change(person(), key.id, OFF, REQUEST, if_version=1)
+    commands.change(person(), key.id, OFF, REQUEST, if_versions={1})
     with pytest.raises(StaleVersionError):
-        commands.change(person(), key.id, ON, REQUEST, if_version=1)
+        commands.change(person(), key.id, ON, REQUEST, if_versions={1})
 
 
 def test_another_workspaces_key_is_unknown(commands: KeyCommands) -> None:
@@ -321,9 +321,9 @@ def test_a_revoked_key_is_so_for_good(commands: KeyCommands, ledger: Ledger) -> 
 def test_each_command_on_a_key_can_ask_for_one_version(commands: KeyCommands) -> None:
     key = commands.create(person(), NewKey(name="Web"), REQUEST).key
     with pytest.raises(StaleVersionError):
-        commands.rotate(person(), key.id, 0, REQUEST, if_version=7)
+        commands.rotate(person(), key.id, 0, REQUEST, if_versions={7})
     with pytest.raises(StaleVersionError):
-        commands.revoke(person(), key.id, None, REQUEST, if_version=7)
+        commands.revoke(person(), key.id, None, REQUEST, if_versions={7})
 
 
 @pytest.mark.parametrize("unread", ["KeyCreated", "KeyToggled"])
@@ -344,7 +344,7 @@ def test_a_key_whose_history_cannot_be_read_can_be_revoked_and_nothing_else(
     with pytest.raises(NoSuchKeyError):
         commands.revoke(person("theirs"), key.id, None, REQUEST)
     with pytest.raises(StaleVersionError):
-        commands.revoke(person(), key.id, None, REQUEST, if_version=99)
+        commands.revoke(person(), key.id, None, REQUEST, if_versions={99})
     done = commands.revoke(person(), key.id, "leaked", REQUEST)
     assert (done.key.id, done.key.name, done.key.status(0)) == (key.id, "Web", "revoked")
     assert (done.key.version, done.position) == (last.position + 2, last.position + 2)

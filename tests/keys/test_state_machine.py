@@ -338,7 +338,7 @@ class Keyledger(RuleBasedStateMachine):
         key_id, row = self._pick(which)
         toggle = ChangeKey(enabled=not row.enabled)
         with pytest.raises(StaleVersionError):
-            self.commands.change(person(row.workspace), key_id, toggle, REQUEST, row.version + off)
+            self.commands.change(person(row.workspace), key_id, toggle, REQUEST, {row.version + off})
         with pytest.raises(VersionConflictError):
             self.ledger.append(subject(key_id), [], row.version + off)
 
