@@ -142,6 +142,8 @@ def _of_audit(parts: Parts) -> Iterator[Metric]:
     position = parts.audit_log.last().position
     yield Gauge("keyledger_audit_position", "The last position in the audit log.", position)
     yield from _lag("audit", "the audit log", lag_of(position, parts.ledger, now_ms()))
+    alarm = parts.standing.alarm()
+    yield Gauge("keyledger_audit_alarm", "Whether an alarm is not acknowledged.", alarm is not None)
 
 
 def _lag(reader: str, place: str, lag: Lag) -> Iterator[Metric]:

@@ -5,8 +5,9 @@ Every Redis key carries the hash tag `{kl:0}`, so that each atomic step stays in
 
 import hashlib
 import hmac
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 import structlog
@@ -300,6 +301,13 @@ class Ledger:
         finally:
             self._store.connection_pool.release(connection)
 
+    def at(self, positions: Iterable[int]) -> list[Record]:
+        """The events at some positions, in order, as far as they are there."""
+        with cast("Any", self._store.pipeline(transaction=False)) as pipe:
+            for first, last in _runs(positions):
+                pipe.xrange(LOG, f"0-{first}", f"0-{last}")
+            return [_record(entry) for entries in pipe.execute() for entry in entries]
+
     def tail(self, after: int, limit: int, wait_ms: int) -> list[Record]:
         """The same, waiting up to `wait_ms` for the first of them. The connection must wait longer."""
         streams = cast("Any", self._store.xread({LOG: f"0-{after}"}, count=limit, block=wait_ms))
@@ -425,6 +433,13 @@ def _index_key(subject: str) -> str:
 
 def _idempotency_key(idempotency: Idempotency | None) -> str:
     return f"{NAMESPACE}:idempotent:{idempotency.name}" if idempotency else _NO_KEY
+
+
+def _runs(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each run of positions without a gap."""
+    for _, run in groupby(enumerate(sorted(positions)), lambda pair: pair[1] - pair[0]):
+        places = [position for _, position in run]
+        yield places[0], places[-1]
 
 
 def _positions(text: bytes) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ def integrity(_: Principal) -> Any:
     standing = attached(Standing)
     progress = standing.progress()
     return {
+        "alarm": standing.alarm(),
         "last_check": standing.last_check(),
         "last_checkpoint": standing.vouched(),
         "public_key": standing.public_key(),

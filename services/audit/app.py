@@ -24,9 +24,9 @@ from shared.web.app import JsonApi, attach_calls
 
 def register(app: Flask, json_api: JsonApi, standing: Standing, keys: KeyInquiries, exports: Exports) -> None:
     """Wiring and error mapping only."""
-    attach(app, Audit(standing.log, standing.ledger))
+    attach(app, Audit(standing.comparison))
     attach(app, standing)
-    attach(app, Inquiries(keys, standing.log))
+    attach(app, Inquiries(keys, standing.comparison))
     attach(app, exports)
     for calls in (api, export_api, inquiry_api):
         attach_calls(app, json_api, calls.blueprint)

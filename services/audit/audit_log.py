@@ -1,6 +1,6 @@
 """The audit log: a chain of entries in SQL that is only ever appended to, and the checkpoints on it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import URL, Connection, Select, insert, select
@@ -22,6 +22,7 @@ class GapError(Exception):
 
     def __init__(self, wanted: int, found: int) -> None:
         super().__init__(f"the audit log needs the event at position {wanted} next, and was given {found}")
+        self.wanted = wanted
 
 
 class Numbered(NamedTuple):
@@ -84,6 +85,14 @@ class AuditLog:
             yield from entries
             after = entries[-1].position
 
+    def links(self, positions: Collection[int]) -> dict[int, tuple[object, object]]:
+        """By position, the previous hash and the hash of entries, as far as they are there."""
+        hashes = select(ENTRIES.c.position, ENTRIES.c.previous_hash, ENTRIES.c.entry_hash)
+        wanted = hashes.where(ENTRIES.c.position.in_(positions))
+        return self._database.read(
+            lambda connection: {row[0]: (row[1], row[2]) for row in connection.execute(wanted)}
+        )
+
     def checkpoints(self) -> list[Numbered]:
         """All checkpoints, by their numbers."""
         ordered = select(CHECKPOINTS.c.sequence, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.sequence)
@@ -95,18 +104,14 @@ class AuditLog:
         """The newest checkpoint."""
         return self._database.read(_last_checkpoint)
 
-    def add_checkpoint(self, make: Callable[[Entry | None, Numbered | None], bytes | None]) -> bytes | None:
-        """Adds the note that is made of the last entry and the last checkpoint, if one is, and gives it.
-
-        Nobody else writes meanwhile.
-        """
+    def add_checkpoint(self, checkpoint: Numbered) -> bool:
+        """Adds the next checkpoint; gives False if another process has added one with this number."""
         with self._database.writing() as connection:
             last = _last_checkpoint(connection)
-            note = make(last_entry(connection), last)
-            if note is not None:
-                sequence = last.sequence + 1 if last else 1
-                connection.execute(insert(CHECKPOINTS), {"sequence": sequence, "note": note})
-            return note
+            if checkpoint.sequence != (last.sequence + 1 if last else 1):
+                return False
+            connection.execute(insert(CHECKPOINTS), checkpoint._asdict())
+            return True
 
     def put_back(self, notes: Sequence[bytes]) -> None:
         """Adds those of the first checkpoints that are not there yet. Only for a restore."""

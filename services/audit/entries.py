@@ -104,6 +104,16 @@ def told_by(stored: dict[str, Any]) -> Told:
     )
 
 
+def hex_of(stored: object) -> str:
+    """A hash in hex; anything else, which a database that was tampered with may hold, as it is."""
+    return stored.hex() if isinstance(stored, bytes) else str(stored)
+
+
+def text_of(stored: object) -> str:
+    """The same of a record."""
+    return stored.decode(errors="backslashreplace") if isinstance(stored, bytes) else str(stored)
+
+
 def stored_event(entry: Entry) -> dict[str, Any]:
     """The event as it is stored; nothing of one that is no JSON object."""
     record = record_of(entry.record)

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from itertools import chain
 
 import structlog
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
+from services.audit.comparison import MismatchError
+from services.audit.export_limit import TooManyExportsError
 from services.audit.exporting import Exports, Format
 from services.audit.search import Filters
 from services.audit.signing import SigningError
@@ -17,28 +19,45 @@ from shared.web.app import refuse
 MEDIA = {"jsonl": "application/jsonl", "csv": "text/csv"}
 _BROKEN_OFF = {
     "jsonl": b'{"broken_off":"This file is not whole. Export it again."}\n',
-    "csv": b"THIS FILE BROKE OFF AND IS NOT WHOLE. EXPORT IT AGAIN.\r\n",
+    "csv": b'"THIS FILE BROKE OFF AND IS NOT WHOLE. EXPORT IT AGAIN."\r\n',
 }
 
 _log = structlog.get_logger(__name__)
 
 
 def exported(principal: Principal, filters: Filters, form: Format) -> Response:
-    """The file. Raises what Exports.some raises."""
+    """The file. Raises what Exports.some raises. HEAD gets the headers, and exports nothing."""
+    if request.method == "HEAD":
+        return _file(iter(()), form)
     export = attached(Exports).some(principal, filters, form, origin())
     # What fails before the first line is an error like any other.
     first = next(export.lines)
-    response = Response(
-        _told(chain([first], export.lines), form), content_type=f"{MEDIA[form]}; charset=utf-8"
-    )
-    response.headers["Content-Disposition"] = f'attachment; filename="keyledger-audit.{form}"'
-    return response
+    return _file(_told(chain([first], export.lines), form), form)
 
 
 def map_errors(blueprint: Blueprint) -> None:
     """What an export may fail of, in words."""
+    blueprint.register_error_handler(TooManyExportsError, _too_many)
+    blueprint.register_error_handler(MismatchError, _does_not_match)
     blueprint.register_error_handler(SigningError, _cannot_sign)
     blueprint.register_error_handler(VersionConflictError, _cannot_tell)
+
+
+def _file(content: Iterator[bytes], form: Format) -> Response:
+    response = Response(content, content_type=f"{MEDIA[form]}; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="keyledger-audit.{form}"'
+    return response
+
+
+def _too_many(error: TooManyExportsError) -> Response:
+    """429."""
+    return refuse(429, str(error), {"Retry-After": str(error.retry_after)})
+
+
+def _does_not_match(error: MismatchError) -> Response:
+    """503: what was changed past Keyledger is not signed. The alarm says where."""
+    detail = f"The entry at position {error.position} was changed, so nothing was exported."
+    return refuse(503, f"{detail} Ask whoever runs Keyledger to run `keyledger audit check`.")
 
 
 def _told(lines: Iterator[bytes], form: Format) -> Iterator[bytes]:
@@ -58,5 +77,5 @@ def _cannot_sign(error: SigningError) -> Response:
 
 
 def _cannot_tell(_: VersionConflictError) -> Response:
-    """503: who took it away could not be told, so it was not given."""
-    return refuse(503, "Too many take the audit log away at this moment. Try again.", {"Retry-After": "2"})
+    """503: an export that cannot be recorded is not given."""
+    return refuse(503, "Too many exports in progress. Try again later.", {"Retry-After": "2"})

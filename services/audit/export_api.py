@@ -41,8 +41,8 @@ def export_jsonl(principal: Principal, criteria: dict[str, Any]) -> Response:
 
     Oldest first. The last line is a signed trailer: how many entries, where they end, and the SHA-256 of all
     before it. `keyledger audit check --file` holds the file against it, with the public key alone. Without it
-    the file is not whole. That you took it away is an event, too, which keeps your filters: what resembles an
-    API key is refused.
+    the file is not whole. Each export is recorded in the log with your filters, so what resembles an API key
+    is refused. You can start 10 exports a minute.
     """
     return _export(principal, criteria, "jsonl")
 
@@ -54,8 +54,8 @@ def export_jsonl(principal: Principal, criteria: dict[str, Any]) -> Response:
 def export_csv(principal: Principal, criteria: dict[str, Any]) -> Response:
     """Export the audit log of your workspace, for a spreadsheet
 
-    Oldest first. A cell that a spreadsheet would take for a formula begins with an apostrophe. That you took
-    it away is an event, too.
+    Oldest first. A cell that a spreadsheet would take for a formula begins with an apostrophe. Each export
+    is recorded in the log. You can start 10 exports a minute.
     """
     return _export(principal, criteria, "csv")
 

@@ -1,14 +1,15 @@
-"""Takes entries of the audit log away. Who does so is told to the ledger first, or it is not done."""
+"""Exports entries of the audit log. The ledger records each export before it is given."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from typing import Literal, NamedTuple, TypeAlias
 
-from services.audit.audit_log import AuditLog
 from services.audit.checkpoints import unverified
-from services.audit.entries import Entry
+from services.audit.comparison import Comparison
+from services.audit.entries import GENESIS, Entry
 from services.audit.export import WHOLE, ExportError, lines, scope_of
+from services.audit.export_limit import ExportLimit
 from services.audit.notes import NoteError
 from services.audit.search import Filters
 from services.audit.signing import Signer
@@ -18,10 +19,13 @@ from shared.events import AUDIT_SUBJECT, AuditExported, Request
 from shared.identity import AUDIT_READ, Principal, authorize
 from shared.journal import Journal
 from shared.timestamps import rfc3339
+from shared.tokens import without_keys
 
 Format: TypeAlias = Literal["jsonl", "csv"]
 
 _PAGE = 1000
+_FILTER_BYTES = 128  # of a filter's value, in the event
+_TRUNCATED = "… (truncated)"
 _SUBJECT = f"{AUDIT_SUBJECT}exports"
 
 
@@ -34,27 +38,34 @@ class Export(NamedTuple):
 
 @dataclass(frozen=True)
 class Exports:
-    """Exports of the audit log: of a workspace by filters, or of the whole log."""
+    """Exports of the audit log: of a workspace by filters, or of the whole log.
 
-    log: AuditLog
+    Each entry is compared with the ledger before it is given.
+    """
+
+    comparison: Comparison
     journal: Journal
     signer: Signer
     notary: Notary
+    limit: ExportLimit
     now_ms: Callable[[], int]
 
     def some(self, principal: Principal, filters: Filters, form: Format, request: Request) -> Export:
         """The entries of the caller's workspace that match.
 
-        Raises ForbiddenError, TooManyKeysError, SigningError, AuditDatabaseError, VersionConflictError,
-        NotReplicatedError, redis.RedisError; while the lines are read, AuditDatabaseError and ExportError.
+        Raises ForbiddenError, TooManyExportsError, TooManyKeysError, SigningError, MismatchError,
+        AuditDatabaseError, VersionConflictError, NotReplicatedError, redis.RedisError; while the lines are
+        read, MismatchError, AuditDatabaseError, ExportError and redis.RedisError.
         """
-        authorize(principal, AUDIT_READ, records=True)
+        authorize(principal, AUDIT_READ)
+        self.limit.count(principal)
         asked = asked_by(filters)
         _ = self.signer.public_key  # what cannot be done is found out before it is told
-        self.log.search.page(filters, 1)
-        position = self.log.last().position
+        log = self.comparison.log
+        position = log.last().position
+        found = takewhile(lambda entry: entry.position <= position, log.search.ascending(filters))
+        entries = _begun(self.comparison.matching(found))
         self._tell(principal, form, asked, position, request)
-        entries = takewhile(lambda entry: entry.position <= position, self.log.search.ascending(filters))
         if form == "csv":
             return Export(position, csv_lines(entries))
         scope = scope_of(filters.workspace, asked)
@@ -65,19 +76,20 @@ class Exports:
     ) -> Export:
         """All entries of all workspaces, with a checkpoint of the last. Only for the command line.
 
-        `progress` is told how many entries are done, and of how many. Raises the same.
+        `progress` is told how many entries are done, and of how many. Raises the same, but for the limit.
         """
         note = self.notary.vouch()
         position = unverified(note).position if note else 0
+        entries = _begun(self.comparison.chain(0, GENESIS, position))
         self._tell(operator, form, {"scope": WHOLE}, position, request)
-        entries = _watched(self.log.walk(position), position, progress)
+        watched = _watched(entries, position, progress)
         if form == "csv":
-            return Export(position, csv_lines(entries))
+            return Export(position, csv_lines(watched))
         vouchers = [each for each in self._vouchers() if each[0] <= position]
-        return Export(position, lines(entries, vouchers, WHOLE, self.now_ms(), self.signer.sign))
+        return Export(position, lines(watched, vouchers, WHOLE, self.now_ms(), self.signer.sign))
 
     def _vouchers(self) -> Iterator[tuple[int, bytes]]:
-        for sequence, note in self.log.checkpoints():
+        for sequence, note in self.comparison.log.checkpoints():
             try:
                 yield unverified(note).position, note
             except NoteError as error:
@@ -88,7 +100,8 @@ class Exports:
     def _tell(
         self, principal: Principal, form: Format, asked: dict[str, str], position: int, request: Request
     ) -> None:
-        fact = AuditExported(format=form, filters=asked, position=position)
+        kept = {name: _capped(without_keys(value)) for name, value in asked.items()}
+        fact = AuditExported(format=form, filters=kept, position=position)
         self.journal.tell(
             fact, subject=_SUBJECT, workspace=principal.workspace, actor=principal.actor, request=request
         )
@@ -99,6 +112,19 @@ def asked_by(filters: Filters) -> dict[str, str]:
     asked = {name: value for name, value in asdict(filters).items() if value is not None}
     del asked["workspace"]
     return {name: rfc3339(value) if isinstance(value, int) else value for name, value in asked.items()}
+
+
+def _capped(value: str) -> str:
+    """A filter as the event keeps it. It holds no key any more, so none is cut in half and missed."""
+    encoded = value.encode()
+    if len(encoded) <= _FILTER_BYTES:
+        return value
+    return encoded[: _FILTER_BYTES - len(_TRUNCATED.encode())].decode(errors="ignore") + _TRUNCATED
+
+
+def _begun(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """The same entries. What stops the first ones is raised now."""
+    return chain([*islice(entries, 1)], entries)
 
 
 def _watched(entries: Iterable[Entry], total: int, progress: Callable[[int, int], None]) -> Iterator[Entry]:

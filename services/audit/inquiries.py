@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.audit.audit_log import AuditLog
+from services.audit.comparison import Compared, Comparison
 from services.audit.entries import Entry, told
 from services.audit.search import Filters
 from shared.identity import AUDIT_READ, Principal, authorize
@@ -23,7 +23,7 @@ class LookUp:
 
     key: FoundKey
     use: KeyUse
-    entries: list[Entry]
+    entries: list[Compared]
     next_cursor: int | None  # of the entries whose actor is the key
 
 
@@ -32,7 +32,7 @@ class Inquiries:
     """Asks those who know the keys, and the audit log."""
 
     keys: KeyInquiries
-    log: AuditLog
+    comparison: Comparison
 
     def verdict(
         self, principal: Principal, key_id: str, at: Moment, scopes: Sequence[str] = ()
@@ -57,10 +57,11 @@ class Inquiries:
         key = self.keys.find(principal.workspace, token)
         if key is None:
             raise NoSuchKeyError
-        page = self.log.search.page(Filters(workspace=principal.workspace, actor=key.id), _ENTRIES_SHOWN)
+        filters = Filters(workspace=principal.workspace, actor=key.id)
+        page = self.comparison.log.search.page(filters, _ENTRIES_SHOWN)
         # An actor is found by its label too, and another may be called like this key's id.
         own = [entry for entry in page.entries if _is_by_key(entry, key.id)]
-        return LookUp(key, self.keys.use(key.id), own, page.next_cursor)
+        return LookUp(key, self.keys.use(key.id), self.comparison.compared(own), page.next_cursor)
 
 
 def _is_by_key(entry: Entry, key_id: str) -> bool:

@@ -7,7 +7,8 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
-from services.audit.entries import Entry, description_of, told
+from services.audit.comparison import Compared
+from services.audit.entries import description_of, told
 from services.audit.inquiries import Inquiries, LookUp, NoSuchKeyError
 from services.audit.inquiry_schemas import NOT_A_KEY, TypedVerdictSchema
 from services.audit.service import Audit
@@ -91,16 +92,18 @@ def _lookup(found: LookUp | None = None, errors: Mapping[str, Sequence[str]] | N
         "audit/lookup.html",
         found=found,
         errors=errors or {},
-        deeds=[_deed(entry) for entry in found.entries] if found else [],
+        deeds=[_deed(compared) for compared in found.entries] if found else [],
         lag=attached(Audit).lag() if found else 0,
     )
 
 
-def _deed(entry: Entry) -> dict[str, Any]:
+def _deed(compared: Compared) -> dict[str, Any]:
     """What a key did as a caller: what, when, to what, from where."""
+    entry = compared.entry
     event = told(entry)
     return {
         "position": entry.position,
+        "integrity": compared.integrity,
         "at": entry.at,
         "title": description_of(entry).title,
         "type": event.type,

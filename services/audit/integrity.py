@@ -1,6 +1,6 @@
 """Whether the audit log is what it was: each entry against its chain, the checkpoints, and the ledger."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from services.audit.audit_log import AuditLog, Numbered
 from services.audit.checkpoint_chain import CheckpointChain, Vouchers
 from services.audit.checkpoints import verified
+from services.audit.comparison import records_between
 from services.audit.entries import GENESIS, Entry, canonical, entry_of, record_of
 from services.audit.findings import Finding, Findings, Kind
 from services.audit.notes import NoteError, PublicKey
@@ -53,7 +54,7 @@ def check(log: AuditLog, ledger: Ledger, trust: Trust, progress: Callable[[int, 
     result = Result(checkpoints=len(checkpoints), ledger_position=head, log_position=end)
     vouchers = _vouchers(checkpoints, trust, result)
     walk = _Walk(result, vouchers)
-    with closing(_records(ledger, end)) as records:
+    with closing(records_between(ledger, 0, end)) as records:
         for entry, record in _side_by_side(log.walk(end), records):
             walk.look(entry, record)
             if entry is not None and result.entries % _PAGE == 0:
@@ -129,15 +130,6 @@ def _hold_against(anchor: bytes, public_key: PublicKey, chain: CheckpointChain, 
     chain.end(sequence)
     if any(each.sequence == sequence and each.note != anchor for each in good):
         chain.refuse(sequence, f"checkpoint {sequence}: another was signed")
-
-
-def _records(ledger: Ledger, until: int) -> Generator[Record, None, None]:
-    with closing(ledger.pages(0, _PAGE)) as pages:
-        for page in pages:
-            if page[-1].position > until:
-                yield from (record for record in page if record.position <= until)
-                return
-            yield from page
 
 
 def _side_by_side(

@@ -16,6 +16,7 @@ def integrity_page(_: Principal) -> str:
     standing = attached(Standing)
     return render_template(
         "audit/integrity.html",
+        alarm=standing.alarm(),
         last_check=standing.last_check(),
         vouched=standing.vouched(),
         public_key=standing.public_key(),

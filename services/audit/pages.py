@@ -41,7 +41,7 @@ def entries_page(principal: Principal) -> str | tuple[str, int]:
     except TooManyKeysError as error:
         return _page(typed, errors={"name": [str(error)]}), 422
     names = audit.key_names(principal, page.entries)
-    return _page(typed, [row(entry, names) for entry in page.entries], next_cursor=page.next_cursor)
+    return _page(typed, [row(compared, names) for compared in page.entries], next_cursor=page.next_cursor)
 
 
 @blueprint.post("/audit/search")
@@ -110,6 +110,7 @@ def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), *
         entries=entries,
         event_types=EVENT_TYPES,
         lag=attached(Audit).lag(),
+        alarm=standing.alarm(),
         last_check=standing.last_check(),
         **{"errors": {}, "next_cursor": None} | more,
     )

@@ -1,11 +1,13 @@
 """What the audit log's API and page take and give, as marshmallow schemas."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from marshmallow import ValidationError, fields, post_load, pre_dump, pre_load, validate
 
-from services.audit.entries import Entry, Told, description_of, stored_event, told
+from services.audit.alarms import Alarm
+from services.audit.comparison import Compared, Integrity
+from services.audit.entries import Told, description_of, hex_of, stored_event, told
 from services.audit.findings import Kind
 from services.audit.standing import Vouched
 from shared.descriptions import Change
@@ -104,9 +106,17 @@ class EntrySchema(AnswerSchema):
         metadata=about("The SHA-256 of the hash before and the stored event, in hex.", "9f86d08…")
     )
     previous_hash = fields.String(metadata=about("That of the entry before.", "60303ae…"))
+    integrity = fields.String(
+        validate=validate.OneOf(get_args(Integrity)),
+        metadata=about(
+            "`mismatch` if the entry doesn't match the ledger or the entries next to it: it was changed.",
+            "ok",
+        ),
+    )
 
     @pre_dump
-    def _unfold(self, entry: Entry, **_: Any) -> dict[str, Any]:
+    def _unfold(self, compared: Compared, **_: Any) -> dict[str, Any]:
+        entry = compared.entry
         description, stored, event = description_of(entry), stored_event(entry), told(entry)
         request = stored.get("request")
         return event._asdict() | {
@@ -117,8 +127,9 @@ class EntrySchema(AnswerSchema):
             "actor": actor_of(event),
             "request": request if isinstance(request, dict) else {},
             "data": stored.get("data"),
-            "entry_hash": entry.entry_hash.hex(),
-            "previous_hash": entry.previous_hash.hex(),
+            "entry_hash": hex_of(entry.entry_hash),
+            "previous_hash": hex_of(entry.previous_hash),
+            "integrity": compared.integrity,
         }
 
 
@@ -175,8 +186,31 @@ class VouchedSchema(AnswerSchema):
         return vouched.checkpoint._asdict() | {"note": vouched.note}
 
 
+class AlarmSchema(AnswerSchema):
+    """What was noticed first since an operator acknowledged the last alarm."""
+
+    at = Timestamp(metadata=about("When it was noticed.", _AT))
+    kind = fields.String(
+        validate=validate.OneOf([kind.value for kind in Kind]), metadata=about("What is wrong.", "cut off")
+    )
+    position = fields.Integer(metadata=about("Where, as in a finding.", 17))
+    detail = fields.String(
+        metadata=about("The same in words.", "the log went up to position 57, and later ended at 16")
+    )
+
+    @pre_dump
+    def _unfold(self, alarm: Alarm, **_: Any) -> dict[str, Any]:
+        return alarm.finding._asdict() | {"at": alarm.at}
+
+
 class IntegritySchema(AnswerSchema):
     """How the audit log stands, of all workspaces together."""
+
+    alarm = fields.Nested(
+        AlarmSchema,
+        allow_none=True,
+        metadata=about("The alarm that nobody has acknowledged; null: there is none."),
+    )
 
     last_check = fields.Nested(
         LastCheckSchema, allow_none=True, metadata=about("The last check's result; null: there was none.")

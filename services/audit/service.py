@@ -2,42 +2,57 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.audit.activity import Activity
 from services.audit.audit_log import AuditLog
-from services.audit.entries import Entry, told
-from services.audit.search import Filters, Page
+from services.audit.comparison import Compared, Comparison
+from services.audit.entries import told
+from services.audit.search import Filters
 from shared.identity import AUDIT_READ, Principal, authorize
-from shared.ledger import Ledger
+
+
+class ComparedPage(NamedTuple):
+    """Some entries, newest first, and the cursor of the next page if there is one."""
+
+    entries: list[Compared]
+    next_cursor: int | None
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The audit log as a caller may see it: that of the own workspace."""
+    """The audit log as a caller may see it: the part of the caller's workspace."""
 
-    log: AuditLog
-    ledger: Ledger
+    comparison: Comparison
 
-    def page(self, principal: Principal, criteria: Mapping[str, Any], limit: int, cursor: int | None) -> Page:
-        """The newest entries that match. `criteria` are the fields of Filters, without the workspace.
+    @property
+    def log(self) -> AuditLog:
+        """All of it."""
+        return self.comparison.log
 
-        Raises ForbiddenError, TooManyKeysError, AuditDatabaseError.
+    def page(
+        self, principal: Principal, criteria: Mapping[str, Any], limit: int, cursor: int | None
+    ) -> ComparedPage:
+        """The newest entries that match, each compared with the ledger.
+
+        `criteria` are the fields of Filters, without the workspace.
+        Raises ForbiddenError, TooManyKeysError, AuditDatabaseError, redis.RedisError.
         """
         authorize(principal, AUDIT_READ)
-        return self.log.search.page(Filters(workspace=principal.workspace, **criteria), limit, cursor)
+        found = self.log.search.page(Filters(workspace=principal.workspace, **criteria), limit, cursor)
+        return ComparedPage(self.comparison.compared(found.entries), found.next_cursor)
 
     def activity(self, principal: Principal, criteria: Mapping[str, Any]) -> Activity | None:
         """How many entries match when; None if none does. Raises the same."""
         authorize(principal, AUDIT_READ)
         return self.log.search.activity(Filters(workspace=principal.workspace, **criteria))
 
-    def key_names(self, principal: Principal, entries: Iterable[Entry]) -> dict[str, str]:
+    def key_names(self, principal: Principal, entries: Iterable[Compared]) -> dict[str, str]:
         """What the keys of the entries are called. Raises ForbiddenError, AuditDatabaseError."""
         authorize(principal, AUDIT_READ)
-        keys = {key_id for entry in entries if (key_id := told(entry).key_id)}
+        keys = {key_id for entry, _ in entries if (key_id := told(entry).key_id)}
         return self.log.search.key_names(principal.workspace, keys)
 
     def lag(self) -> int:
         """How many events are still to be appended. Raises AuditDatabaseError, redis.RedisError."""
-        return max(self.ledger.head().position - self.log.last().position, 0)
+        return max(self.comparison.ledger.head().position - self.log.last().position, 0)

@@ -5,7 +5,8 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from services.audit.entries import Entry, description_of, stored_event, told
+from services.audit.comparison import Compared
+from services.audit.entries import description_of, hex_of, stored_event, text_of, told
 from services.audit.schemas import actor_of
 from shared.events import ACCESS_SUBJECT
 from shared.schemas import PageSchema
@@ -24,12 +25,14 @@ def cursor_of(arguments: Mapping[str, str]) -> int | None:
     return cursor
 
 
-def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
+def row(compared: Compared, key_names: Mapping[str, str]) -> dict[str, Any]:
     """An entry."""
+    entry = compared.entry
     description, event, stored = description_of(entry), told(entry), stored_event(entry)
     request = stored.get("request")
     return {
         "position": entry.position,
+        "integrity": compared.integrity,
         "at": entry.at,
         "event_id": event.event_id or UNKNOWN,
         "type": event.type or UNKNOWN,
@@ -43,9 +46,9 @@ def row(entry: Entry, key_names: Mapping[str, str]) -> dict[str, Any]:
         "user_agent": request.get("user_agent") if isinstance(request, dict) else None,
         "request_id": event.request_id,
         "changes": [change._asdict() for change in description.changes],
-        "record": entry.record.decode(errors="backslashreplace"),
-        "entry_hash": entry.entry_hash.hex(),
-        "previous_hash": entry.previous_hash.hex(),
+        "record": text_of(entry.record),
+        "entry_hash": hex_of(entry.entry_hash),
+        "previous_hash": hex_of(entry.previous_hash),
     }
 
 

@@ -5,9 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.audit.alarms import Alarm
 from services.audit.audit_log import AuditLog
 from services.audit.checkpoints import Checkpoint, unverified
+from services.audit.comparison import Comparison
 from services.audit.failures import Failure, Failures
+from services.audit.findings import Finding, Kind
 from services.audit.notes import NoteError
 from services.audit.signing import Signer, SigningError
 from shared.events import AUDIT_SUBJECT, AuditChecked, AuditFinding
@@ -58,11 +61,33 @@ class Progress:
 class Standing:
     """Asks the log, the ledger and the queue. All of it raises redis.RedisError and AuditDatabaseError."""
 
-    log: AuditLog
-    ledger: Ledger
+    comparison: Comparison
     signer: Signer
     failures: Failures
     now_ms: Callable[[], int]
+
+    @property
+    def log(self) -> AuditLog:
+        """The log."""
+        return self.comparison.log
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        return self.comparison.ledger
+
+    def alarm(self) -> Alarm | None:
+        """The alarm that nobody has acknowledged; also that a checkpoint that was signed is gone."""
+        return self.comparison.alarms.current() or self._checkpoint_gone()
+
+    def _checkpoint_gone(self) -> Alarm | None:
+        with suppress(NoteError, SigningError):
+            anchor = self.signer.anchor()  # before the database's own, which an intact one has by then
+            signed, last = unverified(anchor).sequence if anchor else 0, self.log.last_checkpoint()
+            if signed > (last.sequence if last else 0):
+                detail = "it was signed, and is gone from the database"
+                return Alarm(self.now_ms(), Finding(Kind.CHECKPOINT_MISSING, signed, detail))
+        return None
 
     def last_check(self) -> LastCheck | None:
         """The last one that was told to the ledger; None, if there never was one."""

@@ -28,7 +28,7 @@ def timeline_page(principal: Principal) -> str | Response:
     audit = attached(Audit)
     page = audit.page(principal, {"involving": of}, PAGE, cursor_of(request.args))
     names = audit.key_names(principal, page.entries)
-    rows = [row(entry, names) for entry in page.entries]
+    rows = [row(compared, names) for compared in page.entries]
     return render_template(
         "audit/timeline.html",
         of=of,

@@ -1,51 +1,59 @@
-"""Adds checkpoints to the audit log: in a transaction of the database, then beside the key."""
+"""Adds checkpoints to the audit log: in a transaction of the database, then beside the key.
+
+What a checkpoint covers since the one before is compared with the ledger before it is signed.
+"""
 
 from collections.abc import Callable
 
 from services.audit.audit_log import AuditLog, Numbered
 from services.audit.checkpoints import Checkpoint, due, following, unverified, verified
-from services.audit.entries import Entry
+from services.audit.comparison import Comparison
+from services.audit.entries import GENESIS
 from services.audit.notes import NoteError
 from services.audit.signing import Signer, SigningError
 
 
 class Notary:
-    """Vouches for the log. Any number of processes may do so at once, and be killed anywhere."""
+    """Signs checkpoints. Any number of processes may do so at once, and be killed at any point."""
 
-    def __init__(self, log: AuditLog, signer: Signer, now_ms: Callable[[], int]) -> None:
-        self._log = log
+    def __init__(self, comparison: Comparison, signer: Signer, now_ms: Callable[[], int]) -> None:
+        self._comparison = comparison
+        self._log = comparison.log
         self._signer = signer
         self._now_ms = now_ms
 
     def vouch(self) -> bytes | None:
-        """The note that vouches for all that the log has, made now if there is none; None of an empty log.
+        """The note that covers the whole log, signed now if there is none; None for an empty log.
 
-        Raises SigningError, AuditDatabaseError.
+        Raises MismatchError, SigningError, AuditDatabaseError, redis.RedisError.
         """
         return self._vouch(lambda *_: True)
 
     def vouch_if_due(self) -> None:
-        """Makes a checkpoint once enough was appended, or enough time went by. Raises the same."""
+        """Signs a checkpoint once enough was appended, or enough time went by. Raises the same."""
         self._vouch(lambda position, last: due(position, last, self._now_ms()))
 
     def _vouch(self, wanted: Callable[[int, Checkpoint | None], bool]) -> bytes | None:
-        newest: bytes | None = None
-        _ = self._signer.public_key  # if the key has to be made, it is before others wait for the database
-
-        def make(end: Entry | None, last: Numbered | None) -> bytes | None:
-            nonlocal newest
-            before = _trusted(self._signer, last)
+        while True:
+            # Read before the checkpoints: it is written after the database has the one that it is.
+            anchor = self._signer.anchor()
+            last = self._log.last_checkpoint()
+            before = _trusted(self._signer, last, anchor)
             newest = last.note if last else None
-            grown = end is not None and (before is None or end.position > before.position)
-            if end is None or not grown or not wanted(end.position, before):
-                return None
-            next_one = following(end.position, end.entry_hash, before, newest, self._now_ms())
-            newest = self._signer.sign(next_one.text)
-            return newest
+            end = self._log.last().position
+            if end <= (before.position if before else 0) or not wanted(end, before):
+                return newest
+            note = self._signed(end, before, newest)
+            if self._log.add_checkpoint(Numbered(before.sequence + 1 if before else 1, note)):
+                self._signer.keep(note)
+                return note
 
-        if added := self._log.add_checkpoint(make):
-            self._signer.keep(added)
-        return newest
+    def _signed(self, end: int, before: Checkpoint | None, newest: bytes | None) -> bytes:
+        """The note of the next checkpoint."""
+        start, chain_hash = (before.position, before.chain_hash) if before else (0, GENESIS)
+        for entry in self._comparison.chain(start, chain_hash, end):
+            chain_hash = entry.entry_hash
+        return self._signer.sign(following(end, chain_hash, before, newest, self._now_ms()).text)
 
 
 def is_due(log: AuditLog, position: int, now: int) -> bool:
@@ -57,11 +65,10 @@ def is_due(log: AuditLog, position: int, now: int) -> bool:
         return False  # whoever would make the next one tells of it
 
 
-def _trusted(signer: Signer, last: Numbered | None) -> Checkpoint | None:
+def _trusted(signer: Signer, last: Numbered | None, anchor: bytes | None) -> Checkpoint | None:
     """The last checkpoint of the database. One that went on from another would hide what was done."""
     try:
         before = verified(last.note, signer.public_key) if last else None
-        anchor = signer.anchor()
         anchored = verified(anchor, signer.public_key) if anchor else None
     except NoteError as error:
         raise _refused(signer, f"The last checkpoint is not to be trusted: {error}.") from error

@@ -16,7 +16,10 @@ from rq.utils import now
 from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
-from services.audit.audit_log import AuditLog
+from services.audit.alarms import Alarms
+from services.audit.audit_log import AuditLog, GapError
+from services.audit.comparison import MismatchError
+from services.audit.findings import Finding, Kind
 from services.audit.jobs import QUEUE, CatchUpJob, RefusedJobError, Requests, catch_up, job_class
 from services.audit.signing import SigningError
 from services.audit.vouching import Notary
@@ -31,7 +34,7 @@ _STRAYS = 100  # ids that RQ took from the queue and may forget, if their worker
 _log = structlog.get_logger(__name__)
 
 
-def run_worker(store: Redis, log: AuditLog, ledger: Ledger, notary: Notary) -> None:
+def run_worker(store: Redis, log: AuditLog, ledger: Ledger, notary: Notary, alarms: Alarms) -> None:
     """Does the audit log's jobs until SIGTERM or SIGINT, in the main thread; waits for a store that is away.
 
     `store` is a client of its own, for RQ makes its answers take as long as its blocking reads.
@@ -39,7 +42,7 @@ def run_worker(store: Redis, log: AuditLog, ledger: Ledger, notary: Notary) -> N
     requests = Requests(store)
 
     def work() -> None:
-        if catch_up(log, ledger):
+        if caught_up(log, ledger, alarms):
             requests.ask()
         notary.vouch_if_due()
 
@@ -48,6 +51,20 @@ def run_worker(store: Redis, log: AuditLog, ledger: Ledger, notary: Notary) -> N
     with suppress(StopRequested):
         while not stop.is_set():
             _work(store, job_class(work), stop)
+
+
+def caught_up(log: AuditLog, ledger: Ledger, alarms: Alarms) -> bool:
+    """Catches up with the ledger, and raises an alarm if the log's end went backwards; gives what
+    `catch_up` gives.
+    """
+    alarms.report_if_backwards()
+    try:
+        is_behind = catch_up(log, ledger)
+    except GapError as error:  # what this job has just appended is gone
+        alarms.report(Finding(Kind.CUT_OFF, error.wanted, str(error)))
+        raise
+    alarms.mark_end()
+    return is_behind
 
 
 def _work(store: Redis, jobs: type[CatchUpJob], stop: Stop) -> None:
@@ -134,7 +151,7 @@ class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ is not looked into 
         """Says in one line why a job failed."""
         if isinstance(error, RefusedJobError):
             _log.warning("refused a job", job=job.id, reason=str(error))
-        elif isinstance(error, SigningError):
+        elif isinstance(error, SigningError | MismatchError):
             _log.error("no checkpoint of the audit log was made", reason=str(error))
         else:
             _log.error("the audit log could not catch up", reason=str(error) or repr(error))

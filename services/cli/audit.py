@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,7 +10,7 @@ import click
 
 from services.audit.export import WHOLE
 from services.audit.exporting import Format
-from services.audit.findings import Findings
+from services.audit.findings import Finding, Findings
 from services.audit.integrity import Result, Trust, as_fact
 from services.audit.integrity import check as check_audit_log
 from services.audit.notes import PublicKey, PublicKeyError
@@ -60,7 +61,7 @@ def audit_worker() -> None:
     """Write the audit log."""
     with opened(AuditParts) as parts:
         configure_logs()
-        run_worker(parts.waiting_store, parts.audit_log, parts.ledger, parts.notary)
+        run_worker(parts.waiting_store, parts.audit_log, parts.ledger, parts.notary, parts.alarms)
 
 
 @audit_command.command("web")
@@ -74,14 +75,17 @@ def audit_web() -> None:
 def audit_status(as_json: bool) -> None:
     """Say how far the audit log is behind the ledger, what was checked and signed last, and what failed.
 
-    Ends with exit status 1 if it is more than 1,000 events or 30 s behind, or the ledger went backwards.
+    Ends with exit status 1 if it is more than 1,000 events or 30 s behind, the ledger went backwards, or an
+    alarm is not acknowledged.
     """
     with opened(AuditParts) as parts:
         standing = parts.standing
         found, check, vouched = standing.progress(), standing.last_check(), standing.vouched()
+        alarm = standing.alarm()
     if as_json:
         facts = lag_facts(found.position, found.lag) | {
             "in_step": found.in_step,
+            "alarm": alarm.finding._asdict() | {"at": rfc3339(alarm.at)} if alarm else None,
             "checked_at": rfc3339(check.at) if check else None,
             "sound": check.sound if check else None,
             "checkpoint": vouched.checkpoint.sequence if vouched else None,
@@ -92,8 +96,10 @@ def audit_status(as_json: bool) -> None:
         }
         click.echo(json.dumps(facts))
     else:
+        if alarm:
+            click.echo(f"ALARM at {rfc3339(alarm.at)}: {_words(alarm.finding)}")
         _print_status(found, check, vouched)
-    sys.exit(exit_status(found.lag, in_step=found.in_step))
+    sys.exit(exit_status(found.lag, in_step=found.in_step and alarm is None))
 
 
 def _print_status(found: Progress, check: LastCheck | None, vouched: Vouched | None) -> None:
@@ -127,7 +133,8 @@ def audit_public_key() -> None:
 @audit_command.command("checkpoint")
 def audit_checkpoint() -> None:
     """Sign that the audit log is what it is now, and print that."""
-    note = _parts_without_store().notary.vouch()
+    with opened(AuditParts) as parts:
+        note = parts.notary.vouch()
     click.echo(note.decode() if note else "The audit log is empty.", nl=note is None)
 
 
@@ -158,9 +165,16 @@ def audit_export(file: Path, form: Format) -> None:
     metavar="VKEY",
     help="Who must have signed, as `keyledger audit public-key` once printed it.",
 )
-def audit_check(file: BinaryIO | None, public_key: PublicKey | None) -> None:
+@click.option(
+    "--acknowledge",
+    is_flag=True,
+    help="Acknowledge the alarm about the audit log, if the check finds nothing else.",
+)
+def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge: bool) -> None:
     """Go through the audit log: its chain, its checkpoints, and the ledger's events beside them."""
     if file is not None:
+        if acknowledge:
+            raise click.UsageError("An export has no alarm: leave out --acknowledge or --file.")
         if public_key is None:
             raise click.UsageError(
                 "An export is checked against a key: give it by --public-key. "
@@ -169,10 +183,10 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None) -> None:
         found: Findings = _check_file(file, public_key)
     else:
         with opened(AuditParts) as parts:
-            found = _check_log(parts, public_key)
+            found = _check_log(parts, public_key, acknowledge=acknowledge)
     for finding in found.findings:
         count = found.counts[finding.kind]
-        click.echo(f"{finding.kind} ({count}), first at {finding.position}: {finding.detail}")
+        click.echo(_words(finding, count))
     what = "the audit log" if file is None else "the export"
     click.echo(f"{what} is sound" if found.ok else f"{what} is not sound".upper())
     sys.exit(0 if found.ok else 1)
@@ -182,16 +196,37 @@ def _parts_without_store() -> AuditParts:
     return AuditParts(Settings.from_environment(), store_url="")
 
 
-def _check_log(parts: AuditParts, public_key: PublicKey | None) -> Result:
+def _words(finding: Finding, count: int = 1) -> str:
+    return f"{finding.kind} ({count}), first at {finding.position}: {finding.detail}"
+
+
+def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: bool) -> Result:
     trust = Trust(public_key or parts.signer.public_key, parts.signer.anchor())
+    parts.alarms.report_if_backwards()
+    alarm = parts.alarms.current()
     with progress("checking") as advance:
         found = check_audit_log(parts.audit_log, parts.ledger, trust, advance)
     click.echo(
         f"{found.entries} entries, {found.checkpoints} checkpoints, {found.behind} events not yet in the log"
     )
+    if alarm is None:
+        _record(parts, found)
+        return found
+    intact = replace(found, counts={}, first={}) if found.ok else None
+    found.add(alarm.finding)
+    _record(parts, found)  # so that what is acknowledged stays on record
+    if not (acknowledge and intact):
+        return found
+    parts.alarms.acknowledge()
+    _record(parts, intact)
+    click.echo(f"acknowledged {_words(alarm.finding)}")
+    return intact
+
+
+def _record(parts: AuditParts, found: Result) -> None:
     if found.ledger_position < found.log_position:
         click.echo("The ledger ends before the log, so that this was checked is not written to it.")
-        return found
+        return
     actor = operator(DEFAULT_WORKSPACE)
     parts.journal.tell(
         as_fact(found),
@@ -200,7 +235,6 @@ def _check_log(parts: AuditParts, public_key: PublicKey | None) -> Result:
         actor=actor.actor,
         request=request(),
     )
-    return found
 
 
 def _check_file(file: BinaryIO, public_key: PublicKey) -> Proof:

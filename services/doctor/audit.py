@@ -69,6 +69,18 @@ def check_integrity(installation: Installation) -> Iterator[Finding]:
         )
 
 
+def check_alarm(installation: Installation) -> Iterator[Finding]:
+    """Whether an operator has acknowledged every alarm."""
+    if alarm := installation.alarms.current():
+        kind, position, detail = alarm.finding
+        yield problem(
+            f"{kind} at {position:,}: {detail}",
+            "Run `keyledger audit check`; docs/runbooks.md says when to acknowledge the alarm.",
+        )
+    else:
+        yield ok("none")
+
+
 def check_checkpoints(installation: Installation) -> Iterator[Finding]:
     """Whether one vouches for it, and none that was signed is gone."""
     log, file = installation.audit_log, installation.signer.anchor_file

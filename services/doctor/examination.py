@@ -132,6 +132,13 @@ CHECKS = (
     ),
     Check("integrity", audit.check_integrity, EVERYWHERE, "The last check of the audit log failed.", _INTACT),
     Check(
+        "alarm",
+        audit.check_alarm,
+        EVERYWHERE,
+        "The audit log was changed, cut off, replaced or restored.",
+        "an-alarm-about-the-audit-log",
+    ),
+    Check(
         "checkpoints",
         audit.check_checkpoints,
         EVERYWHERE,

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
+from services.audit.alarms import Alarms
 from services.audit.audit_log import AuditLog
+from services.audit.comparison import Comparison
+from services.audit.export_limit import ExportLimit
 from services.audit.exporting import Exports
 from services.audit.failures import Failures
 from services.audit.jobs import Requests
@@ -48,17 +51,28 @@ class AuditParts(StoreParts):
     @cached_property
     def notary(self) -> Notary:
         """What adds checkpoints to the audit log."""
-        return Notary(self.audit_log, self.signer, now_ms)
+        return Notary(self.comparison, self.signer, now_ms)
+
+    @cached_property
+    def alarms(self) -> Alarms:
+        """What raises alarms about the audit log."""
+        return Alarms(self.store, self.audit_log, now_ms)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """What compares entries with the ledger."""
+        return Comparison(self.audit_log, self.ledger, self.alarms)
 
     @cached_property
     def standing(self) -> Standing:
         """What tells how the audit log stands."""
-        return Standing(self.audit_log, self.ledger, self.signer, Failures(self.store), now_ms)
+        return Standing(self.comparison, self.signer, Failures(self.store), now_ms)
 
     @cached_property
     def exports(self) -> Exports:
-        """What takes entries of the audit log away."""
-        return Exports(self.audit_log, self.journal, self.signer, self.notary, now_ms)
+        """What exports entries of the audit log."""
+        limit = ExportLimit(self.store)
+        return Exports(self.comparison, self.journal, self.signer, self.notary, limit, now_ms)
 
     @cached_property
     def relay(self) -> Relay:

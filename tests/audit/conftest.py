@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from services.audit.alarms import Alarms
 from services.audit.audit_log import AuditLog
+from services.audit.comparison import Comparison
+from services.audit.export_limit import ExportLimit
+from services.audit.exporting import Exports
 from services.audit.failures import Failures
 from services.audit.signing import Signer
 from services.audit.standing import Standing
 from services.audit.vouching import Notary
 from services.parts import now_ms
+from shared.journal import Journal
 from shared.ledger import Ledger
-from tests.audit.histories import AT
+from tests.audit.histories import AT, notary_of
 from tests.audit.tampering import Tampered
 
 
@@ -78,16 +83,37 @@ def signer(key_file: Path) -> Signer:
 
 
 @pytest.fixture
-def notary(log: AuditLog, signer: Signer) -> Notary:
+def notary(log: AuditLog, ledger: Ledger, signer: Signer) -> Notary:
     """What adds checkpoints to `log`; a minute goes by from one time that it tells to the next."""
     minutes = count()
-    return Notary(log, signer, lambda: AT + next(minutes) * 60_000)
+    return notary_of(log, ledger, signer, lambda: AT + next(minutes) * 60_000)
 
 
 @pytest.fixture
-def standing(sqlite_log: AuditLog, ledger: Ledger, signer: Signer, store: Redis) -> Standing:
+def alarms(sqlite_log: AuditLog, store: Redis) -> Alarms:
+    """Alarms about the log in the file."""
+    return Alarms(store, sqlite_log, now_ms)
+
+
+@pytest.fixture
+def comparison(sqlite_log: AuditLog, ledger: Ledger, alarms: Alarms) -> Comparison:
+    """What compares the log in the file with the ledger."""
+    return Comparison(sqlite_log, ledger, alarms)
+
+
+@pytest.fixture
+def standing(comparison: Comparison, signer: Signer, store: Redis) -> Standing:
     """How the log in the file stands."""
-    return Standing(sqlite_log, ledger, signer, Failures(store), now_ms)
+    return Standing(comparison, signer, Failures(store), now_ms)
+
+
+@pytest.fixture
+def exports(comparison: Comparison, signer: Signer, store: Redis) -> Exports:
+    """What exports the log in the file."""
+    ids = iter(range(10**6))
+    journal = Journal(comparison.ledger, lambda: f"told-{next(ids)}")
+    notary = Notary(comparison, signer, lambda: AT)
+    return Exports(comparison, journal, signer, notary, ExportLimit(store), lambda: AT)
 
 
 @pytest.fixture

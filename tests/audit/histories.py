@@ -1,12 +1,17 @@
 """Events for the tests of the audit log."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
+from unittest.mock import Mock
 
+from services.audit.alarms import Alarms
 from services.audit.audit_log import AuditLog
+from services.audit.comparison import Comparison
 from services.audit.entries import GENESIS, chain
 from services.audit.search import Filters
+from services.audit.signing import Signer
+from services.audit.vouching import Notary
 from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
 from shared.ledger import Ledger
 
@@ -76,6 +81,17 @@ def grow(ledger: Ledger, events: int, subject: str = "key:1", facts: Sequence[Fa
         )
         ledger.append(subject, new, version)
         version += len(new)
+
+
+def write(ledger: Ledger, log: AuditLog, events: Sequence[Record]) -> None:
+    """Appends events to a ledger and to its audit log."""
+    ledger.fill(ledger.head().position, events)
+    log.append(events)
+
+
+def notary_of(log: AuditLog, ledger: Ledger, signer: Signer, now_ms: Callable[[], int]) -> Notary:
+    """What adds checkpoints, and raises no alarm that anybody sees."""
+    return Notary(Comparison(log, ledger, Mock(Alarms)), signer, now_ms)
 
 
 def found(log: AuditLog, **criteria: Any) -> list[int]:

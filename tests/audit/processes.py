@@ -8,7 +8,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event
 
+from services.audit.alarms import Alarms
 from services.audit.audit_log import AuditLog
+from services.audit.comparison import Comparison
 from services.audit.jobs import Requests
 from services.audit.relay import Relay
 from services.audit.signing import Signer
@@ -23,8 +25,10 @@ from shared.stopping import set_by_signal
 def work(store_url: str, database_url: str, key_file: Path) -> None:
     """`keyledger audit worker`."""
     log = AuditLog(database_url)
-    notary = Notary(log, Signer(key_file), now_ms)
-    run_worker(connect(store_url, timeout=30), log, Ledger(connect(store_url)), notary)
+    store = connect(store_url)
+    comparison = Comparison(log, Ledger(store), Alarms(store, log, now_ms))
+    notary = Notary(comparison, Signer(key_file), now_ms)
+    run_worker(connect(store_url, timeout=30), log, comparison.ledger, notary, comparison.alarms)
 
 
 def relay(store_url: str, database_url: str, _: Path) -> None:

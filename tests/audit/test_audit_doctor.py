@@ -15,7 +15,6 @@ from services.audit.database import AuditDatabaseError, Database
 from services.audit.jobs import catch_up
 from services.audit.signing import Signer
 from services.audit.standing import CHECKS
-from services.audit.vouching import Notary
 from services.doctor.audit import check_audit_log, check_checkpoints, check_database, check_integrity
 from services.doctor.clock import check_database_clock
 from services.doctor.findings import Level
@@ -23,7 +22,7 @@ from services.doctor.installation import Installation
 from services.parts import now_ms
 from shared.events import AuditChecked, AuditFinding
 from shared.ledger import Ledger
-from tests.audit.histories import created, grow, record
+from tests.audit.histories import created, grow, notary_of, record
 from tests.audit.tampering import Tampered
 from tests.services.patients import examined, expect, expect_ok
 
@@ -45,7 +44,7 @@ def installation(
 def written(log: AuditLog, ledger: Ledger, signer: Signer) -> None:
     """The ledger's events, and a checkpoint on them."""
     catch_up(log, ledger)
-    Notary(log, signer, now_ms).vouch()
+    notary_of(log, ledger, signer, now_ms).vouch()
 
 
 def test_a_database_that_is_not_there_yet_is_well_and_is_not_made(
@@ -187,7 +186,7 @@ def test_a_checkpoint_that_is_kept_nowhere_else_is_told(
 
 
 def test_a_checkpoint_that_cannot_be_read_is_told(installation: Installation, log: AuditLog) -> None:
-    log.add_checkpoint(lambda *_: b"c4nary")
+    log.put_back([b"c4nary"])
     findings = [*check_checkpoints(installation)]
     expect(
         findings,

@@ -4,7 +4,9 @@ import base64
 import csv
 import io
 import json
+import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from services.audit.export import (
     scope_of,
     trailer_of,
 )
+from services.audit.export_limit import EXPORTS_A_MINUTE, TooManyExportsError
 from services.audit.exporting import Exports, asked_by
 from services.audit.jobs import catch_up
 from services.audit.notes import NoteError, opened
@@ -32,13 +35,12 @@ from services.audit.proof import Proof, prove
 from services.audit.search import Filters, TooManyKeysError
 from services.audit.signing import Signer, SigningError
 from services.audit.spreadsheet import csv_lines
-from services.audit.vouching import Notary
+from services.keys.key_material import mint
 from shared.events import Actor, AuditExported, KeyToggled, Record, Request, decode
 from shared.identity import AUDIT_READ, ForbiddenError, Principal
-from shared.journal import Journal
 from shared.ledger import Ledger
 from shared.timestamps import LAST_TIME, rfc3339
-from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, records
+from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, records, write
 
 AUDITOR = Principal(
     kind="account",
@@ -174,13 +176,6 @@ def test_no_cell_is_a_formula(text: str) -> None:
     assert cells == [f"'{text}"] * 6
 
 
-@pytest.fixture
-def exports(sqlite_log: AuditLog, ledger: Ledger, signer: Signer) -> Exports:
-    ids = iter(range(10**6))
-    journal = Journal(ledger, lambda: f"told-{next(ids)}")
-    return Exports(sqlite_log, journal, signer, Notary(sqlite_log, signer, lambda: AT), lambda: AT)
-
-
 def taken(lines: Iterator[bytes], signer: Signer) -> Proof:
     return prove(lines, signer.public_key)
 
@@ -207,9 +202,9 @@ def test_an_export_is_told_and_then_made(
 def test_a_whole_export_has_all_workspaces_and_a_checkpoint_of_its_end(
     exports: Exports, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
-    sqlite_log.append(records(range(1, 4)))
+    write(ledger, sqlite_log, records(range(1, 4)))
     exports.notary.vouch()
-    sqlite_log.append([record(4, workspace="other"), record(5)])
+    write(ledger, sqlite_log, [record(4, workspace="other"), record(5)])
     steps: list[tuple[int, int]] = []
     export = exports.whole(AUDITOR, "jsonl", REQUEST, lambda done, total: steps.append((done, total)))
     proof = taken(export.lines, signer)
@@ -224,6 +219,48 @@ def test_the_whole_of_an_empty_log_can_be_taken(exports: Exports, signer: Signer
     export = exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
     proof = taken(export.lines, signer)
     assert (proof.findings, proof.entries) == ([], 0)
+
+
+def other(principal: Principal) -> Principal:
+    return replace(principal, id="account:bob@example.org")
+
+
+def test_a_thousand_exports_append_no_more_events_than_the_limit_allows(
+    exports: Exports, ledger: Ledger, sqlite_log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(principal: Principal = AUDITOR) -> None:
+        exports.some(principal, Filters(workspace="default"), "csv", REQUEST)
+
+    for _ in range(EXPORTS_A_MINUTE):
+        export()
+    with monkeypatch.context() as nothing_is_read:
+        nothing_is_read.setattr(sqlite_log, "last", lambda: pytest.fail("it was read"))
+        for _ in range(1_000 - EXPORTS_A_MINUTE):
+            with pytest.raises(TooManyExportsError) as caught:
+                export()
+    assert 1 <= caught.value.retry_after <= 60
+    assert len(told(ledger)) == EXPORTS_A_MINUTE
+    export(other(AUDITOR))
+    exports.whole(AUDITOR, "csv", REQUEST, lambda *_: None)  # the command line is not limited
+    assert len(told(ledger)) == EXPORTS_A_MINUTE + 2
+
+
+def test_the_event_of_an_export_keeps_little_of_long_filters(exports: Exports, ledger: Ledger) -> None:
+    texts = dict.fromkeys(["key_id", "name", "actor", "type", "ip", "q"], "🔑é" * 150)
+    exports.some(AUDITOR, Filters(workspace="default", since=AT, until=AT, **texts), "csv", REQUEST)
+    (event,) = ledger.records("audit:exports")
+    (fact,) = told(ledger)
+    assert len(event.body) < 1_500
+    for name in texts:
+        assert len(fact.filters[name].encode()) <= 128
+        assert fact.filters[name].endswith("… (truncated)")
+    assert fact.filters["since"] == "2026-11-23T18:59:21.123Z"
+
+
+def test_no_part_of_a_key_is_kept_of_a_filter_that_is_cut(exports: Exports, ledger: Ledger) -> None:
+    key = mint("kl", "default", random.Random(5).randrange).reveal()
+    exports.some(AUDITOR, Filters(workspace="default", q="x" * 80 + " " + key), "csv", REQUEST)
+    assert key[:30].encode() not in next(ledger.records("audit:exports")).body
 
 
 def test_without_the_scope_nothing_is_taken(exports: Exports, ledger: Ledger) -> None:
@@ -255,7 +292,7 @@ def test_what_cannot_be_signed_or_found_is_not_told(
     def refuse(*_: object) -> None:
         raise TooManyKeysError
 
-    monkeypatch.setattr(exports.log.search, "page", refuse)
+    monkeypatch.setattr(exports.comparison.log.search, "ascending", refuse)
     with pytest.raises(TooManyKeysError):
         exports.some(AUDITOR, Filters(workspace="default", name="a"), "jsonl", REQUEST)
     assert told(ledger) == []
@@ -264,9 +301,9 @@ def test_what_cannot_be_signed_or_found_is_not_told(
 def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
     exports: Exports, sqlite_log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sqlite_log.append(records([1]))
+    write(exports.comparison.ledger, sqlite_log, records([1]))
     exports.notary.vouch()
-    monkeypatch.setattr(exports.log, "checkpoints", lambda: [(1, b"no note")])
+    monkeypatch.setattr(exports.comparison.log, "checkpoints", lambda: [(1, b"no note")])
     with pytest.raises(ExportError, match="Checkpoint 1 is damaged"):
         exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
 
@@ -274,7 +311,7 @@ def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
 def test_the_trailer_is_a_note_that_the_key_signed(
     exports: Exports, sqlite_log: AuditLog, signer: Signer
 ) -> None:
-    sqlite_log.append(records([1, 2]))
+    write(exports.comparison.ledger, sqlite_log, records([1, 2]))
     *_, last = exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None).lines
     trailer = trailer_of(opened(read_note("trailer", last), signer.public_key))
     entry: Entry | None = sqlite_log.last_entry()

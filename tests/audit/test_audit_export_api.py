@@ -13,35 +13,27 @@ from redis import ConnectionError as StoreAwayError
 from services.audit.app import register
 from services.audit.audit_log import AuditLog
 from services.audit.database import AuditDatabaseError
+from services.audit.export_limit import EXPORTS_A_MINUTE
 from services.audit.exporting import Exports
 from services.audit.proof import prove
 from services.audit.search import TooManyKeysError
 from services.audit.signing import Signer
 from services.audit.standing import Standing
-from services.audit.vouching import Notary
 from shared.identity import AUDIT_READ, Principal
 from shared.inquiries import KeyInquiries
-from shared.journal import Journal
 from shared.ledger import Ledger, VersionConflictError
 from shared.web.access import Access
 from shared.web.app import create_app
 from shared.web.limits import Limits
-from tests.audit.histories import AT, records
+from tests.audit.histories import records, write
 
 ANN = Principal(kind="key", id="key:1", label="CI", workspace="default", scopes=frozenset({AUDIT_READ}))
 FORMS = pytest.mark.parametrize("form", ["jsonl", "csv"])
 
 
 @pytest.fixture
-def exports(sqlite_log: AuditLog, ledger: Ledger, signer: Signer) -> Exports:
-    ids = iter(range(10**6))
-    journal = Journal(ledger, lambda: f"told-{next(ids)}")
-    sqlite_log.append(records(range(1, 1_001)))
-    return Exports(sqlite_log, journal, signer, Notary(sqlite_log, signer, lambda: AT), lambda: AT)
-
-
-@pytest.fixture
 def client(exports: Exports, standing: Standing) -> FlaskClient:
+    write(standing.ledger, standing.log, records(range(1, 1_001)))
     app: Flask
     app, api = create_app(
         secret_key="secret",
@@ -75,6 +67,25 @@ def test_a_file_is_given_and_told(client: FlaskClient, ledger: Ledger, signer: S
     proof = prove(answer.data.splitlines(keepends=True), signer.public_key)
     assert (answer.status_code, proof.findings, proof.entries) == (200, [], 334)
     assert told(ledger) == 1
+
+
+@FORMS
+def test_head_has_the_headers_of_a_file_and_exports_nothing(
+    client: FlaskClient, ledger: Ledger, form: str
+) -> None:
+    answer = client.head(f"/v1/audit/entries.{form}", headers={"Authorization": "Bearer token"})
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert answer.headers["Content-Type"] == get(client, form).headers["Content-Type"]
+    assert client.head("/audit/export").status_code == 405
+    assert told(ledger) == 1  # of the GET
+
+
+def test_exporting_too_often_is_refused_with_when_to_go_on(client: FlaskClient, ledger: Ledger) -> None:
+    assert [get(client, "csv").status_code for _ in range(EXPORTS_A_MINUTE)] == [200] * EXPORTS_A_MINUTE
+    answer = get(client, "jsonl")
+    assert (answer.status_code, answer.content_type) == (429, "application/problem+json")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert told(ledger) == EXPORTS_A_MINUTE
 
 
 @FORMS
@@ -127,18 +138,18 @@ def test_a_database_that_is_away_at_the_beginning_is_told_as_ever(
 def test_a_file_that_breaks_off_is_never_silently_short(
     client: FlaskClient, exports: Exports, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entries = [*exports.log.walk(3)]
+    entries = [*exports.comparison.log.walk(700)]  # more than are compared at a time
 
     def fail(_: object) -> Any:
         yield from entries
         raise AuditDatabaseError("away")
 
-    monkeypatch.setattr(exports.log.search, "ascending", fail)
+    monkeypatch.setattr(exports.comparison.log.search, "ascending", fail)
     received = bytearray()
     chunks = get(client, form).iter_encoded()
     with pytest.raises(AuditDatabaseError):
         received.extend(b"".join(_kept(chunks, received)))
-    assert received.count(b"\n") == (4 if form == "jsonl" else 5)
+    assert received.count(b"\n") == (501 if form == "jsonl" else 502)
     assert b"not whole" in received.lower()
 
 
@@ -148,7 +159,7 @@ def test_a_name_that_too_many_keys_had_is_refused_and_not_told(
     def refuse(*_: object) -> None:
         raise TooManyKeysError
 
-    monkeypatch.setattr(exports.log.search, "page", refuse)
+    monkeypatch.setattr(exports.comparison.log.search, "ascending", refuse)
     answer = get(client, "csv")
     assert answer.status_code == 422
     assert answer.json["errors"][0]["field"] == "name"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from services.audit.audit_log import AuditLog, GapError
+from services.audit.audit_log import AuditLog, GapError, Numbered
 from services.audit.database import AuditDatabaseError
 from services.audit.entries import GENESIS, chain
 from services.audit.search import Filters
@@ -219,13 +219,11 @@ def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.Mon
     assert found(log) == list(range(10, 0, -1))
 
 
-def test_checkpoints_are_numbered_and_made_of_what_is_last(log: AuditLog) -> None:
-    assert log.add_checkpoint(lambda *_: None) is None
-    log.append(records([1]))
-    given: list[object] = []
-    for note in (b"a", b"b"):
-        assert log.add_checkpoint(lambda *last, note=note: given.append(last) or note) == note  # type: ignore[func-returns-value]  # for the test's own short form
-    assert given == [(log.last_entry(), None), (log.last_entry(), (1, b"a"))]
+def test_a_checkpoint_is_added_only_as_the_next_one(log: AuditLog) -> None:
+    assert log.add_checkpoint(Numbered(2, b"b")) is False
+    assert log.add_checkpoint(Numbered(1, b"a")) is True
+    assert log.add_checkpoint(Numbered(1, b"another")) is False
+    assert log.add_checkpoint(Numbered(2, b"b")) is True
     assert log.checkpoints() == [(1, b"a"), (2, b"b")]
     assert log.last_checkpoint() == (2, b"b")
 
@@ -242,8 +240,7 @@ def test_checkpoints_are_numbered_and_made_of_what_is_last(log: AuditLog) -> Non
 def test_the_database_refuses_to_change_checkpoints_too(
     log: AuditLog, tampered: Tampered, statement: str
 ) -> None:
-    for note in (b"a", b"b"):
-        log.add_checkpoint(lambda *_, note=note: note)
+    log.put_back([b"a", b"b"])
     with pytest.raises(DBAPIError, match="the audit log is only ever appended to"):
         tampered.run(statement)
     assert log.checkpoints() == [(1, b"a"), (2, b"b")]

@@ -18,12 +18,11 @@ from services.audit.integrity import Trust, check
 from services.audit.jobs import QUEUE, Requests, catch_up
 from services.audit.relay import Relay
 from services.audit.signing import Signer
-from services.audit.vouching import Notary
 from services.parts import now_ms
 from shared.connections import connect
 from shared.embedded import EmbeddedServer
 from shared.ledger import LOG, Checkpoint, Ledger
-from tests.audit.histories import AT, grow, in_step
+from tests.audit.histories import AT, grow, in_step, notary_of
 from tests.audit.processes import ended, relay, running, started, work
 from tests.real import served, until
 
@@ -132,7 +131,7 @@ def test_a_log_that_was_vouched_for_needs_no_checkpoint_until_it_grows(
 ) -> None:
     grow(ledger, 5)
     catch_up(sqlite_log, ledger)
-    Notary(sqlite_log, signer, lambda: AT).vouch()
+    notary_of(sqlite_log, ledger, signer, lambda: AT).vouch()
     assert [vouching_relay.step(1) for _ in range(2)] == [False, False]
     grow(ledger, 1, "key:2")
     catch_up(sqlite_log, ledger)

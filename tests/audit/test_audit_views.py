@@ -9,11 +9,14 @@ from flask import Blueprint, Flask
 from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 
+from services.audit.alarms import Alarms
 from services.audit.app import register
 from services.audit.audit_log import AuditLog
+from services.audit.comparison import Compared, Comparison
 from services.audit.entries import GENESIS, entry_of
 from services.audit.exporting import Exports
 from services.audit.jobs import catch_up
+from services.audit.service import Audit
 from services.audit.shown import row
 from services.audit.standing import Standing
 from shared.events import AccessDenied, AccountAdded, Actor, KeyToggled, Record, Request, enveloped
@@ -134,6 +137,7 @@ def test_an_entry_says_everything_of_its_event(client: FlaskClient, sqlite_log: 
         ],
         "entry_hash": stored.entry_hash.hex(),
         "previous_hash": stored.previous_hash.hex(),
+        "integrity": "ok",
     }
 
 
@@ -192,9 +196,8 @@ def test_who_may_not_read_the_audit_log_is_refused(client: FlaskClient) -> None:
 
 def test_a_database_that_is_away_is_a_503(app: Flask, ledger: Ledger, client: FlaskClient) -> None:
     app.extensions["keyledger.Audit"].log.close()
-    app.extensions["keyledger.Audit"] = type(app.extensions["keyledger.Audit"])(
-        AuditLog("sqlite:////nowhere/audit.db"), ledger
-    )
+    nowhere = Comparison(AuditLog("sqlite:////nowhere/audit.db"), ledger, Mock(Alarms))
+    app.extensions["keyledger.Audit"] = Audit(nowhere)
     response = get(client)
     assert response.status_code == 503
     assert response.content_type == "application/problem+json"
@@ -261,22 +264,26 @@ def test_the_page_says_that_it_is_behind(page: FlaskClient, ledger: Ledger) -> N
     assert "1 event is on the way" in page.get("/audit").text
 
 
+def compared(event: Record) -> Compared:
+    return Compared(entry_of(event, GENESIS), "ok")
+
+
 def test_an_entry_that_cannot_be_read_is_shown() -> None:
-    entry = row(entry_of(Record(1, AT, b"no JSON"), GENESIS), {})
+    entry = row(compared(Record(1, AT, b"no JSON")), {})
     assert (entry["title"], entry["type"], entry["changes"]) == ("Unreadable event", "Unknown", [])
     assert entry["actor"] == {"kind": "Unknown", "id": "Unknown", "label": "Unknown"}
 
 
 def test_a_row_of_the_page_names_its_key() -> None:
-    assert row(entry_of(record(1, subject="key:7"), GENESIS), {"7": "CI"})["key_name"] == "CI"
+    assert row(compared(record(1, subject="key:7")), {"7": "CI"})["key_name"] == "CI"
 
 
 def test_a_row_of_the_page_says_what_was_denied_and_whom_else_it_is_about() -> None:
     denied = record(
         1, AccessDenied(scope="keyledger:admin", attempts=3), subject="access:account:account:a@b"
     )
-    assert row(entry_of(denied, GENESIS), {})["about"] == "keyledger:admin"
-    assert row(entry_of(record(2, subject="sign-in:a@b"), GENESIS), {})["about"] == "a@b"
+    assert row(compared(denied), {})["about"] == "keyledger:admin"
+    assert row(compared(record(2, subject="sign-in:a@b")), {})["about"] == "a@b"
 
 
 def test_people_without_the_scope_or_a_session_see_nothing(client: FlaskClient) -> None:

@@ -23,7 +23,7 @@ from services.audit.signing import Signer
 from services.audit.vouching import Notary
 from shared.events import _FACTS, Actor, Fact, KeyToggled1, Record, Request, encode, enveloped
 from shared.ledger import Checkpoint, checkpoint_at
-from tests.audit.histories import AT
+from tests.audit.histories import AT, notary_of
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 _ACTORS = st.builds(
@@ -152,7 +152,7 @@ def live_through(steps: list[Step], log: AuditLog, signer: Signer, jumps: list[i
         now[0] += next(clock, 1_000)
         return now[0]
 
-    notary = Notary(log, signer, tick)
+    notary = notary_of(log, ledger, signer, tick)  # type: ignore[arg-type]  # all that it asks a ledger
     try:
         for step in steps:
             live(step, ledger, log, notary, tick)

@@ -22,7 +22,8 @@ from services.audit.checkpoints import DUE_ENTRIES, DUE_MS, Checkpoint, note_has
 from services.audit.notes import opened
 from services.audit.signing import Signer, SigningError
 from services.audit.vouching import Notary, is_due
-from tests.audit.histories import AT, records
+from shared.ledger import Ledger
+from tests.audit.histories import AT, notary_of, records, write
 from tests.audit.tampering import Tampered
 
 
@@ -111,13 +112,15 @@ def test_where_nothing_can_be_written_there_is_no_anchor_and_that_is_told_once(
     assert signer.anchor() is None
 
 
-def test_a_checkpoint_vouches_for_the_log(log: AuditLog, notary: Notary, signer: Signer) -> None:
+def test_a_checkpoint_vouches_for_the_log(
+    ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer
+) -> None:
     assert notary.vouch() is None
-    log.append(records(range(1, 4)))
+    write(ledger, log, records(range(1, 4)))
     first = notary.vouch()
     assert first
     assert notary.vouch() == first  # nothing came since
-    log.append(records(range(4, 6)))
+    write(ledger, log, records(range(4, 6)))
     second = notary.vouch()
     assert second
     assert [tuple(each) for each in log.checkpoints()] == [(1, first), (2, second)]
@@ -127,39 +130,44 @@ def test_a_checkpoint_vouches_for_the_log(log: AuditLog, notary: Notary, signer:
     assert signer.anchor() == second
 
 
-def test_one_that_is_not_due_is_not_made(sqlite_log: AuditLog, signer: Signer) -> None:
+def test_one_that_is_not_due_is_not_made(ledger: Ledger, sqlite_log: AuditLog, signer: Signer) -> None:
     now = [AT]
-    notary = Notary(sqlite_log, signer, lambda: now[0])
-    sqlite_log.append(records([1]))
+    notary = notary_of(sqlite_log, ledger, signer, lambda: now[0])
+    write(ledger, sqlite_log, records([1]))
     made = []
     for end, later in ((2, 0), (3, DUE_MS - 1), (4, 1), (4 + DUE_ENTRIES, 0)):
         notary.vouch_if_due()
         made.append(len(sqlite_log.checkpoints()))
         now[0] += later
-        sqlite_log.append(records(range(sqlite_log.last().position + 1, end + 1)))
+        write(ledger, sqlite_log, records(range(sqlite_log.last().position + 1, end + 1)))
         assert is_due(sqlite_log, end, now[0]) is (end in {4, 4 + DUE_ENTRIES})
     notary.vouch_if_due()
     assert [*made, len(sqlite_log.checkpoints())] == [1, 1, 1, 2, 3]
 
 
-def test_a_clock_that_goes_back_takes_no_time_with_it(sqlite_log: AuditLog, signer: Signer) -> None:
+def test_a_clock_that_goes_back_takes_no_time_with_it(
+    ledger: Ledger, sqlite_log: AuditLog, signer: Signer
+) -> None:
     times = iter([AT, AT - 60_000])
-    notary = Notary(sqlite_log, signer, lambda: next(times))
+    notary = notary_of(sqlite_log, ledger, signer, lambda: next(times))
     for position in (1, 2):
-        sqlite_log.append(records([position]))
+        write(ledger, sqlite_log, records([position]))
         notary.vouch()
     assert [unverified(each.note).time for each in sqlite_log.checkpoints()] == [AT, AT]
 
 
-def test_workers_at_once_make_a_chain(database_url: str, key_file: Path, log: AuditLog) -> None:
-    log.append(records(range(1, 41)))
+def test_workers_at_once_make_a_chain(
+    ledger: Ledger, database_url: str, key_file: Path, log: AuditLog
+) -> None:
+    write(ledger, log, records(range(1, 41)))
+    ledger.fill(40, records(range(41, 81)))
     minutes = count()
 
     def vouch(worker: int) -> None:
         own = AuditLog(database_url)
-        notary = Notary(own, Signer(key_file), lambda: AT + next(minutes))
+        notary = notary_of(own, ledger, Signer(key_file), lambda: AT + next(minutes))
         for position in range(41 + worker, 81, 4):
-            own.append(records(range(own.last().position + 1, position + 1)))
+            own.append(ledger.read(0, position))
             notary.vouch()
         own.close()
 
@@ -175,14 +183,14 @@ def test_workers_at_once_make_a_chain(database_url: str, key_file: Path, log: Au
 
 
 def test_nothing_goes_on_from_checkpoints_that_are_gone(
-    log: AuditLog, notary: Notary, signer: Signer, tampered: Tampered
+    ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer, tampered: Tampered
 ) -> None:
     for position in (1, 2):
-        log.append(records([position]))
+        write(ledger, log, records([position]))
         notary.vouch()
     tampered.disarm()
     tampered.run("DELETE FROM audit_checkpoints WHERE sequence = 2")
-    log.append(records([3]))
+    write(ledger, log, records([3]))
     anchor = signer.anchor()
     with pytest.raises(SigningError, match="Checkpoint 2 was signed, and is gone"):
         notary.vouch()
@@ -201,6 +209,7 @@ def test_nothing_goes_on_from_checkpoints_that_are_gone(
     ],
 )
 def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
+    ledger: Ledger,
     log: AuditLog,
     notary: Notary,
     signer: Signer,
@@ -210,7 +219,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
     reason: str,
 ) -> None:
     for position in (1, 2):
-        log.append(records([position]))
+        write(ledger, log, records([position]))
         notary.vouch()
     other = {
         "stranger": checkpoint(Signer(tmp_path / "other.pem"), 2),
@@ -220,16 +229,16 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
     tampered.disarm()
     found = other[note] if isinstance(note, str) else note
     tampered.run("UPDATE audit_checkpoints SET note = :note WHERE sequence = 2", note=found)
-    log.append(records([3]))
+    write(ledger, log, records([3]))
     with pytest.raises(SigningError, match=reason):
         notary.vouch()
     assert len(log.checkpoints()) == 2
 
 
 def test_a_log_whose_end_is_gone_is_not_vouched_for_again(
-    log: AuditLog, notary: Notary, tampered: Tampered
+    ledger: Ledger, log: AuditLog, notary: Notary, tampered: Tampered
 ) -> None:
-    log.append(records(range(1, 4)))
+    write(ledger, log, records(range(1, 4)))
     note = notary.vouch()
     tampered.disarm()
     tampered.run("DELETE FROM audit_entries WHERE position = 3")
@@ -238,14 +247,14 @@ def test_a_log_whose_end_is_gone_is_not_vouched_for_again(
 
 
 def test_a_worker_that_was_killed_before_it_kept_the_anchor_goes_on(
-    log: AuditLog, notary: Notary, signer: Signer, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log.append(records([1]))
+    write(ledger, log, records([1]))
     first = notary.vouch()
-    log.append(records([2]))
+    write(ledger, log, records([2]))
     with monkeypatch.context() as patch:
         patch.setattr(signer, "keep", lambda _: None)
         notary.vouch()
     assert signer.anchor() == first
-    log.append(records([3]))
+    write(ledger, log, records([3]))
     assert notary.vouch() == signer.anchor()

@@ -16,12 +16,11 @@ from services.audit.failures import Failures
 from services.audit.jobs import FUNCTION, QUEUE, catch_up
 from services.audit.signing import Signer
 from services.audit.standing import CHECKS, Standing
-from services.audit.vouching import Notary
 from services.parts import now_ms
 from shared.events import Actor, AuditChecked, AuditFinding, Request
 from shared.journal import Journal
 from shared.ledger import Ledger
-from tests.audit.histories import AT, grow
+from tests.audit.histories import AT, grow, notary_of
 from tests.audit.processes import running, work
 from tests.real import until
 
@@ -82,7 +81,7 @@ def test_what_was_signed_last_is_given_as_it_is(
     assert standing.vouched() is None
     grow(ledger, 3)
     catch_up(sqlite_log, ledger)
-    note = Notary(sqlite_log, signer, lambda: AT).vouch()
+    note = notary_of(sqlite_log, ledger, signer, lambda: AT).vouch()
     found = standing.vouched()
     assert found is not None
     assert note is not None

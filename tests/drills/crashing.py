@@ -24,7 +24,9 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
 from services.audit import jobs, worker
+from services.audit.alarms import Alarms
 from services.audit.audit_log import AuditLog
+from services.audit.comparison import Comparison
 from services.audit.jobs import Requests, catch_up
 from services.audit.relay import Relay
 from services.audit.signing import Signer
@@ -59,7 +61,12 @@ class Place:
 
     def notary(self, log: AuditLog) -> Notary:
         """What adds checkpoints."""
-        return Notary(log, Signer(Path(self.key_file)), now_ms)
+        comparison = Comparison(log, self.ledger, self.alarms(log))
+        return Notary(comparison, Signer(Path(self.key_file)), now_ms)
+
+    def alarms(self, log: AuditLog) -> Alarms:
+        """What raises alarms."""
+        return Alarms(connect(self.store_url, timeout=5), log, now_ms)
 
     @property
     def ledger(self) -> Ledger:
@@ -128,7 +135,8 @@ def work(place: Place, _: Note) -> None:
 
     _replace(worker, catch_up=once)
     log = AuditLog(place.database_url)
-    run_worker(connect(place.store_url, timeout=5), log, place.ledger, place.notary(log))
+    store = connect(place.store_url, timeout=5)
+    run_worker(store, log, place.ledger, place.notary(log), place.alarms(log))
 
 
 OPERATIONS: dict[str, Callable[[Place, Note], None]] = {

@@ -15,13 +15,15 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from services.audit.findings import Kind
+from services.audit.audit_log import AuditLog
+from services.audit.entries import entry_of, record_of
 from services.audit.notes import PublicKey
 from services.audit.proof import Proof, prove
 from services.cli import main
 from shared.identity import AUDIT_READ
 from tests.audit.tampering import Tampered
 from tests.real import KEYLEDGER, Service, until
+from tests.runbooks import follow
 
 Json = dict[str, Any]
 
@@ -277,22 +279,64 @@ def test_the_index_is_made_anew_and_finds_the_same(service: Service, auditor: di
     assert [entry["position"] for entry in entries(service, auditor, type="KeyCreated")] == before
 
 
-def test_a_stream_that_fails_says_so_at_its_end(
-    service: Service, auditor: dict[str, str], public_key: PublicKey
+def test_a_log_that_was_cut_off_and_filled_again_is_an_alarm_until_it_is_acknowledged(
+    service: Service, auditor: dict[str, str]
 ) -> None:
-    """The last one here, for the log is not what it was."""
-    if not service.audit_database.startswith("sqlite"):
-        pytest.skip("PostgreSQL keeps bytes where bytes belong: only SQLite has a record that fails")
     caught_up(service, auditor)
     database = Tampered(service.audit_database)
     database.disarm()
-    database.change(40, "record = '7'")
+    database.run("DELETE FROM audit_entries WHERE position > 20")
     database.close()
-    broken = get(service, "entries.jsonl", auditor)
-    assert Kind.CUT_OFF in proved(broken.content, public_key).counts
-    assert broken.content.endswith(b'{"broken_off":"This file is not whole. Export it again."}\n')
-    whole = get(service, "entries.csv", auditor, type="AuditExported")
-    assert b"BROKE OFF" not in whole.content
-    run = service.run("audit", "check")
-    assert run.returncode == 1
-    assert "changed (1), first at 40: its record is not of the form that the log writes" in run.stdout
+    service.key()
+    caught_up(service, auditor)
+
+    alarm = get(service, "integrity", auditor).json()["alarm"]
+    assert (alarm["kind"], alarm["position"]) == ("cut off", 21)
+    status = service.run("audit", "status")
+    assert status.returncode == 1
+    assert "cut off (1), first at 21" in status.stdout
+    checked = service.run("audit", "check")
+    assert checked.returncode == 1
+    assert "cut off (1), first at 21" in checked.stdout
+    assert get(service, "integrity", auditor).json()["last_check"]["sound"] is False
+
+    assert follow(service, "An alarm about the audit log") == 0
+    told = get(service, "integrity", auditor).json()
+    assert (told["alarm"], told["last_check"]["sound"]) == (None, True)
+    assert service.run("audit", "status").returncode == 0
+
+
+def test_a_forged_entry_is_marked_raises_an_alarm_and_is_neither_exported_nor_signed(
+    service: Service, auditor: dict[str, str]
+) -> None:
+    """The last one here, for the log is not what it was."""
+    caught_up(service, auditor)
+    log = AuditLog(service.audit_database)
+    true = next(log.walk(40, 39))
+    log.close()
+    forged = record_of(true.record.replace(b'"label":"', b'"label":"E'))
+    assert forged
+    database = Tampered(service.audit_database)
+    database.disarm()
+    database.overwrite(entry_of(forged, true.previous_hash))
+    database.close()
+
+    assert get(service, "integrity", auditor).json()["alarm"] is None
+    for form in ("jsonl", "csv"):
+        refused = get(service, f"entries.{form}", auditor)
+        assert refused.status_code == 503
+        assert "position 40 was changed" in refused.json()["detail"]
+    found = {entry["position"]: entry["integrity"] for entry in entries(service, auditor, limit="200")}
+    assert {found[position] for position in (40, 41) if position in found} == {"mismatch"}
+    assert found[max(found)] == "ok"
+    alarm = get(service, "integrity", auditor).json()["alarm"]
+    assert (alarm["kind"], alarm["position"]) == ("changed", 40)
+    until(
+        lambda: "keyledger_audit_alarm 1.0" in requests.get(f"{service.url}/metrics", timeout=20).text,
+        what="the metric",
+    )
+    # It can be acknowledged once the log is intact again, and not before.
+    checked = service.run("audit", "check", "--acknowledge")
+    assert checked.returncode == 1
+    assert "changed (2), first at 40" in checked.stdout
+    assert get(service, "integrity", auditor).json()["alarm"]["position"] == 40

@@ -1,7 +1,7 @@
 """The ledger's contract in plain Python, for the tests of what stands on a ledger."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from threading import Condition
 
 from shared.events import Event, NewEvent, Record, decode, encode, name_of
@@ -120,6 +120,11 @@ class MemoryLedger(Ledger):
         while page := self.read(after, limit):
             yield page
             after = page[-1].position
+
+    def at(self, positions: Iterable[int]) -> list[Record]:
+        """The events at some positions, in order, as far as they are there."""
+        wanted = {*positions}
+        return [record for _, record in self._log if record.position in wanted]
 
     def tail(self, after: int, limit: int, wait_ms: int) -> list[Record]:
         """The same, waiting up to `wait_ms` for the first of them."""

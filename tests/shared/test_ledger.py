@@ -228,6 +228,8 @@ def test_a_page_has_no_more_events_than_were_asked_for(ledger: Ledger) -> None:
     assert [record.position for record in ledger.read(1, 2)] == [2, 3]
     assert [record.position for record in ledger.tail(1, 2, 10)] == [2, 3]
     assert ledger.read(5, 2) == []
+    assert [record.position for record in ledger.at([5, 1, 2, 9])] == [1, 2, 5]
+    assert ledger.at([]) == []
 
 
 def test_the_pages_of_a_log_are_all_of_it_and_one_can_stop_between_them(ledger: Ledger) -> None:

@@ -1,0 +1,163 @@
+"""A log that was cut off, replaced or restored raises an alarm, even after it was filled again."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from services.audit.alarms import Alarms
+from services.audit.audit_log import AuditLog, GapError
+from services.audit.findings import Kind
+from services.audit.jobs import catch_up
+from services.audit.standing import Standing
+from services.audit.worker import caught_up
+from services.parts import now_ms
+from shared.ledger import NAMESPACE, Ledger
+from tests.audit.histories import grow, in_step, notary_of
+from tests.audit.tampering import Tampered
+
+
+@pytest.fixture
+def full(sqlite_log: AuditLog, ledger: Ledger, alarms: Alarms) -> AuditLog:
+    """A log of ten entries, whose end is marked."""
+    grow(ledger, 10)
+    catch_up(sqlite_log, ledger)
+    alarms.mark_end()
+    return sqlite_log
+
+
+@pytest.fixture
+def tampered(sqlite_url: str) -> Iterator[Tampered]:
+    way = Tampered(sqlite_url)
+    yield way
+    way.close()
+
+
+def delete(way: Tampered, where: str) -> None:
+    way.disarm()
+    way.run(f"DELETE FROM audit_entries WHERE {where}")  # noqa: S608  # a test's own
+
+
+def relink_the_last(way: Tampered) -> None:
+    way.disarm()
+    way.change(10, "entry_hash = previous_hash")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "kind", "position"),
+    [
+        (lambda way: delete(way, "position > 6"), Kind.CUT_OFF, 7),
+        (lambda way: delete(way, "position = 10"), Kind.CUT_OFF, 10),
+        (lambda way: delete(way, "true"), Kind.CUT_OFF, 1),
+        (relink_the_last, Kind.REWRITTEN, 10),
+    ],
+    ids=["the end cut off", "the last entry deleted", "all entries deleted", "the last entry replaced"],
+)
+def test_a_log_that_went_backwards_raises_an_alarm(
+    full: AuditLog,
+    ledger: Ledger,
+    alarms: Alarms,
+    tampered: Tampered,
+    tamper: Callable[[Tampered], None],
+    kind: Kind,
+    position: int,
+) -> None:
+    assert alarms.current() is None
+    tamper(tampered)
+    seen = alarms.current()  # also before the worker comes to it
+    assert seen
+    assert (seen.finding.kind, seen.finding.position) == (kind, position)
+    with capture_logs() as lines:
+        alarms.report_if_backwards()
+    assert [(line["event"], line["log_level"], line["kind"]) for line in lines] == [
+        ("audit log alarm", "error", kind.value)
+    ]
+    catch_up(full, ledger)
+    alarms.mark_end()
+    stays = alarms.current()
+    assert stays
+    assert stays.finding == seen.finding
+
+
+def test_a_log_that_grows_raises_no_alarm(full: AuditLog, ledger: Ledger, alarms: Alarms) -> None:
+    grow(ledger, 5)
+    catch_up(full, ledger)  # and the worker is killed before it marks the end
+    alarms.report_if_backwards()
+    assert alarms.current() is None
+    alarms.mark_end()
+    assert alarms.current() is None
+
+
+@pytest.mark.parametrize(("is_deleted", "position"), [(False, 6), (True, 1)], ids=["restored", "deleted"])
+def test_a_database_that_was_deleted_or_restored_from_an_old_copy_raises_an_alarm(
+    ledger: Ledger, store: Redis, tmp_path: Path, is_deleted: bool, position: int
+) -> None:
+    def work(events: int) -> Alarms:
+        """What the worker does once there are some events more."""
+        grow(ledger, events)
+        log = AuditLog(f"sqlite:///{tmp_path / 'audit.db'}")
+        alarms = Alarms(store, log, now_ms)
+        caught_up(log, ledger, alarms)
+        assert in_step(log, ledger)
+        log.close()
+        return alarms
+
+    work(5)
+    shutil.copy(tmp_path / "audit.db", tmp_path / "copy")
+    assert work(5).current() is None
+    (tmp_path / "audit.db").unlink()
+    if not is_deleted:
+        shutil.copy(tmp_path / "copy", tmp_path / "audit.db")
+    alarms = work(1)
+    found = alarms.current()
+    assert found
+    assert (found.finding.kind, found.finding.position) == (Kind.CUT_OFF, position)
+    alarms.acknowledge()
+    assert work(1).current() is None
+
+
+def test_a_log_that_is_cut_off_between_two_pages_of_a_job_raises_an_alarm(
+    full: AuditLog, ledger: Ledger, alarms: Alarms, tampered: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.audit.jobs.PAGE", 5)
+    grow(ledger, 10)
+    append = full.append
+
+    def cut(records: Any) -> int:
+        appended = append(records)
+        delete(tampered, "position > 12")
+        return appended
+
+    monkeypatch.setattr(full, "append", cut)
+    with pytest.raises(GapError, match="position 13 next"):
+        caught_up(full, ledger, alarms)
+    found = alarms.current()
+    assert found
+    assert (found.finding.kind, found.finding.position) == (Kind.CUT_OFF, 13)
+
+
+@pytest.mark.parametrize("stored", [b"", b"[1]", b'["x","y"]', b"\xff"])
+def test_a_mark_or_an_alarm_that_cannot_be_read_is_an_alarm(
+    alarms: Alarms, store: Redis, stored: bytes
+) -> None:
+    for key in ("end", "alarm"):
+        store.set(f"{NAMESPACE}:audit:{key}", stored)
+        found = alarms.current()
+        assert found
+        assert "can't be read" in found.finding.detail
+
+
+def test_a_checkpoint_that_was_signed_and_is_gone_is_an_alarm(
+    standing: Standing, full: AuditLog, ledger: Ledger, tampered: Tampered
+) -> None:
+    notary_of(full, ledger, standing.signer, now_ms).vouch()
+    assert standing.alarm() is None
+    tampered.disarm()
+    tampered.run("DELETE FROM audit_checkpoints")
+    found = standing.alarm()
+    assert found
+    assert (found.finding.kind, found.finding.position) == (Kind.CHECKPOINT_MISSING, 1)

@@ -1,0 +1,203 @@
+"""Nothing that was changed past Keyledger is signed, exported, or shown as if it were intact."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from redis import ConnectionError as StoreAwayError
+from redis import Redis
+from structlog.testing import capture_logs
+
+from services.audit.audit_log import AuditLog
+from services.audit.comparison import Comparison, MismatchError
+from services.audit.entries import GENESIS, Entry, chain, entry_of, record_of
+from services.audit.exporting import Exports
+from services.audit.findings import Kind
+from services.audit.jobs import catch_up
+from services.audit.search import Filters
+from shared.events import Actor, Record
+from shared.identity import AUDIT_READ, Principal
+from shared.ledger import LOG, Ledger
+from tests.audit.histories import ACTOR, AT, REQUEST, grow, record
+from tests.audit.tampering import Tampered
+
+AUDITOR = Principal(
+    kind="account", id=ACTOR.id, label="Ann", workspace="default", scopes=frozenset({AUDIT_READ})
+)
+ALL = Filters(workspace="default")
+SOME = Filters(workspace="default", key_id="2")  # entries 4, 5 and 6 of nine
+
+
+@dataclass(frozen=True)
+class World:
+    """Nine entries about three keys, and the way into their database."""
+
+    exports: Exports
+    database: Tampered
+
+    @property
+    def comparison(self) -> Comparison:
+        return self.exports.comparison
+
+    @property
+    def log(self) -> AuditLog:
+        return self.comparison.log
+
+    def entry(self, position: int) -> Entry:
+        return next(self.log.walk(position, position - 1))
+
+    def mismatches(self) -> list[int]:
+        compared = self.comparison.compared([*self.log.walk(9)])
+        return [each.entry.position for each in compared if each.integrity == "mismatch"]
+
+    def told(self) -> int:
+        return self.comparison.ledger.version("audit:exports")
+
+
+@pytest.fixture
+def world(exports: Exports, sqlite_url: str) -> Any:
+    for subject in ("key:1", "key:2", "key:3"):
+        grow(exports.comparison.ledger, 3, subject)
+    catch_up(exports.comparison.log, exports.comparison.ledger)
+    database = Tampered(sqlite_url)
+    database.disarm()
+    yield World(exports, database)
+    database.close()
+
+
+def eve(position: int, at: int = AT) -> Record:
+    return record(
+        position, subject="key:2", actor=Actor(kind="account", id="account:eve", label="Eve"), at=at
+    )
+
+
+def forge(world: World, position: int = 5) -> None:
+    """Another event with a hash that fits."""
+    true = world.entry(position)
+    world.database.overwrite(entry_of(eve(position, true.at), true.previous_hash))
+
+
+def forge_and_chain(world: World) -> None:
+    """The same, and all hashes after it computed again."""
+    events = [record_of(entry.record) for entry in world.log.walk(9, 4)]
+    events[0] = eve(5)
+    for entry in chain((event for event in events if event), world.entry(5).previous_hash):
+        world.database.overwrite(entry)
+
+
+def relink(world: World) -> None:
+    """The right event, in another chain."""
+    event = record_of(world.entry(5).record)
+    assert event
+    world.database.overwrite(entry_of(event, GENESIS))
+
+
+def change_ledger(world: World, store: Redis) -> None:
+    events = world.comparison.ledger.read(0, 9)
+    store.delete(LOG)
+    for event in [*events[:4], eve(5), *events[5:]]:
+        store.xadd(LOG, {"at": event.at, "event": event.body}, id=f"0-{event.position}")
+
+
+TAMPERING: dict[str, tuple[Callable[[World], None], list[int]]] = {
+    "a forged entry": (forge, [5, 6]),
+    "a forged entry and the chain after it": (forge_and_chain, [5]),
+    "the last entry forged": (lambda world: forge(world, 9), [9]),
+    "an entry of another chain": (relink, [4, 5, 6]),
+    "a changed record": (
+        lambda world: world.database.change(5, "record = :it", it=world.entry(4).record),
+        [5],
+    ),
+    "a changed time": (lambda world: world.database.change(5, "at = at - 1"), [5]),
+    "a changed hash": (lambda world: world.database.change(5, "entry_hash = previous_hash"), [5, 6]),
+    "text for bytes": (lambda world: world.database.change(5, "record = 'text', entry_hash = 7"), [5, 6]),
+    "a deleted entry": (
+        lambda world: world.database.run("DELETE FROM audit_entries WHERE position = 4"),
+        [5],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERING)
+def test_changed_entries_are_marked(world: World, name: str) -> None:
+    assert world.mismatches() == []
+    tamper, marked = TAMPERING[name]
+    tamper(world)
+    assert world.mismatches() == marked
+
+
+def test_an_entry_that_the_ledger_lacks_is_marked(world: World, store: Redis) -> None:
+    store.xdel(LOG, "0-9")
+    assert world.mismatches() == [9]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+@pytest.mark.parametrize("name", TAMPERING)
+def test_changed_entries_are_neither_signed_nor_exported(world: World, name: str, form: Any) -> None:
+    TAMPERING[name][0](world)
+    with capture_logs() as lines:
+        with pytest.raises(MismatchError, match=r"position [459] .*keyledger audit check"):
+            world.exports.some(AUDITOR, ALL, form, REQUEST)
+        with pytest.raises(MismatchError):
+            world.exports.whole(AUDITOR, form, REQUEST, lambda *_: None)
+    assert world.told() == 0
+    assert {(line["event"], line["log_level"]) for line in lines} == {("audit log alarm", "error")}
+    alarm = world.comparison.alarms.current()
+    assert alarm
+    assert alarm.finding.kind is Kind.CHANGED
+
+
+def test_a_filtered_export_next_to_a_changed_entry_is_refused_only_if_its_own_entries_are_touched(
+    world: World,
+) -> None:
+    forge(world, 2)
+    assert len([*world.exports.some(AUDITOR, SOME, "jsonl", REQUEST).lines]) == 4
+    forge(world, 5)
+    with pytest.raises(MismatchError):
+        world.exports.some(AUDITOR, SOME, "jsonl", REQUEST)
+
+
+def test_an_entry_that_is_changed_while_it_is_exported_ends_the_file_without_a_signature(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.audit.comparison._BATCH", 3)
+    export = world.exports.some(AUDITOR, ALL, "jsonl", REQUEST)
+    forge(world, 8)
+    received: list[bytes] = []
+    with pytest.raises(MismatchError):
+        received.extend(export.lines)
+    assert not [line for line in received if line.startswith(b'{"trailer"')]
+
+
+def test_nothing_is_exported_while_the_ledger_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: object) -> Any:
+        raise StoreAwayError
+
+    monkeypatch.setattr(world.comparison.ledger, "at", away)
+    with pytest.raises(StoreAwayError):
+        world.exports.some(AUDITOR, ALL, "jsonl", REQUEST)
+
+
+@pytest.mark.parametrize("name", TAMPERING)
+def test_changed_entries_are_not_covered_by_a_checkpoint(world: World, name: str) -> None:
+    TAMPERING[name][0](world)
+    with pytest.raises(MismatchError):
+        world.exports.notary.vouch()
+    assert world.log.checkpoints() == []
+    assert world.comparison.alarms.current()
+
+
+def test_a_checkpoint_is_signed_only_on_the_chain_of_the_one_before(world: World, ledger: Ledger) -> None:
+    assert world.exports.notary.vouch()
+    forge_and_chain(world)
+    grow(ledger, 1, "key:4")
+    catch_up(world.log, ledger)
+    with pytest.raises(MismatchError, match="position 10"):
+        world.exports.notary.vouch()
+
+
+def test_a_ledger_that_was_changed_is_not_signed_for_either(world: World, store: Redis) -> None:
+    change_ledger(world, store)
+    with pytest.raises(MismatchError, match="position 5"):
+        world.exports.notary.vouch()
