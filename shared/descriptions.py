@@ -65,6 +65,14 @@ _WORDS: Mapping[type[Fact], tuple[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
+def actor_name(label: str, kind: str | None) -> str:
+    """Who did it, for people: a person's e-mail address as it is, anyone else with the kind, `key ‹ci›`.
+
+    So nobody passes for a person, whatever a key is called.
+    """
+    return label if kind == "account" else f"{kind or 'unknown'} ‹{label}›"
+
+
 def describe(fact: Fact) -> Description:
     """The one place to put a new event into words."""
     title, names = _WORDS.get(type(fact), (fact.TYPE, ()))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
 
+from shared.events import ActorKind
 from shared.moments import Moment
 
 # Those of a verdict on a presented key that can be said of a key at a moment; NOT_FOUND: before its creation.
@@ -41,6 +42,7 @@ class Cause:
     at: int
     type: str
     actor: str  # the label
+    actor_kind: ActorKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ class FoundKey:
     workspace: str
     created_at: int
     created_by: str
+    created_by_kind: ActorKind
     expires_at: int | None
     status: str
     secret: Secret

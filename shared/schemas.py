@@ -5,12 +5,15 @@ They are also what the description of the interface is made of: `about` says wha
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
+from shared.events import ActorKind
 from shared.moments import Moment, MomentError, parse_moment
+from shared.texts import invalid_text
 from shared.timestamps import parse_rfc3339, rfc3339
+from shared.tokens import holds_key
 
 _CURSOR = "Take it from next_cursor of the page before."
 _POSITION = "It must be a position of the ledger."
@@ -20,11 +23,28 @@ _ENTITY_TAG = r'(?:W/)?"[!#-~\x80-\xff]*"'  # by RFC 9110
 _ENTITY_TAGS = re.compile(rf"[, \t]*{_ENTITY_TAG}(?:[ \t]*,[, \t]*{_ENTITY_TAG})*[, \t]*")
 _VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 IDEMPOTENCY_KEY_LENGTH = 255
+ACTOR_KINDS: tuple[ActorKind, ...] = get_args(ActorKind)
 
 
 def about(description: str, example: Any = None, **rules: Any) -> dict[str, Any]:
     """The metadata of a field, for the description of the interface; `rules` are JSON Schema's."""
     return {"description": description, **rules} | ({} if example is None else {"examples": [example]})
+
+
+class Text(fields.String):
+    """Text as people type it, in any script: blanks at the ends go, what nobody could see is refused."""
+
+    def __init__(self, *, lines: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._lines = lines
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, *args, **kwargs).replace("\r\n", "\n").strip()
+        if reason := invalid_text(text, lines=self._lines):
+            raise ValidationError(reason)
+        if holds_key(text):
+            raise ValidationError("It contains what looks like an API key. Remove it: keys are never stored.")
+        return text
 
 
 class Timestamp(fields.Field[int]):
@@ -190,6 +210,19 @@ class PageSchema(LimitSchema):
         validate=validate.Range(1, _POSITION_MOST, error=_CURSOR),
         error_messages={"invalid": _CURSOR},
         metadata=about("Where to go on: `next_cursor` of the page before."),
+    )
+
+
+def kind_of_actor(what: str, **kwargs: Any) -> fields.String:
+    """A field of the kind of an actor; `what` says of which."""
+    return fields.String(
+        validate=validate.OneOf(ACTOR_KINDS, error="It is one of {choices}."),
+        metadata=about(
+            f"{what} `account` is a person, `key` an API key, `operator` the command line, and `anonymous` "
+            "someone who could not sign in.",
+            "account",
+        ),
+        **kwargs,
     )
 
 

@@ -21,9 +21,9 @@ from shared.events import (
     UnreadableEventError,
 )
 from shared.identity import ROLES
+from shared.texts import is_blank, refused_character
 
 EMAIL_LENGTH = 254  # what fits into the path of an SMTP envelope (RFC 5321, 4.5.3.1.3)
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 
 
 class AccountExistsError(AdvisedError):
@@ -193,8 +193,11 @@ def checked_email(email: str) -> str:
     address = normalized(email)
     if len(address) > EMAIL_LENGTH:
         raise InvalidFieldError("email", f"The e-mail address may have {EMAIL_LENGTH} characters at most.")
-    if any(unicodedata.category(character) in _INVISIBLE for character in address):
-        raise InvalidFieldError("email", "The e-mail address may have no blanks or control characters.")
+    if refused_character(address) or any(map(is_blank, address)):
+        raise InvalidFieldError(
+            "email",
+            "The e-mail address may have no blanks or control characters, nor others that can't be seen.",
+        )
     local, at, domain = address.partition("@")
     if not (local and at and domain) or "@" in domain:
         raise InvalidFieldError(

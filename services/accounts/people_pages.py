@@ -80,7 +80,7 @@ def disable(principal: Principal) -> ResponseReturnValue:
     """Lets a person sign in no more."""
     email = _email()
     try:
-        reason = ReasonSchema().load(request.form.to_dict())["reason"].strip()
+        reason = ReasonSchema().load(request.form.to_dict())["reason"]
         account = attached(Accounts).disable(principal, email, reason, origin())
     except ValidationError as error:
         return _person(principal, error.messages_dict), 422

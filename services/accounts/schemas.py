@@ -1,6 +1,5 @@
 """What the forms take, as marshmallow schemas."""
 
-import unicodedata
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
@@ -8,6 +7,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, vali
 from services.accounts.credentials import PASSWORD_MAX_LENGTH
 from services.accounts.domain import EMAIL_LENGTH
 from shared.identity import ROLES
+from shared.schemas import Text
 
 REASON_LENGTH = 500
 _NO_EMAIL = "Enter your e-mail address."
@@ -74,15 +74,10 @@ class RoleSchema(_FormSchema):
 class ReasonSchema(_FormSchema):
     """The form that disables an account."""
 
-    reason = fields.String(
+    reason = Text(
         load_default="",
         validate=validate.Length(max=REASON_LENGTH, error="It may have {max} characters at most."),
     )
-
-    @validates_schema
-    def _printable(self, data: dict[str, str], **_: Any) -> None:
-        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in data.get("reason", "")):
-            raise ValidationError({"reason": ["It may not contain control characters."]})
 
 
 class PasswordChangeSchema(_FormSchema):

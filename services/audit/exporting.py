@@ -18,6 +18,7 @@ from services.audit.vouching import Notary
 from shared.events import AUDIT_SUBJECT, AuditExported, Request
 from shared.identity import AUDIT_READ, Principal, authorize
 from shared.journal import Journal
+from shared.texts import escaped
 from shared.timestamps import rfc3339
 from shared.tokens import without_keys
 
@@ -111,7 +112,9 @@ def asked_by(filters: Filters) -> dict[str, str]:
     """What was asked for, by name, as a caller writes it."""
     asked = {name: value for name, value in asdict(filters).items() if value is not None}
     del asked["workspace"]
-    return {name: rfc3339(value) if isinstance(value, int) else value for name, value in asked.items()}
+    return {
+        name: rfc3339(value) if isinstance(value, int) else escaped(value) for name, value in asked.items()
+    }
 
 
 def _capped(value: str) -> str:

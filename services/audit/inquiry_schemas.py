@@ -7,7 +7,15 @@ from marshmallow import fields, post_load, validate
 from services.audit.schemas import EntrySchema
 from shared.inquiries import PAST_CODES, SECRET_STANDINGS
 from shared.moments import Moment, MomentError, parse_moment
-from shared.schemas import AnswerSchema, MomentField, StrictSchema, Timestamp, about, next_cursor
+from shared.schemas import (
+    AnswerSchema,
+    MomentField,
+    StrictSchema,
+    Timestamp,
+    about,
+    kind_of_actor,
+    next_cursor,
+)
 
 NOT_A_KEY = "This is no Keyledger API key, or it was mistyped or cut off. Copy the whole key."
 _AT = "2026-11-23T18:59:21.123Z"
@@ -79,6 +87,7 @@ class CauseSchema(AnswerSchema):
     at = Timestamp(metadata=about("When, by the ledger's clock.", _AT))
     type = fields.String(metadata=about("What happened.", "KeyToggled"))
     actor = fields.String(metadata=about("Who did it.", "ann@example.org"))
+    actor_kind = kind_of_actor("Whether that is a person, a key or the operator.")
 
 
 class PastVerdictSchema(AnswerSchema):
@@ -142,6 +151,7 @@ class FoundKeySchema(AnswerSchema):
     workspace = fields.String(metadata=about("Whose it is.", "default"))
     created_at = Timestamp(metadata=about("When the key came to be.", _AT))
     created_by = fields.String(metadata=about("Who created it.", "ann@example.org"))
+    created_by_kind = kind_of_actor("Whether that is a person, a key or the operator.")
     expires_at = Timestamp(allow_none=True, metadata=about("When it ends; null: never.", _AT))
     status = fields.String(metadata=about("active, inactive, expired or revoked.", "active"))
     secret = fields.Nested(SecretSchema)

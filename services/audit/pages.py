@@ -16,11 +16,12 @@ from services.audit.shown import PAGE, cursor_of, row
 from services.audit.standing import Standing
 from shared.events import EVENT_TYPES
 from shared.identity import AUDIT_READ, Principal
+from shared.schemas import ACTOR_KINDS
 from shared.timestamps import rfc3339
 from shared.tokens import resembles_key
 from shared.web.access import attached, signed_in
 
-_FILTERS = ("q", "key_id", "name", "actor", "type", "ip", "since", "until")
+_FILTERS = ("q", "key_id", "name", "actor", "actor_kind", "type", "ip", "since", "until")
 _NO_KEYS = "This looks like an API key, which the log never holds. Look it up, or search by its id."
 
 blueprint = Blueprint("audit", __name__, template_folder="templates")
@@ -109,6 +110,7 @@ def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), *
         chosen=_chosen(typed),
         entries=entries,
         event_types=EVENT_TYPES,
+        actor_kinds=ACTOR_KINDS,
         lag=attached(Audit).lag(),
         alarm=standing.alarm(),
         last_check=standing.last_check(),

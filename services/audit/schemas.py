@@ -19,6 +19,7 @@ from shared.schemas import (
     StrictSchema,
     Timestamp,
     about,
+    kind_of_actor,
     next_cursor,
 )
 from shared.timestamps import parse_rfc3339, rfc3339
@@ -43,11 +44,12 @@ def _text(what: str, example: str | None = None) -> fields.String:
 
 
 class FiltersSchema(StrictSchema):
-    """`?key_id=&name=&actor=&type=&ip=&since=&until=&q=`: the fields of Filters; an empty one is none."""
+    """The fields of Filters, as `?key_id=&actor=`. An empty one is none."""
 
     key_id = _text("What happened to this key.", "3fA9bQ27LmZ0")
     name = _text("What happened to keys that were ever called so: whole words.", "data sync")
     actor = _text("What this one did: an id or a label.", "ann@example.org")
+    actor_kind = kind_of_actor("What actors of this kind did.", load_default=None)
     type = _text("Events of this type.", "KeyToggled")
     ip = _text("What came from this address.", "192.0.2.7")
     since = Timestamp(load_default=None, metadata=about("From this time on.", _AT))

@@ -42,6 +42,7 @@ class Filters:
     key_id: str | None = None
     name: str | None = None  # words of a name that the key ever had
     actor: str | None = None  # an id or a label, whole
+    actor_kind: str | None = None
     involving: str | None = None  # the id of an actor or a key: what it did, and what was done to it
     type: str | None = None
     ip: str | None = None
@@ -174,6 +175,8 @@ def _wanted(filters: Filters) -> Wanted:
         wanted.append((term_of("subject", KEY_SUBJECT + filters.key_id),))
     if filters.actor is not None:
         wanted.append(terms_by(filters.actor))
+    if filters.actor_kind is not None:
+        wanted.append((term_of("kind", filters.actor_kind),))
     if filters.involving is not None:
         wanted.append(terms_involving(filters.involving))
     if filters.type is not None:

@@ -31,6 +31,7 @@ def terms_of(record: Record) -> set[str]:
         "subject": event.subject,
         "actor": event.actor_id,
         "label": event.actor_label,
+        "kind": event.actor_kind,
         "type": event.type,
     }
     terms = {term_of(kind, value) for kind, value in filters.items() if value is not None}

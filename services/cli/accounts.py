@@ -11,6 +11,7 @@ from rich.text import Text
 from services.accounts.credentials import new_password
 from services.accounts.domain import Account
 from services.accounts.projections import Person
+from services.accounts.schemas import ReasonSchema
 from services.cli.terminal import json_option, opened, operator, request, workspace_option
 from services.parts.accounts import AccountParts
 from shared.identity import ROLES
@@ -86,6 +87,7 @@ def change_role(email: str, role: str, workspace: str) -> None:
 @workspace_option
 def disable_account(email: str, reason: str, workspace: str) -> None:
     """Sign a person out everywhere, and let them sign in no more."""
+    reason = ReasonSchema().load({"reason": reason})["reason"]
     with opened(AccountParts) as parts:
         _print_state(parts.accounts.disable(operator(workspace), email, reason, request()))
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from services.cli.terminal import json_option, opened, operator, request, workspace_option
 from services.keys.commands import Done
 from services.keys.domain import GRACE_SECONDS_MOST, ChangeKey
-from services.keys.schemas import KeySchema, NewKeySchema, RevocationSchema, presented
+from services.keys.schemas import KeyChangeSchema, KeySchema, NewKeySchema, RevocationSchema, presented
 from services.parts import now_ms
 from services.parts.keys import KeyParts
 from shared.timestamps import date_utc
@@ -80,7 +80,8 @@ def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
 @json_option
 def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
     """Switch a key off."""
-    _change(key_id, ChangeKey(enabled=False, reason=reason), workspace, as_json)
+    command = KeyChangeSchema().load({"enabled": False, "reason": reason})
+    _change(key_id, command, workspace, as_json)
 
 
 @key_command.command("rotate")

@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 from shared.errors import AdvisedError
 from shared.events import (
     KEY_SUBJECT,
+    ActorKind,
     Event,
     Fact,
     KeyCreated,
@@ -48,6 +49,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     created_by: str
     updated_at: int
     version: int
+    created_by_kind: ActorKind
 
     def status(self, now: int) -> Status:
         """What a person is told; expiry needs no event, so it depends on the time."""
@@ -253,6 +255,7 @@ def _created(event: Event, fact: KeyCreated) -> Key:
         created_by=event.actor.label,
         updated_at=event.at,
         version=event.version,
+        created_by_kind=event.actor.kind,
     )
 
 

@@ -2,7 +2,6 @@
 
 import re
 import time
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,14 @@ from marshmallow import ValidationError, fields, validate
 
 from services.keys.cursors import CursorError, parse_cursor
 from shared.identity import OWN_PREFIX, SCOPES
-from shared.schemas import Timestamp, about
-from shared.tokens import holds_key, resembles_key
+from shared.schemas import Text, Timestamp, about
+from shared.tokens import resembles_key
 
 NAME_LENGTH = 100
 DESCRIPTION_LENGTH = 500
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
 MAX_SCOPES = 50
 _SHOWN_LENGTH = 50  # of a scope that is refused
-_LINES = frozenset("\n\t")
 LONGEST = "It may have {max} characters at most."
 
 # The same rules once more for JSON Schema, as the description of the interface tells them.
@@ -29,23 +27,6 @@ _OWN_SCOPES = "|".join(scope.removeprefix(OWN_PREFIX).replace(".", r"\.") for sc
 _ONE_SCOPE = rf"({OWN_PREFIX}({_OWN_SCOPES})|(?!{OWN_PREFIX})[a-z0-9][a-z0-9._:-]{{0,99}})"
 _SCOPE_PATTERN = rf"^{_ONE_SCOPE}$"
 SCOPE_LIST_PATTERN = rf"^{_ONE_SCOPE}([, ]{_ONE_SCOPE}){{0,49}}$"
-
-
-class Text(fields.String):
-    """Text as people type it, in any script: blanks at the ends go, what no page can show is refused."""
-
-    def __init__(self, *, lines: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._allowed = _LINES if lines else frozenset()
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        text = super()._deserialize(value, *args, **kwargs).replace("\r\n", "\n").strip()
-        for character in text:
-            if unicodedata.category(character) in {"Cc", "Cs"} and character not in self._allowed:
-                raise ValidationError(f"It may not contain the control character U+{ord(character):04X}.")
-        if holds_key(text):
-            raise ValidationError("It contains what looks like an API key. Remove it: keys are never stored.")
-        return text
 
 
 class StrictBoolean(fields.Boolean):

@@ -72,6 +72,7 @@ def found(presented: ApiKey, history: Sequence[Event], now: int) -> FoundKey | N
         workspace=key.workspace,
         created_at=key.created_at,
         created_by=key.created_by,
+        created_by_kind=key.created_by_kind,
         expires_at=key.expires_at,
         status=key.status(now),
         secret=secret,

@@ -25,12 +25,13 @@ from services.keys.schemas import (
 )
 from services.keys.service import Keys
 from services.keys.usage import Usage
-from shared.descriptions import describe
+from shared.descriptions import actor_name, describe
 from shared.events import Event
 from shared.identity import KEYS_READ, KEYS_WRITE, ForbiddenError, Principal
 from shared.ledger import Idempotency, IdempotencyConflictError
 from shared.moments import MomentError, parse_moment
 from shared.schemas import field_errors
+from shared.texts import escaped
 from shared.timestamps import date_utc
 from shared.tokens import resembles_key
 from shared.web.access import Access, attached, idempotency_of, origin, signed_in
@@ -146,7 +147,7 @@ def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
     seen = fold(events[: max(1, request.form.get("version", len(events), type=int))])
     key, shown = fold(events), texts_of(seen)
     typed = typed_in(request.form, shown)
-    changed = {name: text for name, text in typed.items() if text != shown[name]}
+    changed = {name: text for name, text in typed.items() if text not in {shown[name], escaped(shown[name])}}
     # What somebody else changed meanwhile stands, unless it was typed over.
     form = texts_of(key) | changed | {"reason": request.form.get("reason", "")}
     page = partial(render_template, "keys/change.html", key=key, form=form, rules=rules())
@@ -296,7 +297,7 @@ def _moment(event: Event) -> dict[str, Any]:
     """What happened to a key: when, by whom, from where, from what to what."""
     return {
         "at": event.at,
-        "actor": event.actor.label,
+        "actor": actor_name(event.actor.label, event.actor.kind),
         "ip": event.request.ip,
         "position": event.position,
         **describe(event.data)._asdict(),

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from services.keys.moments import Past
 from services.keys.standings import Standing, standing_of
 from services.keys.verification import Code, code_at, end_of, end_of_grace
+from shared.descriptions import actor_name
 from shared.events import Event, Fact, KeyCreated, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
 from shared.inquiries import Cause, PastKey, PastVerdict
 from shared.timestamps import rfc3339
@@ -49,7 +50,7 @@ def verdict_before(created: Event, at: int) -> PastVerdict:
     """The same before the key came to be."""
     return PastVerdict(
         code="NOT_FOUND",
-        words=f"No: it was not there yet. {created.actor.label} created it at {_utc(created.at)}.",
+        words=f"No: it was not there yet. {_who(created)} created it at {_utc(created.at)}.",
         at=at,
         key=None,
         cause=_cause(created),
@@ -84,7 +85,7 @@ def _sets(fact: Fact, *details: str) -> bool:
 
 
 def _words(code: Code, event: Event, key: Standing, scopes: Sequence[str]) -> str:
-    who, when = event.actor.label, _utc(event.at)
+    who, when = _who(event), _utc(event.at)
     match code:
         case "REVOKED":
             return f"No: {who} revoked it at {when}{_for(event.data)}."
@@ -111,7 +112,17 @@ def _earlier_secret_until(key: Standing, at: int) -> int | None:
 
 
 def _cause(event: Event) -> Cause:
-    return Cause(position=event.position, at=event.at, type=event.type, actor=event.actor.label)
+    return Cause(
+        position=event.position,
+        at=event.at,
+        type=event.type,
+        actor=event.actor.label,
+        actor_kind=event.actor.kind,
+    )
+
+
+def _who(event: Event) -> str:
+    return actor_name(event.actor.label, event.actor.kind)
 
 
 def _utc(at: int) -> str:

@@ -41,6 +41,7 @@ def remains(records: Sequence[Record]) -> Key:
         created_by=first.actor.label,
         updated_at=records[-1].at,
         version=len(records),
+        created_by_kind=first.actor.kind,
     )
     with suppress(UnreadableEventError):
         readable: Key | None = None

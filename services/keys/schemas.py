@@ -33,6 +33,7 @@ from shared.schemas import (
     Timestamp,
     WholeNumber,
     about,
+    kind_of_actor,
     next_cursor,
 )
 from shared.timestamps import rfc3339
@@ -132,6 +133,7 @@ class KeySchema(AnswerSchema):
     scopes = fields.List(fields.String(), metadata=about("What its bearer may do.", ["orders:read"]))
     created_at = Timestamp(metadata=about("When it came to be.", "2026-11-23T18:59:21.123Z"))
     created_by = fields.String(metadata=about("Who created it.", "ann@example.org"))
+    created_by_kind = kind_of_actor("Whether that is a person, a key or the operator.")
     updated_at = Timestamp(metadata=about("When it last changed.", "2026-11-23T18:59:21.123Z"))
     expires_at = Timestamp(
         allow_none=True, metadata=about("When it ends; null: never.", "2031-01-01T00:00:00.000Z")

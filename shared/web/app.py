@@ -19,11 +19,13 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
 
 from shared.connections import StoreError
+from shared.descriptions import actor_name
 from shared.errors import InvalidFieldError
 from shared.events import UnreadableEventError
 from shared.identity import ForbiddenError, InvalidKeyError, RotatedSecretError, UnauthenticatedError
 from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
 from shared.schemas import ProblemSchema, Timestamp, field_errors
+from shared.texts import escaped
 from shared.timestamps import date_utc, rfc3339
 from shared.web import environ
 from shared.web.access import Access, attach, attached, origin
@@ -86,7 +88,9 @@ def create_app(
         OPENAPI_VERSION="3.1.0",
     )
     app.session_interface = sessions
+    app.jinja_options = {**app.jinja_options, "finalize": _shown}
     app.add_template_filter(rfc3339, "datetime_utc")
+    app.add_template_filter(actor_name)
     app.add_template_filter(date_utc)
     app.context_processor(lambda: {"principal": g.get("principal"), "endpoints": app.view_functions})
     app.add_url_rule("/", "home", lambda: redirect(url_for(home)))
@@ -130,6 +134,11 @@ def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collectio
     access: Access = app.extensions["keyledger.Access"]
     admit = partial(environ.caller, authenticate=access.authenticate)
     app.wsgi_app = Bodies(surrounded, guard, admit, unread)  # type: ignore[method-assign]  # as Flask documents
+
+
+def _shown(value: object) -> object:
+    """What a page shows of a value: no character that could hide text or turn it around."""
+    return escaped(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _begin() -> AnyResponse | None:

@@ -132,7 +132,13 @@ def test_the_call_says_yes_or_no_and_why(client: FlaskClient, commands: KeyComma
             "enabled": False,
             "revoked": False,
         },
-        "cause": {"position": 2, "at": at, "type": "KeyToggled", "actor": "Olga & Co"},
+        "cause": {
+            "position": 2,
+            "at": at,
+            "type": "KeyToggled",
+            "actor": "Olga & Co",
+            "actor_kind": "account",
+        },
         "earlier_secret_until": None,
     }
     assert verdict(client, key_id=key.id, at=at).json["code"] == "DISABLED"
@@ -256,6 +262,7 @@ def test_a_leaked_key_is_told_with_its_use_and_what_it_did(
         "workspace": "default",
         "created_at": rfc3339(born),
         "created_by": "Olga & Co",
+        "created_by_kind": "account",
         "expires_at": None,
         "status": "active",
         "secret": {"standing": "present", "since": rfc3339(born), "replaced_at": None, "good_until": None},

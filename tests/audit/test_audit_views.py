@@ -150,6 +150,9 @@ def test_each_filter_is_taken(client: FlaskClient) -> None:
     assert found("key_id=1") == [3, 2]
     assert found("actor=Bo+%26+Co") == [3]
     assert found("actor=account:Ann") == [2, 1]
+    assert found("actor_kind=account") == [3, 2, 1]
+    assert found("actor_kind=key") == []
+    assert get(client, "actor_kind=person").status_code == 422
     assert found("type=AccountAdded") == [1]
     assert found("q=LEAKED") == [3]
     assert found(f"since={at}&key_id=1") == [3, 2]
@@ -208,8 +211,8 @@ def test_the_call_is_described(client: FlaskClient) -> None:
     described = client.get("/openapi.json").json
     assert described
     parameters = {p["name"] for p in described["paths"]["/v1/audit/entries"]["get"]["parameters"]}
-    filters = {"key_id", "name", "actor", "type", "ip", "since", "until", "q", "limit", "cursor"}
-    assert parameters == filters | {"X-Request-Id"}
+    filters = {"key_id", "name", "actor", "actor_kind", "type", "ip", "since", "until", "q"}
+    assert parameters == filters | {"limit", "cursor", "X-Request-Id"}
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def test_an_event_is_found_by_every_filter_and_every_word_of_it() -> None:
         term_of("address", "192.0.2.7"),
         term_of("actor", "3fA9"),
         term_of("label", "Nightly CI"),
+        term_of("kind", "key"),
         "name=data",
         "name=sync",
     } == {term for term in terms if "=" in term}

@@ -8,6 +8,8 @@ from typing import Any
 import schemathesis
 from schemathesis import GenerationMode
 
+from shared.texts import is_visible, refused_character
+
 _CALLER = os.environ.get("KEYLEDGER_CALLER_ID", "")
 _NOBODY = "000000000000"
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt]")
@@ -24,6 +26,8 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     if case.meta is not None and case.meta.generation.mode == GenerationMode.POSITIVE:
         _name_anew(case.headers)
         _end_in_the_future(case.body)
+        _write_visibly(case.body)
+        _write_visibly(case.query)
         _sort_as_the_cursor(case.query)
 
 
@@ -45,6 +49,14 @@ def _name_anew(headers: Any) -> None:
 def _end_in_the_future(body: Any) -> None:
     if isinstance(body, dict) and _DATE.match(str(body.get("expires_at", ""))):
         body["expires_at"] = "2999-01-01T00:00:00Z"
+
+
+def _write_visibly(holder: Any) -> None:
+    """Which characters can be seen depends on those next to them, which no pattern can say."""
+    for name in ("name", "description", "reason"):
+        if isinstance(holder, dict) and isinstance(text := holder.get(name), str):
+            shown = "".join(each for each in text if refused_character(each, lines=True) is None)
+            holder[name] = shown if is_visible(shown) or not text.strip() else shown[:99] + "n"
 
 
 def _sort_as_the_cursor(query: Any) -> None:

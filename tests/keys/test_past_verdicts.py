@@ -34,18 +34,28 @@ LIFE = given(BORN, OFF, ON, changed(scopes=("b",)), KeyRevoked(reason="Found in 
 @pytest.mark.parametrize(
     ("moment", "code", "position", "words"),
     [
-        (Time(1_000), "VALID", 10, "Yes: op created it at 1970-01-01 00:00:01.000 UTC, and nothing had"),
-        (Time(1_999), "VALID", 10, "Yes: op created it"),
-        (Time(2_000), "DISABLED", 20, "No: op switched it off at 1970-01-01 00:00:02.000 UTC, for: leaked."),
+        (
+            Time(1_000),
+            "VALID",
+            10,
+            "Yes: operator ‹op› created it at 1970-01-01 00:00:01.000 UTC, and nothing had",
+        ),
+        (Time(1_999), "VALID", 10, "Yes: operator ‹op› created it"),
+        (
+            Time(2_000),
+            "DISABLED",
+            20,
+            "No: operator ‹op› switched it off at 1970-01-01 00:00:02.000 UTC, for: leaked.",
+        ),
         (Position(20), "DISABLED", 20, "for: leaked."),
         (Position(29), "DISABLED", 20, "for: leaked."),
-        (Position(30), "VALID", 30, "Yes: op switched it on at 1970-01-01 00:00:03.000 UTC"),
-        (Time(4_000), "VALID", 40, "Yes: op changed its scopes or when it expires at"),
+        (Position(30), "VALID", 30, "Yes: operator ‹op› switched it on at 1970-01-01 00:00:03.000 UTC"),
+        (Time(4_000), "VALID", 40, "Yes: operator ‹op› changed its scopes or when it expires at"),
         (
             Time(5_000),
             "REVOKED",
             50,
-            "No: op revoked it at 1970-01-01 00:00:05.000 UTC, for: Found in a gist.",
+            "No: operator ‹op› revoked it at 1970-01-01 00:00:05.000 UTC, for: Found in a gist.",
         ),
         # What was revoked stays so after the time when it would have expired.
         (Time(5_500), "REVOKED", 50, "for: Found in a gist."),
@@ -81,7 +91,8 @@ def test_a_key_expires_at_the_very_ms_and_by_the_event_that_set_it() -> None:
     found = verdict(sooner[:3], Time(4_000))
     assert (found.code, found.cause.position) == ("EXPIRED", 30)
     assert found.words == (
-        "No: it had expired at 1970-01-01 00:00:04.000 UTC, as op set at 1970-01-01 00:00:03.000 UTC."
+        "No: it had expired at 1970-01-01 00:00:04.000 UTC, "
+        "as operator ‹op› set at 1970-01-01 00:00:03.000 UTC."
     )
 
 
@@ -116,7 +127,7 @@ def test_of_several_reasons_the_first_is_told_in_the_order_of_the_verdict(
 
 def test_without_a_reason_none_is_told() -> None:
     found = verdict(given(BORN, KeyToggled(enabled=False, reason="")), Time(2_000))
-    assert found.words == "No: op switched it off at 1970-01-01 00:00:02.000 UTC."
+    assert found.words == "No: operator ‹op› switched it off at 1970-01-01 00:00:02.000 UTC."
 
 
 @pytest.mark.parametrize(

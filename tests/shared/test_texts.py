@@ -1,0 +1,97 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.texts import escaped, is_visible, refused_character
+
+# Marks that are not to be seen, by what they do.
+HIDDEN = {
+    "right-to-left override": "\u202e",
+    "left-to-right embedding": "\u202a",
+    "right-to-left isolate": "\u2067",
+    "pop of an isolate": "\u2069",
+    "right-to-left mark": "\u200f",
+    "arabic letter mark": "\u061c",
+    "zero-width space": "\u200b",
+    "zero-width joiner": "\u200d",
+    "zero-width non-joiner": "\u200c",
+    "byte order mark": "\ufeff",
+    "word joiner": "\u2060",
+    "soft hyphen": "\u00ad",
+    "invisible separator": "\u2063",
+    "grapheme joiner": "\u034f",
+    "hangul filler": "\u3164",
+    "hangul choseong filler": "\u115f",
+    "half-width filler": "\uffa0",
+    "khmer inherent vowel": "\u17b4",
+    "mongolian vowel separator": "\u180e",
+    "line separator": "\u2028",
+    "paragraph separator": "\u2029",
+    "tag": "\U000e0061",
+    "language tag": "\U000e0001",
+    "variation selector": "\ufe0f",
+    "ideographic variation selector": "\U000e0101",
+    "interlinear annotation": "\ufff9",
+    "private use": "\ue000",
+    "noncharacter": "\uffff",
+    "shorthand format": "\U0001bca0",
+    "musical format": "\U0001d173",
+    "escape": "\x1b",
+    "null": "\x00",
+    "c1 control": "\x9b",
+}
+VISIBLE = [
+    "Data Sync Script",
+    "Straße & Söhne",
+    "日本語のキー",
+    "مفتاح الخدمة",
+    "می\u200cخواهم",  # Persian, with the joiner that its spelling needs
+    "क्\u200dष",  # Devanagari: a half form
+    "מפתח",
+    "ключ",
+    "👩\u200d💻 laptops",
+    "👩🏽\u200d🚒",
+    "🏳\ufe0f\u200d🌈",
+    "❤\ufe0f",
+    "1\ufe0f\u20e3 first",
+    "葛\U000e0100城",
+    "e\u0301te\u0301",
+    "⠓⠑⠇⠇⠕",
+    "–",
+]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("around", ["{}", "a{}", "{}a", "own{}er@localhost", "a {} b"])
+def test_what_is_not_to_be_seen_is_refused_and_shown_by_its_number(hidden: str, around: str) -> None:
+    text = around.format(HIDDEN[hidden])
+    assert refused_character(text) == HIDDEN[hidden]
+    assert refused_character(escaped(text)) is None
+    assert "\\" in escaped(text)
+
+
+@pytest.mark.parametrize("text", VISIBLE)
+def test_the_scripts_and_emoji_of_the_world_are_taken_and_shown_as_they_are(text: str) -> None:
+    assert refused_character(text) is None
+    assert is_visible(text)
+    assert escaped(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\u2800", "\u3164", "\u0301", "\u00a0\u2003", "\U0001d159", "\ufe0f"]
+)
+def test_a_text_of_blanks_alone_has_nothing_to_see(text: str) -> None:
+    assert not is_visible(text)
+
+
+def test_a_line_feed_is_taken_only_where_there_are_lines() -> None:
+    assert refused_character("a\n\tb") == "\n"
+    assert refused_character("a\n\tb", lines=True) is None
+    assert refused_character("a\rb", lines=True) == "\r"
+    assert escaped("a\n\tb") == "a\n\tb"
+
+
+@given(st.text())
+def test_any_text_can_be_shown_without_what_is_hidden(text: str) -> None:
+    shown = escaped(text)
+    assert refused_character(shown.replace("\r", ""), lines=True) is None
