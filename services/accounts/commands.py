@@ -23,12 +23,13 @@ from services.accounts.domain import (
     decide,
     decide_new,
     fold,
-    normalized,
     subject,
+    subjects,
 )
 from shared.commands import command
+from shared.email_addresses import normalized, spellings
 from shared.errors import AdvisedError, InvalidFieldError
-from shared.events import Facts, NewEvent, Request, enveloped, recorded
+from shared.events import ACCOUNT_SUBJECT, Facts, NewEvent, Request, enveloped, recorded
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
 from shared.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
 from shared.tokens import without_keys
@@ -86,7 +87,9 @@ class Accounts:
         """
         authorize(principal, ADMIN, granting=ROLES.get(role, ()))
         address = checked_email(email)
-        facts = decide_new(AddAccount(role=role), self.load(address))
+        # Every spelling is looked for, so that no address gets a second account.
+        known = (self._load(ACCOUNT_SUBJECT + spelling) for spelling in spellings(email))
+        facts = decide_new(AddAccount(role=role), next(filter(None, known), None))
         self.passwords.check(password)
         self._guard(principal, ADMIN)
         credential = self._given(principal, password)
@@ -180,7 +183,7 @@ class Accounts:
     def find(self, principal: Principal, email: str) -> Account:
         """One account of the caller's workspace. Raises what the commands raise."""
         authorize(principal, ADMIN)
-        return self._known(principal, subject(email))
+        return self._known(principal, subject_of(self.ledger, email))
 
     def own(self, principal: Principal) -> Account:
         """The caller's own. Raises NoSuchAccountError, UnreadableEventError, redis.RedisError."""
@@ -188,7 +191,7 @@ class Accounts:
 
     def load(self, email: str) -> Account | None:
         """The present state of an account. Raises UnreadableEventError."""
-        return self._load(subject(email))
+        return self._load(subject_of(self.ledger, email))
 
     def principal_of(self, account_subject: str, session_version: int) -> Principal | None:
         """Who an account is, and may do, at present.
@@ -250,7 +253,9 @@ class Accounts:
             authorize(principal, ADMIN, granting=ROLES[account.role])
             return decide(command, account)
 
-        return self._changed(principal, subject(email), decided, request, credential, idempotency, ADMIN)
+        return self._changed(
+            principal, subject_of(self.ledger, email), decided, request, credential, idempotency, ADMIN
+        )
 
     def _changed(
         self,
@@ -293,6 +298,18 @@ class Accounts:
             request=request,
             new_id=self.new_id,
         )
+
+
+def subject_of(ledger: Ledger, email: str) -> str:
+    """The subject of the account that an address means, in whichever of its spellings it was added.
+
+    The work is the same whether there is an account or not.
+    """
+    names = subjects(email)
+    if len(names) == 1:
+        return names[0]
+    known = [name for name in names if ledger.version(name)]
+    return known[0] if known else subject(email)
 
 
 def _retried(act: Callable[[], _T]) -> _T:

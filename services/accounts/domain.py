@@ -1,12 +1,12 @@
 """Who may sign in: `decide(command, state) -> facts` and `evolve(state, event) -> state`. Pure."""
 
-import unicodedata
 from collections.abc import Iterable
 from functools import reduce
 from typing import TypeAlias
 
 import msgspec
 
+from shared.email_addresses import folded, is_valid_domain, normalized, spellings
 from shared.errors import AdvisedError, InvalidFieldError
 from shared.events import (
     ACCOUNT_SUBJECT,
@@ -181,17 +181,18 @@ def subject(email: str) -> str:
     return ACCOUNT_SUBJECT + normalized(email)
 
 
-def normalized(email: str) -> str:
-    """An address as it is compared and kept: without blanks around it, in NFC, case folded."""
-    # Folding can take a text out of NFC, so that it is brought there again.
-    folded = unicodedata.normalize("NFC", email.strip()).casefold()
-    return unicodedata.normalize("NFC", folded)
+def subjects(email: str) -> tuple[str, ...]:
+    """The subjects that an account may have by the spellings of its address; nearly always one.
+
+    The last is only for accounts from before international domains were mapped.
+    """
+    return tuple(dict.fromkeys(ACCOUNT_SUBJECT + each for each in (*spellings(email), folded(email))))
 
 
 def checked_email(email: str) -> str:
     """The normalized address of a new account. Raises InvalidFieldError."""
     address = normalized(email)
-    if len(address) > EMAIL_LENGTH:
+    if any(len(spelling) > EMAIL_LENGTH for spelling in spellings(email)):
         raise InvalidFieldError("email", f"The e-mail address may have {EMAIL_LENGTH} characters at most.")
     if refused_character(address) or any(map(is_blank, address)):
         raise InvalidFieldError(
@@ -202,5 +203,9 @@ def checked_email(email: str) -> str:
     if not (local and at and domain) or "@" in domain:
         raise InvalidFieldError(
             "email", "The e-mail address must have one @ with something on both sides, like ada@example.com."
+        )
+    if not is_valid_domain(domain):
+        raise InvalidFieldError(
+            "email", "The e-mail address must have a valid domain. Check the part after the @."
         )
     return address

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from services.accounts.attempts import Attempts, TooManyAttemptsError
+from services.accounts.commands import subject_of
 from services.accounts.credentials import Passwords
-from services.accounts.domain import Account, fold, subject
+from services.accounts.domain import Account, fold
 from services.accounts.incidents import Incidents, sign_in_subject
 from shared.commands import command
 from shared.events import Actor, Request, SignedIn, decode
@@ -29,7 +30,7 @@ class SignIn:
         Raises TooManyAttemptsError, HasherBusyError, redis.RedisError; with the right password
         UnreadableEventError too.
         """
-        name = subject(email)
+        name = subject_of(self.ledger, email)
         try:
             with self.attempts.sign_in(name, request.ip):
                 account = self._account(name, password)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from services.audit.entries import opened, told_by
+from shared.email_addresses import spellings
 from shared.events import ACCOUNT_SUBJECT, KEY_SUBJECT, SIGN_IN_SUBJECT, Record
 from shared.ip_addresses import canonical_ip
 from shared.words import words
@@ -61,9 +62,11 @@ def terms_from(ip: str) -> tuple[str, ...]:
 
 
 def terms_by(actor: str) -> tuple[str, ...]:
-    """An actor by its id or label, which are an IP address if it was anonymous."""
-    spellings = {actor, canonical_ip(actor) or actor}
-    return tuple(term_of(kind, spelling) for kind in ("actor", "label") for spelling in spellings)
+    """An actor by its id or label: of a person an e-mail address, of an anonymous one an IP address."""
+    prefix = ACCOUNT_SUBJECT if actor.startswith(ACCOUNT_SUBJECT) else ""
+    emails = {prefix + email for email in spellings(actor.removeprefix(prefix))} if "@" in actor else set()
+    names = emails | {actor, canonical_ip(actor) or actor}
+    return tuple(term_of(kind, name) for kind in ("actor", "label") for name in names)
 
 
 def words_sought(text: str) -> Wanted:

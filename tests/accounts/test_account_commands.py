@@ -139,6 +139,71 @@ def test_nothing_is_written_of_bad_input(
     assert store.keys() == []
 
 
+INTERNATIONAL = ["ann@münchen.example", "ann@xn--mnchen-3ya.example", "ANN@XN--MNCHEN-3YA.example"]
+
+
+def add_as_it_was_once_stored(accounts: Accounts, email: str) -> None:
+    """Adds an account under a spelling that no account is stored under today."""
+    events = enveloped(
+        [AccountAdded(role="developer")],
+        subject=f"account:{email}",
+        after_version=0,
+        workspace="default",
+        actor=OPERATOR.actor,
+        request=REQUEST,
+        new_id=accounts.new_id,
+    )
+    credential = accounts.passwords.hash_password(PASSWORD)
+    accounts.ledger.append(f"account:{email}", events, 0, credential=credential)
+
+
+@pytest.mark.parametrize("added", INTERNATIONAL)
+@pytest.mark.parametrize("typed", INTERNATIONAL)
+def test_both_spellings_of_an_international_domain_are_one_account(
+    accounts: Accounts, added: str, typed: str
+) -> None:
+    add(accounts, added)
+    account = accounts.load(typed)
+    assert account is not None
+    assert (account.subject, account.email) == ("account:ann@münchen.example", "ann@münchen.example")
+    with pytest.raises(AccountExistsError):
+        add(accounts, typed)
+    assert accounts.change_role(OPERATOR, typed, "auditor", REQUEST).version == 2
+
+
+@pytest.mark.parametrize("stored", ["ann@münchen.example", "ann@xn--mnchen-3ya.example"])
+@pytest.mark.parametrize("typed", INTERNATIONAL)
+def test_an_account_stored_in_another_spelling_is_found_and_gets_no_double(
+    accounts: Accounts, stored: str, typed: str
+) -> None:
+    add_as_it_was_once_stored(accounts, stored)
+    account = accounts.disable(OPERATOR, typed, "", REQUEST)
+    assert (account.email, account.version) == (stored, 2)
+    with pytest.raises(AccountExistsError):
+        add(accounts, typed)
+
+
+def test_of_two_accounts_stored_in_two_spellings_each_is_found_by_its_own(accounts: Accounts) -> None:
+    for email in INTERNATIONAL[:2]:
+        add_as_it_was_once_stored(accounts, email)
+    for email in INTERNATIONAL[:2]:
+        account = accounts.load(email)
+        assert account is not None
+        assert account.email == email
+
+
+def test_a_domain_that_was_once_taken_for_another_is_found_until_the_other_has_an_account(
+    accounts: Accounts,
+) -> None:
+    add_as_it_was_once_stored(accounts, "ann@strasse.example")
+    for added in (False, True):
+        if added:
+            add(accounts, "ann@straße.example")
+        account = accounts.load("ann@straße.example")
+        assert account is not None
+        assert account.email == ("ann@straße.example" if added else "ann@strasse.example")
+
+
 @pytest.mark.parametrize("scopes", [set(), {KEYS_READ, KEYS_WRITE, AUDIT_READ}])
 def test_only_who_holds_the_scope_adds_people(accounts: Accounts, store: Any, scopes: set[str]) -> None:
     with pytest.raises(ForbiddenError):

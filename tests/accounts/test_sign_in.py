@@ -128,6 +128,22 @@ def test_the_right_password_signs_in_and_leads_home(client: FlaskClient) -> None
     assert who(client) == "account:ada@example.com"
 
 
+@pytest.mark.parametrize("added", ["ann@münchen.example", "ann@xn--mnchen-3ya.example"])
+@pytest.mark.parametrize("typed", ["Ann@MÜNCHEN.example", "ann@xn--mnchen-3ya.example"])
+def test_a_person_signs_in_by_either_spelling_of_an_international_domain(
+    client: FlaskClient, accounts: Accounts, hasher: CountingHasher, added: str, typed: str
+) -> None:
+    accounts.add(OPERATOR, added, "developer", PASSWORD, REQUEST)
+    for spelling in (typed, added, typed):  # tries by either are tries at the one account
+        assert sign_in(client, spelling, "wrong password").status_code == 422
+    assert sign_in(client, added, "wrong password").status_code == 429
+    assert hasher.verified == 3
+    accounts.attempts.signed_in("account:ann@münchen.example", "127.0.0.1")
+    assert sign_in(client, typed).status_code == 303
+    assert who(client) == "account:ann@münchen.example"
+    assert accounts.ledger.version("sign-in:ann@münchen.example") == 1
+
+
 def test_a_wrong_password_and_an_unknown_account_get_the_same_answer(client: FlaskClient) -> None:
     wrong = sign_in(client, password="wrong password")
     unknown = sign_in(client, "bob@example.com")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audit.terms import term_of, terms_of, words_of_name, words_sought
+from services.audit.terms import term_of, terms_by, terms_of, words_of_name, words_sought
 from shared.events import Actor, KeyDetails, KeyDetailsChanged, Record, Request
 from tests.audit.histories import AT, created, record
 
@@ -39,6 +39,16 @@ def test_an_address_from_before_the_canonical_form_is_found_by_both_spellings() 
     request = Request(id="r", ip="198.51.100.7:40001", user_agent=None)
     terms = terms_of(record(1, request=request))
     assert {term_of("address", ip) for ip in ("198.51.100.7", "198.51.100.7:40001")} <= terms
+
+
+@pytest.mark.parametrize("typed", ["Ann@MÜNCHEN.example", "ann@xn--mnchen-3ya.example"])
+@pytest.mark.parametrize("stored", ["ann@münchen.example", "ann@xn--mnchen-3ya.example"])
+def test_a_person_is_found_by_either_spelling_of_an_international_domain(typed: str, stored: str) -> None:
+    actor = Actor(kind="account", id=f"account:{stored}", label=stored)
+    terms = terms_of(record(1, actor=actor))
+    for named in (typed, f"account:{typed}"):
+        assert terms & set(terms_by(named))
+    assert not terms & set(terms_by("ann@muenchen.example"))
 
 
 def test_no_digest_is_a_word() -> None:
