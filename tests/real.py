@@ -41,7 +41,7 @@ def need(program: str | None, name: str) -> str:
     return program
 
 
-def until(condition: Callable[[], object], within: float = 10.0, what: str = "it") -> None:
+def until(condition: Callable[[], object], within: float = 60.0, what: str = "it") -> None:
     """Asks again and again until it is so; fails if it is not when it is asked after the deadline."""
     deadline, is_late = time.monotonic() + within, False
     while not condition():

@@ -165,9 +165,10 @@ class Database:
                     if not _is_away(error):
                         raise
                     now = time.monotonic()
-                    if self._away_since is None:
-                        self._away_since = now
-                    if now > min(deadline, self._away_since + _RESTART_S):
+                    since = self._away_since  # which another thread may change meanwhile
+                    if since is None:
+                        since = self._away_since = now
+                    if now > min(deadline, since + _RESTART_S):
                         raise
                 time.sleep(_RESTART_RETRY_S)
 
@@ -183,6 +184,7 @@ class Database:
                 for rule in _RULES[self.dialect]:
                     connection.exec_driver_sql(rule.format(table=table, number=number))
         self._ready = True
+        self._away_since = None  # it is there
 
     def _lock(self, connection: Connection) -> None:
         connection.exec_driver_sql(_LOCKS[self.dialect])

@@ -9,6 +9,7 @@ import pytest
 from redis import ConnectionError as StoreConnectionError
 from redis import Redis
 
+from services.keys import currency, verification
 from services.keys.commands import Done, KeyCommands, NewKey
 from services.keys.currency import Tail
 from services.keys.domain import ChangeKey
@@ -41,6 +42,15 @@ class Process:
 
     def code(self, token: str, *scopes: str, workspace: str | None = None) -> str:
         return self.verify(token, scopes, workspace).code
+
+
+CURRENT_S = 60.0  # longer than a busy machine stands still
+
+
+@pytest.fixture(autouse=True)
+def _current_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (currency, verification):
+        monkeypatch.setattr(module, "CURRENT_S", CURRENT_S)
 
 
 @pytest.fixture
@@ -145,7 +155,7 @@ def test_a_process_that_was_stopped_in_mid_verdict_reads_again(
     def stopped() -> int:
         process.clock = now
         commands.change(person(), done.key.id, OFF, REQUEST)
-        monkeypatch.setattr(time, "monotonic", lambda: running() + 1)
+        monkeypatch.setattr(time, "monotonic", lambda: running() + 2 * CURRENT_S)
         process.follow()
         assert process.tail.current_until > time.monotonic()
         return now()

@@ -18,6 +18,7 @@ from services.keys.operations import retry, status
 from services.keys.projections import Changes, read
 from services.keys.projector import Projector
 from services.keys.rebuild import RebuildError, check, replay
+from services.keys.service import Keys
 from services.keys.views import Generation, LeaseTakenError, Views
 from shared.events import Event, UnreadableEventError
 from shared.ledger import LOG, Checkpoint, Ledger
@@ -456,3 +457,12 @@ def test_a_key_whose_expiry_cannot_be_printed_is_listed_changed_and_revoked(kl: 
     assert (kl.listed()[0].name, kl.listed()[0].expires_at) == ("renamed", None)
     replay(kl.ledger, kl.views)
     assert kl.listed() == kl.folded(key)
+
+
+def test_a_position_that_no_event_has_yet_is_not_waited_for(
+    commands: KeyCommands, fake_store: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(Views, "wait_for", lambda _, position: waited.append(position))
+    assert Keys(commands, Views(fake_store)).reached(2**40) == (0, True)
+    assert waited == [0]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 SECONDS = 0.1
-PARTS, PART = 15, b"0123456789"
+PARTS, PART = 30, b"0123456789"
 
 
 def create() -> WSGIApplication:

@@ -15,16 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from shared.web import draining
 from tests.real import children, free_port, until
 from tests.services.slow_application import PART, PARTS
 
+NOT_GIVEN_UP_S = 90  # it ended by itself
 CLIENTS = 64  # twice as many as the workers answer at once
 _ROOT = Path(__file__).parents[2]
 _LISTEN = "0A"  # as /proc/net/tcp has it
 _SERVE = "from services.web import serve_application as serve; serve({!r}, '127.0.0.1', {})"
-# For who sends when this process comes to it, on a machine that is busy with others.
-_PATIENTLY = "from shared.web import draining; draining._QUIET_S = 1.0; "
+# No verdict depends on the machine's speed: nothing is given up in the time that a test may take.
+_UNHURRIED = (
+    "from shared.web import draining; draining._LONGEST_S = 100.0; "
+    "from services import web; web._STOP_S = 110; "
+)
+# For clients that send when this process comes to it, on a machine that is busy with others.
+_PATIENTLY = "draining._QUIET_S = 2.0; "
 # As a container has it, and every user but root.
 _PLAIN = ["setpriv", "--bounding-set", "-all"] if os.geteuid() == 0 else []
 _REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nsent"
@@ -42,7 +47,7 @@ class Server:
         return sum(row[1] == f"0100007F:{self.port:04X}" and row[3] == _LISTEN for row in rows)
 
     def connection(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 10)
+        return socket.create_connection(("127.0.0.1", self.port), 100)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -67,7 +72,7 @@ class Server:
         """Ends it, and gives the seconds that it took."""
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(12) == 0
+        assert self._process.wait(115) == 0
         return time.monotonic() - began
 
 
@@ -82,7 +87,7 @@ def is_stopped(pid: int) -> bool:
 def serving(before: str = "") -> Iterator[Server]:
     """A web process with an application that is slow, and what it does before that."""
     port = free_port()
-    serve = before + _SERVE.format("tests.services.slow_application:create", port)
+    serve = _UNHURRIED + before + _SERVE.format("tests.services.slow_application:create", port)
     with subprocess.Popen([*_PLAIN, sys.executable, "-c", serve], cwd=_ROOT) as process:
         made = Server(port, process)
         until(
@@ -129,7 +134,7 @@ def connect_until_refused(server: Server, outcomes: list[str]) -> None:
 
 
 def connected(port: int) -> "closing[HTTPConnection]":
-    return closing(HTTPConnection("127.0.0.1", port, timeout=10))
+    return closing(HTTPConnection("127.0.0.1", port, timeout=100))
 
 
 @pytest.fixture
@@ -150,7 +155,7 @@ def test_who_had_connected_is_answered(patient_server: Server, peers: ExitStack)
         for peer in connections:
             peer.sendall(_REQUEST)
         assert all(map(answered, connections))
-        assert took.result() < 10
+        assert took.result() < NOT_GIVEN_UP_S
 
 
 def test_who_waits_to_be_accepted_is_answered(server: Server, peers: ExitStack) -> None:
@@ -162,7 +167,7 @@ def test_who_waits_to_be_accepted_is_answered(server: Server, peers: ExitStack) 
             took = ender.submit(server.end)
             until(lambda: server.workers("ShdPnd"), what="the signal to the workers")
         assert all(map(answered, connections))
-        assert took.result() < 10
+        assert took.result() < NOT_GIVEN_UP_S
 
 
 def test_connections_that_are_kept_end_with_an_answer_that_says_so(patient_server: Server) -> None:
@@ -170,7 +175,7 @@ def test_connections_that_are_kept_end_with_an_answer_that_says_so(patient_serve
     with ThreadPoolExecutor(CLIENTS) as clients:
         asking = [clients.submit(ask_until_told, patient_server.port, outcomes) for _ in range(CLIENTS)]
         until(lambda: len(outcomes) > 5 * CLIENTS, what="so many answers")
-        assert patient_server.end() < 10
+        assert patient_server.end() < NOT_GIVEN_UP_S
         assert [each.result() for each in asking] == [None] * CLIENTS
     assert set(outcomes) == {"answered"}
 
@@ -180,7 +185,7 @@ def test_whoever_connects_at_that_moment_is_refused_or_answered(patient_server: 
     with ThreadPoolExecutor(CLIENTS) as clients:
         asking = [clients.submit(connect_until_refused, patient_server, outcomes) for _ in range(CLIENTS)]
         until(lambda: len(outcomes) > 5 * CLIENTS, what="so many answers")
-        assert patient_server.end() < draining._LONGEST_S  # nobody new puts the end off
+        assert patient_server.end() < NOT_GIVEN_UP_S  # no new client puts the end off
         assert [each.result() for each in asking] == [None] * CLIENTS
     assert set(outcomes) == {"answered"}
 
@@ -203,4 +208,4 @@ def test_a_connection_that_nobody_uses_holds_nothing_up(server: Server) -> None:
     with connected(server.port) as idle:
         idle.request("POST", "/", b"sent")
         idle.getresponse().read()
-        assert server.end() < 3
+        assert server.end() < NOT_GIVEN_UP_S

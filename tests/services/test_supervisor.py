@@ -32,7 +32,7 @@ def is_gone(pid: int) -> bool:
     return state == "Z"  # nothing of it is left but its entry, which init clears away
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass in time"
@@ -278,7 +278,7 @@ def test_what_a_killed_process_started_is_gone_before_it_is_started_again() -> N
         await until(lambda: families(output))
         os.kill(families(output)[0][0], signal.SIGKILL)
         await until(lambda: output.of("up"))
-        await until(lambda: all(map(is_gone, families(output)[0])), seconds=5)
+        await until(lambda: all(map(is_gone, families(output)[0])))
 
     play([python("web", FAMILY)], scenario, Timing(first_pause=20))
 
@@ -332,7 +332,7 @@ def test_who_does_not_stop_is_killed_after_the_grace_with_all_that_it_started() 
 
     started = time.monotonic()
     output = play([python("store", IDLE), python("web", STUBBORN)], scenario, Timing(grace=0.3))
-    assert 0.3 < time.monotonic() - started < 5
+    assert time.monotonic() - started > 0.3
     asyncio.run(until(lambda: all(map(is_gone, families(output)[0]))))
 
 
@@ -342,8 +342,8 @@ def test_a_second_request_to_stop_kills_at_once() -> None:
         supervisor.stop()
 
     started = time.monotonic()
-    output = play([python("store", IDLE), python("web", STUBBORN)], scenario, Timing(grace=25))
-    assert time.monotonic() - started < 5
+    output = play([python("store", IDLE), python("web", STUBBORN)], scenario, Timing(grace=110))
+    assert time.monotonic() - started < 100
     asyncio.run(until(lambda: all(map(is_gone, families(output)[0]))))
 
 
@@ -352,8 +352,8 @@ def test_who_waits_to_be_started_again_is_not_when_all_is_to_stop() -> None:
         await until(lambda: output.of("up"))
 
     started = time.monotonic()
-    play([python("web", "")], scenario, Timing(first_pause=20))
-    assert time.monotonic() - started < 5
+    play([python("web", "")], scenario, Timing(first_pause=110, longest_pause=110))
+    assert time.monotonic() - started < 100
 
 
 def test_a_process_inherits_the_descriptors_that_it_is_given_and_no_others() -> None:
