@@ -51,13 +51,13 @@ def _file(content: Iterator[bytes], form: Format) -> Response:
 
 def _too_many(error: TooManyExportsError) -> Response:
     """429."""
-    return refuse(429, str(error), {"Retry-After": str(error.retry_after)})
+    return refuse("export_limit", str(error), {"Retry-After": str(error.retry_after)})
 
 
 def _does_not_match(error: MismatchError) -> Response:
     """503: what was changed past Keyledger is not signed. The alarm says where."""
     detail = f"The entry at position {error.position} was changed, so nothing was exported."
-    return refuse(503, f"{detail} Ask whoever runs Keyledger to run `keyledger audit check`.")
+    return refuse("entry_changed", f"{detail} Ask the operator to run `keyledger audit check`.")
 
 
 def _told(lines: Iterator[bytes], form: Format) -> Iterator[bytes]:

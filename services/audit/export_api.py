@@ -17,7 +17,8 @@ from shared.web.calls import Calls
 _EXAMPLES = {
     "jsonl": '{"entry_hash":"9f86d08…","previous_hash":"60303ae…","record":{"at":1795460361123,…}}\n'
     '{"trailer":"keyledger audit export v1\\nscope {\\"workspace\\":\\"default\\"}\\n…"}\n',
-    "csv": "position,time,event,key_id,…\r\n17,2026-11-23T18:59:21.123Z,KeyToggled,3fA9bQ27LmZ0,…\r\n",
+    "csv": '"position","time","event","key_id",…\r\n'
+    '"17","2026-11-23T18:59:21.123Z","KeyToggled","3fA9bQ27LmZ0",…\r\n',
 }
 
 blueprint = Calls(
@@ -54,7 +55,8 @@ def export_jsonl(principal: Principal, criteria: dict[str, Any]) -> Response:
 def export_csv(principal: Principal, criteria: dict[str, Any]) -> Response:
     """Export the audit log of your workspace, for a spreadsheet
 
-    Oldest first. A cell that a spreadsheet would take for a formula begins with an apostrophe. Each export
+    Oldest first, UTF-8 with a byte order mark, every cell quoted. An apostrophe goes before any text that a
+    spreadsheet could take for a formula. Each export
     is recorded in the log. You can start 10 exports a minute.
     """
     return _export(principal, criteria, "csv")

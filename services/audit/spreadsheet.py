@@ -1,7 +1,13 @@
-"""The audit log for a spreadsheet: CSV, a row for each entry. It does not prove itself. Pure."""
+"""The audit log for a spreadsheet: CSV, a row for each entry. It does not prove itself. Pure.
 
+No cell becomes a formula, whichever separator and encoding a spreadsheet assumes: the file begins with a byte
+order mark, every cell is quoted, and an apostrophe goes before any text that could begin a formula.
+"""
+
+import codecs
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -9,7 +15,13 @@ import msgspec
 from services.audit.entries import Entry, stored_event, told
 from shared.timestamps import rfc3339
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# What ends a cell where other separators than the comma are expected, and what ends a line.
+_END = r";|\t\n\v\f\r\x85\u2028\u2029\u037e；｜"
+# What is passed over at the beginning: quotation marks, and characters that show nothing.
+_UNSEEN = r'"\s\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff'
+# What begins a formula, also in the forms that an encoding without them turns into these.
+_SIGNS = r"=+\-@＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−"
+_FORMULA = re.compile(rf"(^|[{_END}])(?=[{_UNSEEN}]*[{_SIGNS}])")
 _HEADER = (
     "position",
     "time",
@@ -32,9 +44,9 @@ _encoder = msgspec.json.Encoder(order="sorted")
 def csv_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
     """The file, line by line: the header, then the entries."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer)
+    writer = csv.writer(buffer, quoting=csv.QUOTE_ALL)
     writer.writerow(_HEADER)
-    yield _taken(buffer)
+    yield codecs.BOM_UTF8 + _taken(buffer)
     for entry in entries:
         writer.writerow(map(_cell, _row(entry)))
         yield _taken(buffer)
@@ -70,4 +82,4 @@ def _row(entry: Entry) -> tuple[object, ...]:
 
 def _cell(value: object) -> object:
     """What no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from codecs import BOM_UTF8
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -238,7 +240,10 @@ def _record(parts: AuditParts, found: Result) -> None:
 
 
 def _check_file(file: BinaryIO, public_key: PublicKey) -> Proof:
-    proof = prove(file, public_key)
+    first = next(file, b"")
+    if first.startswith(BOM_UTF8):
+        raise click.UsageError("CSV carries no signature. Check an export as JSON lines.")
+    proof = prove(chain([first] if first else [], file), public_key)
     click.echo(
         f"{proof.entries} entries up to position {proof.last_position}, {proof.checkpoints} checkpoints"
     )

@@ -175,6 +175,13 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
             "Too many requests with this key. Wait 1 s, then go on more slowly.",
             headers=("Retry-After",),
         ),
+        "export_limit": Problem(
+            429,
+            "Too many exports",
+            "You started too many exports of the audit log. Retry-After says when to continue.",
+            "You can start 10 exports a minute. Wait 42 s, then try again.",
+            headers=("Retry-After",),
+        ),
         "internal_error": Problem(
             SERVER_ERROR,
             "Internal error",
@@ -187,6 +194,13 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
             "This can't be answered now. Retry-After says when to retry.",
             "This is unavailable at the moment. Try again in a few seconds.",
             headers=("Retry-After",),
+        ),
+        "entry_changed": Problem(
+            503,
+            "Audit entry changed",
+            "An entry of the audit log doesn't match the ledger, so it isn't exported or signed.",
+            "The entry at position 17 was changed, so nothing was exported. Ask the operator to run "
+            "`keyledger audit check`.",
         ),
         "store_unavailable": Problem(
             503,

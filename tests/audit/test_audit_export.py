@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_any_other_text_of_a_trailer_is_refused(change: tuple[str, str]) -> None
 
 
 def rows(*events: Record) -> list[dict[str, str]]:
-    content = b"".join(csv_lines(chain(events, GENESIS))).decode()
+    content = b"".join(csv_lines(chain(events, GENESIS))).decode("utf-8-sig")
     return [*csv.DictReader(io.StringIO(content, newline=""))]
 
 
@@ -160,8 +161,20 @@ def test_an_event_that_cannot_be_read_has_a_row() -> None:
     assert (row["position"], row["time"], row["event"], row["data"]) == ("1", rfc3339(LAST_TIME), "", "")
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_no_cell_is_a_formula(text: str) -> None:
+def test_the_file_has_a_byte_order_mark_and_every_cell_is_quoted() -> None:
+    header, row = csv_lines(chain([record(1)], GENESIS))
+    assert header.startswith(b'\xef\xbb\xbf"position","time",')
+    for line in (header.removeprefix(b"\xef\xbb\xbf"), row):
+        assert re.fullmatch(rb'"(?:[^"]|"")*"(?:,"(?:[^"]|"")*")*\r\n', line)
+
+
+SIGNS = "=+-@＝＋－＠﹦﹢﹣﹫−"
+
+
+@pytest.mark.parametrize("before", ["", " ", "\t", "\r", "\n", "\xa0", "\x00", "\u200b\ufeff", ' "\t'])
+@pytest.mark.parametrize("sign", SIGNS)
+def test_no_cell_is_a_formula(sign: str, before: str) -> None:
+    text = f"{before}{sign}1+1"
     (row,) = rows(
         record(
             1,
@@ -170,10 +183,29 @@ def test_no_cell_is_a_formula(text: str) -> None:
             subject=text,
         )
     )
-    cells = [
-        row[name] for name in ("actor_id", "actor_label", "address", "user_agent", "request_id", "subject")
-    ]
-    assert cells == [f"'{text}"] * 6
+    for name in ("actor_id", "actor_label", "address", "user_agent", "request_id", "subject"):
+        assert row[name].startswith("'")
+        assert row[name].replace("'", "") == text
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", "\n", "\r", "\u2028", "；"])
+@pytest.mark.parametrize("sign", SIGNS)
+def test_no_part_of_a_cell_is_a_formula_where_another_separator_is_expected(
+    sign: str, separator: str
+) -> None:
+    text = f'a{separator}{sign}1{separator} "{sign}2'
+    (row,) = rows(
+        record(1, KeyToggled(enabled=True, reason=text), actor=Actor(kind="key", id="1", label=text))
+    )
+    assert row["actor_label"] == f"a{separator}'{sign}1{separator}' \"{sign}2"
+    parts = re.split(re.escape(separator), row["data"])
+    assert not [part for part in parts if part.strip(' "').startswith(sign)]
+
+
+@pytest.mark.parametrize("text", ["a-b", "a=b", "ann@example.org", "1 - 2", "a, -1", "'=1", "{}"])
+def test_a_text_that_is_no_formula_is_left_as_it_is(text: str) -> None:
+    (row,) = rows(record(1, actor=Actor(kind="key", id="1", label=text)))
+    assert row["actor_label"] == text
 
 
 def taken(lines: Iterator[bytes], signer: Signer) -> Proof:

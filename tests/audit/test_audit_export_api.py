@@ -84,6 +84,7 @@ def test_exporting_too_often_is_refused_with_when_to_go_on(client: FlaskClient, 
     assert [get(client, "csv").status_code for _ in range(EXPORTS_A_MINUTE)] == [200] * EXPORTS_A_MINUTE
     answer = get(client, "jsonl")
     assert (answer.status_code, answer.content_type) == (429, "application/problem+json")
+    assert answer.json["code"] == "export_limit"
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
     assert told(ledger) == EXPORTS_A_MINUTE
 

@@ -103,7 +103,7 @@ def test_a_spreadsheet_has_a_row_for_each_entry(service: Service, auditor: dict[
     caught_up(service, auditor)
     answer = get(service, "entries.csv", auditor, type="KeyCreated")
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
-    rows = [*csv.DictReader(answer.text.splitlines())]
+    rows = [*csv.DictReader(answer.content.decode("utf-8-sig").splitlines())]
     assert len(rows) == 26
     assert {row["event"] for row in rows} == {"KeyCreated"}
 
@@ -239,11 +239,16 @@ def test_a_file_that_is_not_there_is_misuse(public_key: PublicKey) -> None:
     assert offline("--file", "/nonexistent", "--public-key", str(public_key)).returncode == 2
 
 
-def test_a_spreadsheet_of_the_whole_log_can_be_had(service: Service, tmp_path: Path) -> None:
+def test_a_spreadsheet_of_the_whole_log_can_be_had_and_is_not_taken_for_a_signed_export(
+    service: Service, public_key: PublicKey, tmp_path: Path
+) -> None:
     run = service.run("audit", "export", str(tmp_path / "audit.csv"), "--format", "csv")
     assert run.returncode == 0
-    rows = [*csv.DictReader((tmp_path / "audit.csv").read_text().splitlines())]
+    rows = [*csv.DictReader((tmp_path / "audit.csv").read_text("utf-8-sig").splitlines())]
     assert rows[0]["position"] == "1"
+    checked = offline("--file", str(tmp_path / "audit.csv"), "--public-key", str(public_key))
+    assert checked.returncode == 2
+    assert "CSV carries no signature" in checked.stderr
 
 
 def test_an_export_that_fails_leaves_no_file(service: Service, tmp_path: Path) -> None:
