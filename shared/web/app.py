@@ -15,7 +15,6 @@ from redis import RedisError
 from redis.exceptions import OutOfMemoryError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import HTTPException, InternalServerError
-from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
 
 from shared.connections import StoreError
@@ -39,6 +38,7 @@ from shared.web.limits import Limits, TooManyRequestsError
 from shared.web.measured import ROUTE, Measured
 from shared.web.openapi import SchemaRules, completed
 from shared.web.problems import Refusal, challenge, problem
+from shared.web.proxies import TrustedProxies
 from shared.web.session import UnreadableCookieError
 from shared.web.slots import BusyError, Slots
 
@@ -130,7 +130,7 @@ def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collectio
     """
     surrounded: WSGIApplication = Measured(app.wsgi_app)
     if proxies:
-        surrounded = ProxyFix(surrounded, x_for=proxies, x_proto=proxies, x_host=proxies)
+        surrounded = TrustedProxies(surrounded, proxies)
     access: Access = app.extensions["keyledger.Access"]
     admit = partial(environ.caller, authenticate=access.authenticate)
     app.wsgi_app = Bodies(surrounded, guard, admit, unread)  # type: ignore[method-assign]  # as Flask documents
@@ -153,8 +153,8 @@ def _begin() -> AnyResponse | None:
     if request.method not in _SAFE_METHODS and (coding := _content_coding()):
         detail = f"The body can't have the content encoding “{coding}”. Send it uncompressed."
         return refuse("unsupported_encoding", detail, {"Accept-Encoding": "identity"})
-    if request.method not in _SAFE_METHODS and not _is_call() and _is_from_elsewhere():
-        return refuse(403, "This form came from another site. Open the page here and send it again.")
+    if request.method not in _SAFE_METHODS and not _is_call():
+        return _refuse_other_sites()
     return None
 
 
@@ -164,17 +164,33 @@ def _content_coding() -> str:
     return ", ".join(coding[:20] for coding in codings[:3] if coding.lower() != "identity")
 
 
-def _is_from_elsewhere() -> bool:
-    """Whether a browser says that another site's page sent this. No page can make it say otherwise.
+def _refuse_other_sites() -> AnyResponse | None:
+    """An answer if the browser reports that another site's page sent the form. No page can change that.
 
-    Browsers that do not tell the relation tell the origin. Of that only the host is compared, for a proxy
-    may have ended TLS.
+    Browsers that don't report the relation, as over plain HTTP, report the origin. Only its host is compared,
+    for a proxy may have ended TLS.
     """
     relation = request.headers.get("Sec-Fetch-Site", "none")
-    if relation != "none":
-        return relation != "same-origin"
     sent_from = request.headers.get("Origin")
-    return sent_from is not None and sent_from.partition("://")[2] != request.host
+    if relation == "same-origin" or (relation == "none" and (sent_from is None or _is_here(sent_from))):
+        return None
+    detail = "This form came from another site. Open the page here and send it again."
+    if relation == "none" and (host := _host_of(sent_from or "")):
+        detail += (
+            f" If you did open it here, at {host}, the proxy in front of Keyledger changed the header Host to"
+            f" {request.host}. It must pass on the host with its port: as Host (in nginx: proxy_set_header"
+            " Host $http_host), or as X-Forwarded-Host where KEYLEDGER_TRUSTED_PROXIES counts the proxy."
+        )
+    return refuse(403, detail)
+
+
+def _is_here(sent_from: str) -> bool:
+    port = {"http": ":80", "https": ":443"}.get(sent_from.partition("://")[0], "")
+    return _host_of(sent_from).removesuffix(port) == request.host.removesuffix(port)
+
+
+def _host_of(sent_from: str) -> str:
+    return sent_from.partition("://")[2]
 
 
 def _finish(response: Response) -> Response:

@@ -71,9 +71,22 @@ def plain_json(environ: WSGIEnvironment) -> bytes | None:
 
 def origin(environ: WSGIEnvironment) -> Request:
     """What the events tell of the request."""
-    user_agent = without_keys(environ.get("HTTP_USER_AGENT", "")[:_USER_AGENT_READ])
     ip = canonical_ip(environ.get("REMOTE_ADDR") or "")
-    return Request(id=request_id(environ), ip=ip, user_agent=user_agent[:_USER_AGENT_LENGTH] or None)
+    return Request(id=request_id(environ), ip=ip, user_agent=_user_agent(environ))
+
+
+def _user_agent(environ: WSGIEnvironment) -> str | None:
+    """What the client calls itself, with everything but printable ASCII escaped."""
+    given: str | None = environ.get("HTTP_USER_AGENT")
+    if not given:  # granian gives one that isn't ASCII as empty
+        return None if given is None else "(empty or not ASCII)"
+    text = without_keys(given[:_USER_AGENT_READ])
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(
+            character if " " <= character <= "~" else character.encode("unicode_escape").decode()
+            for character in text
+        )
+    return text[:_USER_AGENT_LENGTH]
 
 
 def idempotency(environ: WSGIEnvironment, caller: Principal, key: str, body: bytes) -> Idempotency:

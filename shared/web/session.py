@@ -147,8 +147,10 @@ class StoredSessions(SessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> Session:  # noqa: ARG002  # Flask's signature
         """The session of the request's cookie, or an empty one."""
-        unreadable = request.environ.get("HTTP_COOKIE") == ""  # granian's reading of one that is not ASCII
         presented = request.cookies.get(self.cookie_name(secure=request.is_secure), "")
+        # granian gives a header of cookies as empty if one of them isn't ASCII, and joins several headers.
+        sent = request.environ.get("HTTP_COOKIE")
+        unreadable = not presented and sent is not None and not all(map(str.strip, sent.split(";")))
 
         def fetch() -> _Record | dict[str, Any]:
             if unreadable:

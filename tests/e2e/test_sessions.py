@@ -166,6 +166,22 @@ def test_a_form_of_this_site_is_taken_also_where_a_proxy_ended_tls(service: Serv
         assert visitor.submit("/sign-in", "/sign-in", {"Origin": origin}, **fields).status_code == 303
 
 
+def test_behind_a_proxy_that_drops_the_port_the_refusal_says_which_header_to_set(
+    service: Service, email: str
+) -> None:
+    dropped = {"Origin": "http://keys.example:8443", "Host": "keys.example"}
+    refused = visiting(service).submit("/sign-in", "/sign-in", dropped, email=email, password=PASSWORD)
+    assert refused.status_code == 403
+    for words in ("at keys.example:8443", "proxy_set_header Host $http_host", "X-Forwarded-Host"):
+        assert words in refused.text
+    for passed_on in (
+        {"Origin": "http://keys.example:8443", "X-Forwarded-Host": "keys.example:8443"},
+        {"Origin": "https://keys.example", "X-Forwarded-Host": "keys.example:443"},
+    ):
+        answer = visiting(service).submit("/sign-in", "/sign-in", passed_on, email=email, password=PASSWORD)
+        assert answer.status_code == 303
+
+
 def test_a_call_by_bearer_may_come_from_anywhere(service: Service) -> None:
     headers = {
         "Authorization": f"Bearer {service.key('keyledger:admin')}",
@@ -256,6 +272,44 @@ def test_behind_a_proxy_events_tell_where_a_call_came_from_and_only_the_last_wor
     made = requests.post(f"{service.url}/v1/keys", json={"name": "n"}, headers=bearer | forged, timeout=5)
     told = requests.get(f"{service.url}/v1/keys/{made.json()['id']}/history", headers=bearer, timeout=5)
     assert told.json()["events"][0]["request"]["ip"] == "198.51.100.250"
+
+
+@pytest.mark.parametrize(
+    "forwarded", [b"", b"\xc3\xbc, 198.51.100.7", b"203.0.113.1, unknown", b"198.51.100.7,"]
+)
+def test_a_client_whose_address_cannot_be_read_is_refused_and_not_taken_for_the_proxy(
+    service: Service, forwarded: bytes
+) -> None:
+    key = service.key("keyledger:admin")
+    headers: dict[str, str | bytes | None] = {
+        "X-Forwarded-For": forwarded,
+        "Authorization": f"Bearer {key}",
+    }
+    for method, path in (
+        ("GET", "/sign-in"),
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys"),
+        ("POST", "/v1/keys/verify"),
+        ("GET", "/v1/forward-auth"),
+    ):
+        body = {"name": "n"} if method == "POST" else None
+        answer = requests.request(method, service.url + path, json=body, headers=headers, timeout=5)
+        assert (answer.status_code, "X-Forwarded-For" in answer.text) == (400, True)
+
+
+def test_a_user_agent_is_recorded_in_printable_ascii_or_said_to_be_something_else(service: Service) -> None:
+    bearer = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
+    for sent, recorded in (
+        (b"curl/8.7.1", "curl/8.7.1"),
+        (b"M\xc3\xb6zilla", "(empty or not ASCII)"),
+        (b"tab\tbed", "tab\\tbed"),
+    ):
+        headers = bearer | {"User-Agent": sent}
+        made = requests.post(f"{service.url}/v1/keys", json={"name": "n"}, headers=headers, timeout=5)
+        history = requests.get(
+            f"{service.url}/v1/keys/{made.json()['id']}/history", headers=bearer, timeout=5
+        )
+        assert history.json()["events"][0]["request"]["user_agent"] == recorded
 
 
 @pytest.mark.drill
