@@ -7,7 +7,7 @@ import ssl
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,29 @@ def test_answers_of_nginx_itself_have_the_security_headers_of_keyledgers_own(
         answer = requests.get(f"{deployment.local_url}{path}", timeout=5)
         assert {name: answer.headers.get(name) for name in plain} == plain
         assert "Strict-Transport-Security" not in answer.headers
+
+
+def test_one_client_holds_no_more_connections_than_its_share(deployment: Deployment) -> None:
+    half = b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
+    probe = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+    with ExitStack() as held:
+
+        def sent(request: bytes, address: str = "127.0.0.1") -> ssl.SSLSocket:
+            place = ("127.0.0.1", deployment.ports["gateway"])
+            peer = socket.create_connection(place, 60, (address, 0))
+            context = ssl.create_default_context(cafile=deployment.certificate)
+            secured = held.enter_context(context.wrap_socket(peer, server_hostname="127.0.0.1"))
+            secured.sendall(request)
+            return secured
+
+        def refused() -> bool:
+            for _ in range(40):
+                sent(half)
+            return sent(probe).recv(12) == b"HTTP/1.1 429"
+
+        until(refused, what="a refusal")
+        assert sent(probe, "127.0.0.2").recv(12) == b"HTTP/1.1 200"
 
 
 def test_tls_is_of_the_present(deployment: Deployment) -> None:
