@@ -58,7 +58,7 @@ class Exports:
         AuditDatabaseError, VersionConflictError, NotReplicatedError, redis.RedisError; while the lines are
         read, MismatchError, AuditDatabaseError, ExportError and redis.RedisError.
         """
-        authorize(principal, AUDIT_READ)
+        authorize(principal, AUDIT_READ, records=True)
         self.limit.count(principal)
         asked = asked_by(filters)
         _ = self.signer.public_key  # what cannot be done is found out before it is told
