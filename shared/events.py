@@ -56,7 +56,7 @@ class KeyCreated(Fact, frozen=True, kw_only=True):
 
     def upcast(self) -> "KeyCreated":
         """The same, to be shown."""
-        return _printable(self, "expires_at")
+        return self if self.expires_at is None else _printable(self, "expires_at")
 
 
 class KeyToggled(Fact, frozen=True, kw_only=True):

@@ -80,7 +80,7 @@ def ask(page: Page, key_id: str, at: str, scopes: str = "") -> None:
 def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leaked: Leaked) -> None:
     ask(auditor, leaked.id, leaked.off, ADMIN)
     expect(auditor.get_by_role("alert")).to_contain_text(
-        re.compile(r"No: caller switched it off at .* UTC, for: Found in a gist\.")
+        re.compile(r"No: key ‹caller› switched it off at .* UTC, for: Found in a gist\.")
     )
     # The address can be sent to others, and says the same to them.
     auditor.goto(auditor.url)

@@ -139,7 +139,7 @@ def test_a_key_tells_who_made_it_and_when_it_was_used(page: Page, keys: Keys) ->
     made = keys.make("Used")
     page.goto(f"/keys?after={keys.position}")
     expect(row(page, "Used")).to_contain_text("never")
-    expect(row(page, "Used")).to_contain_text("by caller")
+    expect(row(page, "Used")).to_contain_text("by key ‹caller›")
     keys.verify(made["api_key"])
     until(lambda: page.reload() and "never" not in row(page, "Used").inner_text())
     expect(row(page, "Used").locator("time")).to_have_count(2)
