@@ -58,7 +58,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         ),
         "RATE_LIMIT": Setting(
             "`300/second`",
-            "of the calls of one key, in each web process; `0` for none; verifying is not limited",
+            "requests of one key, or of one account on the dashboard, in each web process; `0` for none; "
+            "verifying is not limited",
         ),
         "SIGN_IN_LIMIT": Setting(
             "`10/10 minutes`",

@@ -48,7 +48,7 @@ def signed_in(
 ) -> Callable[[Callable[Concatenate[Principal, _P], _R]], Callable[_P, _R | Response]]:
     """A page for people who hold the scope, if it needs one; it gets the principal first.
 
-    Who is not signed in is sent to do that.
+    Visitors are sent to sign in. An account may ask as often as the limit allows, in all its sessions.
     """
 
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R | Response]:
@@ -59,6 +59,7 @@ def signed_in(
                 target = request.full_path.rstrip("?") if request.method == "GET" else None
                 return redirect(url_for("accounts.sign_in", next=target), 303)
             g.principal = principal
+            attached(Limits).count(principal)
             if scope is not None:
                 authorize(principal, scope)
             return view(principal, *args, **kwargs)

@@ -8,7 +8,7 @@ import time
 
 from limits import RateLimitItem
 from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 from shared.identity import Principal
 
@@ -16,17 +16,20 @@ from shared.identity import Principal
 class TooManyRequestsError(Exception):
     """The caller asked too often; it may again in so many seconds, at least 1."""
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"Too many requests with this key. Wait {retry_after} s, then go on more slowly.")
+    def __init__(self, retry_after: int, whose: str = "") -> None:
+        super().__init__(f"Too many requests{whose}. Wait {retry_after} s, then go on more slowly.")
         self.retry_after = retry_after
 
 
 class Limits:
-    """The count of each caller's requests."""
+    """The count of each caller's requests: of each key, and of each account in all its sessions.
+
+    The window slides, so that no caller gets twice the rate around its end. It takes two counters a caller.
+    """
 
     def __init__(self, rate: RateLimitItem | None) -> None:
         self._rate = rate
-        self._counts = FixedWindowRateLimiter(MemoryStorage())
+        self._counts = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def count(self, principal: Principal) -> None:
         """Counts one request. Raises TooManyRequestsError."""
@@ -34,4 +37,5 @@ class Limits:
         if rate is None or self._counts.hit(rate, principal.kind, principal.id):
             return
         reset_at = self._counts.get_window_stats(rate, principal.kind, principal.id).reset_time
-        raise TooManyRequestsError(max(1, math.ceil(reset_at - time.time())))
+        whose = " with this key" if principal.kind == "key" else ""
+        raise TooManyRequestsError(max(1, math.ceil(reset_at - time.time())), whose)
