@@ -10,14 +10,15 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from services.audit.entries import opened, told_by
+from shared import words
 from shared.email_addresses import spellings
 from shared.events import ACCOUNT_SUBJECT, KEY_SUBJECT, SIGN_IN_SUBJECT, Record
 from shared.ip_addresses import canonical_ip
-from shared.words import words
 
 _HASH_BYTES = 10
 _LONGEST = 64  # characters of a word; what is longer is cut, here and where it is sought
 _MOST = 1_000  # words of an event
+_MOST_SOUGHT = 64  # words of a question: what has all of them is hardly another text
 _NOBODYS_TEXT = frozenset({"digest"})
 
 Wanted: TypeAlias = tuple[tuple[str, ...], ...]  # of each of these one at least
@@ -71,26 +72,31 @@ def terms_by(actor: str) -> tuple[str, ...]:
 
 def words_sought(text: str) -> Wanted:
     """Each word of a text; what nothing has, of a text without words."""
-    return tuple((word,) for word in _words(text)) or ((),)
+    return tuple((word,) for word in _sought(text)) or ((),)
 
 
 def words_of_name(text: str) -> Wanted:
     """The same, in the name of a key."""
-    return tuple((f"name={word}",) for word in _words(text)) or ((),)
+    return tuple((f"name={word}",) for word in _sought(text)) or ((),)
+
+
+def _sought(text: str) -> list[str]:
+    return list(dict.fromkeys(word[:_LONGEST] for word in words.words_sought(text)))[:_MOST_SOUGHT]
 
 
 def _words(text: str) -> list[str]:
-    return [word[:_LONGEST] for word in words(text)]
+    found = words.words(text)
+    return [word[:_LONGEST] for word in (found if text.isascii() else words.with_characters(found))]
 
 
 def _words_of(stored: Mapping[str, Any]) -> list[str]:
-    """Those of all texts, each by itself where it is not plain: one of many would slow all down."""
+    """Those of all texts, each once. One that is not plain goes by itself: it would slow all down."""
     texts = [*_texts(stored)]
     found = _words(" ".join(text for text in texts if text.isascii()))
     for text in texts:
         if not text.isascii():
             found += _words(text)
-    return found[:_MOST]
+    return list(dict.fromkeys(found))[:_MOST]
 
 
 def _names(stored: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from services.keys.domain import Key, Status
-from services.keys.words import begin, words
+from services.keys.words import begin, words, words_sought
 
 Sort: TypeAlias = Literal["-created_at", "created_at", "name", "-name", "hint", "-hint", "status", "-status"]
 NEWEST_FIRST: Sort = "-created_at"
@@ -22,8 +22,8 @@ class Criteria(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def sought(self) -> list[str]:
-        """The words that the search begins with."""
-        return list(dict.fromkeys(words(self.search)))
+        """The words that the name must have, or begin with."""
+        return words_sought(self.search)
 
     @property
     def column(self) -> str:

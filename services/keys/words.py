@@ -1,4 +1,16 @@
-"""The words of a name."""
+"""The words of a name, no more of them than an index has room for."""
 
+import shared.words
 from shared.words import begin as begin
-from shared.words import words as words
+
+_MAX_WORDS = 64  # a name has up to 100 characters; each may begin a word in a script without blanks
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, in order."""
+    return shared.words.words(name)[:_MAX_WORDS]
+
+
+def words_sought(search: str) -> list[str]:
+    """The words that a name must have to be found by a search."""
+    return list(dict.fromkeys(shared.words.words_sought(search)))[:_MAX_WORDS]
