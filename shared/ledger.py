@@ -74,10 +74,10 @@ _APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 
 # Reads a page of one subject's events by its index.
 # KEYS  1 the log  2 the subject's index of positions
-# ARGV  1 the version to start after  2 the most events to give
+# ARGV  1 the index of the first event  2 that of the last; not computed here, where a large one loses digits
 _HISTORY = """
 local entries = {}
-for _, position in ipairs(redis.call('LRANGE', KEYS[2], ARGV[1], ARGV[1] + ARGV[2] - 1)) do
+for _, position in ipairs(redis.call('LRANGE', KEYS[2], ARGV[1], ARGV[2])) do
   entries[#entries + 1] = redis.call('XRANGE', KEYS[1], '0-' .. position, '0-' .. position)[1]
 end
 return entries
@@ -262,20 +262,23 @@ class Ledger:
         """All events of one subject, oldest first. Raises UnreadableEventError."""
         return [decode(record) for record in self.records(subject)]
 
-    def records(self, subject: str) -> Iterator[Record]:
-        """The same as they are stored, page by page."""
-        version = 0
+    def records(self, subject: str, after: int = 0) -> Iterator[Record]:
+        """Those after a version as they are stored, read page by page."""
         while True:
-            page = self._history([LOG, _index_key(subject)], [version, _HISTORY_PAGE])
-            yield from map(_record, page)
-            version += len(page)
+            page = self.page(subject, after, _HISTORY_PAGE)
+            yield from page
+            after += len(page)
             if len(page) < _HISTORY_PAGE:
                 return
 
+    def page(self, subject: str, after: int, limit: int) -> list[Record]:
+        """The next `limit` events (1 or more) of a subject after a version, oldest first. Reads no others."""
+        return [*map(_record, self._history([LOG, _index_key(subject)], [after, after + limit - 1]))]
+
     def last(self, subject: str) -> Event | None:
         """The newest event of one subject. Raises UnreadableEventError."""
-        page = self._history([LOG, _index_key(subject)], [max(self.version(subject) - 1, 0), 1])
-        return decode(_record(page[0])) if page else None
+        page = self.page(subject, max(self.version(subject) - 1, 0), 1)
+        return decode(page[0]) if page else None
 
     def version(self, subject: str) -> int:
         """How many events a subject has."""

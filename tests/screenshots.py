@@ -316,7 +316,7 @@ def looking(visit: Visit) -> None:
     visit.key("busy")
     page.get_by_text("Day by day").click()
     visit.shoot("key-use-day-by-day")
-    page.get_by_role("link", name="As it was at event").nth(1).click()
+    page.get_by_role("link", name="View at this point").nth(1).click()
     visit.shoot("key-past")
     visit.key("busy", "?at=2001-01-01T00:00")
     visit.shoot("key-no-such-moment")

@@ -55,7 +55,7 @@ def look_up_key(principal: Principal, body: dict[str, str]) -> Any:
 @blueprint.errorhandler(NoSuchKeyError)
 def no_such_key(_: NoSuchKeyError) -> Response:
     """404, also for a key of another workspace."""
-    return refuse(404, "This is no API key of your workspace.")
+    return refuse("key_not_found", "No such key in this workspace.")
 
 
 @blueprint.errorhandler(MomentError)
@@ -68,4 +68,4 @@ def no_such_moment(error: MomentError) -> Response:
 @blueprint.errorhandler(NotAKeyError)
 def not_a_key(_: NotAKeyError) -> Response:
     """404, which does not repeat what was sent. No schema tells a checksum, so the field is not at fault."""
-    return refuse(404, NOT_A_KEY)
+    return refuse("key_not_found", NOT_A_KEY)

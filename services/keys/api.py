@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response
 
-from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError, fold
+from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError
 from services.keys.create_call import commanded, created, shown_once
 from services.keys.domain import ChangeKey, Key, KeyRevokedError, RefusedError
 from services.keys.moments import NotYetCreatedError
@@ -153,10 +153,9 @@ def revoke_key(
 @blueprint.response(200, HistorySchema, description="A page of the history.")
 def read_history(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
     """Read the events of a key, oldest first"""
-    events = attached(Keys).commands.history(principal, key_id)[query["cursor"] or 0 :]
-    page = events[: query["limit"]]
-    more = len(events) > len(page)
-    return {"events": page, "next_cursor": page[-1].version if more else None}
+    after = query["cursor"] or 0
+    events, more = attached(Keys).history(principal, key_id, after, query["limit"])
+    return {"events": events, "next_cursor": after + len(events) if more else None}
 
 
 def no_such_key(_: NoSuchKeyError) -> Response:
@@ -197,8 +196,8 @@ def not_yet_created(error: NotYetCreatedError) -> Response:
 def _past_key(principal: Principal, key_id: str, moment: Moment) -> Any:
     """Read from the ledger itself, which has all that it acknowledged, so there is nothing to wait for."""
     past = attached(Keys).past(principal, key_id, moment)
-    key = fold(list(past.before))
-    return presented(key, past.at), 200, {_POSITION: str(past.last.position), "ETag": _etag(key)}
+    answered = {_POSITION: str(past.last.position), "ETag": _etag(past.key)}
+    return presented(past.key, past.at), 200, answered
 
 
 def _told(reached: int, behind: bool) -> dict[str, str]:

@@ -38,7 +38,7 @@ from shared.events import (
     open_envelope,
     recorded,
 )
-from shared.identity import KEYS_READ, KEYS_WRITE, Principal, authorize, visible
+from shared.identity import KEYS_WRITE, Principal, authorize, visible
 from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
 from shared.tokens import without_keys
 
@@ -184,11 +184,6 @@ class KeyCommands:
         except UnreadableEventError:
             fact = KeyRevoked(reason=reason or "")
             return self._revoke_unread(principal, key_id, fact, request, if_versions)
-
-    def history(self, principal: Principal, key_id: str) -> list[Event]:
-        """The events of a key, oldest first. Raises ForbiddenError, NoSuchKeyError."""
-        authorize(principal, KEYS_READ)
-        return self._history(principal, key_id)
 
     def _history(self, principal: Principal, key_id: str) -> list[Event]:
         return [decode(record) for record in self._records(principal, key_id)]

@@ -1,19 +1,20 @@
 """Answers what the audit service asks of keys, from the ledger itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.keys.chart import DAYS, chart
-from services.keys.commands import fold
-from services.keys.domain import Key, subject
-from services.keys.key_material import ApiKey, MalformedKeyError, is_key_id, parse
+from services.keys.domain import Key, evolve
+from services.keys.key_material import ApiKey, MalformedKeyError, parse
 from services.keys.moments import NotYetCreatedError, past
 from services.keys.past_verdicts import verdict_before, verdict_of
 from services.keys.service import Keys
 from services.keys.usage import Usage
-from shared.events import Event, KeyCreated, KeyRotated, decode, open_envelope
+from shared.events import Event, KeyCreated, KeyRotated
 from shared.inquiries import DayOfUse, FoundKey, KeyUse, NotAKeyError, PastVerdict, Secret
 from shared.moments import Moment
+
+_SECRETS_THAT_MATTER = 3
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,11 @@ class LedgerInquiries:
         self, workspace: str, key_id: str, moment: Moment, scopes: Sequence[str]
     ) -> PastVerdict | None:
         """What would have been said of a key then."""
-        history = self._history(workspace, key_id)
-        if not history:
+        if not self.keys.is_in(workspace, key_id):
             return None
-        at = self.keys.time_of(moment, history[-1].at)
+        at = self.keys.time_of(moment, key_id)
         try:
-            return verdict_of(past(history, moment, at), scopes)
+            return verdict_of(past(self.keys.events(key_id), moment, at), scopes)
         except NotYetCreatedError as error:
             return verdict_before(error.created, at)
 
@@ -42,8 +42,9 @@ class LedgerInquiries:
             presented = parse(token)
         except MalformedKeyError:
             raise NotAKeyError from None
-        history = self._history(workspace, presented.id)
-        return found(presented, history, self.keys.commands.now()) if history else None
+        if not self.keys.is_in(workspace, presented.id):
+            return None
+        return found(presented, self.keys.events(presented.id), self.keys.commands.now())
 
     def use(self, key_id: str) -> KeyUse:
         """How a key was used in the last days."""
@@ -52,20 +53,19 @@ class LedgerInquiries:
         days = [DayOfUse(**bar._asdict()) for bar in drawn.busy]
         return KeyUse(last_used_at=drawn.last_used_at, days=days)
 
-    def _history(self, workspace: str, key_id: str) -> list[Event]:
-        """The events of a key, oldest first; none of one that is not the workspace's."""
-        records = [*self.keys.commands.ledger.records(subject(key_id))] if is_key_id(key_id) else []
-        if not records or open_envelope(records[0]).workspace != workspace:
-            return []
-        return [decode(record) for record in records]
 
-
-def found(presented: ApiKey, history: Sequence[Event], now: int) -> FoundKey | None:
-    """What is told of a token by its key's events, at a time in ms; None: it never was the key's secret."""
-    key = fold(history)
-    secret = _secret(presented, history, key, now)
-    if secret is None:
+def found(presented: ApiKey, history: Iterable[Event], now: int) -> FoundKey | None:
+    """What is known of a token by its key's events, at a time in ms; None: it never was the key's secret."""
+    key: Key | None = None
+    made: list[Event] = []  # the event that made this secret, and the two rotations after it
+    for event in history:
+        key = evolve(key, event)
+        if isinstance(event.data, KeyCreated | KeyRotated) and (made or presented.matches(event.data.digest)):
+            made.append(event)
+            del made[_SECRETS_THAT_MATTER:]
+    if key is None or not made:
         return None
+    secret = _secret(made, key, now)
     return FoundKey(
         id=key.id,
         name=key.name,
@@ -80,19 +80,15 @@ def found(presented: ApiKey, history: Sequence[Event], now: int) -> FoundKey | N
     )
 
 
-def _secret(presented: ApiKey, history: Sequence[Event], key: Key, now: int) -> Secret | None:
-    """Which of the key's secrets it is: each is good until the next one comes, and then for a grace.
+def _secret(made: Sequence[Event], key: Key, now: int) -> Secret:
+    """How a secret stands: each is valid until the next one, and then for a grace period.
 
-    A grace ends at the next rotation but one, and where the key expires.
+    That ends at the next rotation but one, and where the key expires.
     """
-    made = [event for event in history if isinstance(event.data, KeyCreated | KeyRotated)]
-    place = next((n for n, event in enumerate(made) if presented.matches(event.data.digest)), None)
-    if place is None:
-        return None
-    since, later = made[place].at, made[place + 1 :]
+    since, later = made[0].at, made[1:]
     if not later:
         return Secret(standing="present", since=since, replaced_at=None, good_until=key.expires_at)
-    ends = [later[0].data.previous_expires_at, *(event.at for event in later[1:2])]
+    ends = [later[0].data.previous_expires_at, *(event.at for event in later[1:])]
     good_until = min(ends if key.expires_at is None else [*ends, key.expires_at])
     return Secret(
         standing="grace" if good_until > now else "replaced",

@@ -1,9 +1,19 @@
-"""A key's history as it was at a moment. Pure."""
+"""A key as it was at a point in time. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from shared.events import Event
+from services.keys.domain import Key, evolve
+from shared.events import (
+    Event,
+    Fact,
+    KeyCreated,
+    KeyDetails,
+    KeyDetailsChanged,
+    KeyRevoked,
+    KeyRotated,
+    KeyToggled,
+)
 from shared.moments import Moment, Position, Time
 
 
@@ -17,34 +27,51 @@ class NotYetCreatedError(Exception):
 
 @dataclass(frozen=True)
 class Past:
-    """A key's history cut at a moment."""
+    """A key as it was at a point in time."""
 
     at: int  # ms since 1970; whether the key had expired depends on it
-    before: Sequence[Event]  # with what happened at the moment itself; never empty
-    after: Sequence[Event]
-
-    @property
-    def last(self) -> Event:
-        """What had happened to the key last."""
-        return self.before[-1]
-
-    @property
-    def step_back(self) -> Event | None:
-        """What had happened before that."""
-        return self.before[-2] if len(self.before) > 1 else None
-
-    @property
-    def step_on(self) -> Event | None:
-        """What was to happen next."""
-        return self.after[0] if self.after else None
+    key: Key
+    last: Event  # what had happened to the key last, which may be at that very moment
+    step_back: Event | None  # what had happened before that
+    step_on: Event | None  # what was to happen next
+    set_by: Mapping[str, Event]  # the event that last set a field of the key
 
 
-def past(history: Sequence[Event], moment: Moment, at: int) -> Past:
-    """Cuts a history at a moment, which was at `at` by the clock. Raises NotYetCreatedError."""
-    before = [event for event in history if _had_happened(event, moment)]
-    if not before:
-        raise NotYetCreatedError(history[0])
-    return Past(at, before, history[len(before) :])
+def past(history: Iterable[Event], moment: Moment, at: int) -> Past:
+    """Reads a history up to a moment, which was at `at` by the clock, and one event further.
+
+    Raises NotYetCreatedError, UnreadableEventError.
+    """
+    key, last, step_back, step_on = None, None, None, None
+    set_by: dict[str, Event] = {}
+    for event in history:
+        if not _had_happened(event, moment):
+            step_on = event
+            break
+        key, last, step_back = evolve(key, event), event, last
+        set_by |= dict.fromkeys(_fields_set(event.data), event)
+    if key is None or last is None:
+        if step_on is None:
+            raise ValueError("a key without events")
+        raise NotYetCreatedError(step_on)
+    return Past(at, key, last, step_back, step_on, set_by)
+
+
+def _fields_set(fact: Fact) -> Iterable[str]:
+    match fact:
+        case KeyCreated():
+            return ("enabled", "digest", "scopes", "expires_at")
+        case KeyToggled():
+            return ("enabled",)
+        case KeyRotated():
+            return ("digest",)
+        case KeyRevoked():
+            return ("revoked",)
+        case KeyDetailsChanged(before=before, after=after):
+            names = KeyDetails.__struct_fields__
+            return [name for name in names if getattr(before, name) != getattr(after, name)]
+        case _:
+            return ()
 
 
 def _had_happened(event: Event, moment: Moment) -> bool:

@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -12,7 +13,7 @@ from werkzeug.wrappers import Response
 
 from services.keys.chart import DAYS, chart
 from services.keys.commands import Done, NoSuchKeyError, StaleVersionError, fold
-from services.keys.domain import Key
+from services.keys.domain import Key, subject
 from services.keys.forms import read, rules, texts_of, typed_in, utc
 from services.keys.key_material import MalformedKeyError, parse
 from services.keys.list_page import chosen, listed, place_of
@@ -37,6 +38,7 @@ from shared.tokens import resembles_key
 from shared.web.access import Access, attached, idempotency_of, origin, signed_in
 
 _GRACES = {0: "no time at all", 3600: "1 hour", 86_400: "1 day", 604_800: "7 days", 2_592_000: "30 days"}
+_LIFECYCLE_PAGE = 20  # events
 _TYPED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?")
 _MADE_ALREADY = (
     "This form has made a key already, and it said something else then. "
@@ -70,7 +72,7 @@ def find_keys(principal: Principal) -> Response | tuple[str, int]:
         return redirect(url_for("keys.list_keys", **query), 303)
     try:
         key_id = parse(sought).id
-        attached(Keys).commands.history(principal, key_id)
+        attached(Keys).check_known(principal, key_id)
     except MalformedKeyError:
         error = (
             "This looks like an API key that was mistyped or cut off. Copy the whole key and paste it again."
@@ -143,9 +145,11 @@ def set_status(principal: Principal, key_id: str) -> str | Response | tuple[str,
 @signed_in(KEYS_WRITE)
 def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
     """The form of a key's details, and what was typed into it. What was left as it is changes nothing."""
-    events = attached(Keys).commands.history(principal, key_id)
-    seen = fold(events[: max(1, request.form.get("version", len(events), type=int))])
-    key, shown = fold(events), texts_of(seen)
+    keys = attached(Keys)
+    key = keys.present(principal, key_id)
+    version = max(1, request.form.get("version", key.version, type=int))
+    seen = key if version >= key.version else fold(islice(keys.events(key_id), version))
+    shown = texts_of(seen)
     typed = typed_in(request.form, shown)
     changed = {name: text for name, text in typed.items() if text not in {shown[name], escaped(shown[name])}}
     # What somebody else changed meanwhile stands, unless it was typed over.
@@ -204,7 +208,7 @@ def revoke_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
 
 
 def _present(principal: Principal, key_id: str) -> Key:
-    return fold(attached(Keys).commands.history(principal, key_id))
+    return attached(Keys).present(principal, key_id)
 
 
 def _not_held(error: ForbiddenError) -> str:
@@ -266,14 +270,13 @@ def _back(key_id: str, **position: Any) -> str:
 def _details(principal: Principal, key_id: str, no_moment: Sequence[str] = ()) -> str:
     """One key now; with what is wrong with the moment of the past that was asked for, if one was."""
     keys = attached(Keys)
-    events = keys.commands.history(principal, key_id)
-    key, now = fold(events), keys.commands.now()
+    key, now = keys.present(principal, key_id), keys.commands.now()
     grace_ends_at = key.previous_expires_at or 0
     return render_template(
         "keys/details.html",
         key=presented(key, now),
         old_secret_ends_at=grace_ends_at if grace_ends_at > now else None,
-        lifecycle=[_moment(event) for event in reversed(events)],
+        lifecycle=_lifecycle(principal, key_id, key.version),
         use=chart(attached(Usage).read(key_id, DAYS, now), now),
         errors={"at": no_moment} if no_moment else {},
     )
@@ -285,12 +288,29 @@ def _past_details(principal: Principal, key_id: str, at: str) -> str:
     past = attached(Keys).past(principal, key_id, moment)
     return render_template(
         "keys/details.html",
-        key=presented(fold(list(past.before)), past.at),
-        lifecycle=[_moment(event) for event in reversed([*past.before, *past.after])],
+        key=presented(past.key, past.at),
+        lifecycle=_lifecycle(principal, key_id, past.key.version + _LIFECYCLE_PAGE // 2),
         past=past,
         last=_moment(past.last),
         errors={},
     )
+
+
+def _lifecycle(principal: Principal, key_id: str, newest: int) -> dict[str, Any]:
+    """A page of a key's events, newest first: from version `newest`, or before the one that the URL names.
+
+    `older` and `newer` are the versions that the neighbouring pages come before, where there are such.
+    """
+    keys = attached(Keys)
+    version = keys.commands.ledger.version(subject(key_id))
+    end = min(max(1, request.args.get("before", newest + 1, type=int) - 1), version)
+    start = max(end - _LIFECYCLE_PAGE, 0)
+    events = keys.history(principal, key_id, start, end - start).events
+    return {
+        "moments": [_moment(event) for event in reversed(events)],
+        "older": start + 1 if start else None,
+        "newer": min(end + _LIFECYCLE_PAGE, version) + 1 if end < version else None,
+    }
 
 
 def _moment(event: Event) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from services.keys.moments import Past
-from services.keys.standings import Standing, standing_of
+from services.keys.standings import Standing, standing_after
 from services.keys.verification import Code, code_at, end_of, end_of_grace
 from shared.descriptions import actor_name
-from shared.events import Event, Fact, KeyCreated, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
+from shared.events import Event, Fact, KeyCreated, KeyDetailsChanged, KeyRotated, KeyToggled
 from shared.inquiries import Cause, PastKey, PastVerdict
 from shared.timestamps import rfc3339
 
@@ -21,12 +21,23 @@ _DONE: Mapping[type[Fact], str] = MappingProxyType(
     }
 )
 
+# The fields of a key that make a verdict; the event that set one of them last decided it.
+_DECIDED_BY: Mapping[Code, Sequence[str]] = MappingProxyType(
+    {
+        "REVOKED": ("revoked",),
+        "DISABLED": ("enabled",),
+        "EXPIRED": ("expires_at",),
+        "INSUFFICIENT_SCOPES": ("scopes",),
+        "VALID": ("enabled", "digest", "expires_at", "scopes"),
+    }
+)
+
 
 def verdict_of(past: Past, scopes: Sequence[str]) -> PastVerdict:
     """What would have been said of the secret that the key had then. Raises UnreadableEventError."""
-    key = standing_of(past.before)
+    key = standing_after(past.key, past.last)
     code = code_at(key, past.at, end_of(key), scopes)
-    event = next(event for event in reversed(past.before) if _decides(code, event.data))
+    event = max((past.set_by[field] for field in _DECIDED_BY[code]), key=lambda event: event.version)
     until = _earlier_secret_until(key, past.at)
     also = f" The secret before the last rotation was good too, until {_utc(until)}." if until else ""
     return PastVerdict(
@@ -56,32 +67,6 @@ def verdict_before(created: Event, at: int) -> PastVerdict:
         cause=_cause(created),
         earlier_secret_until=None,
     )
-
-
-def _decides(code: Code, fact: Fact) -> bool:
-    """Whether such a fact makes such a verdict; the last of them did."""
-    match code:
-        case "REVOKED":
-            return isinstance(fact, KeyRevoked)
-        case "DISABLED":
-            return isinstance(fact, KeyToggled)
-        case "EXPIRED":
-            return _sets(fact, "expires_at")
-        case "INSUFFICIENT_SCOPES":
-            return _sets(fact, "scopes")
-        case _:
-            return isinstance(fact, KeyToggled | KeyRotated) or _sets(fact, "expires_at", "scopes")
-
-
-def _sets(fact: Fact, *details: str) -> bool:
-    """Whether one of the details is what it is by this fact."""
-    match fact:
-        case KeyCreated():
-            return True
-        case KeyDetailsChanged(before=before, after=after):
-            return any(getattr(before, name) != getattr(after, name) for name in details)
-        case _:
-            return False
 
 
 def _words(code: Code, event: Event, key: Standing, scopes: Sequence[str]) -> str:

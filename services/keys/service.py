@@ -1,16 +1,27 @@
 """What the API and the pages of keys work with."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from services.keys.commands import KeyCommands, NoSuchKeyError
+from services.keys.commands import KeyCommands, NoSuchKeyError, fold
 from services.keys.criteria import ALL, Criteria
-from services.keys.domain import Key
+from services.keys.domain import Key, subject
+from services.keys.key_material import is_key_id
 from services.keys.listing import Page
 from services.keys.moments import Past, past
 from services.keys.views import Views
+from shared.events import Event, decode, open_envelope
 from shared.identity import KEYS_READ, Principal, authorize, visible
 from shared.moments import Moment, MomentError, Position
+
+
+class History(NamedTuple):
+    """A page of a key's events, and whether others follow."""
+
+    events: list[Event]
+    more: bool
 
 
 @dataclass(frozen=True)
@@ -48,25 +59,63 @@ class Keys:
             raise NoSuchKeyError(key_id)
         return key, position, position < after
 
+    def present(self, principal: Principal, key_id: str) -> Key:
+        """One of the caller's keys as the ledger has it now: its row in the views, and the events after that.
+
+        Raises ForbiddenError, NoSuchKeyError, UnreadableEventError.
+        """
+        self.check_known(principal, key_id)
+        row, _ = self.views.find(key_id)
+        if row is None or row.version > self.commands.ledger.version(subject(key_id)):
+            row = None  # it isn't in the views yet, or they have more than a ledger that went backwards
+        return fold(self.events(key_id, row.version if row else 0), row)
+
+    def history(self, principal: Principal, key_id: str, after: int, limit: int) -> History:
+        """Some events of one of the caller's keys, after a version, oldest first.
+
+        Raises ForbiddenError, NoSuchKeyError, UnreadableEventError.
+        """
+        self.check_known(principal, key_id)
+        records = self.commands.ledger.page(subject(key_id), after, limit + 1)
+        return History([decode(record) for record in records[:limit]], more=len(records) > limit)
+
     def past(self, principal: Principal, key_id: str, moment: Moment) -> Past:
         """One of the caller's keys as it was.
 
-        Raises ForbiddenError, NoSuchKeyError, NotYetCreatedError; MomentError, if the moment is yet to come.
+        Raises ForbiddenError, NoSuchKeyError, NotYetCreatedError, UnreadableEventError; MomentError, if the
+        moment is yet to come.
         """
-        history = self.commands.history(principal, key_id)
-        return past(history, moment, self.time_of(moment, history[-1].at))
+        self.check_known(principal, key_id)
+        return past(self.events(key_id), moment, self.time_of(moment, key_id))
 
-    def time_of(self, moment: Moment, latest: int) -> int:
+    def events(self, key_id: str, after: int = 0) -> Iterator[Event]:
+        """All events of a key after a version, read as they are asked for. Raises UnreadableEventError."""
+        return map(decode, self.commands.ledger.records(subject(key_id), after))
+
+    def check_known(self, principal: Principal, key_id: str) -> None:
+        """Raises ForbiddenError, and NoSuchKeyError, if the caller's workspace has no such key."""
+        authorize(principal, KEYS_READ)
+        if not self.is_in(principal.workspace, key_id):
+            raise NoSuchKeyError(key_id)
+
+    def is_in(self, workspace: str, key_id: str) -> bool:
+        """Whether a workspace has a key, by its first event. Raises UnreadableEventError."""
+        first = self.commands.ledger.page(subject(key_id), 0, 1) if is_key_id(key_id) else []
+        return bool(first) and open_envelope(first[0]).workspace == workspace
+
+    def time_of(self, moment: Moment, key_id: str) -> int:
         """When the moment was, in ms. What has an event has been, though the store's clock may be ahead.
 
-        `latest` is the time of the last event that is known. Raises MomentError, if it is yet to come.
+        Raises MomentError, if it is yet to come.
         """
+        ledger = self.commands.ledger
         if isinstance(moment, Position):
-            ledger = self.commands.ledger
             there = ledger.read(moment.position - 1, 1)
             if not there:
                 raise MomentError(f"The ledger is at position {ledger.head().position}, and not yet there.")
             return there[0].at
-        if moment.at > max(latest, time.time_ns() // 1_000_000):
-            raise MomentError("It is in the future: it must be a time that has come.")
+        if moment.at > time.time_ns() // 1_000_000:
+            newest = ledger.page(subject(key_id), max(ledger.version(subject(key_id)) - 1, 0), 1)
+            if not newest or moment.at > newest[0].at:
+                raise MomentError("It is in the future: it must be a time that has come.")
         return moment.at

@@ -11,6 +11,7 @@ from threading import Lock
 import msgspec
 
 from services.keys.commands import fold
+from services.keys.domain import Key
 from shared.events import Event, UnreadableEventError
 
 _UNKNOWN_SHARE = 10  # there is a tenth as much room for ids that no key has as for keys
@@ -50,9 +51,11 @@ UNKNOWN = Standing(
 
 def standing_of(history: Sequence[Event]) -> Standing:
     """How a key stands by its events, oldest first. Raises UnreadableEventError."""
-    if not history:
-        return UNKNOWN
-    key, last = fold(list(history)), history[-1]
+    return standing_after(fold(history), history[-1]) if history else UNKNOWN
+
+
+def standing_after(key: Key, last: Event) -> Standing:
+    """How a key stands whose last event this was. Raises UnreadableEventError."""
     try:
         digest = bytes.fromhex(key.digest)
         previous = None if key.previous_digest is None else bytes.fromhex(key.previous_digest)

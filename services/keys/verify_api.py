@@ -99,7 +99,7 @@ def read_usage(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
     Counts are gathered in memory and written once a second: a crash may lose the last second of them.
     """
     keys = attached(Keys)
-    keys.commands.history(principal, key_id)
+    keys.check_known(principal, key_id)
     return attached(Usage).read(key_id, query["days"], keys.commands.now())
 
 

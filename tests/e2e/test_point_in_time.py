@@ -107,7 +107,7 @@ def test_the_lifecycle_leads_a_person_through_the_past(page: Page, service: Serv
     expect(page.get_by_role("switch")).to_have_count(1)
     expect(page.get_by_role("navigation", name="Steps through the lifecycle")).to_have_count(0)
 
-    page.get_by_role("link", name=f"As it was at event {off}").click()
+    page.get_by_role("link", name=f"View at this point: event {off}").click()
     page.wait_for_url(f"**/keys/{made['id']}?at={off}")
     expect(page.get_by_role("heading", level=1)).to_have_text("Walked <through>")
     expect(page.get_by_role("status")).to_contain_text("This is the past: the key as it was on")

@@ -4,10 +4,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from fakeredis import FakeRedis
 from msgspec.structs import replace
 
 from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, StaleVersionError
 from services.keys.domain import ChangeKey, Key, RefusedError
+from services.keys.service import Keys
+from services.keys.views import Views
 from shared.events import KeyToggled, NewEvent, UnreadableEventError
 from shared.identity import (
     ADMIN,
@@ -26,6 +29,11 @@ END = 4_102_444_800_000
 SOONER, LATER = END - 1, END + 1
 OPERATOR = person("default", ADMIN, PLATFORM_VERIFY)
 BACK_ON = KeyToggled(enabled=True, reason="")
+
+
+def keys_of(commands: KeyCommands) -> Keys:
+    """What reads the keys of these commands."""
+    return Keys(commands, Views(FakeRedis()))
 
 
 def test_a_created_key_is_an_event_that_tells_all_but_the_token(
@@ -132,13 +140,15 @@ def test_another_workspaces_key_is_unknown(commands: KeyCommands) -> None:
     with pytest.raises(NoSuchKeyError):
         commands.change(stranger, key.id, OFF, REQUEST)
     with pytest.raises(NoSuchKeyError):
-        commands.history(stranger, key.id)
+        keys_of(commands).present(stranger, key.id)
 
 
 @pytest.mark.parametrize("key_id", ["", "000000000000", "0" * 13, "key:a", "../log"])
 def test_no_other_part_of_the_store_can_be_reached_by_an_id(commands: KeyCommands, key_id: str) -> None:
     with pytest.raises(NoSuchKeyError):
-        commands.history(person(), key_id)
+        keys_of(commands).history(person(), key_id, 0, 20)
+    with pytest.raises(NoSuchKeyError):
+        commands.revoke(person(), key_id, None, REQUEST)
 
 
 def test_each_command_needs_its_scope(commands: KeyCommands, ledger: Ledger) -> None:
@@ -149,7 +159,7 @@ def test_each_command_needs_its_scope(commands: KeyCommands, ledger: Ledger) -> 
     with pytest.raises(ForbiddenError, match=KEYS_WRITE):
         commands.change(reader, key.id, OFF, REQUEST)
     with pytest.raises(ForbiddenError, match=KEYS_READ):
-        commands.history(writer, key.id)
+        keys_of(commands).history(writer, key.id, 0, 20)
     with pytest.raises(ForbiddenError, match="orders:write"):
         commands.create(writer, NewKey(name="n", scopes=("orders:write",)), REQUEST)
     assert ledger.head().position == 1
@@ -264,7 +274,7 @@ def test_a_secret_in_its_grace_period_reads_and_writes_nothing(commands: KeyComm
     for write in writes:
         with pytest.raises(RotatedSecretError, match="current secret"):
             write()
-    assert len(commands.history(old, key.id)) == ledger.head().position == 2
+    assert len(keys_of(commands).history(old, key.id, 0, 20).events) == ledger.head().position == 2
 
 
 def test_a_rotated_key_has_a_new_token_under_its_id(commands: KeyCommands) -> None:

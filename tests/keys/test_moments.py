@@ -36,9 +36,14 @@ def test_a_key_as_it_was_is_the_fold_of_what_had_happened(
     moment: Moment, version: int, enabled: bool
 ) -> None:
     found = past(LIFE, moment, 0)
-    key = fold(list(found.before))
-    assert (key.version, key.enabled, found.last.version) == (version, enabled, version)
-    assert [*found.before, *found.after] == LIFE
+    assert (found.key.version, found.key.enabled, found.last.version) == (version, enabled, version)
+    assert found.key == fold(LIFE[:version])
+
+
+def test_no_more_of_a_history_is_read_than_one_event_after_the_moment() -> None:
+    history = iter(LIFE)
+    assert past(history, Position(10), 0).step_on == LIFE[1]
+    assert [*history] == LIFE[2:]
 
 
 @pytest.mark.parametrize("moment", [Position(9), Time(999)])

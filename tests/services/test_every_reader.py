@@ -20,7 +20,7 @@ from services.audit.terms import terms_of
 from services.keys.domain import Key, evolve
 from services.keys.forms import texts_of
 from services.keys.index import moves
-from services.keys.moments import Past
+from services.keys.moments import past
 from services.keys.pages import _moment
 from services.keys.past_verdicts import verdict_of
 from services.keys.schemas import EventSchema, KeySchema, presented
@@ -41,6 +41,7 @@ from shared.events import (
 )
 from shared.export import line_of, record_of
 from shared.identity import ADMIN, Principal
+from shared.moments import Position
 from shared.timestamps import LAST_TIME, rfc3339
 from tests.application import application
 from tests.shared.every_event import facts, record, values_of
@@ -87,7 +88,7 @@ def test_a_key_of_any_events_is_listed_verified_and_told(app: Flask, life: list[
     standing = standing_of(events)
     verdict = Verdict(code_at(standing, NOW, end_of(standing), ()), 1, standing)
     assert json.loads(told(verdict))["key_id"] == KEY.partition(":")[2]
-    assert verdict_of(Past(NOW, events, []), ["a"]).words
+    assert verdict_of(past(events, Position(len(events)), NOW), ["a"]).words
     assert key is not None
     _show_details(app, key, events)
 
@@ -98,8 +99,8 @@ def _show_details(app: Flask, key: Key, events: Sequence[Event]) -> None:
         "keys/details.html",
         key=presented(key),
         old_secret_ends_at=key.previous_expires_at,
-        lifecycle=[_moment(event) for event in events],
-        past=Past(NOW, events, []),
+        lifecycle={"moments": [_moment(event) for event in events]},
+        past=past(events, Position(len(events)), NOW),
         last=_moment(events[-1]),
         errors={},
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from threading import Condition
 
 from shared.events import Event, NewEvent, Record, decode, encode, name_of
@@ -98,9 +99,13 @@ class MemoryLedger(Ledger):
         """All events of one subject, oldest first."""
         return [decode(record) for record in self.records(subject)]
 
-    def records(self, subject: str) -> Iterator[Record]:
-        """The same as they are stored."""
-        return (record for about, record in list(self._log) if about == subject)
+    def records(self, subject: str, after: int = 0) -> Iterator[Record]:
+        """Those after a version as they are stored."""
+        return islice((record for about, record in list(self._log) if about == subject), after, None)
+
+    def page(self, subject: str, after: int, limit: int) -> list[Record]:
+        """The next `limit` events of one subject after a version."""
+        return [*islice(self.records(subject, after), limit)]
 
     def last(self, subject: str) -> Event | None:
         """The newest event of one subject."""

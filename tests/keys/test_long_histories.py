@@ -1,0 +1,108 @@
+"""A key with thousands of events: what is shown of it reads as much as it shows, and no more."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import TypeVar
+
+import pytest
+from redis import Redis
+
+from services.keys.commands import KeyCommands, NewKey, fold
+from services.keys.domain import ChangeKey, subject
+from services.keys.projector import Projector
+from services.keys.service import Keys
+from services.keys.views import Views
+from shared.events import KeyToggled, enveloped
+from shared.ledger import Ledger
+from shared.moments import Position
+from tests.keys.people import REQUEST, now, person
+
+TOGGLES = 4_000
+_T = TypeVar("_T")
+
+
+@pytest.fixture
+def keys(store: Redis) -> Keys:
+    ids = (f"event-{number}" for number in count(1))
+    commands = KeyCommands(Ledger(store), "kl", random.Random(7).randrange, ids.__next__, now)
+    return Keys(commands, Views(store))
+
+
+@pytest.fixture
+def key_id(keys: Keys) -> str:
+    key = keys.commands.create(person(), NewKey(name="Toggled"), REQUEST).key
+    events = enveloped(
+        [KeyToggled(enabled=bool(number % 2), reason="") for number in range(TOGGLES)],
+        subject=subject(key.id),
+        after_version=1,
+        workspace="default",
+        actor=person().actor,
+        request=REQUEST,
+        new_id=keys.commands.new_id,
+    )
+    keys.commands.ledger.append(subject(key.id), events, 1)
+    return key.id
+
+
+def project(keys: Keys) -> None:
+    projector = Projector(keys.commands.ledger, keys.views)
+    while projector.step(wait_ms=1):
+        pass
+
+
+def reads(store: Redis, act: Callable[[], _T]) -> tuple[_T, int]:
+    """What it gives, and how many events the store read for it."""
+    store.config_resetstat()
+    result = act()
+    stats = store.info("commandstats")
+    return result, stats.get("cmdstat_xrange", {"calls": 0})["calls"]
+
+
+def test_a_page_of_a_history_reads_only_its_own_events(store: Redis, keys: Keys, key_id: str) -> None:
+    for after in (0, 10, TOGGLES - 5):
+        page, read = reads(store, partial(keys.history, person(), key_id, after, 20))
+        assert [event.version for event in page.events] == list(range(after + 1, TOGGLES + 2))[:20]
+        assert page.more == (after + 20 < TOGGLES + 1)
+        assert read <= 22
+
+
+def test_a_cursor_after_the_end_is_an_empty_page(keys: Keys, key_id: str) -> None:
+    for after in (TOGGLES + 1, 2**53):
+        assert keys.history(person(), key_id, after, 20) == ([], False)
+
+
+def test_the_present_state_of_a_key_is_its_row_and_the_events_after_that(
+    store: Redis, keys: Keys, key_id: str
+) -> None:
+    before = keys.present(person(), key_id)
+    project(keys)
+    present, read = reads(store, lambda: keys.present(person(), key_id))
+    assert present == before == fold(keys.events(key_id))
+    assert read <= 2
+    keys.commands.change(person(), key_id, ChangeKey(name="Renamed"), REQUEST)  # and the views lag
+    present, read = reads(store, lambda: keys.present(person(), key_id))
+    assert (present.name, present.version) == ("Renamed", TOGGLES + 2)
+    assert read <= 3
+
+
+def test_a_row_that_is_ahead_of_a_ledger_that_went_backwards_is_not_believed(
+    store: Redis, keys: Keys, key_id: str
+) -> None:
+    project(keys)
+    store.rpop(f"{{kl:0}}:subject:{subject(key_id)}")
+    assert keys.present(person(), key_id).version == TOGGLES
+
+
+def test_a_key_as_it_was_early_reads_none_of_what_came_late(store: Redis, keys: Keys, key_id: str) -> None:
+    found, read = reads(store, lambda: keys.past(person(), key_id, Position(3)))
+    assert (found.key.version, found.last.position) == (3, 3)
+    assert read < TOGGLES // 4
+
+
+def test_whether_a_workspace_has_a_key_is_told_by_its_first_event(
+    store: Redis, keys: Keys, key_id: str
+) -> None:
+    _, read = reads(store, lambda: keys.check_known(person(), key_id))
+    assert read == 1
