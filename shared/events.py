@@ -1,5 +1,6 @@
 """The events: their classes, their envelope and their codec. The only contract between the services."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -367,6 +368,9 @@ class UnreadableEventError(Exception):
 Facts: TypeAlias = Sequence[Fact]
 
 
+_PLAIN_NAME = re.compile(r"[a-z0-9._-]*")  # which no key is, for those have capitals
+
+
 def enveloped(
     facts: Facts,
     *,
@@ -382,8 +386,10 @@ def enveloped(
     No whole API key gets into one, nor most of one. Raises InvalidFieldError if one was typed into a field;
     in what an event only repeats, as the user agent, it is removed.
     """
-    _refuse_keys(subject, "email" if subject.startswith(ACCOUNT_SUBJECT) else "subject")
-    _refuse_keys(workspace, "workspace")
+    if after_version == 0:  # of one that there is, what happens to it must not fail for its name
+        _refuse_keys(subject, "email" if subject.startswith(ACCOUNT_SUBJECT) else "subject")
+    if not _PLAIN_NAME.fullmatch(workspace):
+        _refuse_keys(workspace, "workspace")
     actor, request = _without_keys(actor), _without_keys(request)
     return [
         NewEvent(

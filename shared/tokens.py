@@ -21,6 +21,7 @@ _HEX = re.compile(r"(?:0[Xx])?[0-9A-Fa-f]+")
 _BODY = re.compile(rf"(?=_([0-9A-Za-z]{{{BODY_LENGTH}}}))")
 _NOT_OF_KEYS = re.compile(r"[^0-9A-Za-z_]+")
 _CHUNK = re.compile(r"[^\s\"']+")
+_HASH_LENGTHS = frozenset({64, 96, 128})  # of SHA-2 in hexadecimal digits
 _LEAST_OF_EACH_CASE = 8
 _SHOWN = 4  # characters of a key that its hint shows as well
 _ENCODED_MOST = 4  # times
@@ -77,11 +78,12 @@ def base62(number: int, width: int) -> str:
 
 
 def _is_key(found: re.Match[str]) -> bool:
-    """Whether a run of letters and digits is the most of a key: it follows a prefix, or looks random."""
+    """Whether a run of letters and digits is most of a key: a whole one behind a prefix, or one like random."""
     run, start = found[0], found.start()
-    if start >= 2 and _PREFIX_END.match(found.string, start - 2):
-        return True
-    if _HEX.fullmatch(run):  # a hash, as people quote them
+    is_hex = _HEX.fullmatch(run) is not None
+    if len(run) >= BODY_LENGTH and start >= 2 and _PREFIX_END.match(found.string, start - 2):
+        return not (is_hex and len(run) in _HASH_LENGTHS)
+    if is_hex:  # a hash, as people quote them
         return False
     upper, lower = (sum(map(of_case, run)) for of_case in (str.isupper, str.islower))
     if upper + lower < len(run):

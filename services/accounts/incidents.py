@@ -16,6 +16,7 @@ from redis import Redis, RedisError
 
 from services.accounts.attempts import network
 from shared.connections import StoreError
+from shared.errors import InvalidFieldError
 from shared.events import (
     ACCESS_SUBJECT,
     ACCOUNT_SUBJECT,
@@ -168,6 +169,13 @@ class Incidents:
             incident, attempts = _decode(body), int(count)
         except msgspec.MsgspecError:
             return  # of another version of the code, whose next process tells it
+        try:
+            self._record(incident, attempts)
+        except InvalidFieldError as error:
+            _log.error("failed sign-ins or denials cannot be recorded", error=str(error))
+        self._subtract([_COUNTS, _LAST], [cast("Any", name), attempts])
+
+    def _record(self, incident: _Incident, attempts: int) -> None:
         self._journal.tell(
             SignInFailed(attempts=attempts)
             if incident.scope is None
@@ -177,7 +185,6 @@ class Incidents:
             actor=incident.actor,
             request=incident.request,
         )
-        self._subtract([_COUNTS, _LAST], [cast("Any", name), attempts])
 
     def _workspace(self, subject: str) -> str:
         """That of the account that somebody tried to sign in to."""

@@ -607,3 +607,15 @@ def test_sign_ins_stay_limited_while_the_store_is_out_of_memory(valkey_url: str)
                 pass
         finally:
             full.config_set("maxmemory", 0)
+
+
+def test_an_address_that_looks_like_a_key_keeps_no_other_failure_from_the_ledger(
+    accounts: Accounts, incidents: Incidents, store: Any
+) -> None:
+    incidents.sign_in_failed(f"account:kl_{'aB3' * 16}aB@example.com", REQUEST)
+    accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
+    incidents.sign_in_failed("account:ada@example.com", REQUEST)
+    incidents.tell()
+    assert failures(accounts, "sign-in:ada@example.com") == [1]
+    assert store.hgetall("{kl:0}:incidents:counts") == {}
+    assert not any(b"aB3aB3" in record.body for record in accounts.ledger.read(0, 10))

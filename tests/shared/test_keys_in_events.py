@@ -141,6 +141,13 @@ def test_a_request_is_not_named_by_a_key() -> None:
     assert origin({"HTTP_X_REQUEST_ID": "checkout-42", "REMOTE_ADDR": ""}).id == "checkout-42"
 
 
+def test_what_exists_is_not_locked_by_its_name() -> None:
+    fact = KeyToggled(enabled=True, reason="")
+    assert append(fact, subject=f"account:{TOKEN}@example.org", after_version=1).version == 2
+    workspace = "org_" + "a" * 55
+    assert append(fact, workspace=workspace).workspace == workspace
+
+
 def test_what_has_no_key_is_kept_as_it_is() -> None:
     fact = KeyToggled(enabled=True, reason="commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b broke it")
     event = append(fact)
