@@ -78,7 +78,7 @@ def base62(number: int, width: int) -> str:
 
 
 def _is_key(found: re.Match[str]) -> bool:
-    """Whether a run of letters and digits is most of a key: a whole one behind a prefix, or one like random."""
+    """Whether a run of letters and digits is most of a key: whole behind a prefix, or like random."""
     run, start = found[0], found.start()
     is_hex = _HEX.fullmatch(run) is not None
     if len(run) >= BODY_LENGTH and start >= 2 and _PREFIX_END.match(found.string, start - 2):
