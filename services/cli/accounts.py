@@ -52,14 +52,8 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
 @json_option
 def list_accounts(workspace: str, as_json: bool) -> None:
     """List the people of a workspace."""
-    people, cursor = list[Person](), ""
     with opened(AccountParts) as parts:
-        while True:
-            page = parts.directory.page(operator(workspace), _PAGE, cursor)
-            people += page.people
-            if page.next_cursor is None:
-                break
-            cursor = page.next_cursor
+        people = _people(parts, workspace)
     if as_json:
         click.echo(json.dumps({"accounts": [_as_json(person) for person in people]}, ensure_ascii=False))
         return
@@ -79,6 +73,7 @@ def change_role(email: str, role: str, workspace: str) -> None:
     """Let a person do other things."""
     with opened(AccountParts) as parts:
         _print_state(parts.accounts.change_role(operator(workspace), email, role, request()))
+        _warn_without_owner(parts, workspace)
 
 
 @account_command.command("disable")
@@ -90,6 +85,7 @@ def disable_account(email: str, reason: str, workspace: str) -> None:
     reason = ReasonSchema().load({"reason": reason})["reason"]
     with opened(AccountParts) as parts:
         _print_state(parts.accounts.disable(operator(workspace), email, reason, request()))
+        _warn_without_owner(parts, workspace)
 
 
 @account_command.command("enable")
@@ -122,6 +118,26 @@ def _read_password() -> str:
 def _asked_password() -> str:
     password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     return password
+
+
+def _people(parts: AccountParts, workspace: str) -> list[Person]:
+    page = parts.directory.page(operator(workspace), _PAGE)
+    people = page.people
+    while page.next_cursor is not None:
+        page = parts.directory.page(operator(workspace), _PAGE, page.next_cursor)
+        people += page.people
+    return people
+
+
+def _warn_without_owner(parts: AccountParts, workspace: str) -> None:
+    """Only the operator can leave a workspace without an owner, and only they can give it one again."""
+    accounts = (person.account for person in _people(parts, workspace))
+    if not any(account and account.enabled and account.role == "owner" for account in accounts):
+        click.echo(
+            f"Workspace {workspace} has no owner now. Make somebody its owner: "
+            "keyledger account role EMAIL owner, or keyledger account enable EMAIL.",
+            err=True,
+        )
 
 
 def _print_state(account: Account) -> None:

@@ -22,6 +22,7 @@ from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.commands import Accounts
 from services.accounts.credentials import HasherBusyError, Passwords
 from services.accounts.directory import Directory
+from services.accounts.domain import OwnAccountError
 from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
 from shared.connections import connect
@@ -30,6 +31,8 @@ from shared.identity import ADMIN, Principal
 from shared.ip_addresses import canonical_ip
 from shared.journal import Journal
 from shared.ledger import Ledger, VersionConflictError, credential_key
+from shared.web.access import Access, attach
+from shared.web.limits import Limits
 from shared.web.session import StoredSessions
 from tests.real import until
 
@@ -394,6 +397,30 @@ def test_a_sign_in_that_finds_the_hasher_busy_is_asked_to_come_back_and_counts_a
     incidents.tell()
     assert failures(accounts, "sign-in:ada@example.com") == []
     assert sign_in(client).status_code == 303
+
+
+def test_each_session_has_its_own_tries_at_the_current_password(
+    app: Flask, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach(app, Access(lambda _: OPERATOR, accounts.principal_of, lambda *_: None))
+    attach(app, Limits(None))
+    counted = []
+
+    def refuse(_: Accounts, *given: Any) -> None:
+        counted.append(given[-1])
+        raise OwnAccountError("refused")
+
+    app.register_error_handler(OwnAccountError, lambda error: (str(error), 409))
+    monkeypatch.setattr(Accounts, "change_password", refuse)
+    form = {"current_password": "a guess", "password": "another password", "repeated": "another password"}
+    for _ in range(2):
+        with app.test_client() as client:
+            sign_in(client)
+            for _ in range(2):
+                assert client.post("/account/password", data=form).status_code == 409
+    first, again, second, _ = counted
+    assert first == again != second
+    assert first
 
 
 def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskClient) -> None:

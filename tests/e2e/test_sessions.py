@@ -328,7 +328,9 @@ def test_without_a_trusted_proxy_nobodys_word_is_taken(tmp_path: Path) -> None:
         assert alone.stop() == 0
 
 
-def test_tries_are_limited_for_a_known_and_an_unknown_account_alike(service: Service, email: str) -> None:
+def test_tries_are_limited_for_known_and_unknown_alike_and_who_is_signed_in_changes_the_password(
+    service: Service, email: str, person: Visitor
+) -> None:
     answers = {}
     for address in (email, f"un{email}"):
         visitor = visiting(service)
@@ -344,6 +346,9 @@ def test_tries_are_limited_for_a_known_and_an_unknown_account_alike(service: Ser
         token = refused.text.split('name="csrf_token" value="')[1].split('"')[0]
         answers[address] = refused.text.replace(address, "…").replace(token, "…")
     assert len(set(answers.values())) == 1
+    new = {"password": "a password of my own", "repeated": "a password of my own"}
+    changed = person.submit("/account/password", "/account", current_password=PASSWORD, **new)
+    assert (changed.status_code, changed.headers["Location"]) == (303, "/account")
 
 
 def entries(service: Service, **query: str) -> list[dict[str, Any]]:
