@@ -2,7 +2,8 @@
 
 Each is counted in the store. Of each account, address, or caller and scope at most one event a minute tells
 how many there were. An event is appended before its number is subtracted: where a process dies between the
-two, the next event tells those again, and none is lost.
+two, the next event tells those again, and none is lost. An attacker may have any number of addresses: of
+those that try accounts which don't exist, up to 100 a minute get an event each, and all others one together.
 """
 
 import hashlib
@@ -40,6 +41,9 @@ _LOOK_EVERY_S = 1.0
 _PAGE = 500
 _COUNTS = f"{NAMESPACE}:incidents:counts"
 _LAST = f"{NAMESPACE}:incidents:last"
+_ADDRESSES = f"{NAMESPACE}:incidents:addresses"
+_MAX_ADDRESSES = 100  # a minute that are told singly
+_OTHERS = "others"
 _log = structlog.get_logger(__name__)
 
 # Takes what was told from a count, and the count away if nothing is left of it.
@@ -50,6 +54,17 @@ if redis.call('HINCRBY', KEYS[1], ARGV[1], -ARGV[2]) <= 0 then
   redis.call('HDEL', KEYS[1], ARGV[1])
   redis.call('HDEL', KEYS[2], ARGV[1])
 end
+"""
+
+
+# Whether an address is one of the first of this minute. KEYS  1 those  ARGV  1 the address  2 how many  3 s
+_IS_AMONG_FIRST = """
+if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then return 1 end
+local count = redis.call('SCARD', KEYS[1])
+if count >= tonumber(ARGV[2]) then return 0 end
+redis.call('SADD', KEYS[1], ARGV[1])
+if count == 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+return 1
 """
 
 
@@ -82,6 +97,7 @@ class Incidents:
         self._store = store
         self._journal = journal
         self._subtract = store.register_script(_SUBTRACT)
+        self._is_among_first = store.register_script(_IS_AMONG_FIRST)
 
     def sign_in_failed(self, account: str | None, request: Request) -> None:
         """Counts a try to sign in, to an account by its subject or to none that there is.
@@ -90,6 +106,9 @@ class Incidents:
         """
         address = network(request.ip)
         known = account is not None
+        # Asked for known accounts too, so that both take the same time.
+        if not self._is_among_first([_ADDRESSES], [address, _MAX_ADDRESSES, _EVERY_S]) and not known:
+            address = _OTHERS
         subject = sign_in_subject(account) if account is not None else ADDRESS_SUBJECT + address
         incident = _Incident(
             subject=subject,

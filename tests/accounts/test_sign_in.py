@@ -26,7 +26,7 @@ from services.accounts.domain import OwnAccountError
 from services.accounts.incidents import Incidents
 from services.accounts.sign_in import SignIn
 from shared.connections import connect
-from shared.events import KeyToggled, Request, SignedIn, SignInFailed, UnreadableEventError, enveloped
+from shared.events import KeyToggled, Request, SignedIn, SignInFailed, UnreadableEventError, decode, enveloped
 from shared.identity import ADMIN, Principal
 from shared.ip_addresses import canonical_ip
 from shared.journal import Journal
@@ -646,3 +646,18 @@ def test_an_address_that_looks_like_a_key_keeps_no_other_failure_from_the_ledger
     assert failures(accounts, "sign-in:ada@example.com") == [1]
     assert store.hgetall("{kl:0}:incidents:counts") == {}
     assert not any(b"aB3aB3" in record.body for record in accounts.ledger.read(0, 10))
+
+
+def test_however_many_addresses_fail_only_some_get_an_event_of_their_own_and_none_is_lost(
+    accounts: Accounts, incidents: Incidents, store: Any
+) -> None:
+    for number in range(300):
+        ip = f"198.51.{number // 250}.{number % 250}"
+        incidents.sign_in_failed(None, Request(id="r1", ip=ip, user_agent=None))
+    incidents.tell()
+    told = [decode(record) for record in accounts.ledger.read(0, 1_000)]
+    assert len(told) == 101
+    assert sum(event.data.attempts for event in told) == 300
+    assert failures(accounts, "address:others") == [200]
+    assert failures(accounts, "address:198.51.0.0") == [1]
+    assert 0 < store.ttl("{kl:0}:incidents:addresses") <= 60
