@@ -1,5 +1,6 @@
 """Where exports and backups go, and where they come from."""
 
+import errno
 import os
 import shutil
 import stat
@@ -49,6 +50,8 @@ def source(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _written(path: Path | None) -> Iterator[BinaryIO]:
     if path is None or str(path) == _STANDARD:
+        if not sys.stdout:  # as Python has it where the caller closed it
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return

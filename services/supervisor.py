@@ -59,7 +59,7 @@ def supervise(
     `when_ready` is called once, when all have started and are ready. A second signal kills at once.
     Raises NotReadyError.
     """
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    coloured = bool(sys.stdout and sys.stdout.isatty()) and not os.environ.get("NO_COLOR")
     asyncio.run(Supervisor(processes, timing, _print, coloured=coloured).run(when_ready))
 
 
@@ -263,7 +263,8 @@ def _prefixes(names: Sequence[str], coloured: bool) -> dict[str, str]:
 
 
 def _print(line: str) -> None:
-    # Who read the lines may have gone, which is no reason to stop.
+    # The reader of the lines may have gone, or there never was one, which is no reason to stop.
     with suppress(OSError):
-        sys.stdout.buffer.write(f"{line}\n".encode())
-        sys.stdout.buffer.flush()
+        if sys.stdout:
+            sys.stdout.buffer.write(f"{line}\n".encode(sys.stdout.encoding, "backslashreplace"))
+            sys.stdout.buffer.flush()

@@ -3,11 +3,11 @@
 import os
 import socket
 import sys
-
-import click
+from contextlib import suppress
 
 from services.accounts.credentials import new_password
 from services.composition import Parts
+from services.output import OutputError, echo, ensure_writable, tell_once
 from services.parts import new_id
 from services.supervisor import Process, supervise
 from services.web import free_address
@@ -82,8 +82,9 @@ def _listens(settings: Settings) -> bool:
 def _welcome(parts: Parts) -> None:
     """Says where the dashboard is and, once, to the terminal only, how to sign in."""
     host = f"[{parts.settings.host}]" if ":" in parts.settings.host else parts.settings.host
-    click.echo(f"\n  Keyledger is at http://{host}:{parts.settings.port}")
+    lines = [f"\n  Keyledger is at http://{host}:{parts.settings.port}"]
     if parts.ledger.head() == BEGINNING:
+        ensure_writable()
         password = new_password()
         operator = Principal(
             kind="operator",
@@ -94,6 +95,8 @@ def _welcome(parts: Parts) -> None:
         )
         request = Request(id=new_id(), ip=None, user_agent=None)
         parts.accounts.add(operator, _FIRST_OWNER, "owner", password, request)
-        click.echo(f"\n  Sign in as {_FIRST_OWNER}   password {password}")
-        click.echo("  This is shown once. Keep it, or add accounts with `keyledger account add`.")
-    click.echo("  Ctrl-C stops everything.\n")
+        lost = f"Give {_FIRST_OWNER} a password with `keyledger account password {_FIRST_OWNER}`."
+        tell_once("\n".join([*lines, f"\n  Sign in as {_FIRST_OWNER}   password {password}"]), lost)
+        lines = ["  This is shown once. Keep it, or add accounts with `keyledger account add`."]
+    with suppress(OSError, OutputError):  # Keyledger runs whether somebody reads this or not
+        echo("\n".join([*lines, "  Ctrl-C stops everything.\n"]))

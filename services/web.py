@@ -16,7 +16,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from shared.connections import DataDirectoryError, connect, ensure_usable
-from shared.embedded import open_store
+from shared.embedded import ensure_made, open_store
 from shared.errors import AdvisedError
 from shared.settings import Settings
 from shared.telemetry import configure_logs
@@ -68,6 +68,7 @@ def serve_pages(factory: str) -> None:
     configure_logs()
     settings = Settings.from_environment()
     address = free_address(settings)
+    ensure_made(settings)
     with open_store(settings) as store_url:
         ensure_usable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
         _tell_workers(REDIS_URL=store_url, SECRET_KEY=_secret_key(settings))

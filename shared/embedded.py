@@ -47,6 +47,19 @@ def open_store(settings: Settings) -> Iterator[str]:
         yield server.url
 
 
+def ensure_made(settings: Settings) -> None:
+    """Refuses a data directory that no Keyledger was started in. Raises DataDirectoryError."""
+    if settings.redis_url:
+        return
+    with _writing_to(settings.data_dir):
+        if (settings.data_dir / "store").is_dir():
+            return
+    raise DataDirectoryError(
+        f"There is no Keyledger in {settings.data_dir}: start one with `keyledger up`, or set "
+        "KEYLEDGER_DATA_DIR to the data directory of one."
+    )
+
+
 def make_data_directory(data_dir: Path) -> None:
     """Makes it for its owner alone, where it is missing. Raises DataDirectoryError."""
     with _writing_to(data_dir):

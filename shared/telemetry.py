@@ -6,6 +6,7 @@ import re
 import select
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -76,6 +77,18 @@ def redacted(text: str) -> str:
     return tokens.redacted(text)
 
 
+def escaped(text: str, keep: str = "") -> str:
+    """The text with what a terminal would obey or not show in escapes, but for blanks and what to keep."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or each in keep or unicodedata.category(each) == "Zs"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Writes the lines of the block at its end, in as few steps as keep each in one piece."""
@@ -128,19 +141,30 @@ class _StandardError:
     debug = info = warning = error = critical = exception = msg
 
 
+def _is_terminal() -> bool:
+    return bool(sys.stderr and sys.stderr.isatty())  # none, as Python has it, where the caller closed it
+
+
 def _rendering() -> list[Processor]:
     form = os.environ.get("KEYLEDGER_LOG_FORMAT", "").strip()
-    form = form or ("text" if sys.stderr.isatty() else "json")
+    form = form or ("text" if _is_terminal() else "json")
     if form == "text":
         # Plain tracebacks: the pretty ones print local variables, and a secret may be among them.
         plain = structlog.dev.plain_traceback
-        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
-        return [console, _redacting]
+        console = structlog.dev.ConsoleRenderer(colors=_is_terminal(), exception_formatter=plain)
+        return [structlog.processors.format_exc_info, _escaping, console, _redacting]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
         _redacting,
     ]
+
+
+def _escaping(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {
+        name: escaped(value, "\n" if name == "exception" else "") if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def _redacting(_logger: WrappedLogger, _method: str, line: Any) -> Any:

@@ -8,6 +8,7 @@ import click
 from marshmallow import ValidationError
 from redis import RedisError
 
+from services.output import note, prepare_output, settle
 from shared.errors import AdvisedError
 from shared.schemas import field_errors
 from shared.telemetry import configure_logs
@@ -45,17 +46,30 @@ class _Keyledger(click.Group):
         try:
             return super().invoke(context)
         except AdvisedError as error:
-            raise click.ClickException(str(error)) from error
+            raise _FailedCommand(str(error)) from error
         except ValidationError as error:
             rows = field_errors(error.messages)
-            raise click.ClickException(
-                " ".join(f"{row['field']}: {row['message']}" for row in rows)
-            ) from error
+            raise _FailedCommand(" ".join(f"{row['field']}: {row['message']}" for row in rows)) from error
         except RedisError as error:
-            raise click.ClickException(f"The store went away ({error}): try again.") from error
+            raise _FailedCommand(f"The store doesn't answer as it should ({error}): try again.") from error
+        except BrokenPipeError as error:  # whoever read it wants no more
+            raise SystemExit(1) from error
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            raise _FailedCommand(f"{place}{error.strerror or error}.") from error
+        finally:
+            settle()
+
+
+class _FailedCommand(click.ClickException):
+    """One line on standard error, in which nothing is obeyed by a terminal."""
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  # as click calls it
+        note(f"Error: {self.format_message()}")
 
 
 @click.group(cls=_Keyledger)
 def main() -> None:
     """An API-key service whose truth is a ledger of events."""
+    prepare_output()
     configure_logs(logging.WARNING)

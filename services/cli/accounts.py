@@ -4,7 +4,6 @@ import json
 import sys
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -12,9 +11,18 @@ from services.accounts.credentials import new_password
 from services.accounts.domain import Account
 from services.accounts.projections import Person
 from services.accounts.schemas import ReasonSchema
-from services.cli.terminal import json_option, opened, operator, request, workspace_option
+from services.cli.terminal import (
+    json_option,
+    opened,
+    opened_workspace,
+    operator,
+    request,
+    workspace_option,
+)
+from services.output import echo, ensure_writable, note, print_table, report, tell_once
 from services.parts.accounts import AccountParts
 from shared.identity import ROLES
+from shared.telemetry import escaped
 from shared.timestamps import date_utc, rfc3339
 
 _PAGE = 200
@@ -41,10 +49,9 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
     with opened(AccountParts) as parts:
         added = parts.accounts.add(operator(workspace), email, role, password, request())
     address = added.subject.removeprefix("account:")
-    if as_json:
-        click.echo(json.dumps({"email": address, "role": role, "workspace": workspace}, ensure_ascii=False))
-    else:
-        click.echo(f"{address} may sign in to workspace {workspace} as {role}.")
+    line = f"{address} may sign in to workspace {workspace} as {role}."
+    facts = {"email": address, "role": role, "workspace": workspace}
+    tell_once(json.dumps(facts) if as_json else line, f"Done: {line}")
 
 
 @account_command.command("list")
@@ -52,17 +59,22 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
 @json_option
 def list_accounts(workspace: str, as_json: bool) -> None:
     """List the people of a workspace."""
-    with opened(AccountParts) as parts:
+    with opened_workspace(AccountParts, workspace) as parts:
         people = _people(parts, workspace)
     if as_json:
-        click.echo(json.dumps({"accounts": [_as_json(person) for person in people]}, ensure_ascii=False))
+        echo(json.dumps({"accounts": [_as_json(person) for person in people]}))
         return
     table = Table("Email", "Role", "Added", "Last sign-in", "Status")
     for person in people:
         signed_in_at = "never" if person.signed_in_at is None else date_utc(person.signed_in_at)
         role = person.account.role if person.account else "unknown"
-        table.add_row(Text(person.email), role, date_utc(person.added_at), signed_in_at, person.status)
-    Console().print(table if people else f"Nobody may sign in to workspace {workspace}.")
+        table.add_row(
+            Text(escaped(person.email)), role, date_utc(person.added_at), signed_in_at, person.status
+        )
+    if people:
+        print_table(table)
+    else:
+        echo(f"Nobody may sign in to workspace {workspace}.")
 
 
 @account_command.command("role")
@@ -71,7 +83,7 @@ def list_accounts(workspace: str, as_json: bool) -> None:
 @workspace_option
 def change_role(email: str, role: str, workspace: str) -> None:
     """Let a person do other things."""
-    with opened(AccountParts) as parts:
+    with opened_workspace(AccountParts, workspace) as parts:
         _print_state(parts.accounts.change_role(operator(workspace), email, role, request()))
         _warn_without_owner(parts, workspace)
 
@@ -83,7 +95,7 @@ def change_role(email: str, role: str, workspace: str) -> None:
 def disable_account(email: str, reason: str, workspace: str) -> None:
     """Sign a person out everywhere, and let them sign in no more."""
     reason = ReasonSchema().load({"reason": reason})["reason"]
-    with opened(AccountParts) as parts:
+    with opened_workspace(AccountParts, workspace) as parts:
         _print_state(parts.accounts.disable(operator(workspace), email, reason, request()))
         _warn_without_owner(parts, workspace)
 
@@ -93,7 +105,7 @@ def disable_account(email: str, reason: str, workspace: str) -> None:
 @workspace_option
 def enable_account(email: str, workspace: str) -> None:
     """Let a person sign in again."""
-    with opened(AccountParts) as parts:
+    with opened_workspace(AccountParts, workspace) as parts:
         _print_state(parts.accounts.enable(operator(workspace), email, request()))
 
 
@@ -103,12 +115,17 @@ def enable_account(email: str, workspace: str) -> None:
 @workspace_option
 def reset_password(email: str, password_stdin: bool, workspace: str) -> None:
     """Give a person another password, and print it: this once and never again."""
+    if not password_stdin:
+        ensure_writable()
     password = _read_password() if password_stdin else new_password()
-    with opened(AccountParts) as parts:
+    with opened_workspace(AccountParts, workspace) as parts:
         parts.accounts.reset_password(operator(workspace), email, password, request())
     if not password_stdin:
-        click.echo(password)
-    click.echo(f"{email} signs in with it from now on, and is signed out everywhere.", err=True)
+        tell_once(
+            password,
+            f"{email} has another password, but it is lost: give another with `keyledger account password`.",
+        )
+    note(f"{email} signs in with it from now on, and is signed out everywhere.")
 
 
 def _read_password() -> str:
@@ -133,16 +150,15 @@ def _warn_without_owner(parts: AccountParts, workspace: str) -> None:
     """Only the operator can leave a workspace without an owner, and only they can give it one again."""
     accounts = (person.account for person in _people(parts, workspace))
     if not any(account and account.enabled and account.role == "owner" for account in accounts):
-        click.echo(
+        note(
             f"Workspace {workspace} has no owner now. Make somebody its owner: "
-            "keyledger account role EMAIL owner, or keyledger account enable EMAIL.",
-            err=True,
+            "keyledger account role EMAIL owner, or keyledger account enable EMAIL."
         )
 
 
 def _print_state(account: Account) -> None:
     state = "may sign in" if account.enabled else "is disabled"
-    click.echo(f"{account.email} {state} in workspace {account.workspace} as {account.role}.")
+    report(f"{account.email} {state} in workspace {account.workspace} as {account.role}.")
 
 
 def _as_json(person: Person) -> dict[str, str | None]:

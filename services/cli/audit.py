@@ -31,11 +31,13 @@ from services.cli.terminal import (
     until_stopped,
 )
 from services.files import output
+from services.output import echo, note
 from services.parts.audit import AuditParts
 from services.web import serve_pages
+from shared.embedded import ensure_made
 from shared.identity import DEFAULT_WORKSPACE
 from shared.settings import Settings
-from shared.telemetry import configure_logs
+from shared.telemetry import configure_logs, escaped
 from shared.timestamps import rfc3339
 
 
@@ -96,26 +98,26 @@ def audit_status(as_json: bool) -> None:
             "jobs_failed": found.failed,
             "failures": [{"at": rfc3339(each.at), "reason": each.reason} for each in found.failures],
         }
-        click.echo(json.dumps(facts))
+        echo(json.dumps(facts))
     else:
         if alarm:
-            click.echo(f"ALARM at {rfc3339(alarm.at)}: {_words(alarm.finding)}")
+            echo(f"ALARM at {rfc3339(alarm.at)}: {_words(alarm.finding)}")
         _print_status(found, check, vouched)
     sys.exit(exit_status(found.lag, in_step=found.in_step and alarm is None))
 
 
 def _print_status(found: Progress, check: LastCheck | None, vouched: Vouched | None) -> None:
-    click.echo(lag_words(found.position, found.lag))
+    echo(lag_words(found.position, found.lag))
     if not found.in_step:
-        click.echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the log ends with")
+        echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the log ends with")
     sound = "sound" if check and check.sound else "NOT sound"
-    click.echo(f"found {sound} at {rfc3339(check.at)}" if check else "never checked")
+    echo(f"found {sound} at {rfc3339(check.at)}" if check else "never checked")
     if vouched:
         last = vouched.checkpoint
-        click.echo(f"checkpoint {last.sequence} at position {last.position}, {rfc3339(last.time)}")
-    click.echo(f"{found.waiting} jobs wait, {found.failed} failed within the last hour")
+        echo(f"checkpoint {last.sequence} at position {last.position}, {rfc3339(last.time)}")
+    echo(f"{found.waiting} jobs wait, {found.failed} failed within the last hour")
     for failure in found.failures:
-        click.echo(f"failed {rfc3339(failure.at)}: {failure.reason}")
+        echo(f"failed {rfc3339(failure.at)}: {escaped(failure.reason)}")
 
 
 @audit_command.command("reindex")
@@ -123,21 +125,21 @@ def audit_reindex() -> None:
     """Make anew what the filters of the audit log search. The log itself is not touched."""
     with progress("indexing") as advance:
         _parts_without_store().audit_log.reindex(advance)
-    click.echo("The filters find every entry again.")
+    echo("The filters find every entry again.")
 
 
 @audit_command.command("public-key")
 def audit_public_key() -> None:
     """Print the key that proves who signed. Note it down in a place that nobody here can write to."""
-    click.echo(_parts_without_store().signer.public_key)
+    echo(str(_parts_without_store().signer.public_key))
 
 
 @audit_command.command("checkpoint")
 def audit_checkpoint() -> None:
     """Sign that the audit log is what it is now, and print that."""
     with opened(AuditParts) as parts:
-        note = parts.notary.vouch()
-    click.echo(note.decode() if note else "The audit log is empty.", nl=note is None)
+        signed = parts.notary.vouch()
+    echo(signed.decode() if signed else "The audit log is empty.", end="\n" if signed is None else "")
 
 
 @audit_command.command("export")
@@ -156,7 +158,7 @@ def audit_export(file: Path, form: Format) -> None:
         export = parts.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
         with output(file) as lines:
             lines.writelines(export.lines)
-    click.echo(f"Exported the audit log up to position {export.position:,}.", err=True)
+    note(f"Exported the audit log up to position {export.position:,}.")
 
 
 @audit_command.command("check")
@@ -188,18 +190,21 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge
             found = _check_log(parts, public_key, acknowledge=acknowledge)
     for finding in found.findings:
         count = found.counts[finding.kind]
-        click.echo(_words(finding, count))
+        echo(_words(finding, count))
     what = "the audit log" if file is None else "the export"
-    click.echo(f"{what} is sound" if found.ok else f"{what} is not sound".upper())
+    echo(f"{what} is sound" if found.ok else f"{what} is not sound".upper())
     sys.exit(0 if found.ok else 1)
 
 
 def _parts_without_store() -> AuditParts:
-    return AuditParts(Settings.from_environment(), store_url="")
+    settings = Settings.from_environment()
+    if not (settings.audit_database_url and settings.audit_key_file):
+        ensure_made(settings)
+    return AuditParts(settings, store_url="")
 
 
 def _words(finding: Finding, count: int = 1) -> str:
-    return f"{finding.kind} ({count}), first at {finding.position}: {finding.detail}"
+    return f"{finding.kind} ({count}), first at {finding.position}: {escaped(finding.detail)}"
 
 
 def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: bool) -> Result:
@@ -208,7 +213,7 @@ def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: 
     alarm = parts.alarms.current()
     with progress("checking") as advance:
         found = check_audit_log(parts.audit_log, parts.ledger, trust, advance)
-    click.echo(
+    echo(
         f"{found.entries} entries, {found.checkpoints} checkpoints, {found.behind} events not yet in the log"
     )
     if alarm is None:
@@ -221,13 +226,13 @@ def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: 
         return found
     parts.alarms.acknowledge()
     _record(parts, intact)
-    click.echo(f"acknowledged {_words(alarm.finding)}")
+    echo(f"acknowledged {_words(alarm.finding)}")
     return intact
 
 
 def _record(parts: AuditParts, found: Result) -> None:
     if found.ledger_position < found.log_position:
-        click.echo("The ledger ends before the log, so that this was checked is not written to it.")
+        echo("The ledger ends before the log, so that this was checked is not written to it.")
         return
     actor = operator(DEFAULT_WORKSPACE)
     parts.journal.tell(
@@ -244,10 +249,8 @@ def _check_file(file: BinaryIO, public_key: PublicKey) -> Proof:
     if first.startswith(BOM_UTF8):
         raise click.UsageError("CSV carries no signature. Check an export as JSON lines.")
     proof = prove(chain([first] if first else [], file), public_key)
-    click.echo(
-        f"{proof.entries} entries up to position {proof.last_position}, {proof.checkpoints} checkpoints"
-    )
+    echo(f"{proof.entries} entries up to position {proof.last_position}, {proof.checkpoints} checkpoints")
     if proof.trailer:
         scope = "the whole log" if proof.trailer.scope == WHOLE else proof.trailer.scope
-        click.echo(f"signed at {rfc3339(proof.trailer.time)} as an export of {scope}")
+        echo(f"signed at {rfc3339(proof.trailer.time)} as an export of {scope}")
     return proof

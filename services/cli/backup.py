@@ -8,6 +8,7 @@ import click
 from services.backup import backup_file
 from services.cli.terminal import opened, progress
 from services.composition import Parts
+from services.output import echo, note, report
 from services.parts import now_ms
 from services.parts.audit import AuditParts
 from services.restore import restore_file
@@ -26,14 +27,13 @@ def backup_command(file: Path) -> None:
         key_file = parts.audit_key_file
     header = taken.header
     counts = _counts(header.events, header.checkpoints, taken.passwords)
-    click.echo(f"Backed up {counts}: keep it secret.", err=True)
+    note(f"Backed up {counts}: keep it secret.")
     if taken.left_out:
-        click.echo(
+        note(
             f"Checkpoint {header.checkpoints + 1} and what follows it cannot be backed up: "
-            "`keyledger audit check` says why.",
-            err=True,
+            "`keyledger audit check` says why."
         )
-    click.echo(f"Not in it: sessions, counts of use, and {key_file}. Keep that one too, apart.", err=True)
+    note(f"Not in it: sessions, counts of use, and {key_file}. Keep that one too, apart.")
 
 
 @click.command("restore")
@@ -48,16 +48,16 @@ def restore_command(file: Path, without_checkpoints: bool) -> None:
 
     A file that is not whole writes nothing. A restore that was interrupted is run again with the same file.
     """
-    with opened(Parts) as parts:
+    with opened(Parts, makes=True) as parts:
         restored = restore_file(parts, file, progress, with_checkpoints=not without_checkpoints)
     counts = _counts(restored.header.events, len(restored.notes), len(restored.credentials))
-    click.echo(f"Restored {counts}, as of {restored.header.taken_at}.")
+    report(f"Restored {counts}, as of {restored.header.taken_at}.")
     if without_checkpoints:
-        click.echo("The old checkpoints stay in the backup, and a new chain of them begins: keep it.")
-    click.echo("Keys and passwords work as before; everybody signs in again, and use is counted from now on.")
+        echo("The old checkpoints stay in the backup, and a new chain of them begins: keep it.")
+    echo("Keys and passwords work as before; everybody signs in again, and use is counted from now on.")
     with suppress(OSError):  # standard input has no such file
         if file.stat().st_mode & 0o077:
-            click.echo(f"Others can read {file}, which has password hashes: `chmod 600 {file}`.", err=True)
+            note(f"Others can read {file}, which has password hashes: `chmod 600 {file}`.")
 
 
 def _counts(events: int, checkpoints: int, passwords: int) -> str:

@@ -1,7 +1,6 @@
 """The command that looks whether all is well, and says what to do where it is not."""
 
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -13,6 +12,8 @@ import click
 from services.cli.terminal import json_option
 from services.doctor.examination import Told, examine
 from services.doctor.findings import Level
+from services.output import echo, echo_coloured
+from shared.telemetry import escaped
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.SKIPPED: "cyan"}
 _LEVEL_WIDTH = 9
@@ -36,18 +37,18 @@ def doctor_command(as_json: bool) -> None:
     counts = Counter(finding.level for _, finding in told)
     if as_json:
         rows = [_as_json(each) for each in told]
-        click.echo(json.dumps({"ok": not counts[Level.PROBLEM], "findings": rows}))
+        echo(json.dumps({"ok": not counts[Level.PROBLEM], "findings": rows}))
     else:
-        _echo(f"\n{_summary(counts)}")
+        echo(f"\n{_summary(counts)}")
     sys.exit(1 if counts[Level.PROBLEM] else 0)
 
 
 def _print(told: Told) -> None:
     check, finding = told
     mark = click.style(f"{finding.level:<{_LEVEL_WIDTH}}", fg=_COLOURS[finding.level], bold=True)
-    _echo(f"{mark}{check:<{_CHECK_WIDTH}}{_hanging(finding.found)}")
+    echo_coloured(f"{mark}{check:<{_CHECK_WIDTH}}{_hanging(escaped(finding.found))}")
     if finding.advice:
-        _echo(f"{_INDENT}{_hanging(f'→ {finding.advice}')}")
+        echo_coloured(f"{_INDENT}{_hanging(f'→ {escaped(finding.advice)}')}")
 
 
 def _hanging(text: str) -> str:
@@ -56,11 +57,6 @@ def _hanging(text: str) -> str:
     if room < _NARROWEST:
         return text
     return f"\n{_INDENT}".join(wrap(text, room, break_long_words=False, break_on_hyphens=False))
-
-
-def _echo(text: str) -> None:
-    # Colours go to terminals alone, and to none whose owner wants them not.
-    click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _summary(counts: Mapping[Level, int]) -> str:

@@ -3,17 +3,23 @@
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.terminal import json_option, opened, operator, request, workspace_option
+from services.cli.terminal import json_option, opened_workspace, operator, request, workspace_option
 from services.keys.commands import Done
 from services.keys.domain import GRACE_SECONDS_MOST, ChangeKey
 from services.keys.schemas import KeyChangeSchema, KeySchema, NewKeySchema, RevocationSchema, presented
+from services.output import echo, ensure_writable, note, print_table, tell_once
 from services.parts import now_ms
+from services.parts.accounts import AccountParts
 from services.parts.keys import KeyParts
+from shared.telemetry import escaped
 from shared.timestamps import date_utc
+
+
+class _Parts(KeyParts, AccountParts):
+    """The keys, and whether there is a workspace."""
 
 
 @click.group("key")
@@ -30,9 +36,10 @@ def key_command() -> None:
 def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: str, as_json: bool) -> None:
     """Create a key, and print it: this once and never again."""
     new = NewKeySchema().load({"name": name, "description": description, "scopes": list(scopes)})
-    with opened(KeyParts) as parts:
+    ensure_writable()
+    with opened_workspace(_Parts, workspace) as parts:
         done = parts.keys.commands.create(operator(workspace), new, request())
-    _print_once(done, as_json)
+    _print_once(done, as_json, "created")
 
 
 @key_command.command("list")
@@ -41,7 +48,7 @@ def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: 
 def list_keys(workspace: str, as_json: bool) -> None:
     """List the keys, newest first."""
     principal, keys, cursor = operator(workspace), [], None
-    with opened(KeyParts) as parts:
+    with opened_workspace(_Parts, workspace) as parts:
         parts.projector.catch_up()
         while True:
             page = parts.keys.page(principal, 200, cursor)
@@ -50,18 +57,21 @@ def list_keys(workspace: str, as_json: bool) -> None:
             if cursor is None:
                 break
     if as_json:
-        click.echo(json.dumps({"keys": KeySchema(many=True).dump(map(presented, keys))}, ensure_ascii=False))
+        echo(json.dumps({"keys": KeySchema(many=True).dump(map(presented, keys))}))
         return
     table = Table("ID", "Name", "API Key", "Date Created", "Status")
     for found in keys:
         table.add_row(
             found.id,
-            Text(found.name),
+            Text(escaped(found.name)),
             found.hint,
             date_utc(found.created_at),
             found.status(now_ms()).capitalize(),
         )
-    Console().print(table if keys else "No API keys Found!")
+    if keys:
+        print_table(table)
+    else:
+        echo("No API keys Found!")
 
 
 @key_command.command("enable")
@@ -98,9 +108,10 @@ def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) 
 @json_option
 def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -> None:
     """Give a key a new secret, and print it: this once and never again."""
-    with opened(KeyParts) as parts:
+    ensure_writable()
+    with opened_workspace(_Parts, workspace) as parts:
         done = parts.keys.commands.rotate(operator(workspace), key_id, grace_seconds, request())
-    _print_once(done, as_json)
+    _print_once(done, as_json, "rotated")
 
 
 @key_command.command("revoke")
@@ -111,29 +122,30 @@ def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -
 def revoke_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
     """End a key for good."""
     reason = RevocationSchema().load({"reason": reason})["reason"]
-    with opened(KeyParts) as parts:
+    with opened_workspace(_Parts, workspace) as parts:
         done = parts.keys.commands.revoke(operator(workspace), key_id, reason, request())
     _print_state(done, as_json)
 
 
 def _change(key_id: str, command: ChangeKey, workspace: str, as_json: bool) -> None:
-    with opened(KeyParts) as parts:
+    with opened_workspace(_Parts, workspace) as parts:
         done = parts.keys.commands.change(operator(workspace), key_id, command, request())
     _print_state(done, as_json)
 
 
-def _print_once(done: Done, as_json: bool) -> None:
+def _print_once(done: Done, as_json: bool, what: str) -> None:
     token = done.api_key.reveal() if done.api_key else ""
-    if as_json:
-        click.echo(json.dumps(KeySchema().dump(presented(done.key)) | {"api_key": token}, ensure_ascii=False))
-        return
-    click.echo(token)
-    click.echo(f"This is the only time that the key of {done.key.name!r} is shown.", err=True)
+    text = json.dumps(KeySchema().dump(presented(done.key)) | {"api_key": token}) if as_json else token
+    key_id = done.key.id
+    tell_once(
+        text,
+        f"Key {key_id} was {what}, but its secret is lost: rotate it with `keyledger key rotate {key_id}`.",
+    )
+    if not as_json:
+        note(f"This is the only time that the key of {done.key.name!r} is shown.")
 
 
 def _print_state(done: Done, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(KeySchema().dump(presented(done.key)), ensure_ascii=False))
-        return
     state = "revoked" if done.key.revoked else "on" if done.key.enabled else "off"
-    click.echo(f"{done.key.name} ({done.key.hint}) is {state}.")
+    line = f"{escaped(done.key.name)} ({done.key.hint}) is {state}."
+    tell_once(json.dumps(KeySchema().dump(presented(done.key))) if as_json else line, f"Done: {line}")

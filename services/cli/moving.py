@@ -6,6 +6,7 @@ import click
 
 from services.cli.terminal import opened, progress
 from services.moving import export_file, import_file
+from services.output import echo, note, report
 from services.parts import StoreParts
 
 
@@ -15,14 +16,14 @@ def export_command(file: Path | None) -> None:
     """Write the ledger to FILE, or to standard output, as CloudEvents: one a line, then a trailer."""
     with opened(StoreParts) as parts, progress("exporting") as advance:
         count = export_file(parts.ledger, file, advance)
-    click.echo(f"Exported {count:,} events. No password is among them.", err=True)
+    note(f"Exported {count:,} events. No password is among them.")
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 def import_command(file: Path) -> None:
     """Fill an empty ledger from FILE, which an export wrote; a file that is not whole writes nothing."""
-    with opened(StoreParts) as parts, progress("importing") as advance:
+    with opened(StoreParts, makes=True) as parts, progress("importing") as advance:
         count = import_file(parts.ledger, file, advance)
-    click.echo(f"Imported {count:,} events. The views and the audit log follow while Keyledger runs.")
-    click.echo("Keys work as before. Passwords stayed behind: let people in by `keyledger account password`.")
+    report(f"Imported {count:,} events. The views and the audit log follow while Keyledger runs.")
+    echo("Keys work as before. Passwords stayed behind: let people in by `keyledger account password`.")

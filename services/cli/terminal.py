@@ -1,6 +1,7 @@
 """What the commands have in common: the parts, who runs them, options, and progress."""
 
-import getpass
+import os
+import pwd
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.parts import StoreParts, new_id
+from services.parts.accounts import AccountParts
 from shared.connections import ensure_usable
-from shared.embedded import open_store
+from shared.embedded import ensure_made, open_store
+from shared.errors import AdvisedError
 from shared.events import Request
 from shared.identity import (
     ADMIN,
@@ -30,6 +33,11 @@ from shared.telemetry import configure_logs
 from shared.tokens import without_keys
 
 P = TypeVar("P", bound=StoreParts)
+W = TypeVar("W", bound=AccountParts)
+
+
+class UnknownWorkspaceError(AdvisedError):
+    """Nobody was ever added to the workspace that a command names."""
 
 
 def _named_workspace(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
@@ -51,12 +59,29 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 @contextmanager
-def opened(kind: type[P]) -> Iterator[P]:
-    """Parts on the store that the settings name; an embedded one runs meanwhile."""
+def opened(kind: type[P], *, makes: bool = False) -> Iterator[P]:
+    """Parts on the store that the settings name; an embedded one runs meanwhile.
+
+    `makes`: in a data directory without a Keyledger the command makes one.
+    """
     settings = Settings.from_environment()
+    if not makes:
+        ensure_made(settings)
     with open_store(settings) as url:
         parts = kind(settings, url)
         ensure_usable(parts.store)
+        yield parts
+
+
+@contextmanager
+def opened_workspace(kind: type[W], workspace: str) -> Iterator[W]:
+    """The same of a workspace that is known: of one that is mistyped there would be a second."""
+    with opened(kind) as parts:
+        if workspace != DEFAULT_WORKSPACE and not parts.directory.page(operator(workspace), 1).people:
+            raise UnknownWorkspaceError(
+                f"There is no workspace {workspace!r}: correct it, or create it by adding its first account "
+                "with `keyledger account add`."
+            )
         yield parts
 
 
@@ -112,11 +137,20 @@ def until_stopped() -> Stop:
 
 def operator(workspace: str) -> Principal:
     """Whoever can run commands on this machine may do everything."""
-    name = getpass.getuser()
+    name = _user()
     scopes = frozenset({ADMIN, PLATFORM_VERIFY})
     return Principal(
         kind="operator", id=name, label=f"{name} (command line)", workspace=workspace, scopes=scopes
     )
+
+
+def _user() -> str:
+    """By the system's own list of users: a variable of the environment may say anything."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"uid {number}"
 
 
 def request() -> Request:

@@ -16,8 +16,10 @@ from services.cli.terminal import (
 )
 from services.keys.operations import Status, retry, status
 from services.keys.rebuild import check, replay
+from services.output import echo
 from services.parts import now_ms
 from services.parts.keys import KeyParts
+from shared.telemetry import escaped
 
 
 @click.group("projector", invoke_without_command=True)
@@ -40,18 +42,18 @@ def projector_status(as_json: bool) -> None:
         found = status(parts.ledger, parts.views, now_ms())
     if as_json:
         facts = {"in_step": found.in_step, "parked": found.parked}
-        click.echo(json.dumps(lag_facts(found.position, found.lag) | facts))
+        echo(json.dumps(lag_facts(found.position, found.lag) | facts))
     else:
         _print_status(found)
     sys.exit(exit_status(found.lag, in_step=found.in_step))
 
 
 def _print_status(found: Status) -> None:
-    click.echo(lag_words(found.position, found.lag))
+    echo(lag_words(found.position, found.lag))
     if not found.in_step:
-        click.echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the views end with")
+        echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the views end with")
     for key_id, reason in found.parked.items():
-        click.echo(f"parked {key_id}: {reason}")
+        echo(f"parked {escaped(key_id)}: {escaped(reason)}")
 
 
 @projector_command.command("retry")
@@ -60,9 +62,10 @@ def projector_retry() -> None:
     with opened(KeyParts) as parts:
         outcomes = retry(parts.ledger, parts.views)
     for key_id, reason in outcomes.items():
-        click.echo(f"{key_id} is still parked: {reason}" if reason else f"{key_id} is in the views again")
+        name = escaped(key_id)
+        echo(f"{name} is still parked: {escaped(reason)}" if reason else f"{name} is in the views again")
     if not outcomes:
-        click.echo("No key is parked.")
+        echo("No key is parked.")
     sys.exit(1 if any(outcomes.values()) else 0)
 
 
@@ -76,17 +79,17 @@ def replay_command(only_check: bool) -> None:
             return
         with progress("replaying") as advance:
             position = replay(parts.ledger, parts.views, advance)
-        click.echo(f"The views are rebuilt to position {position} and live.")
+        echo(f"The views are rebuilt to position {position} and live.")
 
 
 def _check(parts: KeyParts) -> None:
     parts.projector.catch_up()
     with progress("checking") as advance:
         found = check(parts.ledger, parts.views, advance)
-    click.echo(f"position  {found.position}\nlive      {found.live_digest}\nrebuilt   {found.copy_digest}")
+    echo(f"position  {found.position}\nlive      {found.live_digest}\nrebuilt   {found.copy_digest}")
     if found.equal:
-        click.echo("equal")
+        echo("equal")
         return
-    click.echo("DIFFERENT: " + ", ".join(found.differing))
-    click.echo("`keyledger replay` builds the views anew.")
+    echo("DIFFERENT: " + ", ".join(found.differing))
+    echo("`keyledger replay` builds the views anew.")
     sys.exit(1)

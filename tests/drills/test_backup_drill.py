@@ -23,9 +23,10 @@ from services.restore import restore_file
 from shared.embedded import EmbeddedServer
 from shared.events import Record, encode
 from tests.drills.writing import start_writer, stop_writer
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST
 from tests.real import KEYLEDGER, Service, served, until
 from tests.services.keyledgers import (
+    OPERATOR,
     Seen,
     backed_up,
     close,
@@ -91,10 +92,10 @@ class _Person:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.last = 0
-        parts.accounts.add(person(), _EMAIL, "owner", self.password(0), REQUEST)
+        parts.accounts.add(OPERATOR, _EMAIL, "owner", self.password(0), REQUEST)
 
     def change_password(self) -> None:
-        self._parts.accounts.reset_password(person(), _EMAIL, self.password(self.last + 1), REQUEST)
+        self._parts.accounts.reset_password(OPERATOR, _EMAIL, self.password(self.last + 1), REQUEST)
         self.last += 1
 
     def newer_password(self, parts: Parts) -> int:

@@ -132,6 +132,8 @@ def test_in_a_very_deep_data_directory_it_works_and_stopping_leaves_nothing_runn
 @pytest.mark.drill
 def test_the_command_line_works_without_anything_running(data_dir: Path) -> None:
     service = Service(data_dir)
+    service.start()
+    assert service.stop() == 0
     made = service.run("key", "create", "Alone", "--description", "d", "--scope", "orders:read")
     assert made.returncode == 0, made.stderr
     parse(made.stdout.removesuffix("\n"))  # the key and nothing else, so that a shell can take it
@@ -163,6 +165,7 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
 def test_a_mistake_on_the_command_line_is_told_in_one_line(
     data_dir: Path, arguments: tuple[str, ...], words: str
 ) -> None:
+    EmbeddedServer.in_directory(data_dir)
     ended = Service(data_dir).run(*arguments, stdin="a long password\n")
     assert ended.returncode == 1
     assert words in ended.stderr

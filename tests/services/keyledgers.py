@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -26,6 +27,7 @@ from tests.audit.histories import grow
 from tests.keys.people import REQUEST, now, person
 
 PASSWORD = "a password that is long"
+OPERATOR = replace(person(), kind="operator")  # who needs no account to change others
 EVENTS = 1_207  # of `live`: some pages of everything
 Making: TypeAlias = Callable[..., Parts]
 
@@ -89,7 +91,7 @@ def live(parts: Parts) -> Parts:
     grow(parts.ledger, EVENTS - 7, f"key:{made[1]}")
     vouch(parts)
     for email in ("ann@example.org", "bob@example.org"):
-        parts.accounts.add(person(), email, "owner", PASSWORD, REQUEST)
+        parts.accounts.add(OPERATOR, email, "owner", PASSWORD, REQUEST)
     vouch(parts)
     commands.change(person(), made[2], ChangeKey(name="Renamed"), REQUEST)
     audit(parts)

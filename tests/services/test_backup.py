@@ -14,6 +14,7 @@ from tests.audit.tampering import Tampered
 from tests.keys.people import REQUEST, person
 from tests.services.keyledgers import (
     EVENTS,
+    OPERATOR,
     PASSWORD,
     Making,
     Past,
@@ -56,8 +57,8 @@ def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Makin
 
     def meanwhile(done: int, _all: int) -> None:
         if not reached:
-            old.accounts.reset_password(person(), "ann@example.org", "another long password", REQUEST)
-            old.accounts.add(person(), "eve@example.org", "owner", PASSWORD, REQUEST)
+            old.accounts.reset_password(OPERATOR, "ann@example.org", "another long password", REQUEST)
+            old.accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
             vouch(old)
         reached.append(done)
 
@@ -69,7 +70,7 @@ def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Makin
     assert len(new.audit_log.checkpoints()) == 2
     assert new.sign_in("ann@example.org", "another long password", REQUEST)
     assert not new.sign_in("eve@example.org", PASSWORD, REQUEST)
-    new.accounts.add(person(), "eve@example.org", "owner", PASSWORD, REQUEST)
+    new.accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
 
 
 def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(

@@ -1,0 +1,276 @@
+"""What commands print: nothing that can't be shown again is lost, and nothing is obeyed by a terminal."""
+
+import errno
+import json
+import os
+import pwd
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from structlog import get_logger
+
+from services import output
+from services.cli import main
+from services.cli.terminal import operator, request
+from services.composition import Parts
+from services.keys.service import Keys
+from shared.connections import connect
+from shared.embedded import EmbeddedServer
+from shared.ledger import Ledger
+from shared.settings import Settings
+from shared.telemetry import configure_logs, escaped
+from tests.real import KEYLEDGER
+from tests.services.keyledgers import parts_in
+
+OWNER = "owner@example.org"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory whose store runs, with one account."""
+    directory = tmp_path_factory.mktemp("data")
+    server = EmbeddedServer.in_directory(directory)
+    with server.joined():
+        parts = parts_in(directory, server.url)
+        parts.accounts.add(operator("default"), OWNER, "owner", "a long password", request())
+        parts.store.close()
+        yield directory
+
+
+@pytest.fixture
+def ledger(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """Its ledger, which commands that run within this process use too."""
+    monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(data_dir))
+    with connect(EmbeddedServer.found_in(data_dir).url) as store:
+        yield Ledger(store)
+
+
+def run(*words: str) -> Result:
+    """Runs a command within this process."""
+    return CliRunner().invoke(main, words, input="a long password\n")
+
+
+def made(*options: str) -> str:
+    """The id of a new key."""
+    ended = run("key", "create", "Made", "--json", *options)
+    assert ended.exit_code == 0, ended.output
+    found: str = json.loads(ended.stdout)["id"]
+    return found
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("place", ["> /dev/full", ">&-", "1< /dev/null", ">&- 2>&- <&-"])
+def test_no_key_is_created_whose_secret_cannot_be_printed(ledger: Ledger, place: str) -> None:
+    before = ledger.head()
+    command = ["/bin/sh", "-c", f"exec {KEYLEDGER} key create Lost {place}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "2>&-" in place or re.fullmatch(r"Error: [^\n]*Nothing was done[^\n]*\n", ended.stderr)
+    assert ledger.head() == before
+
+
+@pytest.mark.parametrize(("words", "said"), [("create Lost", "Nothing was done"), ("list", "")])
+def test_nobody_reads_the_pipe_and_nothing_is_done(ledger: Ledger, words: str, said: str) -> None:
+    before = ledger.head()
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [KEYLEDGER, "key", *words.split()]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert ended.returncode == 1
+    assert (said in ended.stderr) if said else ended.stderr == ""
+    assert ledger.head() == before
+
+
+@pytest.mark.parametrize(
+    "words", ["key create Lost", "key create Lost --json", "key rotate {key}", f"account password {OWNER}"]
+)
+def test_nothing_is_done_whose_secret_cannot_be_printed(
+    ledger: Ledger, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = shlex.split(words.format(key=made()))
+    before = ledger.head()
+    monkeypatch.setattr(output, "_try_to_write", no_room)
+    ended = run(*command)
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(
+        "Error: Standard output can't be written (No space left on device). Nothing was done"
+    )
+    assert ledger.head() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("key create Lost", "was created, but its secret is lost: rotate it with `keyledger key rotate "),
+        ("key rotate {key} --json", "Key {key} was rotated, but its secret is lost: rotate it with"),
+        ("key disable {key}", "Done: Made (kl_"),
+        ("key revoke {key} --json", ") is revoked."),
+        (f"account password {OWNER}", f"{OWNER} has another password, but it is lost"),
+        (f"account role {OWNER} owner", f"Done: {OWNER} may sign in"),
+        ("account add new@example.org --role auditor --password-stdin", "Done: new@example.org may sign in"),
+    ],
+)
+@pytest.mark.usefixtures("ledger")
+def test_what_was_done_is_said_where_it_cannot_be_printed(
+    words: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = made()
+    monkeypatch.setattr(output, "_write", no_room)
+    ended = run(*shlex.split(words.format(key=key)))
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert said.format(key=key) in line
+    assert "kl_" not in line.replace("(kl_", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain größe 中文\u3000🔑", "plain größe 中文\u3000🔑"),
+        ("\x1b[31mred\x9b0m", "\\x1b[31mred\\x9b0m"),
+        ("two\nlines\r\t", "two\\nlines\\r\\t"),
+        ("gnp\u202efdp", "gnp\\u202efdp"),
+        ("\udcff\u200b\u2028", "\\udcff\\u200b\\u2028"),
+    ],
+)
+def test_what_a_terminal_would_obey_or_not_show_is_escaped(text: str, shown: str) -> None:
+    assert escaped(text) == shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.usefixtures("ledger")
+def test_what_a_terminal_cannot_show_is_escaped(encoding: str) -> None:
+    name = "größe 中文"
+    ended = CliRunner(charset=encoding).invoke(main, ["key", "create", name, "--json"])
+    assert json.loads(ended.stdout)["name"] == name
+    key = json.loads(ended.stdout)["id"]
+    for words in (["list"], ["disable", key], ["enable", key]):
+        ended = CliRunner(charset=encoding).invoke(main, ["key", *words], terminal_width=200)
+        assert ended.exit_code == 0, ended.exception
+        assert name.encode(encoding, "backslashreplace").decode(encoding) in ended.stdout
+
+
+@pytest.mark.usefixtures("ledger")
+def test_stored_names_are_shown_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they may lie in the ledger from before, or by an import."""
+    made()
+    page = Keys.page
+
+    def forged(*arguments: Any) -> Any:
+        found = page(*arguments)
+        return found._replace(keys=[_named(key, "\x1b[2J\nred") for key in found.keys])
+
+    monkeypatch.setattr(Keys, "page", forged)
+    ended = run("key", "list")
+    assert "\x1b" not in ended.stdout
+    assert "\\x1b[2J\\nred" in ended.stdout
+    assert "\x1b" not in run("key", "list", "--json").stdout
+
+
+def _named(key: Any, name: str) -> Any:
+    return type(key)(**{field: getattr(key, field) for field in key.__struct_fields__} | {"name": name})
+
+
+@pytest.mark.usefixtures("ledger")
+def test_an_error_shows_what_was_typed_escaped() -> None:
+    ended = run("key", "disable", "no\x1b[31mkey\nError: all is well")
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("Error: There is no key no\\x1b[31mkey")
+    assert "\x1b" not in ended.output
+
+
+def test_a_line_of_the_log_is_text_that_no_terminal_obeys(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KEYLEDGER_LOG_FORMAT", "text")
+    configure_logs()
+    try:
+        Path("\x1b[2J").stat()
+    except FileNotFoundError:
+        get_logger("test").exception("failed", name="\x1b[31mred", other="two\nlines")
+    told = capfd.readouterr().err
+    assert "\x1b" not in told
+    assert "\\x1b[31mred" in told
+    assert "two\\nlines" in told
+    assert "\\x1b[2J" in told
+    assert len(told.splitlines()) > 1
+
+
+def test_the_operator_is_who_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody else")
+    assert operator("default").id == pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setattr(os, "geteuid", lambda: 54_321)
+    assert operator("default").id == "uid 54321"
+
+
+ELSEWHERE = [
+    *("key create n", "key list", "key disable 000000000000", "account list", "audit reindex"),
+    *("account add a@b.c --role owner --password-stdin", "web", "projector", "projector status", "replay"),
+    *("audit web", "audit relay", "audit worker", "audit status", "audit public-key", "audit checkpoint"),
+    *("audit check", "audit export x", "export", "backup x"),
+]
+
+
+@pytest.mark.parametrize("words", ELSEWHERE)
+def test_where_no_keyledger_is_a_command_says_so_and_makes_none(
+    tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    ended = run(*words.split())
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(
+        f"Error: There is no Keyledger in {tmp_path}/data: start one with `keyledger up`"
+    )
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("key create n", "key list", "key enable 000000000000", "key disable 000000000000"),
+        *("key rotate 000000000000", "key revoke 000000000000", "account list", f"account disable {OWNER}"),
+        *(f"account role {OWNER} owner", f"account enable {OWNER}", f"account password {OWNER}"),
+    ],
+)
+def test_a_workspace_that_nobody_is_in_is_refused(ledger: Ledger, words: str) -> None:
+    before = ledger.head()
+    ended = run(*words.split(), "--workspace", "nosuch")
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(
+        "Error: There is no workspace 'nosuch': correct it, or create it by adding"
+    )
+    assert ledger.head() == before
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_workspace_begins_with_its_first_account() -> None:
+    words = ("account", "add", "first@acme.example", "--role", "owner", "--password-stdin")
+    assert run(*words, "--workspace", "acme").exit_code == 0
+    assert made("--workspace", "acme")
+
+
+def test_the_first_owner_is_not_made_where_the_password_cannot_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.up import _welcome
+
+    with EmbeddedServer.in_directory(tmp_path).joined():
+        monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path))
+        parts = Parts(Settings.from_environment(), EmbeddedServer.found_in(tmp_path).url)
+        monkeypatch.setattr(output, "_try_to_write", no_room)
+        with pytest.raises(output.OutputError, match="Nothing was done"):
+            _welcome(parts)
+        assert parts.ledger.head().position == 0
+        parts.store.close()
