@@ -1,6 +1,7 @@
 """The catalogue of problems: every error has a code in it, and it has no other."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_the_description_has_an_example_of_each_problem_under_its_status(client:
 )
 def test_a_status_without_a_code_keeps_itself_and_gets_a_general_one(status: int, code: str) -> None:
     assert Refusal.of(status) == (code, status)
+
+
+def test_the_gateways_own_errors_are_of_the_catalogue_too() -> None:
+    written = re.findall(r"return (\d+) '(\{.*\})'", (ROOT / "services/gateway/nginx.conf").read_text())
+    assert len(written) == 5
+    for status, text in written:
+        body = json.loads(text)
+        body.setdefault("request_id", "")
+        refusal = Refusal(body["code"], int(status))
+        assert body == refusal.body(body["detail"], body["request_id"])
 
 
 def test_an_error_outside_the_api_is_a_page_with_the_same_title(client: FlaskClient) -> None:
