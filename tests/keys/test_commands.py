@@ -63,6 +63,13 @@ def test_the_same_request_again_gives_the_same_key_as_it_was_then(
     assert ledger.head().position == 2
 
 
+def test_an_earlier_outcome_shows_no_key_of_another_workspace(commands: KeyCommands) -> None:
+    asked = Idempotency("n", "f")
+    commands.create(person("ours"), NewKey(name="Web"), REQUEST, asked)
+    with pytest.raises(NoSuchKeyError):
+        commands.create(person("theirs"), NewKey(name="Web"), REQUEST, asked)
+
+
 def test_of_two_equal_requests_at_once_one_makes_the_key(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
