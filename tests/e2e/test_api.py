@@ -618,11 +618,17 @@ def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> 
     told = json.loads(service.run("projector", "status", "--json").stdout)
     assert (told["head"], told["position"], told["lag_events"], told["parked"]) == (head, head, 0, {})
     assert "No key is parked" in service.run("projector", "retry").stdout
-    figures = requests.get(f"{service.url}/metrics", timeout=5).text
-    assert f"keyledger_ledger_position {head}.0" in figures
-    assert "keyledger_projector_lag_events 0.0" in figures
-    assert "keyledger_projector_lag_seconds 0.0" in figures
-    assert "keyledger_projector_parked_keys 0.0" in figures
+    expected = {
+        f"keyledger_ledger_position {head}.0",
+        "keyledger_projector_lag_events 0.0",
+        "keyledger_projector_lag_seconds 0.0",
+        "keyledger_projector_parked_keys 0.0",
+    }
+    # The figures are read every two seconds.
+    until(
+        lambda: expected <= {*requests.get(f"{service.url}/metrics", timeout=5).text.splitlines()},
+        what="the figures",
+    )
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/nothing", "/v1/keys/verify"])
