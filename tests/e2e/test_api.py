@@ -268,7 +268,7 @@ def test_a_grace_that_cannot_be_is_refused(admin: Caller, grace: object) -> None
 
 
 def test_a_list_is_searched_filtered_sorted_and_paged(service: Service) -> None:
-    caller = Caller(service, json_key(service, "lists"))
+    caller = Caller(service, service.key("keyledger:admin", workspace="lists"))
     names = [f"Number {number} {('even', 'odd')[number % 2]}" for number in range(6)]
     made = [create(caller, name=name, description="described") for name in names]
     for key in made[:2]:
@@ -442,18 +442,7 @@ def test_a_stale_if_match_changes_nothing(admin: Caller) -> None:
 
 
 def test_pages_follow_each_other_without_a_gap(service: Service) -> None:
-    service.run(
-        "account",
-        "add",
-        "pages@example.org",
-        "--role",
-        "owner",
-        "--workspace",
-        "pages",
-        "--password-stdin",
-        stdin="a long password",
-    )
-    caller = Caller(service, json_key(service, "pages"))
+    caller = Caller(service, service.key("keyledger:admin", workspace="pages"))
     made = [create(caller, name=f"Key {number}")["id"] for number in range(7)]
     newest = position(caller("PATCH", f"/v1/keys/{made[-1]}", json={"enabled": True}))
     seen: list[str] = []
@@ -463,14 +452,6 @@ def test_pages_follow_each_other_without_a_gap(service: Service) -> None:
         page = caller("GET", f"/v1/keys?limit=3{cursor}", newest).json()
         seen += [key["id"] for key in page["keys"]]
     assert seen[:7] == made[::-1]
-
-
-def json_key(service: Service, workspace: str) -> str:
-    made = service.run(
-        "key", "create", "caller", "--scope", "keyledger:admin", "--workspace", workspace, "--json"
-    )
-    token: str = json.loads(made.stdout)["api_key"]
-    return token
 
 
 @pytest.mark.parametrize(
@@ -561,7 +542,7 @@ def test_nobody_hands_on_a_scope_that_they_do_not_hold(service: Service, admin: 
 
 
 def test_another_workspaces_key_is_as_unknown_as_none(service: Service, admin: Caller) -> None:
-    foreign = Caller(service, json_key(service, "elsewhere"))
+    foreign = Caller(service, service.key("keyledger:admin", workspace="elsewhere"))
     made = create(admin, name="Ours")
     for method, path in (("GET", ""), ("PATCH", ""), ("GET", "/history")):
         body = {"json": {"enabled": False}} if method == "PATCH" else {}

@@ -9,7 +9,7 @@ import requests
 from playwright.sync_api import Page, expect
 
 from shared.timestamps import parse_rfc3339, rfc3339
-from tests.e2e.test_api import Caller, Json, create, json_key, problem
+from tests.e2e.test_api import Caller, Json, create, problem
 from tests.real import Service, until
 
 
@@ -93,7 +93,7 @@ def test_before_its_creation_a_key_is_not_found_and_only_its_own_workspace_hears
     detail = problem(at(admin, made["id"], 1), 404)["detail"]
     assert made["created_at"] in detail
     assert problem(at(admin, made["id"], "2001-01-01T00:00:00Z"), 404)["detail"] == detail
-    foreign = Caller(service, json_key(service, "far-away"))
+    foreign = Caller(service, service.key("keyledger:admin", workspace="far-away"))
     for moment in (1, "2001-01-01T00:00:00Z", made["created_at"], 999_999, "2222-01-01T00:00:00Z"):
         theirs = problem(at(foreign, made["id"], moment), 404)["detail"]
         assert theirs == problem(at(foreign, "000000000000", moment), 404)["detail"]

@@ -69,10 +69,7 @@ def ours(service: Service) -> Platform:
 
 @pytest.fixture(scope="module")
 def theirs(service: Service) -> Platform:
-    made = service.run(
-        "key", "create", "caller", "--scope", "keyledger:admin", "--workspace", "theirs", "--json"
-    )
-    return Platform(service, json.loads(made.stdout)["api_key"])
+    return Platform(service, service.key("keyledger:admin", workspace="theirs"))
 
 
 def gate(
