@@ -22,7 +22,7 @@ from shared.ledger import NAMESPACE
 _SHARED = 5  # a client may try as often as so many accounts, for people share an IP address
 _IPV6_NETWORK = 64  # bits; whoever has one address has all of these
 
-_Kind: TypeAlias = Literal["address", "account", "session", "owner"]
+_Kind: TypeAlias = Literal["address", "account", "session", "owner", "signed in"]
 
 
 class TooManyAttemptsError(AdvisedError):
@@ -53,7 +53,13 @@ class Attempts:
         self._counts = SlidingWindowCounterRateLimiter(storage)
         self._counts_here = SlidingWindowCounterRateLimiter(MemoryStorage())
         shared = type(rate)(rate.amount * _SHARED, rate.multiples) if rate else None
-        self._rates = {"address": shared, "account": rate, "session": rate, "owner": shared}
+        self._rates = {
+            "address": shared,
+            "account": rate,
+            "session": rate,
+            "owner": shared,
+            "signed in": shared,
+        }
 
     @contextmanager
     def sign_in(self, account: str, ip: str | None) -> Iterator[None]:
@@ -63,7 +69,12 @@ class Attempts:
             yield
 
     def signed_in(self, account: str, ip: str | None) -> None:
-        """Forgets the account's tries, and takes the one that was right from those of the network."""
+        """Forgets the account's tries, and takes the one that was right from those of the network.
+
+        Sign-ins that succeed are limited as well, for each is an event: raises TooManyAttemptsError.
+        """
+        with self._counted("signed in", _digest(account)):
+            pass
         if rate := self._rates["account"]:
             self._counts.clear(rate, "account", _digest(account))
         self._uncount("address", network(ip))

@@ -423,6 +423,13 @@ def test_each_session_has_its_own_tries_at_the_current_password(
     assert first
 
 
+def test_sign_ins_that_succeed_do_not_grow_the_ledger_without_limit(
+    client: FlaskClient, accounts: Accounts
+) -> None:
+    assert [sign_in(client).status_code for _ in range(17)] == [303] * 15 + [429] * 2
+    assert accounts.ledger.version("sign-in:ada@example.com") == 15
+
+
 def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskClient) -> None:
     def answer(number: int, ip: str) -> int:
         form = {"email": f"nobody{number}@example.com", "password": "x"}
