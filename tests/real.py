@@ -162,6 +162,11 @@ class Service:
         """What it has printed so far."""
         return "".join(self._lines)
 
+    def make(self) -> None:
+        """Makes the data directory that a first start makes, without the seconds of a start."""
+        self.data_dir.mkdir(mode=0o700)
+        (self.data_dir / "store").mkdir()
+
     def start(self) -> None:
         """Starts it and waits until it is ready."""
         self._process = subprocess.Popen(

@@ -118,6 +118,7 @@ def test_the_runbook_goes_on_where_the_key_is_lost_too(lost: Lost, tmp_path: Pat
 
 def test_a_backup_goes_through_a_pipe(tmp_path: Path) -> None:
     old, new = Service(tmp_path / "old"), Service(tmp_path / "new")
+    old.make()
     words = ["account", "add", "ann@example.org", "--role", "owner", "--password-stdin"]
     assert old.run(*words, stdin=PASSWORD).returncode == 0
     taken = old.run("backup", "-")
@@ -133,6 +134,7 @@ def test_a_backup_goes_through_a_pipe(tmp_path: Path) -> None:
 
 def test_what_cannot_be_restored_is_refused_in_one_line(lost: Lost, tmp_path: Path) -> None:
     new, file, whole = Service(tmp_path / "new"), tmp_path / "file", lost.backup.read_bytes()
+    new.make()
     assert "cannot be written: No such file" in refusal(new.run("backup", str(tmp_path / "no" / "file")))
     assert "cannot be read: No such file" in refusal(new.run("restore", str(tmp_path / "nothing")))
     assert new.run("export", str(file)).returncode == 0

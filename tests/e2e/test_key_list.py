@@ -7,6 +7,7 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
+from shared.words import words
 from tests.real import Service, until
 
 NAMES = ("Alpha Sync", "beta billing", "Gamma data-sync", "Ärger Report")
@@ -97,7 +98,7 @@ def test_each_column_sorts_both_ways(page: Page, keys: Keys) -> None:
         else:
             assert orders[0] == orders[1][::-1]
         if column == "Name":
-            assert orders[0] == sorted(orders[0], key=str.casefold)
+            assert orders[0] == sorted(orders[0], key=words)
 
 
 def test_a_status_is_chosen_together_with_a_search(page: Page, keys: Keys) -> None:
@@ -123,9 +124,9 @@ def test_a_pasted_key_leads_to_its_page_and_is_in_no_address_and_no_log(
     search(page, f" {token} ")
     expect(page).to_have_url(f"{service.url}/keys/{made['id']}")
     page.goto("/keys")
-    for wrong, words in ((token[:-1] + "-", "mistyped"), (token[3:-4], "mistyped")):
+    for wrong, text in ((token[:-1] + "-", "mistyped"), (token[3:-4], "mistyped")):
         search(page, wrong)
-        expect(page.locator("#search-error")).to_contain_text(words)
+        expect(page.locator("#search-error")).to_contain_text(text)
         expect(page.get_by_role("searchbox")).to_be_focused()
         assert wrong not in page.content()
     page.goto("/keys")
