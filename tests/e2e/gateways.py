@@ -1,11 +1,15 @@
 """Gateways by the recipes, and the service behind them."""
 
+import base64
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage
@@ -14,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeAlias
 
-from tests.e2e.recipes import blocks, fitted
+from tests.e2e.recipes import RECIPES, blocks, fitted
 from tests.real import free_port, need, until
 
 Headers: TypeAlias = list[tuple[str, str]]
@@ -39,6 +43,9 @@ http {{
 """
 
 _NO_ROUTES_YET = b"404 page not found\n"  # Traefik listens before it has read them
+
+
+_WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # as RFC 6455 has it
 
 
 @dataclass(frozen=True)
@@ -96,17 +103,10 @@ def _handler(service: EchoService) -> type[BaseHTTPRequestHandler]:
             raise AttributeError(name)
 
         def _echo(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            seen = Request(self.command, self.path, self.headers.items(), len(body))
-            service.seen.append(seen)
-            answer = json.dumps(vars(seen)).encode() if service.body is None else service.body
-            self.send_response(service.status)
-            for name, value in service.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(answer)
+            if self.headers.get("Upgrade"):
+                _echo_frames(self, service)
+            else:
+                _echo_body(self, service)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
             pass
@@ -114,10 +114,61 @@ def _handler(service: EchoService) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def _echo_body(handler: BaseHTTPRequestHandler, service: EchoService) -> None:
+    body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    seen = Request(handler.command, handler.path, handler.headers.items(), len(body))
+    service.seen.append(seen)
+    answer = json.dumps(vars(seen)).encode() if service.body is None else service.body
+    handler.send_response(service.status)
+    for name, value in service.headers.items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(answer)))
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(answer)
+
+
+def _echo_frames(handler: BaseHTTPRequestHandler, service: EchoService) -> None:
+    """A WebSocket that sends back what it gets: small frames, to its client's end."""
+    service.seen.append(Request(handler.command, handler.path, handler.headers.items(), 0))
+    key = handler.headers["Sec-WebSocket-Key"].encode() + _WEBSOCKET
+    handler.send_response(101)
+    handler.send_header("Upgrade", "websocket")
+    handler.send_header("Connection", "Upgrade")
+    accept = hashlib.sha1(key, usedforsecurity=False).digest()
+    handler.send_header("Sec-WebSocket-Accept", base64.b64encode(accept).decode())
+    handler.end_headers()
+    while head := handler.rfile.read(2):
+        mask = handler.rfile.read(4)
+        masked = handler.rfile.read(head[1] & 0x7F)
+        text = bytes(each ^ mask[place % 4] for place, each in enumerate(masked))
+        handler.wfile.write(bytes([head[0], len(text)]) + text)
+    handler.close_connection = True
+
+
 def nginx(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
     """The command that runs nginx by its recipe."""
+    block = blocks("nginx.md", "nginx")[0]
+    return _nginx(directory, block, port, keyledger, service)
+
+
+def nginx_with_other_places(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
+    """The same with keys from other places, by the table of the recipe."""
+    block, maps = blocks("nginx.md", "nginx")
+    rows = re.findall(r"(?m)^\| `[^`]+` \| `([^`]+)` \| `([^`]+)` \|$", (RECIPES / "nginx.md").read_text())
+    assert len(rows) == 4
+    changed = fitted(block, {old: new.replace("/var/log/nginx", str(directory)) for old, new in rows})
+    return _nginx(
+        directory,
+        changed.replace("server {\n    listen", f"{maps}\nserver {{\n    listen"),
+        port,
+        keyledger,
+        service,
+    )
+
+
+def _nginx(directory: Path, block: str, port: int, keyledger: int, service: int) -> list[str]:
     program = need(found("nginx"), "nginx")
-    (block,) = blocks("nginx.md", "nginx")
     places = {"listen 80;": f"listen 127.0.0.1:{port};", **_ports(keyledger, service)}
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, recipe=fitted(block, places)))
@@ -127,7 +178,19 @@ def nginx(directory: Path, port: int, keyledger: int, service: int) -> list[str]
 def caddy(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
     """The command that runs Caddy by its recipe."""
     program = need(found("caddy"), "caddy")
-    (block,) = blocks("caddy.md", "caddyfile")
+    block = blocks("caddy.md", "caddyfile")[0]
+    return _caddy(directory, program, block, port, keyledger, service)
+
+
+def caddy_with_x_api_key(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
+    """The same with keys from X-API-Key."""
+    program = need(found("caddy"), "caddy")
+    block, lines = blocks("caddy.md", "caddyfile")
+    block = fitted(block, {"\troute {\n": f"\troute {{\n{lines}"})
+    return _caddy(directory, program, block, port, keyledger, service)
+
+
+def _caddy(directory: Path, program: str, block: str, port: int, keyledger: int, service: int) -> list[str]:
     places = {":80 {": f"http://127.0.0.1:{port} {{", **_ports(keyledger, service)}
     configuration = directory / "Caddyfile"
     configuration.write_text("{\n\tadmin off\n}\n" + fitted(block, places))
@@ -183,6 +246,26 @@ def running(gateway: Gateway, directory: Path, keyledger: int, service: int) -> 
             yield port
         finally:
             process.terminate()
+
+
+def open_websocket(port: int, headers: Headers, words: Sequence[bytes] = ()) -> tuple[int, list[bytes]]:
+    """The status that a WebSocket is answered with and, if it opens, what comes back for each word."""
+    sent = [("Host", f"127.0.0.1:{port}"), ("Connection", "Upgrade"), ("Upgrade", "websocket"), *headers]
+    sent += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", base64.b64encode(bytes(16)).decode())]
+    lines = ["GET /events HTTP/1.1", *(f"{name}: {value}" for name, value in sent), "", ""]
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as peer, peer.makefile("rb") as answer:
+        peer.sendall("\r\n".join(lines).encode())
+        status = int(answer.readline().split()[1])
+        while answer.readline().strip():
+            pass
+        back = []
+        for word in words if status == 101 else ():
+            peer.sendall(
+                bytes([0x81, 0x80 | len(word), 0, 0, 0, 0]) + word
+            )  # a mask of zeros changes nothing
+            head = answer.read(2)
+            back.append(answer.read(head[1]))
+        return status, back
 
 
 def ask(

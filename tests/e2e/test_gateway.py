@@ -1,5 +1,6 @@
 """Gateways by the recipes, in front of a small service: who gets in, and what the service is told of them."""
 
+import base64
 import os
 import re
 import secrets
@@ -19,7 +20,10 @@ from tests.e2e.gateways import (
     Gateway,
     Headers,
     ask,
+    caddy_with_x_api_key,
     nginx,
+    nginx_with_other_places,
+    open_websocket,
     running,
 )
 from tests.e2e.refusals import REFUSED, refused_tokens
@@ -230,6 +234,107 @@ def asked(gateway: Gateway, upstream: EchoService, tmp_path: Path) -> Iterator[t
     with running(gateway, tmp_path, keyledger.port, upstream.port) as port:
         keyledger.seen.clear()
         yield keyledger, port
+    keyledger.close()
+
+
+def test_a_websocket_opens_with_a_key_and_not_without(
+    asked: tuple[EchoService, int], upstream: EchoService
+) -> None:
+    keyledger, port = asked
+    words = [b"one", b"two"]
+    assert open_websocket(port, bearer("any"), words) == (101, words)
+    for headers in (keyledger.seen[-1].headers, upstream.seen[-1].headers):
+        named = {name.lower(): value for name, value in headers}
+        assert ("upgrade" in named) == (headers is upstream.seen[-1].headers)
+    assert "authorization" not in named
+    before = len(upstream.seen)
+    keyledger.status = 401
+    assert open_websocket(port, bearer("any"))[0] == 401
+    assert len(upstream.seen) == before
+
+
+@pytest.fixture
+def asked_elsewhere(upstream: EchoService, tmp_path: Path) -> Iterator[tuple[EchoService, int]]:
+    """A Keyledger of our own making, and the port of an nginx that takes keys from other places."""
+    keyledger = EchoService()
+    keyledger.body = b""
+    with running(nginx_with_other_places, tmp_path, keyledger.port, upstream.port) as port:
+        keyledger.seen.clear()
+        yield keyledger, port
+    keyledger.close()
+
+
+BASIC = base64.b64encode(b"kl_basic:").decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "token", "reached"),
+    [
+        ("/a?b=1", [("Authorization", "Bearer kl_bearer"), ("X-API-Key", "kl_other")], "kl_bearer", "/a?b=1"),
+        ("/a", [("X-API-Key", "kl_header")], "kl_header", "/a"),
+        ("/a", [("Authorization", f"Basic {BASIC}")], "kl_basic", "/a"),
+        ("/a?api_key=kl_query", [], "kl_query", "/a?"),
+        ("/a?b=1&api_key=kl_query&c=%20", [], "kl_query", "/a?b=1&c=%20"),
+        ("/a?api_key=kl_one&b=1&api_key=kl_two", [], "kl_one", "/a"),
+        ("/a?my_api_key=kl_no", [], "", "/a?my_api_key=kl_no"),
+        ("/a?api_key=kl_query", [("X-API-Key", "kl_header")], "kl_header", "/a?"),
+    ],
+)
+def test_nginx_finds_a_key_in_other_places_and_neither_passes_it_on_nor_logs_it(
+    asked_elsewhere: tuple[EchoService, int],
+    upstream: EchoService,
+    tmp_path: Path,
+    path: str,
+    headers: Headers,
+    token: str,
+    reached: str,
+) -> None:
+    keyledger, port = asked_elsewhere
+    assert ask(port, path=path, headers=[*headers, ("Referer", f"http://x{path}")]).status == 200
+    sent = [value for name, value in keyledger.seen[-1].headers if name == "Authorization"]
+    assert sent == ([f"Bearer {token}"] if token else [])
+    assert upstream.seen[-1].path == reached
+    assert token == "" or token not in str(upstream.seen[-1])
+    until(lambda: "/a" in (tmp_path / "orders.log").read_text(), what="the line of the request")
+    for log in tmp_path.glob("*log*"):
+        assert token == "" or token not in log.read_text(), log
+
+
+def test_nginx_upgrades_to_no_other_protocol(
+    asked_elsewhere: tuple[EchoService, int], upstream: EchoService
+) -> None:
+    sent = [*bearer("any"), ("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
+    assert ask(asked_elsewhere[1], headers=sent).status == 200
+    assert "h2c" not in str(upstream.seen[-1].headers)
+
+
+def test_nginx_logs_no_key_where_nothing_answers(tmp_path: Path) -> None:
+    keyledger = EchoService()
+    keyledger.body = b""
+    with running(nginx_with_other_places, tmp_path, keyledger.port, free_port()) as port:
+        assert (
+            ask(port, path="/a?api_key=kl_query", headers=[("Authorization", f"Basic {BASIC}")]).status == 502
+        )
+        keyledger.status = 500
+        assert ask(port, path="/a?api_key=kl_query").status == 503
+        until(lambda: (tmp_path / "orders.log").read_text().count("/a") == 2, what="both lines")
+    keyledger.close()
+    for log in tmp_path.glob("*log*"):
+        assert "kl_" not in log.read_text(), log
+
+
+def test_caddy_takes_a_key_from_x_api_key(upstream: EchoService, tmp_path: Path) -> None:
+    keyledger = EchoService()
+    keyledger.body = b""
+    with running(caddy_with_x_api_key, tmp_path, keyledger.port, upstream.port) as port:
+        for headers, token in (
+            ([("X-API-Key", "kl_header")], "kl_header"),
+            ([("X-API-Key", "kl_other"), *bearer("kl_bearer")], "kl_bearer"),
+        ):
+            assert ask(port, headers=headers).status == 200
+            assert ("Authorization", f"Bearer {token}") in keyledger.seen[-1].headers
+            assert "kl_" not in str(upstream.seen[-1])
+        assert open_websocket(port, [("X-API-Key", "kl_header")], [b"one"]) == (101, [b"one"])
     keyledger.close()
 
 

@@ -177,7 +177,7 @@ def test_traefik_is_told_the_same_names_as_the_other_gateways() -> None:
     made, router = dynamic["http"]["middlewares"], dynamic["http"]["routers"]["orders"]
     assert list(made) == router["middlewares"]
     assert made["keyledger"]["forwardAuth"]["authResponseHeaders"] == IDENTITY
-    (caddyfile,) = blocks("caddy.md", "caddyfile")
+    caddyfile, _ = blocks("caddy.md", "caddyfile")
     assert f"copy_headers {' '.join(IDENTITY)}\n" in caddyfile
 
 
