@@ -179,7 +179,7 @@ class Service:
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
         until(self.is_ready, 60, f"readiness of {self.url}")
-        until(lambda: "Ctrl-C stops everything" in self.output, 10, "the last line of the start")
+        until(lambda: "Ctrl-C stops everything" in self.output, 60, "the last line of the start")
 
     def stop(self) -> int:
         """Ends it as a person would, and gives its exit status."""
@@ -207,7 +207,7 @@ class Service:
         """Whether it says so; fails at once if it has ended."""
         assert self._process.poll() is None, self.output
         try:
-            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return requests.get(f"{self.url}/readyz", timeout=60).status_code == 200
         except requests.ConnectionError:
             return False
 

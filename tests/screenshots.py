@@ -61,7 +61,7 @@ class Scene:
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
         """Asks the API."""
         url = f"{self.service.url}/v1{path}"
-        answer = requests.request(method, url, json=body, headers=self.bearer, timeout=10)
+        answer = requests.request(method, url, json=body, headers=self.bearer, timeout=60)
         assert answer.ok, answer.text
         return {"position": answer.headers.get("X-Ledger-Position")} | (
             answer.json() if answer.content else {}
@@ -447,7 +447,7 @@ def shoot_all(scene: Scene, browser: Browser, folder: Path, options: Json) -> No
     """Each state in one form."""
     for states in ((signing_in,), (beginning,), (reading,), STATES):
         context = browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         visit = Visit(scene, context, folder)
         for state in states:
             state(visit)

@@ -24,7 +24,7 @@ class Visitor(requests.Session):
 
     def page(self, path: str) -> requests.Response:
         """A page, without following where it leads."""
-        return self.get(self.url + path, allow_redirects=False, timeout=10)
+        return self.get(self.url + path, allow_redirects=False, timeout=60)
 
     def token(self, path: str = "/sign-in") -> str:
         """The CSRF token of the forms on a page."""
@@ -37,7 +37,7 @@ class Visitor(requests.Session):
     ) -> requests.Response:
         """Sends a form of a page."""
         fields["csrf_token"] = self.token(form_at)
-        return self.post(self.url + path, data=fields, headers=headers, allow_redirects=False, timeout=10)
+        return self.post(self.url + path, data=fields, headers=headers, allow_redirects=False, timeout=60)
 
     def sign_in(self, email: str, password: str) -> requests.Response:
         """What the form of Sign in answers."""

@@ -101,7 +101,7 @@ CHECKS = (
         "Fewer replicas are connected than must have each event.",
         _NOT_READY,
     ),
-    Check("memory", store.check_memory, Concern.WEB | EVERYWHERE, "The store is out of memory.", _FULL),
+    Check("memory", store.check_memory, EVERYWHERE, "The store is out of memory.", _FULL),
     Check(
         "ledger",
         ledger.check_ledger,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from redis import Redis, ResponseError
+from redis.exceptions import OutOfMemoryError
 from rich.filesize import decimal
 
 from services.doctor.findings import Finding, ok, problem, warning
@@ -48,6 +49,8 @@ def check_writes(installation: Installation) -> Iterator[Finding]:
     except ReadOnlyStoreError as error:
         found, _, advice = str(error).partition(": ")
         yield problem(found, advice[0].upper() + advice[1:])
+    except OutOfMemoryError:
+        yield ok("it takes what its reserve is for, such as revocations; see `memory`")
     except ResponseError as error:
         yield problem(f"it takes no writes: {error}", "See its log, its memory and its replicas.")
     else:

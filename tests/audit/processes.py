@@ -35,7 +35,7 @@ def relay(store_url: str, database_url: str, _: Path) -> None:
     """`keyledger audit relay`."""
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: set_by_signal(stop))
-    ledger, requests = Ledger(connect(store_url, timeout=5)), Requests(connect(store_url))
+    ledger, requests = Ledger(connect(store_url, timeout=60)), Requests(connect(store_url))
     Relay(ledger, AuditLog(database_url), requests, now_ms).run(stop)
 
 

@@ -239,7 +239,7 @@ def test_a_database_that_is_away_is_waited_for_and_told_once(
 def test_the_relay_ends_when_it_is_told_to(
     valkey_url: str, sqlite_log: AuditLog, requests: Requests, stop: Event
 ) -> None:
-    with connect(valkey_url, timeout=5) as store:
+    with connect(valkey_url, timeout=60) as store:
         idle = Thread(target=Relay(Ledger(store), sqlite_log, requests, now_ms).run, args=(stop,))
         idle.start()
         until(lambda: blocked(store) == 1, what="waiting for news")

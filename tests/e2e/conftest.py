@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.e2e.chromium import launched
 from tests.e2e.people import signed_in
 from tests.real import Service
+
+expect.set_options(timeout=60_000)  # ms; a busy machine fails no test
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +43,7 @@ def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
     """A person's browser, which may use the clipboard."""
     made = browser.new_context(base_url=service.url)
     made.grant_permissions(["clipboard-read", "clipboard-write"], origin=service.url)
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(60_000)
     yield made
     made.close()
 

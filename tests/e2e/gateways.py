@@ -253,7 +253,7 @@ def open_websocket(port: int, headers: Headers, words: Sequence[bytes] = ()) -> 
     sent = [("Host", f"127.0.0.1:{port}"), ("Connection", "Upgrade"), ("Upgrade", "websocket"), *headers]
     sent += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", base64.b64encode(bytes(16)).decode())]
     lines = ["GET /events HTTP/1.1", *(f"{name}: {value}" for name, value in sent), "", ""]
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as peer, peer.makefile("rb") as answer:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer, peer.makefile("rb") as answer:
         peer.sendall("\r\n".join(lines).encode())
         status = int(answer.readline().split()[1])
         while answer.readline().strip():
@@ -272,7 +272,7 @@ def ask(
     port: int, method: str = "GET", path: str = "/", headers: Headers | None = None, body: bytes = b""
 ) -> Answer:
     """Sends a request with just these headers, as often and in the spelling that they are given."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.putrequest(method, path)
         for name, value in headers or []:

@@ -53,7 +53,7 @@ def test_no_page_and_no_state_has_a_violation(
             reduced_motion="reduce",  # what is half faded in has half its contrast
             permissions=["clipboard-read", "clipboard-write"],
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         visit = Judged(scene, context, screenshots.FOLDER)
         visit.seen, visit.found = seen, found
         for state in states:

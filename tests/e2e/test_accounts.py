@@ -53,7 +53,7 @@ def test_an_owner_lets_a_person_in_who_takes_a_password_and_is_demoted_and_disab
     expect(row).to_contain_text("never")
 
     elsewhere = browser.new_context(base_url=service.url)
-    elsewhere.set_default_timeout(10_000)
+    elsewhere.set_default_timeout(60_000)
     grace = elsewhere.new_page()
     sign_in(grace, "grace@example.com", given)
     grace.wait_for_url("**/keys")

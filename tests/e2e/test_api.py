@@ -28,7 +28,7 @@ class Caller:
 
     def __call__(self, method: str, path: str, headers: Json | None = None, **body: Any) -> requests.Response:
         return requests.request(
-            method, self._url + path, headers=self._headers | (headers or {}), timeout=10, **body
+            method, self._url + path, headers=self._headers | (headers or {}), timeout=60, **body
         )
 
 
@@ -586,7 +586,7 @@ def test_writers_read_their_writes_while_all_of_them_write(service: Service, adm
 def test_idle_connections_keep_nobody_waiting(service: Service, admin: Caller) -> None:
     idle = [requests.Session() for _ in range(100)]
     for session in idle:
-        session.get(f"{service.url}/healthz", timeout=5)
+        session.get(f"{service.url}/healthz", timeout=60)
     assert admin("GET", "/v1/keys").status_code == 200
     for session in idle:
         session.close()
@@ -607,7 +607,7 @@ def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> 
     }
     # The figures are read every two seconds.
     until(
-        lambda: expected <= {*requests.get(f"{service.url}/metrics", timeout=5).text.splitlines()},
+        lambda: expected <= {*requests.get(f"{service.url}/metrics", timeout=60).text.splitlines()},
         what="the figures",
     )
 

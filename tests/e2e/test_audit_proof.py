@@ -50,7 +50,7 @@ def auditor(service: Service) -> dict[str, str]:
 
 
 def get(service: Service, path: str, headers: dict[str, str], **query: str) -> requests.Response:
-    return requests.get(f"{service.url}/v1/audit/{path}", params=query, headers=headers, timeout=20)
+    return requests.get(f"{service.url}/v1/audit/{path}", params=query, headers=headers, timeout=60)
 
 
 def entries(service: Service, headers: dict[str, str], **query: str) -> list[Json]:
@@ -337,7 +337,7 @@ def test_a_forged_entry_is_marked_raises_an_alarm_and_is_neither_exported_nor_si
     alarm = get(service, "integrity", auditor).json()["alarm"]
     assert (alarm["kind"], alarm["position"]) == ("changed", 40)
     until(
-        lambda: "keyledger_audit_alarm 1.0" in requests.get(f"{service.url}/metrics", timeout=20).text,
+        lambda: "keyledger_audit_alarm 1.0" in requests.get(f"{service.url}/metrics", timeout=60).text,
         what="the metric",
     )
     # It can be acknowledged once the log is intact again, and not before.

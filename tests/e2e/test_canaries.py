@@ -70,7 +70,7 @@ def test_what_is_typed_into_the_wrong_field_is_kept_nowhere(running: Service) ->
     headers = {"Authorization": f"Bearer {running.key('keyledger:admin')}"}
 
     def made() -> Any:
-        return requests.post(f"{running.url}/v1/keys", json={"name": "T"}, headers=headers, timeout=5).json()
+        return requests.post(f"{running.url}/v1/keys", json={"name": "T"}, headers=headers, timeout=60).json()
 
     canary: str = made()["api_key"]
     secrets = {canary[:-7], canary[10:36], CANARY_PASSWORD, PASSWORD}

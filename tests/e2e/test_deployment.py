@@ -44,7 +44,7 @@ def outside(deployment: Deployment) -> Iterator[requests.Session]:
 
 @pytest.fixture(scope="module")
 def created(deployment: Deployment, outside: requests.Session) -> dict[str, Any]:
-    answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "Web"}, timeout=5)
+    answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "Web"}, timeout=60)
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
     return made
@@ -53,12 +53,12 @@ def created(deployment: Deployment, outside: requests.Session) -> dict[str, Any]
 def test_the_deployment_does_the_whole_job(
     deployment: Deployment, outside: requests.Session, created: dict[str, Any]
 ) -> None:
-    listed = outside.get(f"{deployment.url}/v1/keys?after=3", timeout=5).json()["keys"]
+    listed = outside.get(f"{deployment.url}/v1/keys?after=3", timeout=60).json()["keys"]
     assert "Web" in [key["name"] for key in listed]
     asked = {"api_key": created["api_key"]}
-    assert outside.post(f"{deployment.url}/v1/keys/verify", json=asked, timeout=5).json()["code"] == "VALID"
+    assert outside.post(f"{deployment.url}/v1/keys/verify", json=asked, timeout=60).json()["code"] == "VALID"
     entries = f"{deployment.url}/v1/audit/entries?key_id={created['id']}"
-    until(lambda: outside.get(entries, timeout=5).json()["entries"], 2, "the audit entry")
+    until(lambda: outside.get(entries, timeout=60).json()["entries"], 2, "the audit entry")
     for command in (("audit", "check"), ("replay", "--check"), ("projector", "status"), ("audit", "status")):
         ended = deployment.run(*command)
         assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -72,18 +72,18 @@ def test_a_person_signs_in_over_tls_and_finds_the_audit_pages_at_their_own_proce
     deployment.trust(visitor)
     visitor.sign_in("you@example.org", PASSWORD)
     assert [cookie.secure for cookie in visitor.cookies] == [True]
-    answer = visitor.get(f"{deployment.url}/audit", timeout=5)
+    answer = visitor.get(f"{deployment.url}/audit", timeout=60)
     assert (answer.status_code, answer.headers["Strict-Transport-Security"]) == (200, "max-age=31536000")
     assert _sent_to(deployment, answer) == "audit-web"
-    answer = visitor.get(f"{deployment.url}/keys", timeout=5)
+    answer = visitor.get(f"{deployment.url}/keys", timeout=60)
     assert _sent_to(deployment, answer) in {"web-1", "web-2"}
 
 
 def test_what_a_client_says_of_itself_is_replaced(deployment: Deployment, outside: requests.Session) -> None:
     said = {"X-Request-Id": "mine", "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "http"}
-    made = outside.post(f"{deployment.url}/v1/keys", json={"name": "Said"}, headers=said, timeout=5)
+    made = outside.post(f"{deployment.url}/v1/keys", json={"name": "Said"}, headers=said, timeout=60)
     assert re.fullmatch("[0-9a-f]{32}", made.headers["X-Request-Id"])
-    history = outside.get(f"{deployment.url}/v1/keys/{made.json()['id']}/history", timeout=5).json()
+    history = outside.get(f"{deployment.url}/v1/keys/{made.json()['id']}/history", timeout=60).json()
     request = history["events"][0]["request"]
     assert (request["id"], request["ip"]) == (made.headers["X-Request-Id"], "127.0.0.1")
 
@@ -111,7 +111,7 @@ def test_what_is_for_operators_and_gateways_is_not_there_for_others(
     request.url = f"{deployment.url}{path}"
     for headers in ({}, {"Idempotency-Key": "k"}):
         request.headers.update(headers)
-        assert outside.send(request, verify=deployment.certificate, timeout=5).status_code == 404
+        assert outside.send(request, verify=deployment.certificate, timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_for_operators_and_gateways_is_not_there_for_others(
 def test_no_other_spelling_leads_there(deployment: Deployment, outside: requests.Session, path: str) -> None:
     request = outside.prepare_request(requests.Request("GET", deployment.url))
     request.url = f"{deployment.url}{path}"
-    assert outside.send(request, verify=deployment.certificate, timeout=5).status_code == 404
+    assert outside.send(request, verify=deployment.certificate, timeout=60).status_code == 404
 
 
 def test_services_on_this_machine_find_what_they_ask_about_keys_and_nothing_else(
@@ -128,18 +128,18 @@ def test_services_on_this_machine_find_what_they_ask_about_keys_and_nothing_else
 ) -> None:
     bearer = {"Authorization": f"Bearer {created['api_key']}"}
     asked = f"{deployment.local_url}/v1/forward-auth"
-    assert requests.get(asked, headers=bearer, timeout=5).headers["X-Keyledger-Key-Id"] == created["id"]
-    assert requests.get(asked, timeout=5).status_code == 401
-    assert requests.get(f"{deployment.local_url}/readyz", timeout=10).json()["status"] == "ready"
-    assert "audit log" in requests.get(f"{deployment.local_url}/statusz", timeout=10).json()["checks"]
+    assert requests.get(asked, headers=bearer, timeout=60).headers["X-Keyledger-Key-Id"] == created["id"]
+    assert requests.get(asked, timeout=60).status_code == 401
+    assert requests.get(f"{deployment.local_url}/readyz", timeout=60).json()["status"] == "ready"
+    assert "audit log" in requests.get(f"{deployment.local_url}/statusz", timeout=60).json()["checks"]
     for path in ("/", "/keys", "/v1/keys", "/metrics", "/sign-in"):
-        assert requests.get(f"{deployment.local_url}{path}", timeout=5).status_code == 404
+        assert requests.get(f"{deployment.local_url}{path}", timeout=60).status_code == 404
 
 
 def test_what_nginx_itself_refuses_is_told_as_keyledger_tells_it(
     deployment: Deployment, outside: requests.Session
 ) -> None:
-    answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "x" * 70_000}, timeout=5)
+    answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "x" * 70_000}, timeout=60)
     assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
     assert answer.json()["status"] == 413
     assert re.fullmatch("[0-9a-f]{32}", answer.json()["request_id"])
@@ -150,11 +150,11 @@ def test_answers_of_nginx_itself_have_the_security_headers_of_keyledgers_own(
 ) -> None:
     url, too_large = deployment.url, {"name": "x" * 70_000}
     answers = [
-        outside.get(f"{url}/healthz", timeout=5),
-        outside.get(f"{url}/sign-in", timeout=5),
-        outside.get(f"{url}/metrics", timeout=5),
-        outside.post(f"{url}/v1/keys", json=too_large, timeout=5),
-        outside.request("TRACE", f"{url}/keys", timeout=5),
+        outside.get(f"{url}/healthz", timeout=60),
+        outside.get(f"{url}/sign-in", timeout=60),
+        outside.get(f"{url}/metrics", timeout=60),
+        outside.post(f"{url}/v1/keys", json=too_large, timeout=60),
+        outside.request("TRACE", f"{url}/keys", timeout=60),
     ]
     assert [answer.status_code for answer in answers] == [200, 200, 404, 413, 405]
     over_tls = dict(security_headers({"wsgi.url_scheme": "https"}))
@@ -162,7 +162,7 @@ def test_answers_of_nginx_itself_have_the_security_headers_of_keyledgers_own(
         assert {name: answer.headers.get(name) for name in over_tls} == over_tls
     plain = dict(security_headers({"wsgi.url_scheme": "http"}))
     for path in ("/nowhere", "/healthz"):
-        answer = requests.get(f"{deployment.local_url}{path}", timeout=5)
+        answer = requests.get(f"{deployment.local_url}{path}", timeout=60)
         assert {name: answer.headers.get(name) for name in plain} == plain
         assert "Strict-Transport-Security" not in answer.headers
 

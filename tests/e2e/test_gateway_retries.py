@@ -85,7 +85,7 @@ def ask(
     with requests.Session() as client:
         gateway.trust(client)
         body = None if method in {"GET", "DELETE"} else "{}"
-        return client.request(method, f"{gateway.url}{path}", headers=headers, data=body, timeout=10)
+        return client.request(method, f"{gateway.url}{path}", headers=headers, data=body, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +181,5 @@ def test_a_reload_loses_nobody(gateway: Deployment, webs: dict[str, Upstream]) -
         for number in range(60):
             if number % 20 == 10:
                 gateway.reload_gateway()
-            assert client.get(f"{gateway.url}/keys", timeout=10).status_code == 200
+            assert client.get(f"{gateway.url}/keys", timeout=60).status_code == 200
     assert len(webs["web-1"].seen) + len(webs["web-2"].seen) == 60

@@ -125,7 +125,7 @@ def keyledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(tmp_path_factory.mktemp("guides") / "data")
     service.start()
     service.account("owner@example.org", "owner", "a long password")
-    until(lambda: requests.get(f"{service.url}/statusz", timeout=5).ok, what="that all is well")
+    until(lambda: requests.get(f"{service.url}/statusz", timeout=60).ok, what="that all is well")
     run(service, f"keyledger key revoke {id_of(service.key())} --reason leaked", service.data_dir)
     yield service
     assert service.stop() == 0

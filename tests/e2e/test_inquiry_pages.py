@@ -183,8 +183,8 @@ def test_what_is_looked_up_is_kept_nowhere(service: Service, leaked: Leaked) -> 
     bearer = {"Authorization": f"Bearer {service.key(ADMIN)}"}
     url = f"{service.url}/v1/audit/lookup"
     damaged = [leaked.token, leaked.token[:-1], leaked.token[:-1] + "!", f"{leaked.token}\n"]
-    answers = [requests.post(url, json={"api_key": text}, headers=bearer, timeout=10) for text in damaged]
-    answers.append(requests.post(url, data=leaked.token, headers=bearer, timeout=10))
+    answers = [requests.post(url, json={"api_key": text}, headers=bearer, timeout=60) for text in damaged]
+    answers.append(requests.post(url, data=leaked.token, headers=bearer, timeout=60))
     answers.append(
         requests.post(
             url, data=f'"{leaked.token}', headers=bearer | {"Content-Type": "application/json"}, timeout=10

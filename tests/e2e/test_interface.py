@@ -38,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def document(service: Service) -> Json:
-    described: Json = requests.get(f"{service.url}/openapi.json", timeout=10).json()
+    described: Json = requests.get(f"{service.url}/openapi.json", timeout=60).json()
     return described
 
 

@@ -22,22 +22,27 @@ class Keys:
         self._headers = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
 
     def make(self, name: str, **more: Any) -> dict[str, Any]:
-        answer = requests.post(self._url, json={"name": name, **more}, headers=self._headers, timeout=5)
+        answer = requests.post(self._url, json={"name": name, **more}, headers=self._headers, timeout=60)
         assert answer.status_code == 201, answer.text
         self.position = answer.headers["X-Ledger-Position"]
         made: dict[str, Any] = answer.json()
+        until(lambda: self._is_listed(self.position), what="the key in the list")
         return made
 
+    def _is_listed(self, position: str) -> bool:
+        headers = self._headers | {"X-Ledger-Position": position}
+        return "X-Ledger-Behind" not in requests.get(self._url, headers=headers, timeout=60).headers
+
     def read(self, key_id: str) -> dict[str, Any]:
-        read: dict[str, Any] = requests.get(f"{self._url}/{key_id}", headers=self._headers, timeout=5).json()
+        read: dict[str, Any] = requests.get(f"{self._url}/{key_id}", headers=self._headers, timeout=60).json()
         return read
 
     def revoke(self, key_id: str) -> None:
-        requests.delete(f"{self._url}/{key_id}", headers=self._headers, timeout=5).raise_for_status()
+        requests.delete(f"{self._url}/{key_id}", headers=self._headers, timeout=60).raise_for_status()
 
     def verify(self, token: str) -> None:
         asked = {"api_key": token}
-        requests.post(f"{self._url}/verify", json=asked, headers=self._headers, timeout=5).raise_for_status()
+        requests.post(f"{self._url}/verify", json=asked, headers=self._headers, timeout=60).raise_for_status()
 
 
 @pytest.fixture(scope="module")

@@ -107,12 +107,12 @@ def test_the_history_call_gives_pages_that_end(service: Service, key_id: str) ->
     query: dict[str, Any] = {"limit": 200}
     while True:
         url = f"{service.url}/v1/keys/{key_id}/history"
-        body = requests.get(url, params=query, headers=headers, timeout=10).json()
+        body = requests.get(url, params=query, headers=headers, timeout=60).json()
         assert len(body["events"]) <= 200
         seen += [event["version"] for event in body["events"]]
         if body["next_cursor"] is None:
             break
         query["cursor"] = body["next_cursor"]
     assert seen == list(range(1, EVENTS + 1))
-    end = requests.get(url, params={"cursor": 2**53}, headers=headers, timeout=10)
+    end = requests.get(url, params={"cursor": 2**53}, headers=headers, timeout=60)
     assert end.json() == {"events": [], "next_cursor": None}

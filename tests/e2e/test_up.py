@@ -191,10 +191,10 @@ def test_an_account_that_is_added_may_sign_in(running: Service) -> None:
     )
     assert added.returncode == 0, added.stderr
     browser = requests.Session()
-    form = browser.get(f"{running.url}/sign-in", timeout=5).text
+    form = browser.get(f"{running.url}/sign-in", timeout=60).text
     token = form.split('name="csrf_token" value="')[1].split('"')[0]
     typed = {"email": "dev@example.org", "password": "a long password", "csrf_token": token}
-    assert browser.post(f"{running.url}/sign-in", data=typed, timeout=5).url.endswith("/keys")
+    assert browser.post(f"{running.url}/sign-in", data=typed, timeout=60).url.endswith("/keys")
 
 
 @pytest.mark.drill
@@ -233,12 +233,12 @@ def test_no_secret_is_in_any_file_or_in_the_store(running: Service) -> None:
     running.run("account", "add", "a@b", "--role", "owner", "--password-stdin", stdin=f"{password}\n")
     token = running.key("keyledger:admin")
     bearer = {"Authorization": f"Bearer {token}"}
-    made = requests.post(f"{running.url}/v1/keys", json={"name": "Canary"}, headers=bearer, timeout=5).json()
+    made = requests.post(f"{running.url}/v1/keys", json={"name": "Canary"}, headers=bearer, timeout=60).json()
     mistyped = made["api_key"][:-1] + "_"
     for wrong in (mistyped, made["api_key"]):
-        requests.get(f"{running.url}/v1/keys", headers={"Authorization": f"Bearer {wrong}"}, timeout=5)
+        requests.get(f"{running.url}/v1/keys", headers={"Authorization": f"Bearer {wrong}"}, timeout=60)
     browser = requests.Session()
-    form = browser.get(f"{running.url}/sign-in", timeout=5).text
+    form = browser.get(f"{running.url}/sign-in", timeout=60).text
     csrf = form.split('name="csrf_token" value="')[1].split('"')[0]
     browser.post(
         f"{running.url}/sign-in", data={"email": "a@b", "password": password, "csrf_token": csrf}, timeout=5

@@ -34,7 +34,7 @@ class Platform:
     def call(self, method: str, path: str, headers: Json | None = None, **body: Any) -> requests.Response:
         bearer = {"Authorization": f"Bearer {self._token}"}
         return requests.request(
-            method, self._service.url + path, headers=bearer | (headers or {}), timeout=10, **body
+            method, self._service.url + path, headers=bearer | (headers or {}), timeout=60, **body
         )
 
     def make(self, **fields: Any) -> Json:
@@ -80,7 +80,7 @@ def gate(
         method,
         f"{service.url}/v1/forward-auth{query}",
         headers=headers | more.pop("headers", {}),
-        timeout=10,
+        timeout=60,
         **more,
     )
 
@@ -291,7 +291,7 @@ def test_a_rule_with_a_typo_lets_nobody_pass_and_is_logged_by_name(service: Serv
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer x y", "\xe9"])
 def test_forward_auth_refuses_who_presents_no_key(service: Service, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
-    refused = requests.get(f"{service.url}/v1/forward-auth", headers=headers, timeout=5)
+    refused = requests.get(f"{service.url}/v1/forward-auth", headers=headers, timeout=60)
     challenge = 'Bearer error="invalid_token"' if authorization == "Bearer x y" else "Bearer"
     assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, challenge)
 

@@ -16,7 +16,7 @@ from tests.real import Service
 def plain(browser: Browser, service: Service) -> Iterator[Page]:
     """The dashboard of a developer who runs no script."""
     context = browser.new_context(base_url=service.url, java_script_enabled=False)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)
     yield signed_in(context, service, "developer")
     context.close()
 

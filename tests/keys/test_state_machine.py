@@ -197,7 +197,7 @@ class Rebuild:
         self.go_on()
 
     def _wait(self) -> None:
-        assert self._stopped.acquire(timeout=20)
+        assert self._stopped.acquire(timeout=60)
         if self.over:
             self._thread.join()
 

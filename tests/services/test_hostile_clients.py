@@ -62,7 +62,7 @@ def answers(port: int) -> bool:
 
 
 def asked(port: int, path: str) -> bytes:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers={"Connection": "close"})
     return connection.getresponse().read()
 

@@ -200,7 +200,7 @@ def test_a_wrong_password_is_said_without_showing_it(user: str, tmp_path: Path) 
 
 
 def test_whoever_waits_for_news_is_seen_by_who_may_see_it(program: str, tmp_path: Path) -> None:
-    with running(program, tmp_path) as url, connect(url) as client, connect(url, timeout=5) as reader:
+    with running(program, tmp_path) as url, connect(url) as client, connect(url, timeout=60) as reader:
         client.acl_setuser("blind", enabled=True, nopass=True, keys="*", commands=["+@all", "-client|list"])
         waiting = Thread(target=reader.xread, args=({"log": "0"},), kwargs={"block": 1_500})
         assert not is_read_from(client)
