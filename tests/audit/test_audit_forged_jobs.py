@@ -213,7 +213,7 @@ def scene(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         forge(found)
         disturb(found)
         with running(work, valkey_url, database_url, directory / "audit_key.pem") as worker:
-            until(lambda: store.llen(f"rq:queue:{QUEUE}") == 0, 20, "the end of the queue")
+            until(lambda: store.llen(f"rq:queue:{QUEUE}") == 0, what="the end of the queue")
             grow(ledger, 10)
             Requests(store).ask()
             until(lambda: log.last().position == 20, what="catching up")

@@ -227,7 +227,7 @@ def test_a_database_that_is_away_is_waited_for_and_told_once(
         (tmp_path / "later").mkdir()
         until(lambda: waiting(store) == 1, what="asking for a job")
         stop.set()
-        run.result(5)
+        run.result(60)
     assert [line["event"] for line in lines] == [
         "the audit relay waits for what is away",
         "the audit relay goes on",
@@ -267,7 +267,7 @@ def test_a_large_backlog_is_caught_up_with_job_after_job(
     grow(ledger, 25_000)
     with running(work, valkey_url, sqlite_url, key_file):
         Requests(store).ask()  # once
-        until(lambda: sqlite_log.last().position == 25_000, 20, "the end of the backlog")
+        until(lambda: sqlite_log.last().position == 25_000, what="the end of the backlog")
     assert in_step(sqlite_log, ledger)
 
 
@@ -284,7 +284,7 @@ def test_each_event_is_in_the_log_once_whoever_is_killed(
         processes[victim].kill()
         processes[victim].join()
         processes[victim] = started(kinds[victim], valkey_url, sqlite_url, key_file)
-    until(lambda: in_step(sqlite_log, ledger), 30, "settling")
+    until(lambda: in_step(sqlite_log, ledger), what="settling")
     assert [ended(process) for process in processes] == [0, 0, 0]
     assert in_step(sqlite_log, ledger)
     signer = Signer(key_file)
@@ -303,6 +303,6 @@ def test_a_store_that_went_away_and_came_back_is_followed_on(
         with served(server.command, server.url), connect(server.url) as store:
             ledger = Ledger(store)
             grow(ledger, 5)
-            until(partial(in_step, sqlite_log, ledger), 30, "going on")
+            until(partial(in_step, sqlite_log, ledger), what="going on")
     assert all(process.is_alive() for process in processes)
     assert [ended(process) for process in processes] == [0, 0]

@@ -58,7 +58,7 @@ def test_the_deployment_does_the_whole_job(
     asked = {"api_key": created["api_key"]}
     assert outside.post(f"{deployment.url}/v1/keys/verify", json=asked, timeout=60).json()["code"] == "VALID"
     entries = f"{deployment.url}/v1/audit/entries?key_id={created['id']}"
-    until(lambda: outside.get(entries, timeout=60).json()["entries"], 2, "the audit entry")
+    until(lambda: outside.get(entries, timeout=60).json()["entries"], what="the audit entry")
     for command in (("audit", "check"), ("replay", "--check"), ("projector", "status"), ("audit", "status")):
         ended = deployment.run(*command)
         assert ended.returncode == 0, ended.stdout + ended.stderr

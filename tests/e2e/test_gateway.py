@@ -207,7 +207,7 @@ def test_while_the_store_is_stopped_nobody_gets_in_and_afterwards_all_is_well(
     assert ask(door, headers=key).status == 200
     os.kill(store, signal.SIGSTOP)
     try:
-        until(lambda: ask(door, headers=key).status != 200, 1, "the first refusal")
+        until(lambda: ask(door, headers=key).status != 200, what="the first refusal")
         before = len(upstream.seen)
         sent = [*[key] * 5, *map(bearer, tokens.values())]
         with ThreadPoolExecutor(len(sent)) as clients:

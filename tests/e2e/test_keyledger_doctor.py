@@ -33,7 +33,7 @@ def test_a_keyledger_that_is_well_is_told_so_and_one_that_is_stopped_is_not_star
     service.start()
     try:
         service.key("keyledger:admin")
-        until(lambda: not wrong(service), 30, "that all is well")
+        until(lambda: not wrong(service), what="that all is well")
     finally:
         assert service.stop() == 0
 

@@ -33,7 +33,7 @@ def key_id(service: Service) -> str:
             new_id=commands.new_id,
         )
         end = commands.ledger.append(subject(key.id), events, 1).position
-        until(lambda: parts.views.live().checkpoint().position >= end, 10, "the views")
+        until(lambda: parts.views.live().checkpoint().position >= end, what="the views")
     return key.id
 
 

@@ -103,7 +103,7 @@ def test_the_decorator_lets_nobody_in_while_the_store_is_stopped(
     assert status(orders, good["api_key"]) == 200
     os.kill(store, signal.SIGSTOP)
     try:
-        until(lambda: status(orders, good["api_key"]) != 200, 1, "the first refusal")
+        until(lambda: status(orders, good["api_key"]) != 200, what="the first refusal")
         assert [status(orders, good["api_key"]) for _ in range(2)] == [503] * 2
     finally:
         os.kill(store, signal.SIGCONT)

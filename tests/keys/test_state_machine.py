@@ -789,7 +789,7 @@ def test_a_projector_that_cannot_rebuild_what_went_backwards_goes_on_trying(
         running = pool.submit(plain.projector.run, stop)
         until(lambda: running.done() or len(tries) > 1, what="another try")
         stop.set()
-        running.result(10)
+        running.result(60)
 
 
 def test_a_check_whose_hold_ran_out_does_not_call_good_views_wrong(

@@ -441,7 +441,7 @@ def test_a_second_signal_ends_all_at_once_and_nothing_is_left(number: signal.Sig
         assert process.stdout is not None
         assert process.stdout.readline() == "up    | stopping; once more kills at once\n"
         process.send_signal(number)
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
         asyncio.run(until(lambda: all(map(is_gone, pids))))
 
 
@@ -462,5 +462,5 @@ def test_it_goes_on_when_nobody_reads_its_output() -> None:
         os.kill(second, signal.SIGKILL)
         asyncio.run(until(lambda: is_gone(second) and len(children.read_text().split()) == 2))
         process.send_signal(signal.SIGTERM)
-        process.wait(5)
+        process.wait(60)
         assert is_gone(first)
