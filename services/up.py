@@ -25,7 +25,8 @@ _FIRST_OWNER = "owner@localhost"
 def run_everything(settings: Settings) -> None:
     """Starts all, and keeps it running until SIGTERM or Ctrl-C.
 
-    Raises AddressError, StoreError, AuditDatabaseError, NotReadyError.
+    Raises AddressError, StoreError, AuditDatabaseError, SigningError,
+    NotReadyError.
     """
     free_address(settings)
     if settings.redis_url:
@@ -47,6 +48,8 @@ def run_everything(settings: Settings) -> None:
 
 def _supervise(store: list[Process], parts: Parts) -> None:
     parts.audit_log.last()  # finds out now whether its database can be used
+    if parts.settings.audit_key_file:
+        _ = parts.signer.public_key  # and whether the key can: the worker would go on without signatures
     supervise([*store, *_programs(parts.settings)], when_ready=lambda: _welcome(parts))
 
 

@@ -1,5 +1,6 @@
 """Serves a web application with granian: one process group, each worker built by a factory."""
 
+import errno
 import os
 import resource
 import secrets
@@ -18,7 +19,7 @@ from granian.log import LogLevels
 from shared.connections import DataDirectoryError, connect, ensure_usable
 from shared.embedded import ensure_made, open_store
 from shared.errors import AdvisedError
-from shared.settings import Settings
+from shared.settings import SECRET_LENGTH, Settings
 from shared.telemetry import configure_logs
 from shared.web.connections import MAX_CONNECTIONS
 
@@ -45,17 +46,35 @@ def free_address(settings: Settings) -> str:
         found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+    except (OSError, UnicodeError) as error:
+        raise AddressError(
+            f"Can't listen on {settings.host!r} ({_reason(error)}): set KEYLEDGER_HOST to an IP address or "
+            "a name of this machine, without a port."
+        ) from error
+    try:
         family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
         raise AddressError(
-            f"Cannot listen on {settings.host} port {settings.port} ({reason}): stop what uses it, or set "
-            "KEYLEDGER_HOST to an IP address or a name of this machine and KEYLEDGER_PORT to a free port."
+            f"Can't listen on {settings.host} port {settings.port} ({_reason(error)}): {_advice(error)}."
         ) from error
     return str(address[0])
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _advice(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "stop the program that uses it, or set KEYLEDGER_PORT to a free port"
+        case errno.EACCES:
+            return "set KEYLEDGER_PORT to a port that this user may listen on, such as 8000"
+        case _:
+            return "set KEYLEDGER_HOST to an IP address or a name of this machine"
 
 
 def serve_pages(factory: str) -> None:
@@ -138,8 +157,10 @@ def _secret_key(settings: Settings) -> str:
         raise DataDirectoryError(
             f"{path} cannot be used ({error.strerror}): let this user read it, or set KEYLEDGER_SECRET_KEY."
         ) from error
-    if not secret:
-        raise DataDirectoryError(f"{path} is empty: remove it, so that another is made.")
+    if len(secret) < SECRET_LENGTH:
+        raise DataDirectoryError(
+            f"{path} has fewer than {SECRET_LENGTH} characters: remove it, so that another is made."
+        )
     return secret
 
 

@@ -49,6 +49,7 @@ redis.call('LPUSHX', KEYS[1], 'a')
 redis.call('DEL', KEYS[1])
 """
 _ACL_FAILURE = re.compile(r"NOPERM|ACL failure|no permissions|can't run this command", re.IGNORECASE)
+_DATABASE = re.compile(r"/?|/[0-9]+/?")
 _NO_KEY = "{kl:0}:no-such-key"
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def connect(url: str, *, allow_unsafe: bool = False, timeout: float = 1.5) -> Re
     """
     try:
         _refuse_options(url)
+        _refuse_database(url)
         client = unchecked_client(url, timeout)
         pool = client.connection_pool
         pool.connection_kwargs["redis_connect_func"] = partial(
@@ -118,6 +120,13 @@ def _refuse_options(url: str) -> None:
                 f"KEYLEDGER_REDIS_URL has {what}, which Keyledger does not support: leave it out. "
                 f"It takes {', '.join(sorted(_OPTIONS))}."
             ) from None
+
+
+def _refuse_database(url: str) -> None:
+    """Refuses a path for which the client would silently use database 0. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+        raise ValueError
 
 
 def unchecked_client(url: str, timeout: float) -> Redis:

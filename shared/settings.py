@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 
 from environs import EnvError, FileAwareEnv
 from limits import RateLimitItem, parse
-from marshmallow.validate import Range
 
 from shared.errors import AdvisedError
 
+SECRET_LENGTH = 32  # characters, at least
 PREFIX_RULE = "letters, digits and inner underscores, 16 characters at most"
 _RATE = re.compile(r"[1-9]\d*\s*(/|per)\s*([1-9]\d*)?\s*[a-z]+", re.ASCII | re.IGNORECASE)
 _HIGHEST_RATE = 10**9
 _LONGEST_PERIOD_S = 366 * 24 * 60 * 60
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # int() takes underscores and the digits of all scripts
+_BRACKETS = re.compile(r"\[([^\[\]]*:[^\[\]]*)\]")  # as in a URL around an IPv6 address
 _PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
 
 
@@ -133,6 +135,11 @@ class Settings:
                 "KEYLEDGER_SECRET_KEY is not set. Every web process that shares the store of "
                 "KEYLEDGER_REDIS_URL needs the same one: set it to 32 random characters or more."
             )
+        if secret_key and len(secret_key) < SECRET_LENGTH:
+            raise SettingsError(
+                f"KEYLEDGER_SECRET_KEY has fewer than {SECRET_LENGTH} characters, so it can be guessed. Set "
+                "it to what `openssl rand -hex 32` prints, the same in every web process."
+            )
         if env.str("LOG_FORMAT", "text") not in {"text", "json"}:
             raise SettingsError("KEYLEDGER_LOG_FORMAT must be text or json.")
         prefix = env.str("KEY_PREFIX", "kl")
@@ -143,7 +150,7 @@ class Settings:
             redis_url=redis_url,
             audit_database_url=env.str("AUDIT_DATABASE_URL", "") or None,
             audit_key_file=_path(key_file) if key_file else None,
-            host=env.str("HOST", "127.0.0.1"),
+            host=_BRACKETS.sub(r"\1", env.str("HOST", "127.0.0.1")),
             port=env.whole("PORT", 8000, 1, 65_535),
             secret_key=secret_key,
             key_prefix=prefix,
@@ -173,12 +180,10 @@ class _Environment(FileAwareEnv):
 
     def whole(self, setting: str, default: int, least: int, most: int) -> int:
         """A whole number in a range."""
-        try:
-            return self.int(setting, default, validate=Range(least, most))
-        except EnvError as error:
-            raise SettingsError(
-                f"KEYLEDGER_{setting} must be a whole number from {least} to {most}."
-            ) from error
+        text = self.str(setting, str(default))
+        if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
+            raise SettingsError(f"KEYLEDGER_{setting} must be a whole number from {least} to {most}.")
+        return int(text)
 
     def switch(self, setting: str) -> bool:
         """1 or 0, which is the default."""

@@ -16,14 +16,16 @@ def read_settings() -> tuple[Settings, list[Finding]]:
 
     Raises SettingsError for what no setting is the cause of.
     """
-    environment, findings = dict(os.environ), list[Finding]()
+    environment, findings, aside = dict(os.environ), list[Finding](), set[str]()
     try:
         while True:
             try:
                 settings = Settings.from_environment()
             except SettingsError as error:
-                _set_aside(error)
-                findings.append(problem(str(error), "Set it right: no process starts before."))
+                # One that was set aside may be missed afterwards, which is not another fault.
+                if aside.isdisjoint(_NAME.findall(str(error))):
+                    findings.append(problem(str(error), "Set it right: no process starts before."))
+                aside.add(_set_aside(error))
             else:
                 # It was set aside if only the secret is missing that belongs to it.
                 return replace(settings, redis_url=environment.get(_STORE) or None), findings
@@ -31,10 +33,14 @@ def read_settings() -> tuple[Settings, list[Finding]]:
         os.environ.update(environment)
 
 
-def _set_aside(error: SettingsError) -> None:
-    """Unsets the first setting that is set of those that an error names, also one that a file holds."""
-    for name in _NAME.findall(str(error)):
+def _set_aside(error: SettingsError) -> str:
+    """Unsets the first setting that is set of those that an error names, also one that a file holds.
+
+    Returns its name.
+    """
+    names: list[str] = _NAME.findall(str(error))
+    for name in names:
         value, file = os.environ.pop(name, ""), os.environ.pop(f"{name}_FILE", "")
         if value or file:
-            return
+            return name
     raise error

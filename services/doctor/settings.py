@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from services.doctor.addresses import is_loopback
-from services.doctor.findings import Finding, ok, problem, warning
+from services.doctor.findings import Finding, ok, warning
 from services.doctor.installation import Installation
 from shared.settings import SETTINGS, Settings
 
-_SECRET_LENGTH = 32
 _PREFIX = "KEYLEDGER_"
 _KNOWN = {f"{_PREFIX}{name}{suffix}" for name in SETTINGS for suffix in ("", "_FILE")}
 
@@ -32,11 +31,6 @@ def _unknown(name: str) -> Finding:
 
 
 def _risks(settings: Settings) -> Iterator[Finding]:
-    if settings.secret_key and len(settings.secret_key) < _SECRET_LENGTH:
-        yield problem(
-            f"KEYLEDGER_SECRET_KEY has fewer than {_SECRET_LENGTH} characters: it can be guessed",
-            "`openssl rand -hex 32` makes a good one; every web process needs the same.",
-        )
     if settings.allow_unsafe_store:
         yield warning(
             "KEYLEDGER_ALLOW_UNSAFE_STORE is set: a store that could lose events is taken",

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from services import up
+from services.audit.signing import SigningError
 from services.parts.audit import AuditParts
 from services.web import AddressError, _secret_key, free_address
 from shared.connections import (
@@ -68,15 +70,21 @@ def test_a_name_stands_for_the_address_that_is_listened_on(tmp_path: Path, host:
 
 
 @pytest.mark.parametrize(
-    "host", ["nowhere.invalid", "a..b", "a" * 70, "[::1]", "127.0.0.1:80", "192.0.2.1", "http://x"]
+    "host", ["nowhere.invalid", "a..b", "a" * 70, "a b", "127.0.0.1:80", "256.1.1.1", "192.0.2.1", "http://x"]
 )
 def test_a_host_that_nobody_can_listen_on_is_refused_with_its_setting(tmp_path: Path, host: str) -> None:
-    with pytest.raises(AddressError, match=r"^Cannot listen on .* KEYLEDGER_HOST .* KEYLEDGER_PORT [^\n]*$"):
+    with pytest.raises(
+        AddressError, match=r"^Can't listen on [^\n]*: set KEYLEDGER_HOST to [^\n]*$"
+    ) as refusal:
         free_address(settings(tmp_path, host=host, port=free_port()))
+    assert "uses it" not in str(refusal.value)
 
 
 def test_a_port_in_use_is_refused_at_the_address_of_a_name(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(AddressError, match="in use"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(AddressError, match=r"in use.* a free port"),
+    ):
         free_address(settings(tmp_path, host="localhost", port=other.getsockname()[1]))
 
 
@@ -84,7 +92,8 @@ def test_a_port_in_use_is_refused_at_the_address_of_a_name(tmp_path: Path) -> No
     ("make", "words"),
     [
         (Path.mkdir, "Is a directory"),
-        (Path.touch, "is empty"),
+        (Path.touch, "fewer than 32 characters: remove it"),
+        (lambda path: path.write_text("short"), "fewer than 32 characters: remove it"),
         (lambda path: path.symlink_to(path), "levels"),
     ],
 )
@@ -109,6 +118,27 @@ def test_an_option_of_a_store_url_that_changes_its_answers_is_refused(option: st
         connect(f"redis://127.0.0.1:1/0?db=1&{option}")
     assert (f"the option {option.partition('=')[0]}," in str(refusal.value)) == named
     connect("rediss://user@127.0.0.1:1/0?db=1&client_name=k&ssl_cert_reqs=none&password=p")
+
+
+@pytest.mark.parametrize("path", ["/abc", "/0x", "/-1", "/1/2", "/٣"])
+def test_a_store_url_whose_database_is_not_a_number_is_refused(path: str) -> None:
+    with pytest.raises(StoreUnavailableError, match="KEYLEDGER_REDIS_URL cannot be read"):
+        connect(f"redis://127.0.0.1:1{path}")
+    connect("redis://127.0.0.1:1/15")
+    connect("redis://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("content", [None, "no key"])
+def test_an_audit_key_that_cannot_be_used_keeps_everything_from_starting(
+    tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys" / "audit.pem"
+    if content:
+        file.parent.mkdir()
+        file.write_text(content)
+    monkeypatch.setattr(up, "supervise", lambda *_, **__: pytest.fail("It was started."))
+    with pytest.raises(SigningError, match=f"{file}"):
+        up.run_everything(settings(tmp_path / "data", audit_key_file=file, port=free_port()))
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])

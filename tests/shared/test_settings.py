@@ -45,6 +45,23 @@ def test_a_file_that_cannot_be_read_is_told_by_the_name_of_its_setting(
         Settings.from_environment()
 
 
+@pytest.mark.parametrize("text", ["short", "s" * 31])
+def test_a_secret_that_can_be_guessed_is_refused(environment: pytest.MonkeyPatch, text: str) -> None:
+    environment.delenv("KEYLEDGER_SECRET_KEY_FILE")
+    environment.setenv("KEYLEDGER_SECRET_KEY", text)
+    with pytest.raises(
+        SettingsError, match=r"^KEYLEDGER_SECRET_KEY has fewer than 32 .*rand -hex 32"
+    ) as refusal:
+        Settings.from_environment()
+    assert text not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("text", "host"), [("[::1]", "::1"), ("::", "::"), ("[name]", "[name]")])
+def test_an_ipv6_address_may_be_in_brackets(environment: pytest.MonkeyPatch, text: str, host: str) -> None:
+    environment.setenv("KEYLEDGER_HOST", text)
+    assert Settings.from_environment().host == host
+
+
 def test_an_empty_file_is_no_secret(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "secret_key").write_text("\n")
     environment.setenv("KEYLEDGER_REDIS_URL", "redis://store/0")
@@ -108,7 +125,10 @@ def test_a_rate_of_zero_is_no_limit(environment: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        *(("PORT", text) for text in ("0", "-1", "65536", "99999", "http", "80.5")),
+        *(
+            ("PORT", text)
+            for text in ("0", "-1", "65536", "99999", "http", "80.5", "٣٠٠٠", "80_00", "9" * 5_000)
+        ),
         *(
             ("ACK_REPLICAS", "-1"),
             ("TRUSTED_PROXIES", "-1"),
