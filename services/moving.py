@@ -11,6 +11,7 @@ from shared.errors import AdvisedError
 from shared.events import Record
 from shared.export import DamagedFileError, ExportError, lines, records
 from shared.ledger import Ledger, NotReplicatedError, UnexpectedHeadError
+from shared.timestamps import LAST_TIME
 
 _PAGE = 500
 
@@ -40,6 +41,7 @@ def import_file(ledger: Ledger, path: Path, progress: Progress) -> int:
 
     The file is read twice, and nothing is written before it is known to be whole. An import that was
     interrupted is gone on with: then the ledger holds the first events of the file and nothing else.
+    A time after the year 9999 is refused, for no later event may have an earlier one.
     Raises MovingError, FileError, redis.RedisError.
     """
     with source(path) as file:
@@ -55,6 +57,11 @@ def _verify(file: BinaryIO, path: Path, progress: Progress) -> int:
     try:
         for record in records(from_start(file)):
             count = record.position
+            if record.at > LAST_TIME:
+                raise MovingError(
+                    f"The event at position {count:,} of {path} has a time after the year 9999. Nothing was "
+                    "written. If your ledger holds it, move with `keyledger backup` and `keyledger restore`."
+                )
             if count % _PAGE == 0:
                 progress(count, count * size // file.tell())
     except DamagedFileError as error:

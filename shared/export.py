@@ -48,7 +48,7 @@ _Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=_PATTERN)]
 _Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=_PATTERN, min_length=1)]
 _Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Sequence: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{16}\Z")]
-_Milliseconds: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A-?[0-9]{1,16}\Z")]
+_Milliseconds: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A-?[0-9]+\Z")]
 
 
 class ExportError(Exception):

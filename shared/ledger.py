@@ -18,6 +18,7 @@ from shared.connections import StoreError
 from shared.events import Event, NewEvent, Record, decode, encode, name_of
 from shared.record_mac import RecordMac
 from shared.reserve import Reserve, may_use_reserve
+from shared.timestamps import LAST_TIME
 
 NAMESPACE = "{kl:0}"
 LOG = f"{NAMESPACE}:log"
@@ -36,6 +37,7 @@ _log = structlog.get_logger(__name__)
 #       6… the events' bodies  and last, if there is a guard, its expected version
 # Gives {'repeated', record} | {'conflict', version} | {'guarded', version} | {'appended', positions, time},
 # positions as one string of integers with blanks between. A record of another type is given as ''.
+# The time is never earlier than the event before it, unless that one has a time that cannot be printed.
 _APPEND = """
 if ARGV[2] ~= '' then
   local record = redis.pcall('GET', KEYS[3])
@@ -53,7 +55,7 @@ end
 local clock = redis.call('TIME')
 local at = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if last then at = math.max(at, tonumber(last[2][2])) end
+if last then at = math.max(at, math.min(tonumber(last[2][2]), LAST_TIME)) end
 
 local positions = {}
 for i = 6, last_event do
@@ -66,7 +68,7 @@ positions = table.concat(positions, ' ')
 if ARGV[2] ~= '' then redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[3]) end
 if ARGV[5] ~= '' then redis.call('SET', KEYS[4], ARGV[5]) end
 return {'appended', positions, at}
-"""
+""".replace("LAST_TIME", str(LAST_TIME))
 
 # The same for a store that is out of memory.
 _APPEND_FROM_RESERVE = "#!lua flags=allow-oom" + _APPEND

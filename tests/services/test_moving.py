@@ -9,6 +9,7 @@ from redis import Redis
 from services.moving import MovingError, export_file, import_file
 from shared.events import Record
 from shared.ledger import LOG, Ledger, UnexpectedHeadError
+from shared.timestamps import LAST_TIME
 from tests.shared.test_export import DAMAGE, FOUR, file_of, toggled
 from tests.shared.test_ledger import toggles
 
@@ -72,6 +73,23 @@ def test_a_damaged_file_writes_nothing(fake_store: Redis, path: Path, damage: st
     with pytest.raises(MovingError, match=r"is not a whole export\. .* Nothing was written\."):
         import_file(Ledger(fake_store), path, silently)
     assert fake_store.dbsize() == 0
+
+
+@pytest.mark.parametrize("at", [LAST_TIME + 1, 10**16])
+def test_a_file_with_a_time_after_the_year_9999_writes_nothing(
+    fake_store: Redis, path: Path, at: int
+) -> None:
+    late = toggled(2)._replace(at=at)
+    with pytest.raises(MovingError, match=r"position 2 .* after the year 9999\. Nothing was written\."):
+        import_file(Ledger(fake_store), written(path, file_of(toggled(1), late)), silently)
+    assert fake_store.dbsize() == 0
+    late = late._replace(at=LAST_TIME)
+    assert import_file(Ledger(fake_store), written(path, file_of(toggled(1), late)), silently) == 2
+
+
+def test_a_ledger_that_has_a_time_after_the_year_9999_is_exported(fake_store: Redis, path: Path) -> None:
+    fake_store.xadd(LOG, {"at": 10**16, "event": toggled(1).body}, id="0-*")
+    assert export_file(Ledger(fake_store), path, silently) == 1
 
 
 def test_a_ledger_that_is_not_empty_stays_as_it_is(ledger: Ledger, any_store: Redis, path: Path) -> None:

@@ -18,6 +18,7 @@ from shared.ledger import (
     VersionConflictError,
     checkpoint_at,
 )
+from shared.timestamps import LAST_TIME
 
 
 def _now() -> int:
@@ -57,7 +58,7 @@ class MemoryLedger(Ledger):
             if guard and (actual := self.version(guard.subject)) != guard.version:
                 raise VersionConflictError(guard.subject, guard.version, actual)
             head = len(self._log)
-            at = max(self._now(), self._log[-1][1].at if self._log else 0)
+            at = max(self._now(), min(self._log[-1][1].at, LAST_TIME) if self._log else 0)
             self._log += [(subject, Record(head + n, at, body)) for n, body in enumerate(bodies, 1)]
             appended = Appended(subject, tuple(range(head + 1, len(self._log) + 1)), at=at)
             if idempotency:

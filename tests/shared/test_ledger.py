@@ -25,6 +25,7 @@ from shared.ledger import (
     VersionConflictError,
     checkpoint_at,
 )
+from shared.timestamps import LAST_TIME
 from tests.shared.memory_ledger import MemoryLedger
 
 SECRET = "a secret of 32 characters at least"
@@ -265,6 +266,13 @@ def test_a_time_is_not_earlier_than_the_one_before_it_and_one_for_a_whole_append
     times = [record.at for record in ledger.read(0, 10)]
     assert times == sorted(times)
     assert times[::2] == times[1::2]
+
+
+@pytest.mark.parametrize("at", [LAST_TIME, LAST_TIME + 1, 10**16 - 1])
+def test_an_event_after_one_of_a_far_future_has_a_time_that_can_be_printed(ledger: Ledger, at: int) -> None:
+    ledger.fill(0, [Record(1, at, encode(toggles("key:a")[0]))])
+    appended = ledger.append("key:a", toggles("key:a", 1, 2), 1)
+    assert [appended.at, *(record.at for record in ledger.read(1, 10))] == [LAST_TIME] * 3
 
 
 def test_a_checkpoint_holds_while_its_event_is_where_it_was(ledger: Ledger) -> None:
