@@ -38,7 +38,8 @@ def verdict_page(principal: Principal) -> str | tuple[str, int]:
     if "at" not in request.args:
         return _verdict(typed)
     try:
-        query = TypedVerdictSchema().load(typed | {"scopes": [typed["scopes"]]})
+        given = {name: value for name, value in typed.items() if value or name != "scopes"}
+        query = TypedVerdictSchema().load(given)
         verdict = attached(Inquiries).verdict(principal, **query)
     except ValidationError as error:
         return _verdict(typed, errors=error.messages_dict), 422

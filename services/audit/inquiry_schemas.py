@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from marshmallow import fields, post_load, validate
+from marshmallow import ValidationError, fields, validate
 
 from services.audit.schemas import EntrySchema
 from shared.inquiries import PAST_CODES, SECRET_STANDINGS
@@ -34,6 +34,16 @@ class TypedMoment(MomentField):
             return super()._deserialize(value, *args, **kwargs)
 
 
+class ScopeList(fields.String):
+    """Scopes as forward-auth takes them."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        scopes = super()._deserialize(value, *args, **kwargs).replace(",", " ").split()
+        if not scopes:
+            raise ValidationError("It is empty. Give it a value or leave it out.")
+        return scopes
+
+
 class VerdictQuerySchema(StrictSchema):
     """`GET /v1/audit/verdict?key_id=&at=&scopes=`."""
 
@@ -52,15 +62,10 @@ class VerdictQuerySchema(StrictSchema):
             anyOf=[{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 1}],
         ),
     )
-    scopes = fields.List(
-        fields.String(),
-        load_default=list,
-        metadata=about("What the key had to hold, with commas or blanks between.", ["orders:read"]),
+    scopes = ScopeList(
+        load_default=tuple,
+        metadata=about("The scopes that the key had to hold, separated by commas or spaces.", "orders:read"),
     )
-
-    @post_load
-    def _as_forward_auth_takes_them(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return data | {"scopes": " ".join(data["scopes"]).replace(",", " ").split()}
 
 
 class TypedVerdictSchema(VerdictQuerySchema):

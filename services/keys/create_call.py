@@ -14,7 +14,7 @@ from marshmallow import EXCLUDE, ValidationError
 from services.keys.commands import Done, KeyCommands
 from services.keys.schemas import NewKeySchema, NewSecretSchema, presented
 from shared.identity import KEYS_WRITE, Authenticator, Principal, authorize
-from shared.schemas import IdempotencySchema
+from shared.schemas import IdempotencySchema, json_of
 from shared.web.environ import caller, idempotency, origin, plain_json
 from shared.web.lane import Answer
 
@@ -52,9 +52,9 @@ class CreateCall:
         if body is None:
             return None
         try:
-            new: NewKey = _NEW_KEY.load(msgspec.json.decode(body))
+            new: NewKey = _NEW_KEY.load(json_of(body))
             key = _idempotency_key(environ)
-        except (ValidationError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (ValidationError, ValueError, RecursionError):
             return None
         principal = self._caller(environ)
         keyed = idempotency(environ, principal, key, body) if key else None

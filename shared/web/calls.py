@@ -7,13 +7,14 @@ from typing import Any
 
 from flask import Request, abort, request
 from flask_smorest import Blueprint
+from marshmallow import ValidationError, missing
 from webargs.flaskparser import FlaskParser
 
-from shared.schemas import NoQuerySchema
+from shared.schemas import REPEATED, NoQuerySchema, json_of
 
 
 class StrictParser(FlaskParser):
-    """Refuses arguments in the address that it does not know, and a body that is not JSON."""
+    """Refuses unknown arguments in the URL, a body that isn't JSON, and whatever is given twice in either."""
 
     # None: the schema says. Unknown headers are passed over, for they may be for somebody else.
     DEFAULT_UNKNOWN_BY_LOCATION = FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION | {"query": None}
@@ -29,6 +30,17 @@ class StrictParser(FlaskParser):
             return super().load_json(req, schema)
         except (RecursionError, ValueError) as error:  # endless nesting, numbers of thousands of digits
             self._handle_invalid_json_error(error, req)  # type: ignore[arg-type]  # it only passes it on
+
+    def _raw_load_json(self, req: Request) -> Any:
+        """What webargs calls for the value of the body."""
+        body = req.get_data()
+        return json_of(body) if body else missing
+
+    def load_querystring(self, req: Request, schema: Any) -> Any:
+        """The arguments in the URL."""
+        if repeated := {name: [REPEATED] for name, values in req.args.lists() if len(values) > 1}:
+            raise ValidationError(repeated)
+        return super().load_querystring(req, schema)
 
 
 class Calls(Blueprint):  # type: ignore[misc]  # flask-smorest publishes no types

@@ -62,6 +62,9 @@ class Platform:
         return verdict
 
 
+JSON_TYPE = {"Content-Type": "application/json"}
+
+
 @pytest.fixture(scope="module")
 def ours(service: Service) -> Platform:
     return Platform(service, service.key("keyledger:admin"))
@@ -201,8 +204,10 @@ def test_whoever_verifies_for_the_platform_sees_the_keys_of_all(service: Service
         ({"json": {"api_key": "x", "scopes": "y"}}, 422, "scopes"),
         ({"json": {"api_key": "x", "scopes": ["y"] * 51}}, 422, "scopes"),
         ({"json": {"api_key": "x", "apikey": "x"}}, 422, "apikey"),
-        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, None),
-        ({"data": b"[" * 60_000, "headers": {"Content-Type": "application/json"}}, 400, None),
+        ({"data": b'{"api_key":"x","api_key":"y"}', "headers": JSON_TYPE}, 422, "api_key"),
+        ({"data": b'{"api_key":"x","scopes":["y"],"\\u0073copes":[]}', "headers": JSON_TYPE}, 422, "scopes"),
+        ({"data": b"{", "headers": JSON_TYPE}, 400, None),
+        ({"data": b"[" * 60_000, "headers": JSON_TYPE}, 400, None),
         ({"json": {"api_key": "x" * 70_000}}, 413, None),
         ({"data": b"api_key=x"}, 415, None),
         ({"json": {"api_key": "x"}, "headers": {"X-Ledger-Position": "-1"}}, 422, "X-Ledger-Position"),

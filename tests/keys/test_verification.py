@@ -11,6 +11,7 @@ from redis import Redis
 
 from services.keys import currency, verification
 from services.keys.commands import Done, KeyCommands, NewKey
+from services.keys.create_call import CreateCall
 from services.keys.currency import Tail
 from services.keys.domain import ChangeKey
 from services.keys.key_material import ApiKey
@@ -18,9 +19,11 @@ from services.keys.standings import UNKNOWN, Memory, Standing, standing_of
 from services.keys.verification import BehindError, KeyAuthenticator, Verifier
 from services.keys.verify_calls import InvalidParameterError, VerdictCalls
 from shared.events import UnreadableEventError
-from shared.identity import UnauthenticatedError
+from shared.identity import KEYS_VERIFY, UnauthenticatedError
 from shared.ledger import LOG, Ledger
 from shared.tokens import checksum
+from shared.web.environ import BODY
+from shared.web.limits import Limits
 from tests.keys.people import REQUEST, now, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
@@ -367,6 +370,46 @@ def test_a_workspace_of_any_name_fits_a_header(
     calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
     asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"bearer {done.api_key.reveal()}"}
     assert dict(calls.forward_auth(asked).headers)["X-Keyledger-Workspace"] == sent
+
+
+def plain(body: bytes, token: str = "") -> dict[str, object]:
+    """A request that the fast path may answer."""
+    return {
+        "REQUEST_METHOD": "POST",
+        "QUERY_STRING": "",
+        "CONTENT_TYPE": "application/json",
+        "HTTP_AUTHORIZATION": f"Bearer {token}",
+        BODY: body,
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"api_key":"%b","scopes":["nope"],"scopes":[]}',
+        b'{"api_key":"%b","scopes":["nope"], "scopes" : []}',
+        b'{"api_key":"x","api_key":"%b"}',
+        b'{"api_key":"x","api_\\u006bey":"%b"}',
+        b'{"api_key":"%b","scopes":["nope"],"\\u0073copes":[]}',
+    ],
+)
+def test_the_fast_path_gives_no_verdict_on_a_body_that_repeats_a_name(
+    process: Process, commands: KeyCommands, body: bytes
+) -> None:
+    _, token = created(commands, scopes=(KEYS_VERIFY,))
+    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    assert calls.verify(plain(body % token.encode(), token)) is None
+    answer = calls.verify(plain(b'{"api_key":"%b","scopes":[]}' % token.encode(), token))
+    assert answer
+    assert b'"code":"VALID"' in answer.body
+
+
+def test_the_fast_path_creates_no_key_from_a_body_that_repeats_a_name(commands: KeyCommands) -> None:
+    create = CreateCall(commands, lambda _: person(), Limits(None))
+    assert create(plain(b'{"name":"a","scopes":[],"scopes":["keyledger:admin"]}', "x")) is None
+    answer = create(plain(b'{"name":"a","scopes":["keyledger:admin"]}', "x"))
+    assert answer
+    assert answer.status == "201 CREATED"
 
 
 UNREADABLE_RULES = [
