@@ -32,6 +32,7 @@ class Watch:
         self._every_s = every_s
         self._levels: Mapping[str, Level] = {}
         self._looked_at = float("-inf")
+        self._logged: set[str] = set()  # the checks whose failure is in the log, and not its end
 
     def report(self) -> Report:
         """What was found last, without details. Checks that don't finish are a problem themselves."""
@@ -43,7 +44,10 @@ class Watch:
         )
 
     def run(self, stop: Stop) -> None:
-        """Looks until told to stop, and logs each check that begins to fail, and its end."""
+        """Looks until told to stop, and logs each check that fails twice in a row, and its end.
+
+        A process that starts hasn't followed the ledger yet at its first look, which is no fault.
+        """
         while not stop.is_set():
             try:
                 self.look()
@@ -58,12 +62,17 @@ class Watch:
         before, self._levels = self._levels, _worst(told)
         self._looked_at = time.monotonic()
         for name, finding in told:
-            if finding.level is Level.PROBLEM and before.get(name) is not Level.PROBLEM:
+            again = finding.level is Level.PROBLEM and before.get(name) is Level.PROBLEM
+            if again and name not in self._logged:
                 _log.error("check failed", check=name, reason=finding.found)
-        for name, level in before.items():
-            # What could not be checked meanwhile may still be wrong.
-            if level is Level.PROBLEM and self._levels.get(name) not in {Level.PROBLEM, Level.SKIPPED}:
-                _log.info("check passed again", check=name)
+        failing = {name for name, level in self._levels.items() if level is Level.PROBLEM}
+        # What could not be checked meanwhile may still be wrong.
+        skipped = {name for name, level in self._levels.items() if level is Level.SKIPPED}
+        for name in self._logged - failing - skipped:
+            _log.info("check passed again", check=name)
+        self._logged = self._logged & (failing | skipped) | {
+            name for name in failing if before.get(name) is Level.PROBLEM
+        }
 
 
 def _worst(told: Sequence[Told]) -> dict[str, Level]:

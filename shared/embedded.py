@@ -52,12 +52,17 @@ def ensure_made(settings: Settings) -> None:
     if settings.redis_url:
         return
     with _writing_to(settings.data_dir):
-        if (settings.data_dir / "store").is_dir():
+        if is_made(settings.data_dir):
             return
     raise DataDirectoryError(
-        f"There is no Keyledger in {settings.data_dir}: start one with `keyledger up`, or set "
-        "KEYLEDGER_DATA_DIR to the data directory of one."
+        f"There is no Keyledger in {settings.data_dir}: run `keyledger up` to create one, or set "
+        "KEYLEDGER_DATA_DIR to an existing one."
     )
+
+
+def is_made(data_dir: Path) -> bool:
+    """Whether a Keyledger was started in a data directory."""
+    return (data_dir / "store").is_dir()
 
 
 def make_data_directory(data_dir: Path) -> None:

@@ -42,6 +42,16 @@ class _Keyledger(click.Group):
         found: click.Command = getattr(import_module(_COMMANDS[name]), f"{name}_command")
         return found
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """The help of the command itself is printed while arguments are parsed, before `invoke`."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            note(f"Error: Standard output can't be written ({error.strerror or error}).")
+            raise SystemExit(1) from error
+        finally:
+            settle()
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
@@ -57,8 +67,6 @@ class _Keyledger(click.Group):
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             raise _FailedCommand(f"{place}{error.strerror or error}.") from error
-        finally:
-            settle()
 
 
 class _FailedCommand(click.ClickException):

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import click
 
+from services.audit.checkpoints import unverified
 from services.audit.export import WHOLE
 from services.audit.exporting import Format
 from services.audit.findings import Finding, Findings
@@ -31,7 +32,7 @@ from services.cli.terminal import (
     until_stopped,
 )
 from services.files import output
-from services.output import echo, note
+from services.output import echo, note, report, tell_once
 from services.parts.audit import AuditParts
 from services.web import serve_pages
 from shared.embedded import ensure_made
@@ -125,7 +126,7 @@ def audit_reindex() -> None:
     """Make anew what the filters of the audit log search. The log itself is not touched."""
     with progress("indexing") as advance:
         _parts_without_store().audit_log.reindex(advance)
-    echo("The filters find every entry again.")
+    report("The filters find every entry again.")
 
 
 @audit_command.command("public-key")
@@ -139,7 +140,11 @@ def audit_checkpoint() -> None:
     """Sign that the audit log is what it is now, and print that."""
     with opened(AuditParts) as parts:
         signed = parts.notary.vouch()
-    echo(signed.decode() if signed else "The audit log is empty.", end="\n" if signed is None else "")
+    if signed is None:
+        echo("The audit log is empty.")
+    else:
+        done = f"Done: checkpoint {unverified(signed).sequence} was signed, and is in the audit log."
+        tell_once(signed.decode().removesuffix("\n"), done)
 
 
 @audit_command.command("export")
@@ -213,27 +218,29 @@ def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: 
     alarm = parts.alarms.current()
     with progress("checking") as advance:
         found = check_audit_log(parts.audit_log, parts.ledger, trust, advance)
-    echo(
+    lines = [
         f"{found.entries} entries, {found.checkpoints} checkpoints, {found.behind} events not yet in the log"
-    )
-    if alarm is None:
-        _record(parts, found)
-        return found
+    ]
     intact = replace(found, counts={}, first={}) if found.ok else None
-    found.add(alarm.finding)
-    _record(parts, found)  # so that what is acknowledged stays on record
-    if not (acknowledge and intact):
-        return found
-    parts.alarms.acknowledge()
-    _record(parts, intact)
-    echo(f"acknowledged {_words(alarm.finding)}")
-    return intact
+    if alarm:
+        found.add(alarm.finding)
+    # Printing can fail, so all is done before. What is acknowledged stays on record as well.
+    if not _record(parts, found):
+        lines.append("The check wasn't recorded, because the ledger ends before the log.")
+    if alarm and acknowledge and intact:
+        parts.alarms.acknowledge()
+        _record(parts, intact)
+        lines.append(f"acknowledged {_words(alarm.finding)}")
+        found = intact
+    outcome = "sound" if found.ok else "NOT SOUND"
+    tell_once("\n".join(lines), f"The audit log is {outcome}: {'; '.join(lines).rstrip('.')}.")
+    return found
 
 
-def _record(parts: AuditParts, found: Result) -> None:
+def _record(parts: AuditParts, found: Result) -> bool:
+    """Appends to the ledger that the log was checked, unless the ledger ends before the log."""
     if found.ledger_position < found.log_position:
-        echo("The ledger ends before the log, so that this was checked is not written to it.")
-        return
+        return False
     actor = operator(DEFAULT_WORKSPACE)
     parts.journal.tell(
         as_fact(found),
@@ -242,6 +249,7 @@ def _record(parts: AuditParts, found: Result) -> None:
         actor=actor.actor,
         request=request(),
     )
+    return True
 
 
 def _check_file(file: BinaryIO, public_key: PublicKey) -> Proof:

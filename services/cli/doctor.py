@@ -53,7 +53,8 @@ def _print(told: Told) -> None:
 
 def _hanging(text: str) -> str:
     """A text in as many lines as a terminal needs; elsewhere one line is easier to search."""
-    room = shutil.get_terminal_size().columns - len(_INDENT) if sys.stdout.isatty() else 0
+    on_terminal = sys.stdout and sys.stdout.isatty()  # None where the caller closed it
+    room = shutil.get_terminal_size().columns - len(_INDENT) if on_terminal else 0
     if room < _NARROWEST:
         return text
     return f"\n{_INDENT}".join(wrap(text, room, break_long_words=False, break_on_hyphens=False))

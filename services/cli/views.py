@@ -16,7 +16,7 @@ from services.cli.terminal import (
 )
 from services.keys.operations import Status, retry, status
 from services.keys.rebuild import check, replay
-from services.output import echo
+from services.output import echo, report
 from services.parts import now_ms
 from services.parts.keys import KeyParts
 from shared.telemetry import escaped
@@ -63,7 +63,7 @@ def projector_retry() -> None:
         outcomes = retry(parts.ledger, parts.views)
     for key_id, reason in outcomes.items():
         name = escaped(key_id)
-        echo(f"{name} is still parked: {escaped(reason)}" if reason else f"{name} is in the views again")
+        report(f"{name} is still parked: {escaped(reason)}" if reason else f"{name} is in the views again")
     if not outcomes:
         echo("No key is parked.")
     sys.exit(1 if any(outcomes.values()) else 0)
@@ -79,7 +79,7 @@ def replay_command(only_check: bool) -> None:
             return
         with progress("replaying") as advance:
             position = replay(parts.ledger, parts.views, advance)
-        echo(f"The views are rebuilt to position {position} and live.")
+        report(f"The views were rebuilt to position {position} and are live.")
 
 
 def _check(parts: KeyParts) -> None:
@@ -91,5 +91,5 @@ def _check(parts: KeyParts) -> None:
         echo("equal")
         return
     echo("DIFFERENT: " + ", ".join(found.differing))
-    echo("`keyledger replay` builds the views anew.")
+    echo("Rebuild the views with `keyledger replay`.")
     sys.exit(1)

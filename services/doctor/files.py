@@ -8,6 +8,7 @@ from stat import S_IMODE
 from services.audit.signing import SigningError
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
+from shared.embedded import is_made
 
 _OTHERS = 0o007
 _GROUP = 0o070
@@ -17,19 +18,25 @@ def check_files(installation: Installation) -> Iterator[Finding]:
     """The data directory, the key that signs for the audit log, the secret of the web."""
     settings = installation.settings
     if installation.embedded or not (settings.audit_database_url and settings.audit_key_file):
-        yield from _data_directory(settings.data_dir)
+        yield from _data_directory(settings.data_dir, holds_store=not settings.redis_url)
     yield from _audit_key(installation)
     if installation.embedded:
         yield from _exposed(settings.data_dir / "secret_key")
 
 
-def _data_directory(data_dir: Path) -> Iterator[Finding]:
-    if not data_dir.exists():
-        yield ok(f"the data directory {data_dir} is not there yet; `keyledger up` makes it")
-    elif not data_dir.is_dir():
-        yield problem(f"{data_dir} is no directory", "Set KEYLEDGER_DATA_DIR to one.")
-    elif not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+def _data_directory(data_dir: Path, *, holds_store: bool) -> Iterator[Finding]:
+    exists = data_dir.exists()
+    if exists and not data_dir.is_dir():
+        yield problem(f"{data_dir} isn't a directory", "Set KEYLEDGER_DATA_DIR to one.")
+    elif exists and not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         yield problem(f"{data_dir} is closed to this user", "Run this as the user that Keyledger runs as.")
+    elif holds_store and not is_made(data_dir):
+        yield warning(
+            f"there is no Keyledger in {data_dir}",
+            "Run `keyledger up` to create one, or set KEYLEDGER_DATA_DIR to an existing one.",
+        )
+    elif not exists:
+        yield ok(f"the data directory {data_dir} is not there yet; `keyledger up` makes it")
     else:
         yield from _exposed(data_dir) or [ok(f"the data directory {data_dir} is closed to others")]
 

@@ -173,7 +173,14 @@ def test_a_key_that_is_gone_is_told_and_no_other_is_made(data_dir: Path) -> None
 def test_a_file_in_the_place_of_the_data_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with examined(tmp_path / "data") as installation:
-        expect(check_files(installation), Level.PROBLEM, "is no directory", "KEYLEDGER_DATA_DIR")
+        expect(check_files(installation), Level.PROBLEM, "isn't a directory", "KEYLEDGER_DATA_DIR")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_directory_that_no_keyledger_is_in_is_a_warning(tmp_path: Path, exists: bool) -> None:
+    directory = tmp_path if exists else tmp_path / "data"
+    with examined(directory) as installation:
+        expect(check_files(installation), Level.WARNING, f"no Keyledger in {directory}", "`keyledger up`")
 
 
 def test_a_data_directory_of_another_user_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from services.composition import Parts
 from services.doctor import examination
 from services.doctor.examination import Check, Concern
-from services.doctor.findings import ok, problem
+from services.doctor.findings import ok, problem, skipped
 from services.health import Watch
 from services.keys.commands import NewKey
 from services.metrics import Figures
@@ -131,7 +131,7 @@ def test_strangers_read_no_address_path_or_name(making: Making) -> None:
         assert "nowhere" not in json.dumps(report)
 
 
-def test_the_log_says_once_why_a_check_fails_and_when_it_no_longer_does(
+def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_no_longer_does(
     making: Making, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     findings = [ok("well")]
@@ -140,9 +140,14 @@ def test_the_log_says_once_why_a_check_fails_and_when_it_no_longer_does(
     watch = Watch(making(), Concern.WEB, 1.0)
     with capture_logs() as lines:
         for findings[0] in (
+            problem("not started yet", "Wait."),
             ok("well"),
             problem("broken", "Fix it."),
             problem("broken", "Fix it."),
+            skipped("away"),
+            problem("broken", "Fix it."),
+            problem("broken", "Fix it."),
+            ok("well"),
             ok("well"),
         ):
             watch.look()

@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from structlog import get_logger
 
 from services import output
+from services.audit.findings import Finding, Kind
+from services.audit.jobs import catch_up
 from services.cli import main
 from services.cli.terminal import operator, request
 from services.composition import Parts
@@ -26,7 +28,7 @@ from shared.ledger import Ledger
 from shared.settings import Settings
 from shared.telemetry import configure_logs, escaped
 from tests.real import KEYLEDGER
-from tests.services.keyledgers import parts_in
+from tests.services.keyledgers import close, parts_in
 
 OWNER = "owner@example.org"
 
@@ -134,6 +136,50 @@ def test_what_was_done_is_said_where_it_cannot_be_printed(
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("replay", "Done: The views were rebuilt to position "),
+        ("audit reindex", "Done: The filters find every entry again."),
+        ("audit checkpoint", " was signed, and is in the audit log."),
+        ("audit check --acknowledge", "; acknowledged cut off "),
+    ],
+)
+def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
+    ledger: Ledger, data_dir: Path, words: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = parts_in(data_dir, EmbeddedServer.found_in(data_dir).url)
+    catch_up(parts.audit_log, parts.ledger)
+    parts.notary.vouch()
+    parts.alarms.report(Finding(Kind.CUT_OFF, 1, "by a test"))
+    before = ledger.head().position
+    monkeypatch.setattr(output, "_write", no_room)
+    ended = run(*words.split())
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert said in line
+    if "check " in words:
+        assert ledger.head().position == before + 2  # with the alarm, and without
+        assert parts.alarms.current() is None
+    close(parts)
+
+
+@pytest.mark.parametrize(
+    "command", ["--help > /dev/full", "key --help > /dev/full", "doctor > /dev/full", "doctor >&-"]
+)
+def test_a_report_that_cannot_be_printed_is_one_line(tmp_path: Path, command: str) -> None:
+    environment = os.environ | {"KEYLEDGER_DATA_DIR": str(tmp_path)}
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"exec {KEYLEDGER} {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert ended.returncode == 1
+    assert re.fullmatch(r"Error: [^\n]*\n", ended.stderr)
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("plain größe 中文\u3000🔑", "plain größe 中文\u3000🔑"),
@@ -231,7 +277,7 @@ def test_where_no_keyledger_is_a_command_says_so_and_makes_none(
     ended = run(*words.split())
     assert ended.exit_code == 1
     assert ended.stderr.startswith(
-        f"Error: There is no Keyledger in {tmp_path}/data: start one with `keyledger up`"
+        f"Error: There is no Keyledger in {tmp_path}/data: run `keyledger up` to create one"
     )
     assert not [*tmp_path.iterdir()]
 
