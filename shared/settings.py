@@ -70,8 +70,9 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         ),
         "TRUSTED_PROXIES": Setting(
             "`0`",
-            "proxies in front, each of which adds to `X-Forwarded-For`, `-Proto` and `-Host`: without it, "
-            "all visitors seem to come from the proxy, and cookies are not `Secure`",
+            "proxies in front, each of which appends to `X-Forwarded-For`, and appends to `-Proto` and "
+            "`-Host` or replaces them: without it, all visitors seem to come from the proxy, and cookies are "
+            "not `Secure`",
         ),
         "WORKERS": Setting(
             "2 or the number of CPUs, up to 8", "web processes that share the port; each has its own cache"

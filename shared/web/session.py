@@ -149,8 +149,9 @@ class StoredSessions(SessionInterface):
         """The session of the request's cookie, or an empty one."""
         presented = request.cookies.get(self.cookie_name(secure=request.is_secure), "")
         # granian gives a header of cookies as empty if one of them isn't ASCII, and joins several headers.
+        # A stray semicolon is no sign of it.
         sent = request.environ.get("HTTP_COOKIE")
-        unreadable = not presented and sent is not None and not all(map(str.strip, sent.split(";")))
+        unreadable = not presented and sent is not None and not any(map(str.strip, sent.split(";")))
 
         def fetch() -> _Record | dict[str, Any]:
             if unreadable:

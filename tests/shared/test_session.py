@@ -205,6 +205,12 @@ def test_cookies_that_the_server_could_not_read_are_an_error_where_a_session_is_
     assert client.get("/none", environ_overrides={"HTTP_COOKIE": ""}).status_code == 200
 
 
+@pytest.mark.parametrize("sent", ["theme=dark;", "a=b; ", ";a=b", "a=b;;c=d"])
+def test_a_stray_semicolon_makes_no_cookie_unreadable(app: Flask, sent: str) -> None:
+    client = app.test_client(use_cookies=False)
+    assert client.get("/get/name", environ_overrides={"HTTP_COOKIE": sent}).text == "nothing"
+
+
 def test_the_cookie_is_given_once_and_caches_are_told_of_it(client: FlaskClient) -> None:
     client.get("/set/name/Ada")
     again = client.get("/set/name/Bob")
