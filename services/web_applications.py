@@ -1,5 +1,6 @@
 """The web applications: what each web process begins with, put together from the parts of all services."""
 
+import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
@@ -30,6 +31,7 @@ from shared.web.connections import MAX_PER_PEER, ConnectionGuard
 from shared.web.health import attach_health
 from shared.web.session import StoredSessions
 
+_SWITCH_S = 0.0005  # for which a thread that computes keeps others waiting; a verdict takes less
 _LOOK_EVERY_S = 1.0
 
 
@@ -75,6 +77,7 @@ def _base(parts: Parts, home: str, ready: Concern) -> tuple[Flask, JsonApi]:
         limits=parts.limits,
     )
     limit_concurrency(app, parts.settings.threads)
+    sys.setswitchinterval(_SWITCH_S)
     readiness = Watch(parts, ready, _LOOK_EVERY_S)
     status = Watch(parts, Concern.STATUS, _LOOK_EVERY_S)
     figures = Figures(parts, readiness, status)

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import structlog
+from redis.exceptions import OutOfMemoryError
+
 from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.commands import subject_of
 from services.accounts.credentials import Passwords
@@ -11,6 +14,8 @@ from shared.commands import command
 from shared.events import Actor, Request, SignedIn, decode
 from shared.journal import Journal
 from shared.ledger import Ledger
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,4 +68,7 @@ class SignIn:
     def _failed(self, name: str, request: Request) -> None:
         # The same two steps of the store for everybody, for here no work on a password hides a difference.
         known = self.ledger.version(name) > 0
-        self.incidents.sign_in_failed(name if known else None, request)
+        try:
+            self.incidents.sign_in_failed(name if known else None, request)
+        except OutOfMemoryError:  # the answer stays what it is
+            _log.warning("a failed sign-in is not on record: the store is out of memory")

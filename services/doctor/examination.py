@@ -97,7 +97,7 @@ CHECKS = (
     Check(
         "replicas",
         store.check_replicas,
-        Concern.WEB | EVERYWHERE,
+        EVERYWHERE,
         "Fewer replicas are connected than must have each event.",
         _NOT_READY,
     ),

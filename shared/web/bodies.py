@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _KNOWN_S = 0.1  # after which the sender of a body is authenticated again
+_STALLED_S = 2.0  # a body that ended early after this was ended by the guard, or its client is gone
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -48,7 +49,7 @@ class Bodies:
             return self._behind(environ, start_response)
         body = None
         try:
-            if environ["REQUEST_METHOD"] in _WITH_BODY and environ["PATH_INFO"] not in self._unread:
+            if environ["REQUEST_METHOD"].upper() in _WITH_BODY and environ["PATH_INFO"] not in self._unread:
                 body = self._read(environ, length)
         except Exception as error:  # noqa: BLE001  # whatever it is, Flask's mapping answers it
             environ[FAILURE] = error
@@ -73,7 +74,7 @@ class Bodies:
             environ.pop(CALLER, None)
         if len(body) > MAX_BODY_BYTES:
             raise RequestEntityTooLarge
-        if len(body) != declared and took >= self._guard.body_deadline_s:
+        if len(body) != declared and took >= min(_STALLED_S, self._guard.body_deadline_s):
             raise RequestTimeout
         if declared is not None and len(body) < declared:
             raise BadRequest("The body ended before its Content-Length. Send the request again.")

@@ -9,30 +9,49 @@ import struct
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from ipaddress import IPv6Address, ip_network
 from threading import Event as Stop
+from typing import NamedTuple
 
 import structlog
 
 from shared.ip_addresses import parse_ip
 from shared.web.listening import is_listening, tcp_sockets
 
-MAX_CONNECTIONS = (
-    512  # that a process keeps open, most of them idle: browsers and clients' pools hold several
-)
+# That a process keeps open, most of them idle: browsers and clients' pools hold several.
+MAX_CONNECTIONS = 512
 MAX_PER_PEER = MAX_CONNECTIONS // 2
 BODY_DEADLINE_S = 5.0
 
+_CROWDED = MAX_CONNECTIONS * 3 // 4  # beyond it idle connections are closed, so that new ones find room
+_IDLE_MS = 2_000
 _STEP_S = 0.1
 _SLOW_S = 0.5  # after which a read of a body is watched
 _UNSENT_MS = 30_000  # that an answer may wait for a client to take it
 _IPV6_NETWORK = 64  # bits; a client that has one address has all of these
-# Of struct tcp_info: ms since data was last sent, and since it was last received.
-_LAST_DATA = struct.Struct("44x I 4x I")
+# Of struct tcp_info: ms since data was last sent, and since it was last received; then how many segments with
+# data were received, and how many sent.
+_TCP_INFO = struct.Struct("44x I 4x I 96x I I")
 
 _log = structlog.get_logger(__name__)
+
+
+class _Read(NamedTuple):
+    """A read of a body: when it began, by the monotonic clock, and from which IP address."""
+
+    began: float
+    peer: str
+
+
+class _Connection(NamedTuple):
+    """What the kernel knows of a connection that a client made."""
+
+    peer: str
+    idle_ms: int
+    received_at: float  # by the monotonic clock
+    is_waiting: bool  # for an answer to what it sent last, as far as that shows
 
 
 class ConnectionGuard:
@@ -44,18 +63,18 @@ class ConnectionGuard:
     def __init__(
         self, max_per_peer: int | None = MAX_PER_PEER, body_deadline_s: float = BODY_DEADLINE_S
     ) -> None:
-        self._max_per_peer = max_per_peer
         self.body_deadline_s = body_deadline_s
-        self._reads: dict[object, tuple[float, str]] = {}  # when each began, and from which address it reads
+        self._max_per_peer = max_per_peer
+        self._reads: dict[object, _Read] = {}
         self._ports: set[int] = set()  # at which this process listens
         self._first_seen: dict[int, float] = {}  # by the inode of a socket
-        self._unanswered_since: dict[int, float] = {}
+        self._waiting_since: dict[int, float] = {}
 
     @contextmanager
-    def reading(self, address: str) -> Iterator[None]:
+    def reading(self, peer: str) -> Iterator[None]:
         """Watches the read of a body from a peer. After the deadline the read ends, with what has arrived."""
         read = object()
-        self._reads[read] = time.monotonic(), address
+        self._reads[read] = _Read(time.monotonic(), peer)
         try:
             yield
         finally:
@@ -73,64 +92,90 @@ class ConnectionGuard:
     def step(self) -> None:
         """Looks once at the connections, if any of them could hold something."""
         now = time.monotonic()
-        began = [read for read in list(self._reads.values()) if now - read[0] > _SLOW_S]
-        self._end_late_bodies(began, now)
-        if self._max_per_peer is not None:
-            self._close_excess(self._max_per_peer, now)
+        slow = [read for read in list(self._reads.values()) if now - read.began > _SLOW_S]
+        if not slow:
+            self._waiting_since.clear()
+            # Ten times a second, and faster than by pathlib.
+            if len(os.listdir("/proc/self/fd")) <= (self._max_per_peer or MAX_PER_PEER) // 2:  # noqa: PTH208
+                return
+        seen = {inode: _examined(found, now) for inode, found in self._sockets()}
+        self._first_seen = {inode: self._first_seen.get(inode, now) for inode in seen}
+        ending = dict.fromkeys(self._late(seen, slow, now), socket.SHUT_RD)
+        ending |= dict.fromkeys([*self._idle(seen), *self._excess(seen)], socket.SHUT_RDWR)
+        if ending:
+            for inode, found in self._sockets():
+                if inode in ending:
+                    with suppress(OSError):  # it is closed already
+                        found.shutdown(ending[inode])
 
-    def _close_excess(self, most: int, now: float) -> None:
-        """Of a peer with more connections than it may have, the newest are closed."""
-        if len(os.listdir("/proc/self/fd")) <= most // 2:  # noqa: PTH208  # ten times a second, and faster
+    def _excess(self, seen: Mapping[int, _Connection]) -> Iterator[int]:
+        """Of a peer with more connections than it may have, the newest."""
+        if self._max_per_peer is None:
             return
         peers: dict[str, list[int]] = defaultdict(list)
-        for inode, _, peer in self._connections():
-            self._first_seen.setdefault(inode, now)
-            peers[_network(peer)].append(inode)
-        open_now = {inode for inodes in peers.values() for inode in inodes}
-        self._first_seen = {inode: seen for inode, seen in self._first_seen.items() if inode in open_now}
-        excess: set[int] = set()
+        for inode, connection in seen.items():
+            peers[_network(connection.peer)].append(inode)
         for network, inodes in peers.items():
-            newest = sorted(inodes, key=lambda inode: (self._first_seen[inode], inode))[most:]
-            if newest:
-                _log.warning("too many connections", peer=network, closed=len(newest), limit=most)
-                excess.update(newest)
-        if excess:
-            for inode, connection, _ in self._connections():
-                if inode in excess:
-                    _shut(connection, socket.SHUT_RDWR)
+            inodes.sort(key=lambda inode: (self._first_seen[inode], inode))
+            if newest := inodes[self._max_per_peer :]:
+                _log.warning("too many connections", peer=network, closed=len(newest))
+                yield from newest
 
-    def _end_late_bodies(self, slow: list[tuple[float, str]], now: float) -> None:
-        """Ends the reads that are late.
+    def _idle(self, seen: Mapping[int, _Connection]) -> list[int]:
+        """Where many peers have many connections together, those that have been idle for longest."""
+        idle = [inode for inode, connection in seen.items() if connection.idle_ms > _IDLE_MS]
+        idle.sort(key=lambda inode: -seen[inode].idle_ms)
+        ended = idle[: max(0, len(seen) - _CROWDED)]
+        if ended:
+            _log.warning("too many idle connections", closed=len(ended), open=len(seen))
+        return ended
 
-        Which connection a read belongs to isn't known, but its peer is: of the peer's connections those are
-        ended that have sent something and got no answer since. Where none of them is like that, because
-        the body followed an answer at once, all are ended that got nothing for as long.
+    def _late(self, seen: Mapping[int, _Connection], slow: Sequence[_Read], now: float) -> Iterator[int]:
+        """The connections of the reads that are late.
+
+        Which connection a read belongs to isn't known, but its peer is. Of the peer's connections that have
+        waited for an answer for that long, it is the one that last sent something when the read began. A
+        client that reads earlier answers slowly seems not to wait: after twice the deadline all connections
+        of the peer are ended, or, if the peer is a proxy, that one of them all.
         """
-        if not slow:
-            self._unanswered_since.clear()
-            return
-        age = {address: now - min(at for at, of in slow if of == address) for _, address in slow}
-        waiting: dict[int, float] = {}
-        for inode, connection, peer in self._connections():
-            if peer not in age:
-                continue
-            sent_ms, received_ms = _last_data(connection)
-            if received_ms < sent_ms:
-                waiting[inode] = self._unanswered_since.get(inode, now)
-                if now - waiting[inode] > self.body_deadline_s - _SLOW_S:
-                    _shut(connection, socket.SHUT_RD)
-            elif age[peer] > 2 * self.body_deadline_s and sent_ms > self.body_deadline_s * 1000:
-                _shut(connection, socket.SHUT_RD)
-        self._unanswered_since = waiting
+        peers = {read.peer for read in slow}
+        self._waiting_since = {
+            inode: self._waiting_since.get(inode, now)
+            for inode, connection in seen.items()
+            if connection.is_waiting and connection.peer in peers
+        }
+        longest = self.body_deadline_s - _SLOW_S
+        waited = [inode for inode, since in self._waiting_since.items() if now - since > longest]
+        for began, peer in slow:
+            of_peer = [inode for inode, connection in seen.items() if connection.peer == peer]
+            is_overdue = now - began > 2 * self.body_deadline_s
+            if is_overdue and self._max_per_peer is not None:
+                yield from of_peer
+            elif now - began > self.body_deadline_s:
+                likely = of_peer if is_overdue else [inode for inode in waited if inode in of_peer]
+                if likely:
+                    found = min(likely, key=lambda inode: abs(seen[inode].received_at - began))
+                    if found in waited:
+                        waited.remove(found)
+                    yield found
 
-    def _connections(self) -> Iterator[tuple[int, socket.socket, str]]:
-        """The inode, the socket and the peer's address of each connection that a client made."""
+    def _sockets(self) -> Iterator[tuple[int, socket.socket]]:
+        """The connections that clients made, each with its inode; closed when the next one is asked for."""
         for descriptor, found in tcp_sockets():
-            try:
-                if found.getsockname()[1] in self._ports:
-                    yield os.fstat(descriptor).st_ino, found, found.getpeername()[0]
-            except OSError:  # it listens, or has been closed
-                continue
+            with suppress(OSError):  # it listens, or has been closed
+                if found.getsockname()[1] in self._ports and found.getpeername():
+                    yield os.fstat(descriptor).st_ino, found
+
+
+def _examined(found: socket.socket, now: float) -> _Connection:
+    info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    sent_ms, received_ms, received, sent = _TCP_INFO.unpack(info.ljust(_TCP_INFO.size, b"\0"))
+    try:
+        peer = found.getpeername()[0]
+    except OSError:  # it was closed meanwhile
+        peer = ""
+    is_waiting = received > 0 and (sent == 0 or received_ms < sent_ms)
+    return _Connection(peer, min(sent_ms, received_ms), now - received_ms / 1000, is_waiting)
 
 
 def _network(peer: str) -> str:
@@ -138,20 +183,6 @@ def _network(peer: str) -> str:
     if isinstance(address, IPv6Address):
         return str(ip_network((int(address), _IPV6_NETWORK), strict=False))
     return str(address)
-
-
-def _last_data(connection: socket.socket) -> tuple[int, int]:
-    """Milliseconds since something was sent, and since something was received."""
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
-    sent, received = _LAST_DATA.unpack(info)
-    return sent, received
-
-
-def _shut(connection: socket.socket, how: int) -> None:
-    try:
-        connection.shutdown(how)
-    except OSError:  # it is closed already
-        return
 
 
 def _prepared_ports() -> set[int]:

@@ -23,19 +23,32 @@ def attach_interface(app: Flask, describe: Callable[[], Json]) -> None:
     blueprint = Blueprint("interface", __name__)
     document = cache(describe)
 
-    @blueprint.get("/openapi.json")
-    def openapi() -> Response:
-        return Response(json.dumps(document(), ensure_ascii=False), content_type="application/json")
+    # Each is rendered once: they are large, and asked for without a key.
+    @cache
+    def document_text() -> str:
+        return json.dumps(document(), ensure_ascii=False)
 
-    @blueprint.get("/docs")
-    def docs() -> str:
+    @cache
+    def documentation_page() -> str:
         described = document()
         return render_template(
             "docs.html", info=described["info"], groups=groups(described), scopes=SCOPES, spans=spans
         )
 
+    @cache
+    def problems_page() -> str:
+        return render_template("problems.html", problems=PROBLEMS, spans=spans)
+
+    @blueprint.get("/openapi.json")
+    def openapi() -> Response:
+        return Response(document_text(), content_type="application/json")
+
+    @blueprint.get("/docs")
+    def docs() -> str:
+        return documentation_page()
+
     @blueprint.get(CATALOGUE)
     def problems() -> str:
-        return render_template("problems.html", problems=PROBLEMS, spans=spans)
+        return problems_page()
 
     app.register_blueprint(blueprint)

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from shared.web.environ import FAILURE
+from shared.web.environ import FAILURE, is_call
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-_MAX_WAIT_S = 3.0
+_MAX_WAIT_S = 1.5
 
 
 class BusyError(Exception):
@@ -26,7 +26,8 @@ class BusyError(Exception):
 class Slots:
     """An application that works on so many requests at once; others wait for a slot, and not for ever.
 
-    Requests to `exempt` paths need none. An answer that comes in parts gives its slot back with the first.
+    Requests to `exempt` paths and calls that are refused already need none.
+    An answer that comes in parts gives its slot back with the first.
     """
 
     def __init__(self, behind: WSGIApplication, count: int, exempt: Collection[str] = ()) -> None:
@@ -37,7 +38,8 @@ class Slots:
             self._free.put(None)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] in self._exempt:
+        refused = FAILURE in environ and is_call(environ)  # which takes no work
+        if refused or environ["PATH_INFO"] in self._exempt:
             return self._behind(environ, start_response)
         try:
             self._free.get(timeout=_MAX_WAIT_S)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 1.0
 PER_PEER = 20
+CROWDED = 50
 _CHUNK = bytes(64 * 1024)
 
 connections._UNSENT_MS = 1_000
@@ -28,7 +29,9 @@ def create() -> WSGIApplication:
 
 
 def create_capped() -> WSGIApplication:
-    """Few connections of one peer."""
+    """Few connections of one peer, and few that are idle."""
+    connections._CROWDED = CROWDED
+    connections.MAX_PER_PEER = PER_PEER
     return _guarded(ConnectionGuard(PER_PEER))
 
 

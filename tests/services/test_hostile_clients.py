@@ -21,7 +21,7 @@ from shared.web.connections import ConnectionGuard
 from shared.web.environ import BODY, CALLER, FAILURE, MAX_BODY_BYTES
 from shared.web.slots import BusyError, Slots
 from tests.real import free_port, until
-from tests.services.guarded_application import PER_PEER
+from tests.services.guarded_application import CROWDED, PER_PEER
 
 _ROOT = Path(__file__).parents[2]
 _SERVE = "from services.web import serve_application as serve; serve({!r}, '127.0.0.1', {}, workers=1)"
@@ -132,6 +132,21 @@ def test_a_peer_keeps_its_connections_and_gets_no_more_than_its_share(peers: Exi
             assert another.recv(4096).endswith(b"nothing")
 
 
+def test_idle_connections_of_many_peers_make_room_for_others(peers: ExitStack) -> None:
+    with serving("create_capped") as port:
+        for last in range(2, 6):
+            for _ in range(15):
+                peers.enter_context(socket.create_connection(("127.0.0.1", port), 30, (f"127.0.0.{last}", 0)))
+        until(lambda: open_at(port) <= CROWDED + 1, what="the end of those that are too many")
+        assert asked(port, "/") == b"nothing"
+
+
+def open_at(port: int) -> int:
+    """How many connections a server has open."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+
+
 def test_an_answer_that_its_client_does_not_take_is_given_up(port: int, peers: ExitStack) -> None:
     peers.enter_context(sent(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"))
     until(lambda: asked(port, "/streaming") == b"1", what="the stream")
@@ -196,6 +211,12 @@ def test_a_body_that_nobody_wants_is_not_read(request_: dict[str, str], failure:
     assert behind.environ[BODY] == b""
 
 
+def test_the_body_of_a_method_in_lower_case_is_read() -> None:
+    behind = Application()
+    posted(behind, BytesIO(b"body"), PATH_INFO="/sign-in", CONTENT_LENGTH="4", REQUEST_METHOD="post")
+    assert behind.environ[BODY] == b"body"
+
+
 def test_a_body_that_ends_early_is_refused() -> None:
     behind = Application()
     posted(behind, BytesIO(b"half"), PATH_INFO="/sign-in", CONTENT_LENGTH="10")
@@ -228,6 +249,7 @@ def test_the_sender_of_a_slow_body_is_authenticated_again(monkeypatch: pytest.Mo
 def test_requests_wait_for_a_slot_and_probes_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "_MAX_WAIT_S", 0.05)
     began, go_on = Event(), Event()
+    refused: dict[str, Any] = {"PATH_INFO": "/v1/keys", FAILURE: UnauthenticatedError()}
 
     def slow(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         if environ["PATH_INFO"] == "/slow":
@@ -243,6 +265,8 @@ def test_requests_wait_for_a_slot_and_probes_do_not(monkeypatch: pytest.MonkeyPa
     probe, page = {"PATH_INFO": "/healthz"}, {"PATH_INFO": "/keys"}
     application(probe, lambda *_: None)
     assert FAILURE not in probe
+    application(refused, lambda *_: None)
+    assert isinstance(refused[FAILURE], UnauthenticatedError)
     application(page, lambda *_: None)
     assert isinstance(page[FAILURE], BusyError)
     go_on.set()
