@@ -203,3 +203,13 @@ def test_the_runbooks_have_one_shape() -> None:
         told = [section.find(f"**{part}:**") for part in ("You see", "It means", "Do")]
         if title in TROUBLES or max(told) >= 0:
             assert -1 < told[0] < told[1] < told[2], title
+
+
+def test_each_promise_about_security_names_a_test_that_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [row for row in text.splitlines() if row.startswith("| ") and "Attacker" not in row]
+    named = [re.search(r"\[`(\w+)`\]\((tests/[\w/]+\.py)\) \|$", row) for row in rows]
+    assert len(rows) > 20
+    for row, test in zip(rows, named, strict=True):
+        assert test, row
+        assert f"\ndef {test[1]}(" in (ROOT / test[2]).read_text(), row
