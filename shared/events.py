@@ -1,14 +1,14 @@
 """The events: their classes, their envelope and their codec. The only contract between the services."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 from shared.errors import InvalidFieldError
 from shared.timestamps import printable_time
-from shared.tokens import holds_key, without_keys
+from shared.tokens import holds_key, holds_spread_key, refusal, without_keys
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -368,7 +368,10 @@ class UnreadableEventError(Exception):
 Facts: TypeAlias = Sequence[Fact]
 
 
-_PLAIN_NAME = re.compile(r"[a-z0-9._-]*")  # which no key is, for those have capitals
+_COMPUTED = frozenset({"prefix", "hint", "digest"})
+_PLAIN_NAME = re.compile(
+    r"(?!.*(?:[2-7][0-9a-f]){20})[a-z0-9._-]*"
+)  # no key: it has capitals, encoded or not
 
 
 def enveloped(
@@ -410,6 +413,7 @@ def enveloped(
 def _kept(fact: Fact) -> Fact:
     """The fact as it may be kept. Raises InvalidFieldError."""
     if not _holds_key(fact):
+        _refuse_keys_across(fact)
         return fact
     for name in fact.__struct_fields__:
         value = getattr(fact, name)
@@ -427,23 +431,36 @@ def _refuse_keys(value: object, name: str) -> None:
         for inner in value.__struct_fields__:
             _refuse_keys(getattr(value, inner), inner)
     elif _holds_key(value):
-        what = name.replace("_", " ")
-        raise InvalidFieldError(
-            name, f"The {what} contains what looks like an API key. Remove it: keys are never stored."
-        )
+        text = next(filter(holds_key, _texts(value)))
+        raise InvalidFieldError(name, refusal(f"The {name.replace('_', ' ')}", text))
 
 
-def _holds_key(value: object) -> bool:
-    """Whether any text in a value holds a key."""
+def _refuse_keys_across(fact: Fact) -> None:
+    """Raises InvalidFieldError if a key is spread over several of the fields that people type."""
+    names = [name for name in fact.__struct_fields__ if name not in fact.REPEATED | _COMPUTED]
+    together = "\n".join("\n".join(_texts(getattr(fact, name))) for name in names)
+    if holds_spread_key(together):
+        longest = max(names, key=lambda name: len("".join(_texts(getattr(fact, name)))))
+        raise InvalidFieldError(longest, refusal(f"The {longest}, together with other fields,", together))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a value."""
     if isinstance(value, str):
-        return holds_key(value)
+        yield value
+        return
     if isinstance(value, msgspec.Struct):
         value = msgspec.structs.astuple(value)
     elif isinstance(value, dict):
         value = (*value, *value.values())
-    elif not isinstance(value, tuple):
-        return False
-    return any(map(_holds_key, value))
+    if isinstance(value, tuple):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _holds_key(value: object) -> bool:
+    """Whether any text in a value holds a key."""
+    return any(map(holds_key, _texts(value)))
 
 
 def _without_keys(value: Any) -> Any:

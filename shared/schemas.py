@@ -15,7 +15,7 @@ from shared.events import ActorKind
 from shared.moments import Moment, MomentError, parse_moment
 from shared.texts import invalid_text
 from shared.timestamps import parse_rfc3339, rfc3339
-from shared.tokens import holds_key
+from shared.tokens import holds_key, refusal
 
 _CURSOR = "Take it from next_cursor of the page before."
 _POSITION = "It must be a position of the ledger."
@@ -46,7 +46,7 @@ class Text(fields.String):
         if reason := invalid_text(text, lines=self._lines):
             raise ValidationError(reason)
         if holds_key(text):
-            raise ValidationError("It contains what looks like an API key. Remove it: keys are never stored.")
+            raise ValidationError(refusal("It", text))
         return text
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from shared.errors import InvalidFieldError
-from shared.events import Actor, ActorKind, Fact, KeyToggled, NewEvent, Request, encode, enveloped
+from shared.events import Actor, ActorKind, Fact, KeyCreated, KeyToggled, NewEvent, Request, encode, enveloped
 from shared.tokens import holds_key
 from shared.web.environ import origin
 from tests.shared.every_event import facts, types_of
@@ -104,6 +104,22 @@ def test_no_field_of_an_event_takes_a_key(kind: type[Fact]) -> None:
     assert tried or not any("str" in str(field) for field in types_of(kind).values())
 
 
+def test_no_key_is_spread_over_the_fields_of_an_event() -> None:
+    fact = KeyCreated(
+        name=TOKEN[:19],
+        description=f"{TOKEN[19:36]} {TOKEN[36:]}",
+        prefix="kl",
+        hint="kl_3fA9…x7Qz",
+        digest="0" * 64,
+        scopes=("orders:read",),
+        expires_at=None,
+    )
+    with pytest.raises(InvalidFieldError, match="together with other fields") as refused:
+        append(fact)
+    assert refused.value.field == "description"
+    assert append(msgspec.structs.replace(fact, description="orders")).data.name == TOKEN[:19]
+
+
 @pytest.mark.parametrize("canary", CANARIES, ids=DISGUISES)
 def test_a_key_is_removed_from_what_a_request_says_of_itself(canary: str) -> None:
     fact = KeyToggled(enabled=True, reason="")
@@ -136,8 +152,8 @@ def test_a_user_agent_is_cut_only_after_keys_were_removed(before: int, canary: s
 
 
 def test_a_request_is_not_named_by_a_key() -> None:
-    environ = {"HTTP_X_REQUEST_ID": TOKEN, "REMOTE_ADDR": "192.0.2.7"}
-    assert TOKEN[8:14] not in origin(environ).id
+    for name in (TOKEN, TOKEN[-38:], TOKEN[-39:]):
+        assert name[-24:-8] not in origin({"HTTP_X_REQUEST_ID": name, "REMOTE_ADDR": "192.0.2.7"}).id
     assert origin({"HTTP_X_REQUEST_ID": "checkout-42", "REMOTE_ADDR": ""}).id == "checkout-42"
 
 

@@ -1,5 +1,8 @@
 import random
+from base64 import b64encode
 from collections.abc import Callable
+from operator import itemgetter
+from textwrap import wrap
 from urllib.parse import quote
 
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.keys.key_material import mint
-from shared.tokens import holds_key, redacted, resembles_key, without_keys
+from shared.tokens import holds_key, redacted, refusal, resembles_key, without_keys
 
 TOKEN = mint("kl", "default", random.Random(5).randrange).reveal()
 
@@ -41,6 +44,21 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "without its prefix": lambda token: token[3:],
     "without its beginning": lambda token: token[8:],
     "with its prefix in capitals": str.swapcase,
+    "cut and in two parts": lambda token: f"{token[:28]} {token[28:47]}",
+    "with its underscore as a space": lambda token: f"kl {token[3:28]} {token[28:]}",
+    "without its prefix, with spaces between": lambda token: " ".join(token[3:]),
+    "without its end, with spaces between": lambda token: " ".join(token[:-2]),
+    "percent-encoded and cut": lambda token: _every_character(token)[: 3 * 41],
+    "in hexadecimal digits": lambda token: token.encode().hex(),
+    "in bytes of a program": lambda token: "".join(f"\\x{ord(character):02x}" for character in token),
+    "in code points of a program": lambda token: "".join(f"\\u{ord(character):04X}" for character in token),
+    "in HTML": lambda token: "".join(f"&#{ord(character)};" for character in token),
+    "in HTML, in hexadecimal digits": lambda token: "".join(f"&#x{ord(character):x};" for character in token),
+    "quoted-printable": lambda token: "".join(f"={ord(character):02X}" for character in token),
+    "in wrapped base64": lambda token: "\n".join(wrap(b64encode(token.encode()).decode(), 36)),
+    # Cut from either end: what is kept leaves less to guess than a secret must.
+    **{f"the last {length}": itemgetter(slice(-length, None)) for length in range(20, 53)},
+    **{f"the first {length}": itemgetter(slice(length)) for length in range(26, 53)},
 }
 
 
@@ -63,6 +81,13 @@ def test_a_key_is_found_wherever_it_stands_in_a_text_also_if_its_end_is_missing(
     assert resembles_key(text)
     assert resembles_key(f"{before}{token[5:-5]}{after}")
     assert not holds_key(without_keys(text))
+
+
+@pytest.mark.parametrize(("length", "missed"), [(20, 100), (26, 30), (38, 2)])
+def test_nearly_every_end_of_a_key_is_found_and_every_secret(length: int, missed: int) -> None:
+    digits = random.Random(7).randrange
+    ends = [mint("kl", "default", digits).reveal()[-length:] for _ in range(1_000)]
+    assert sum(not holds_key(f"leaked: {end}") for end in ends) <= missed
 
 
 @given(st.text(max_size=300))
@@ -100,12 +125,27 @@ def test_of_a_key_in_a_text_its_hint_is_kept() -> None:
         "InternationalizationConfigurationServiceFactory",
         "rate 50%, 100%25 and%zz",
         "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605",
+        "ArnAwsS3BucketProductionEuropeWest1DataIngestPipelineV2",
+        "arn:aws:iam::123456789012:role/service-role/KeyledgerProductionEuWest1LambdaExecutionRoleV2",
+        "AIDAJDPLRKLG7UEXAMPLE 01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "Change-Id: I8091919d45421e3f53029b8660427f844fee0228",
+        "3fA9bQ27LmZ0, 8xK2mQ11PqR4, 5tY7uVwX2z3A and kl_3fA9…x7Qz took over from ci_deploy",
+        "https://example.org/wiki/ServiceOwners?page=12&from=2026-11-23T18%3A59%3A21Z#Section4",
         "the quick_brown fox jumps over the lazy dog and goes on for much more than fifty letters",
     ],
 )
 def test_what_people_write_is_not_a_key(text: str) -> None:
     assert not holds_key(text)
     assert redacted(text) == text == without_keys(text)
+
+
+def test_the_refusal_says_which_part_looks_like_a_key_and_how_to_go_on() -> None:
+    text = "https://docs.google.com/spreadsheets/d/1BxiMVs0XRA5nFMdKvBdBZjgmUUqptlbs74OgvE2upms/edit"
+    assert holds_key(text)
+    assert refusal("It", text) == (
+        "It contains what looks like an API key or part of one (“1Bxi…”, 44 letters and digits). Remove it: "
+        "keys are never stored. If it is something else, shorten it to fewer than 20 letters and digits."
+    )
 
 
 def test_an_id_a_date_and_a_long_word_may_stand_in_an_address() -> None:
