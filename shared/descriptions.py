@@ -65,12 +65,15 @@ _WORDS: Mapping[type[Fact], tuple[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
+_PLAIN_QUOTES = str.maketrans("‹›", "<>")
+
+
 def actor_name(label: str, kind: str | None) -> str:
     """Who did it, for people: a person's e-mail address as it is, anyone else with the kind, `key ‹ci›`.
 
-    So nobody passes for a person, whatever a key is called.
+    So nobody passes for a person, whatever a key is called: its name can't end the quotes.
     """
-    return label if kind == "account" else f"{kind or 'unknown'} ‹{label}›"
+    return label if kind == "account" else f"{kind or 'unknown'} ‹{label.translate(_PLAIN_QUOTES)}›"
 
 
 def describe(fact: Fact) -> Description:

@@ -13,7 +13,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 
 from shared.events import ActorKind
 from shared.moments import Moment, MomentError, parse_moment
-from shared.texts import invalid_text
+from shared.texts import invalid_text, trimmed
 from shared.timestamps import parse_rfc3339, rfc3339
 from shared.tokens import holds_key, refusal
 
@@ -45,6 +45,7 @@ class Text(fields.String):
         text = super()._deserialize(value, *args, **kwargs).replace("\r\n", "\n").strip()
         if reason := invalid_text(text, lines=self._lines):
             raise ValidationError(reason)
+        text = trimmed(text, lines=self._lines)
         if holds_key(text):
             raise ValidationError(refusal("It", text))
         return text

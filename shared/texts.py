@@ -5,6 +5,7 @@ PRECIS (RFC 8264, FreeformClass): no control, format, private-use or default-ign
 there, the invisible characters that a script or an emoji needs are allowed where they have an effect.
 """
 
+import re
 import unicodedata
 
 _LINE_CHARACTERS = frozenset("\n\t")
@@ -14,6 +15,7 @@ _IGNORABLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u3164\uffa0")
 _IGNORABLE_RANGES = (range(0xFFF0, 0xFFF9), range(0xE0000, 0xE1000), range(0xFDD0, 0xFDF0))
 # Symbols that are drawn as a space: allowed like one, but nothing to see.
 _BLANK_SYMBOLS = frozenset("\u2800\U0001d159")
+_SPACES = re.compile("[ \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\u2800\U0001d159]+")
 
 _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _VIRAMA = 9  # the combining class of what joiners follow in the scripts of India (RFC 5892, appendix A)
@@ -55,6 +57,16 @@ def is_visible(text: str) -> bool:
 def is_blank(character: str) -> bool:
     """Whether a character is drawn as a space."""
     return character.isspace() or character in _BLANK_SYMBOLS
+
+
+def trimmed(text: str, *, lines: bool = False) -> str:
+    """The text without blanks at its ends and, unless it has `lines`, with each run of blanks as one space.
+
+    So two texts that differ only in blanks, which look alike, are the same (RFC 8266, section 2.1).
+    """
+    shown = [place for place, character in enumerate(text) if not is_blank(character)]
+    text = text[shown[0] : shown[-1] + 1] if shown else ""
+    return text if lines else _SPACES.sub(" ", text)
 
 
 def escaped(text: str) -> str:

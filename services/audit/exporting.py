@@ -60,7 +60,7 @@ class Exports:
         """
         authorize(principal, AUDIT_READ, records=True)
         self.limit.count(principal)
-        asked = asked_by(filters)
+        asked = {name: escaped(without_keys(value)) for name, value in asked_by(filters).items()}
         _ = self.signer.public_key  # what cannot be done is found out before it is told
         log = self.comparison.log
         position = log.last().position
@@ -101,7 +101,7 @@ class Exports:
     def _tell(
         self, principal: Principal, form: Format, asked: dict[str, str], position: int, request: Request
     ) -> None:
-        kept = {name: _capped(without_keys(value)) for name, value in asked.items()}
+        kept = {name: _capped(value) for name, value in asked.items()}
         fact = AuditExported(format=form, filters=kept, position=position)
         self.journal.tell(
             fact, subject=_SUBJECT, workspace=principal.workspace, actor=principal.actor, request=request
@@ -109,12 +109,10 @@ class Exports:
 
 
 def asked_by(filters: Filters) -> dict[str, str]:
-    """What was asked for, by name, as a caller writes it."""
+    """What was asked for, by name, as a caller writes it. A key in it is still whole, and can be found."""
     asked = {name: value for name, value in asdict(filters).items() if value is not None}
     del asked["workspace"]
-    return {
-        name: rfc3339(value) if isinstance(value, int) else escaped(value) for name, value in asked.items()
-    }
+    return {name: rfc3339(value) if isinstance(value, int) else value for name, value in asked.items()}
 
 
 def _capped(value: str) -> str:

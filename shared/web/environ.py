@@ -84,7 +84,7 @@ def _user_agent(environ: WSGIEnvironment) -> str | None:
     if not (text.isascii() and text.isprintable()):
         text = "".join(
             character if " " <= character <= "~" else character.encode("unicode_escape").decode()
-            for character in text
+            for character in text.replace("…", "...")  # which also stands for the rest of a key
         )
     return text[:_USER_AGENT_LENGTH]
 

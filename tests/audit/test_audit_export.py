@@ -295,6 +295,23 @@ def test_no_part_of_a_key_is_kept_of_a_filter_that_is_cut(exports: Exports, ledg
     assert key[:30].encode() not in next(ledger.records("audit:exports")).body
 
 
+@pytest.mark.parametrize("between", ["\u200b", "\u202e", "\u3164"])
+def test_no_key_with_hidden_characters_gets_into_the_event_or_the_trailer(
+    exports: Exports, ledger: Ledger, between: str
+) -> None:
+    key = mint("kl", "default", random.Random(5).randrange).reveal()
+    hidden = between.join(key[start : start + 15] for start in range(0, len(key), 15))
+    export = exports.some(AUDITOR, Filters(workspace="default", q=hidden, actor=hidden), "jsonl", REQUEST)
+    *_, trailer = export.lines
+    assert told(ledger)[0].filters == {"q": "[API key]", "actor": "[API key]"}
+    assert key[16:30].encode() not in trailer
+
+
+def test_the_filters_of_an_export_are_recorded_with_what_they_hide(exports: Exports, ledger: Ledger) -> None:
+    exports.some(AUDITOR, Filters(workspace="default", q="a\u202eb"), "csv", REQUEST)
+    assert told(ledger)[0].filters == {"q": "a\\u202eb"}
+
+
 def test_without_the_scope_nothing_is_taken(exports: Exports, ledger: Ledger) -> None:
     nobody = Principal(kind="key", id="key:1", label="CI", workspace="default", scopes=frozenset())
     with pytest.raises(ForbiddenError):

@@ -9,8 +9,6 @@ from services.accounts.domain import checked_email
 from services.accounts.schemas import ReasonSchema
 from services.audit.comparison import Compared
 from services.audit.entries import GENESIS, entry_of
-from services.audit.exporting import asked_by
-from services.audit.search import Filters
 from services.audit.shown import row
 from services.cli import main
 from services.keys.domain import evolve
@@ -152,5 +150,5 @@ def test_a_name_from_before_is_shown_with_what_it_hides(app: Flask, hidden: str)
         assert "Bill\\" in page
 
 
-def test_the_filters_of_an_export_are_recorded_with_what_they_hide() -> None:
-    assert asked_by(Filters(workspace="default", q="a\u202eb")) == {"q": "a\\u202eb"}
+def test_a_name_cannot_end_the_quotes_around_it() -> None:
+    assert actor_name("ci› revoked it. owner@localhost ‹", "key") == "key ‹ci> revoked it. owner@localhost <›"

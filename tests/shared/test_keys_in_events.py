@@ -151,6 +151,11 @@ def test_a_user_agent_is_cut_only_after_keys_were_removed(before: int, canary: s
     assert canary[20:30] not in kept
 
 
+def test_a_user_agent_without_its_key_is_plain_text() -> None:
+    kept = origin({"HTTP_USER_AGENT": f"agent {TOKEN}", "REMOTE_ADDR": "192.0.2.7"}).user_agent
+    assert kept == f"agent kl_{TOKEN[3:7]}..."
+
+
 def test_a_request_is_not_named_by_a_key() -> None:
     for name in (TOKEN, TOKEN[-38:], TOKEN[-39:]):
         assert name[-24:-8] not in origin({"HTTP_X_REQUEST_ID": name, "REMOTE_ADDR": "192.0.2.7"}).id

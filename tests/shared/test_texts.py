@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.texts import escaped, is_visible, refused_character
+from shared.schemas import Text
+from shared.texts import escaped, is_visible, refused_character, trimmed
 
 # Marks that are not to be seen, by what they do.
 HIDDEN = {
@@ -82,6 +83,17 @@ def test_the_scripts_and_emoji_of_the_world_are_taken_and_shown_as_they_are(text
 )
 def test_a_text_of_blanks_alone_has_nothing_to_see(text: str) -> None:
     assert not is_visible(text)
+
+
+@pytest.mark.parametrize("text", ["ci  bot", "ci bot\u2800", "\u2800 ci\u00a0bot", "ci\u2003\u2800bot\n"])
+def test_texts_that_differ_only_in_blanks_are_the_same(text: str) -> None:
+    assert trimmed(text) == "ci bot"
+    assert Text().deserialize(text) == "ci bot"
+
+
+def test_lines_keep_their_indentation() -> None:
+    assert trimmed("\n1.  a\n    b \u2800", lines=True) == "1.  a\n    b"
+    assert trimmed("\u2800") == ""
 
 
 def test_a_line_feed_is_taken_only_where_there_are_lines() -> None:
