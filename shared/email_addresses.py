@@ -9,14 +9,16 @@ import unicodedata
 import idna
 
 _DOMAIN_LENGTH = 253  # characters of a domain name; a longer one isn't worth the work of mapping
+_DOTS = ".\u3002\uff0e\uff61"  # those that UTS 46 takes for one
 
 
 def normalized(email: str) -> str:
     """One form of an address: without blanks around it, case folded, in NFC, its domain in readable spelling.
 
-    A domain that isn't valid is only folded. Normalizing twice changes nothing more.
+    A dot at the end of the domain is left out. A domain that isn't valid is only folded. Normalizing twice
+    changes nothing more.
     """
-    local, at, domain = email.strip().rpartition("@")
+    local, at, domain = _split(email)
     return _folded(local) + at + (_readable(domain) if at else _folded(domain))
 
 
@@ -25,7 +27,7 @@ def spellings(email: str) -> tuple[str, ...]:
 
     An address with a plain domain has only one.
     """
-    local, at, domain = email.strip().rpartition("@")
+    local, at, domain = _split(email)
     if not at or not is_international(domain):
         return (normalized(email),)
     readable = _readable(domain)
@@ -48,6 +50,11 @@ def is_valid_domain(domain: str) -> bool:
     return not is_international(domain) or _ascii(domain) is not None
 
 
+def _split(email: str) -> tuple[str, str, str]:
+    local, at, domain = email.strip().rpartition("@")
+    return local, at, domain.rstrip(_DOTS) if at else domain
+
+
 def _readable(domain: str) -> str:
     if not is_international(domain):
         return domain.lower()
@@ -62,7 +69,8 @@ def _ascii(domain: str) -> str | None:
     if len(domain) > _DOMAIN_LENGTH:
         return None
     try:
-        return idna.encode(domain, uts46=True).decode()
+        # A dot at the end may appear only by mapping.
+        return idna.encode(domain, uts46=True).decode().rstrip(".")
     except UnicodeError:  # every error of the library is one
         return None
 

@@ -23,6 +23,10 @@ READABLE, PUNYCODE = "ann@münchen.example", "ann@xn--mnchen-3ya.example"
         "ann@münchen。example",
         "ann@ｍünchen.example",
         "ann@mün\u00adchen.example",
+        "ann@münchen.example.",
+        "ann@xn--mnchen-3ya.example.",
+        "ann@münchen.example\u3002",
+        "ann@münchen.example.\u00ad",
     ],
 )
 def test_an_international_domain_is_one_however_it_is_spelled(typed: str) -> None:
@@ -34,6 +38,8 @@ def test_an_international_domain_is_one_however_it_is_spelled(typed: str) -> Non
     ("typed", "stored"),
     [
         ("Ann@Example.COM", "ann@example.com"),
+        ("ann@example.com.", "ann@example.com"),
+        ("ann@example.com\uff0e", "ann@example.com"),
         ("owner@LOCALHOST", "owner@localhost"),
         ("ann@a_b", "ann@a_b"),
         ("ann@[192.0.2.1]", "ann@[192.0.2.1]"),
@@ -55,7 +61,7 @@ def test_a_domain_that_is_another_stays_another(typed: str, stored: str) -> None
 
 
 def test_a_plain_address_has_one_spelling() -> None:
-    assert spellings(" Ann@Example.com") == ("ann@example.com",)
+    assert spellings(" Ann@Example.com") == spellings("ann@example.com.") == ("ann@example.com",)
 
 
 @pytest.mark.parametrize("domain", ["example.com", "a_b", "münchen.example", "xn--mnchen-3ya.example"])
@@ -70,6 +76,7 @@ labels = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
     st.text() | st.builds("{}@{}.{}".format, labels, labels, labels) | st.builds("a@xn--{}".format, labels)
 )
 @example("\u0390")  # leaves NFC when it is folded
+@example("a@xn--mnchen-3ya.example..")
 @example("a@ẞ\u0390_")
 def test_normalizing_twice_changes_nothing_more(text: str) -> None:
     once = normalized(text)
