@@ -6,7 +6,7 @@ from marshmallow import ValidationError, fields, validate
 
 from services.audit.schemas import EntrySchema
 from shared.inquiries import PAST_CODES, SECRET_STANDINGS
-from shared.moments import Moment, MomentError, parse_moment
+from shared.moments import Moment
 from shared.schemas import (
     AnswerSchema,
     MomentField,
@@ -16,6 +16,7 @@ from shared.schemas import (
     kind_of_actor,
     next_cursor,
 )
+from shared.timestamps import typed_in_utc
 
 NOT_A_KEY = "This is no Keyledger API key, or it was mistyped or cut off. Copy the whole key."
 _AT = "2026-11-23T18:59:21.123Z"
@@ -28,10 +29,7 @@ class TypedMoment(MomentField):
     """The same, and a time as a form's field gives it, in UTC: `2026-11-23T18:59`."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Moment:
-        try:
-            return parse_moment(f"{value}Z")
-        except MomentError:
-            return super()._deserialize(value, *args, **kwargs)
+        return super()._deserialize(typed_in_utc(value), *args, **kwargs)
 
 
 class ScopeList(fields.String):

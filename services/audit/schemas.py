@@ -22,18 +22,18 @@ from shared.schemas import (
     kind_of_actor,
     next_cursor,
 )
-from shared.timestamps import parse_rfc3339, rfc3339
+from shared.timestamps import parse_rfc3339, rfc3339, typed_in_utc
 
 _TEXT_LENGTH = 300
 _AT = "2026-11-23T18:59:21.123Z"
 
 
 class Minute(Timestamp):
-    """A time as a form's field gives it, in UTC: `2026-11-23T18:59`."""
+    """The same, and a time as a form's field gives it, in UTC: `2026-11-23T18:59`."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
         try:
-            return parse_rfc3339(f"{value}Z")
+            return parse_rfc3339(typed_in_utc(value))
         except ValueError as error:
             raise ValidationError("It must be a time like 2026-11-23T18:59.") from error
 

@@ -10,9 +10,7 @@ from services.keys.domain import Key
 from services.keys.fields import DESCRIPTION_LENGTH, NAME_LENGTH
 from services.keys.schemas import NewKeySchema, RevocationSchema
 from shared.identity import OWN_PREFIX
-from shared.timestamps import rfc3339
-
-_MINUTES = len("2026-11-23T18:59")
+from shared.timestamps import rfc3339, typed_in_utc
 
 
 def texts_of(key: Key) -> dict[str, str]:
@@ -37,10 +35,8 @@ def read(texts: Mapping[str, str]) -> dict[str, object]:
 
 
 def utc(text: str) -> str | None:
-    """What a browser's field of date and time gives, which has seconds only where they are not 0."""
-    if not text:
-        return None
-    return f"{text}:00Z" if len(text) == _MINUTES else f"{text}Z"
+    """What a browser's field of date and time gives; None if it is empty."""
+    return typed_in_utc(text) or None
 
 
 _READ: Mapping[str, Callable[[str], object]] = {

@@ -1,6 +1,5 @@
 """The dashboard's pages on keys. They only translate: who, what, do it, show."""
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from werkzeug.wrappers import Response
 from services.keys.chart import DAYS, chart
 from services.keys.commands import Done, NoSuchKeyError, StaleVersionError, fold
 from services.keys.domain import Key, subject
-from services.keys.forms import read, rules, texts_of, typed_in, utc
+from services.keys.forms import read, rules, texts_of, typed_in
 from services.keys.key_material import MalformedKeyError, parse
 from services.keys.list_page import chosen, listed, place_of
 from services.keys.moments import NotYetCreatedError
@@ -33,13 +32,12 @@ from shared.ledger import Idempotency, IdempotencyConflictError
 from shared.moments import MomentError, parse_moment
 from shared.schemas import field_errors
 from shared.texts import escaped
-from shared.timestamps import date_utc
+from shared.timestamps import date_utc, typed_in_utc
 from shared.tokens import resembles_key
 from shared.web.access import Access, attached, idempotency_of, origin, signed_in
 
 _GRACES = {0: "no time at all", 3600: "1 hour", 86_400: "1 day", 604_800: "7 days", 2_592_000: "30 days"}
 _LIFECYCLE_PAGE = 20  # events
-_TYPED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?")
 _MADE_ALREADY = (
     "This form has made a key already, and it said something else then. "
     "To make another key as it stands here, press Create again."
@@ -284,7 +282,7 @@ def _details(principal: Principal, key_id: str, no_moment: Sequence[str] = ()) -
 
 def _past_details(principal: Principal, key_id: str, at: str) -> str:
     """One key as it was, with the steps to what happened before and after. What is typed is UTC."""
-    moment = parse_moment((utc(at) or "") if _TYPED_TIME.fullmatch(at) else at)
+    moment = parse_moment(typed_in_utc(at))
     past = attached(Keys).past(principal, key_id, moment)
     return render_template(
         "keys/details.html",

@@ -7,7 +7,9 @@ from services.audit.inquiry_schemas import TypedVerdictSchema, VerdictQuerySchem
 from services.audit.schemas import FiltersSchema, TypedFiltersSchema
 from services.keys.forms import utc
 from services.keys.schemas import KeyChangeSchema, KeyPatchSchema, KeyQuerySchema, NewKeySchema
+from shared.moments import Time
 from shared.schemas import PageSchema, PositionHeaderSchema
+from shared.timestamps import parse_rfc3339
 
 TIMES = ["9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01", "10000-01-01T00:00:00Z", 10**30, ""]
 
@@ -44,6 +46,24 @@ def test_a_time_that_is_typed_into_a_form_must_be_in_the_calendar(typed: str) ->
     ):
         with pytest.raises(ValidationError):
             schema.load(fields)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "2099-11-30T20:00",
+        "2099-11-30t20:00",
+        "2099-11-30T20:00:00.000",
+        "2099-11-30T20:00:00Z",
+        "2099-11-30t20:00:00z",
+        "2099-11-30T22:00:00+02:00",
+    ],
+)
+def test_a_form_takes_a_time_with_or_without_seconds_and_offset(typed: str) -> None:
+    at = parse_rfc3339("2099-11-30T20:00:00Z")
+    assert TypedFiltersSchema().load({"since": typed})["since"] == at
+    assert TypedVerdictSchema().load({"key_id": "a", "at": typed})["at"] == Time(at)
+    assert NewKeySchema().load({"name": "a", "expires_at": utc(typed)}).expires_at == at
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, 2**63, 10**30, -1, "1e3", float("inf")])

@@ -36,7 +36,29 @@ def test_a_time_that_its_offset_takes_out_of_the_calendar_is_refused(text: str) 
         parse_rfc3339(text)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "2026-11-23T18:59:21", "10000-01-01T00:00:00Z", "2026-13-01Z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "soon",
+        "2026-11-23T18:59:21",
+        "10000-01-01T00:00:00Z",
+        "2026-13-01Z",
+        "2026-W48-1T00:00:00Z",
+        "20261130T202000Z",
+        "2026-11-30T20Z",
+        "2026-11-30T20:20Z",
+        "2026-11-30T20:20:00+0000",
+        "2026-11-30T20:20:00+00",
+        "2026-11-30T20:20:00,5Z",
+        "2026-11-30x20:20:00Z",
+        "2026-11-30T24:00:00Z",
+        "2026-11-30T20:20:00Z\n",
+        "２０２６-11-30T20:20:00Z",
+        None,
+        20261130,
+    ],
+)
 def test_what_is_not_a_time_with_an_offset_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a time like"):
         parse_rfc3339(text)
