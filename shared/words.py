@@ -1,8 +1,9 @@
 """The words of a text, by which keys and audit entries are searched. Pure.
 
-A word is as many letters, digits and pictures as there are in a row: `data-sync` is two. Case, accents and
-forms of the same character make no difference: `jose` finds José, and `strasse` finds Straße. Scripts without
-blanks between words are taken apart into pairs of characters, so a search finds them anywhere in a text.
+A word is as many letters and digits as there are in a row, or a picture: `data-sync` is two, and so is
+`🔑prod`. Case, accents and forms of the same character make no difference: `jose` finds José, and `strasse`
+finds Straße. Scripts without blanks between words are taken apart into pairs of characters, so a search finds
+them anywhere in a text.
 """
 
 import re
@@ -96,8 +97,10 @@ def _fold(character: str) -> str:
         return _PLAIN[character]
     if kind == "Cf" or (kind == "Mn" and _ACCENTS.match(character)):
         return ""
+    if kind == "So":
+        return f" {character} "
     # What Unicode does not know yet may become a letter.
-    return character if kind[0] in "LMN" or kind in {"So", "Cn"} else " "
+    return character if kind[0] in "LMN" or kind == "Cn" else " "
 
 
 _FOLDED = _Folded()

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from shared.words import begin, with_characters, words, words_sought
 
 
-def test_words_are_letters_digits_and_pictures_in_a_row() -> None:
+def test_words_are_letters_and_digits_in_a_row_and_single_pictures() -> None:
     assert words("Data-Sync_v2 (beta)") == ["data", "sync", "v2", "beta"]
-    assert words("Δοκιμή, 🔑x") == ["δοκιμη", "🔑x"]
+    assert words("Δοκιμή, 🔑x") == ["δοκιμη", "🔑", "x"]
     assert words("!? —") == words("") == words("\u0301") == []
 
 
@@ -72,6 +72,11 @@ def test_case_accents_and_forms_of_a_character_make_no_difference(search: str, t
 )
 def test_words_are_found_anywhere_in_a_script_without_blanks(search: str, text: str) -> None:
     assert finds(search, text)
+
+
+@pytest.mark.parametrize("search", ["prod", "PROD", "🔑", "🔑prod", "🚀", "prod🚀"])
+def test_a_word_is_found_next_to_a_picture(search: str) -> None:
+    assert finds(search, "🔑prod🚀")
 
 
 @pytest.mark.parametrize(
