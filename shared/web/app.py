@@ -160,8 +160,11 @@ def _begin() -> AnyResponse | None:
 
 def _content_coding() -> str:
     """How the body is compressed, as its sender says; empty if it isn't."""
-    codings = request.headers.get("Content-Encoding", "").replace(",", " ").split()
-    return ", ".join(coding[:20] for coding in codings[:3] if coding.lower() != "identity")
+    named = request.headers.get("Content-Encoding", "identity").replace(",", " ").split()
+    if not named:  # granian gives a header as empty if it isn't ASCII
+        return "(empty or not ASCII)"
+    codings = [coding[:20] for coding in named if coding.lower() != "identity"]
+    return ", ".join(codings[:3])
 
 
 def _refuse_other_sites() -> AnyResponse | None:
@@ -265,11 +268,12 @@ def _http_error(error: HTTPException) -> AnyResponse:
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
     if status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         headers["Accept"] = "application/json"
-    return refuse(status, _ADVICE.get(status, error.description or ""), headers)
+    advice = _ADVICE[status].format(home=url_for("home")) if status in _ADVICE else error.description
+    return refuse(status, advice or "", headers)
 
 
 _ADVICE = {
-    404: "There is nothing at this URL. Check it, or start at /keys.",
+    404: "There is nothing at this URL. Check it, or start at {home}.",
     405: "This URL doesn't accept this method. Use one that the header Allow lists.",
     415: "Send a JSON body with the header Content-Type: application/json.",
     408: f"The body didn't arrive within {BODY_DEADLINE_S:.0f} s. Send the request again.",

@@ -84,7 +84,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
             404,
             "Not found",
             "There is nothing at this URL.",
-            "There is nothing at this URL. Check it, or start at /keys.",
+            "There is nothing at this URL. Check it, or start at /.",
         ),
         "key_not_found": Problem(
             404,

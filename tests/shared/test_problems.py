@@ -87,9 +87,12 @@ def test_an_error_outside_the_api_is_a_page_with_the_same_title(client: FlaskCli
     assert call.get_json()["title"] == "Not found"
     assert '<h1 dir="auto">Not found</h1>' in page.text
     assert call.get_json()["detail"] in page.text
+    assert client.get(re.findall(r"start at (/\S*)\.", page.text)[0]).status_code == 302
 
 
-@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "br", "identity, gzip", "GZIP", "unknown"])
+@pytest.mark.parametrize(
+    "coding", ["gzip", "x-gzip", "br", "identity, gzip", "GZIP", "unknown", "", "identity," * 3 + "gzip"]
+)
 @pytest.mark.parametrize("path", ["/sign-in", "/keys/new"])
 def test_a_compressed_form_is_refused_with_the_coding_that_is_accepted(
     client: FlaskClient, path: str, coding: str
