@@ -28,6 +28,7 @@ _OVER_TLS: Headers = (*_OVER_HTTP, ("Strict-Transport-Security", "max-age=315360
 def security_headers(environ: WSGIEnvironment) -> Headers:
     """Those for the answer to a request, which came by TLS or not as far as trusted proxies say.
 
-    The gateway's own answers have the same: services/gateway/nginx.conf.
+    The gateway's own answers have the same: services/gateway/nginx.conf. What granian refuses before it asks
+    the application (400 and 414) has none.
     """
     return _OVER_TLS if environ.get("wsgi.url_scheme") == "https" else _OVER_HTTP

@@ -96,6 +96,13 @@ def get(client: FlaskClient, query: str = "", caller: str = "ann") -> Any:
     return client.get(f"/v1/audit/entries?{query}", headers={"Authorization": f"Bearer {caller}"})
 
 
+def test_a_page_that_is_not_there_leads_to_one_that_is(client: FlaskClient) -> None:
+    page = client.get("/nothing")
+    (start,) = re.findall(r"start at (/\S*)\.", page.text)
+    assert page.status_code == 404
+    assert client.get(start, follow_redirects=True).status_code == 200
+
+
 def test_a_call_gives_the_own_workspaces_entries_newest_first(client: FlaskClient) -> None:
     body = get(client).json
     assert [entry["title"] for entry in body["entries"]] == [
