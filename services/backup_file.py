@@ -51,7 +51,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Credential(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept of a password, and whose it is."""
+    """The stored form of a password, and whose it is."""
 
     subject: str
     value: str

@@ -1,4 +1,4 @@
-"""The figures of a Keyledger for Prometheus: what its web processes counted, and how all stands.
+"""The figures of a Keyledger for Prometheus: what its web processes counted, and the current status.
 
 By the conventions of Prometheus: base units, the unit at the end of the name, `_total` behind what only
 grows.

@@ -41,7 +41,7 @@ def prepare_output() -> None:
 
 def ensure_writable() -> None:
     """Finds out before something is done whose result is shown once. Raises OutputError."""
-    with _errors("Nothing was done, since what this prints is shown only once.", pipes=True):
+    with _errors("Nothing was done, because the secret is shown only once.", pipes=True):
         _try_to_write()
 
 

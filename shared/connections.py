@@ -117,8 +117,8 @@ def _refuse_options(url: str) -> None:
             # A name that the client does not know may be the end of a password with a question mark.
             what = f"the option {name}" if name in signature(Redis).parameters else "an option"
             raise StoreUnavailableError(
-                f"KEYLEDGER_REDIS_URL has {what}, which Keyledger does not support: leave it out. "
-                f"It takes {', '.join(sorted(_OPTIONS))}."
+                f"KEYLEDGER_REDIS_URL has {what}, which Keyledger doesn't support: remove it. "
+                f"Supported are {', '.join(sorted(_OPTIONS))}."
             ) from None
 
 

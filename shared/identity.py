@@ -17,7 +17,7 @@ ADMIN = "keyledger:admin"
 
 OWN_PREFIX = "keyledger:"
 DEFAULT_WORKSPACE = "default"  # which the first start makes
-WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them, 64 characters at most"
+WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them, up to 64 characters"
 WORKSPACE_PATTERN = r"^(?=.{1,64}$)[a-z0-9]+([._-][a-z0-9]+)*$"
 _WORKSPACE = re.compile(WORKSPACE_PATTERN)
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)

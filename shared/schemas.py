@@ -171,7 +171,7 @@ class IfMatchSchema(Schema):
             return {"if_match": None}
         if not _ENTITY_TAGS.fullmatch(tags):
             raise ValidationError(
-                "It must be an ETag in quotes, several with commas between, or *.", "If-Match"
+                "It must be a quoted ETag, a comma-separated list of them, or *.", "If-Match"
             )
         return {"if_match": frozenset(map(int, _VERSION.findall(tags)))}
 
@@ -264,7 +264,7 @@ class FieldErrorSchema(AnswerSchema):
     """What is wrong with one field."""
 
     field = fields.String(metadata=about("The field; an item of a list is `scopes.0`.", "name"))
-    message = fields.String(metadata=about("What it must be.", "It may have 100 characters at most."))
+    message = fields.String(metadata=about("What it must be.", "Use up to 100 characters."))
 
 
 class ProblemSchema(AnswerSchema):

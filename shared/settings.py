@@ -16,7 +16,7 @@ from limits import RateLimitItem, parse
 from shared.errors import AdvisedError
 
 SECRET_LENGTH = 32  # characters, at least
-PREFIX_RULE = "letters, digits and inner underscores, 16 characters at most"
+PREFIX_RULE = "letters, digits and inner underscores, up to 16 characters"
 _RATE = re.compile(r"[1-9]\d*\s*(/|per)\s*([1-9]\d*)?\s*[a-z]+", re.ASCII | re.IGNORECASE)
 _HIGHEST_RATE = 10**9
 _LONGEST_PERIOD_S = 366 * 24 * 60 * 60
@@ -145,7 +145,7 @@ class Settings:
             raise SettingsError("KEYLEDGER_LOG_FORMAT must be text or json.")
         prefix = env.str("KEY_PREFIX", "kl")
         if not _PREFIX.fullmatch(prefix):
-            raise SettingsError(f"KEYLEDGER_KEY_PREFIX is {prefix!r}; it may have {PREFIX_RULE}.")
+            raise SettingsError(f"KEYLEDGER_KEY_PREFIX is {prefix!r}. Use {PREFIX_RULE}.")
         return cls(
             data_dir=data_dir,
             redis_url=redis_url,
@@ -175,8 +175,7 @@ class _Environment(FileAwareEnv):
             return default if isinstance(value, str) and not value.strip() else value
         except (OSError, ValueError) as error:  # ValueError: it is missing, or no text
             raise SettingsError(
-                f"{env_key}_FILE names no file of text that this process may read: "
-                f"correct it, or set {env_key} itself."
+                f"{env_key}_FILE isn't a readable text file: correct it, or set {env_key} itself."
             ) from error
 
     def whole(self, setting: str, default: int, least: int, most: int) -> int:

@@ -43,7 +43,7 @@ class NoSuchAccountError(AdvisedError):
 
     def __init__(self, email: str) -> None:
         super().__init__(
-            f"There is no account {without_keys(email)} in this workspace. Look at the list of accounts."
+            f"There is no account {without_keys(email)} in this workspace. Check the list of accounts."
         )
 
 
@@ -223,7 +223,7 @@ class Accounts:
         return Guard(account.subject, account.version)
 
     def _given(self, principal: Principal, password: str) -> str:
-        """What is kept of a password that the caller gives to another person."""
+        """The stored form of a password that the caller gives to another person."""
         if principal.kind == "operator":
             return self.passwords.hash_password(password)
         with self.attempts.given_password(principal.id):

@@ -76,11 +76,11 @@ class Passwords:
             )
         if len(prepared) > PASSWORD_MAX_LENGTH:
             raise InvalidFieldError(
-                "password", f"The password may have {PASSWORD_MAX_LENGTH:,} characters at most."
+                "password", f"The password can have up to {PASSWORD_MAX_LENGTH:,} characters."
             )
 
     def hash_password(self, password: str) -> str:
-        """What is kept of a new password. Raises InvalidFieldError."""
+        """The stored form of a new password. Raises InvalidFieldError."""
         self.check(password)
         return self._run(lambda: self._hash(password))
 
@@ -92,7 +92,7 @@ class Passwords:
         return self._run(lambda: self._verify(kept, password))
 
     def replace(self, kept: str | None, current: str, new: str) -> str | None:
-        """What is kept of a new password, if the current one is right. Raises what the two above do."""
+        """The stored form of a new password, if the current one is right. Raises what the two above do."""
         self.check(new)
         return self._run(lambda: self._hash(new) if self._verify(kept, current) else None)
 

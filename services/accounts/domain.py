@@ -193,11 +193,11 @@ def checked_email(email: str) -> str:
     """The normalized address of a new account. Raises InvalidFieldError."""
     address = normalized(email)
     if any(len(spelling) > EMAIL_LENGTH for spelling in spellings(email)):
-        raise InvalidFieldError("email", f"The e-mail address may have {EMAIL_LENGTH} characters at most.")
+        raise InvalidFieldError("email", f"The e-mail address can have up to {EMAIL_LENGTH} characters.")
     if refused_character(address) or any(map(is_blank, address)):
         raise InvalidFieldError(
             "email",
-            "The e-mail address may have no blanks or control characters, nor others that can't be seen.",
+            "The e-mail address can't contain spaces, control characters or invisible characters.",
         )
     local, at, domain = address.partition("@")
     if not (local and at and domain) or "@" in domain:

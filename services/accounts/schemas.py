@@ -26,7 +26,7 @@ def _email(missing: str) -> fields.String:
         required=True,
         validate=[
             validate.Regexp(r"\s*\S", error=missing),
-            validate.Length(max=EMAIL_LENGTH, error="It may have {max} characters at most."),
+            validate.Length(max=EMAIL_LENGTH, error="Use up to {max} characters."),
         ],
         error_messages={"required": missing},
     )
@@ -37,7 +37,7 @@ def _password(missing: str) -> fields.String:
         required=True,
         validate=[
             validate.Length(min=1, error=missing),
-            validate.Length(max=PASSWORD_MAX_LENGTH, error="It may have {max:,} characters at most."),
+            validate.Length(max=PASSWORD_MAX_LENGTH, error="Use up to {max:,} characters."),
         ],
         error_messages={"required": missing},
     )
@@ -76,7 +76,7 @@ class ReasonSchema(_FormSchema):
 
     reason = Text(
         load_default="",
-        validate=validate.Length(max=REASON_LENGTH, error="It may have {max} characters at most."),
+        validate=validate.Length(max=REASON_LENGTH, error="Use up to {max} characters."),
     )
 
 

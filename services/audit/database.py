@@ -204,11 +204,11 @@ def _parse(text: str | URL) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         # The parser's words may hold the password.
-        raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL is no URL. {_WANTED}") from None
+        raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL isn't a valid URL. {_WANTED}") from None
     if url.get_backend_name() in {"postgresql", "postgres"}:
         return url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"} or url.query:
-        raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL has no use. {_WANTED}")
+        raise AuditDatabaseError(f"KEYLEDGER_AUDIT_DATABASE_URL isn't supported. {_WANTED}")
     return url.set(drivername="sqlite")
 
 

@@ -73,7 +73,7 @@ def _told(lines: Iterator[bytes], form: Format) -> Iterator[bytes]:
 def _cannot_sign(error: SigningError) -> Response:
     """503: an export that nobody signs proves nothing."""
     _log.error("an export could not be signed", reason=str(error))
-    return refuse(503, "The audit log's key cannot be used at the moment. Ask who runs Keyledger.")
+    return refuse(503, "The audit log's key can't be used at the moment. Ask your operator.")
 
 
 def _cannot_tell(_: VersionConflictError) -> Response:

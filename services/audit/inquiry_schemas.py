@@ -55,7 +55,7 @@ class VerdictQuerySchema(StrictSchema):
         required=True,
         error_messages={"required": _NO_MOMENT},
         metadata=about(
-            "When: a time that has come, or a position of the ledger.",
+            "When: a time up to now, or a position of the ledger.",
             _AT,
             anyOf=[{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 1}],
         ),

@@ -39,7 +39,7 @@ class Minute(Timestamp):
 
 
 def _text(what: str, example: str | None = None) -> fields.String:
-    longest = validate.Length(max=_TEXT_LENGTH, error="It may have {max} characters at most.")
+    longest = validate.Length(max=_TEXT_LENGTH, error="Use up to {max} characters.")
     return fields.String(load_default=None, validate=longest, metadata=about(what, example))
 
 

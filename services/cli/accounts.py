@@ -123,9 +123,10 @@ def reset_password(email: str, password_stdin: bool, workspace: str) -> None:
     if not password_stdin:
         tell_once(
             password,
-            f"{email} has another password, but it is lost: give another with `keyledger account password`.",
+            f"The password of {email} was changed, but couldn't be printed. "
+            "Run `keyledger account password` again.",
         )
-    note(f"{email} signs in with it from now on, and is signed out everywhere.")
+    note(f"The new password of {email} works now. All sessions were signed out.")
 
 
 def _read_password() -> str:
@@ -151,8 +152,8 @@ def _warn_without_owner(parts: AccountParts, workspace: str) -> None:
     accounts = (person.account for person in _people(parts, workspace))
     if not any(account and account.enabled and account.role == "owner" for account in accounts):
         note(
-            f"Workspace {workspace} has no owner now. Make somebody its owner: "
-            "keyledger account role EMAIL owner, or keyledger account enable EMAIL."
+            f"Workspace {workspace} has no owner now. Assign one: "
+            "`keyledger account role EMAIL owner`, or `keyledger account enable EMAIL`."
         )
 
 

@@ -158,7 +158,7 @@ def audit_checkpoint() -> None:
     help="JSON lines prove themselves; CSV is for spreadsheets.",
 )
 def audit_export(file: Path, form: Format) -> None:
-    """Write the whole audit log, of all workspaces, to FILE; `check --file` proves it."""
+    """Write the whole audit log, of all workspaces, to FILE; verify it with `check --file`."""
     with opened(AuditParts) as parts, progress("exporting") as advance:
         export = parts.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
         with output(file) as lines:

@@ -33,7 +33,7 @@ def backup_command(file: Path) -> None:
             f"Checkpoint {header.checkpoints + 1} and what follows it cannot be backed up: "
             "`keyledger audit check` says why."
         )
-    note(f"Not in it: sessions, counts of use, and {key_file}. Keep that one too, apart.")
+    note(f"Not in it: sessions, counts of use, and {key_file}. Back it up separately.")
 
 
 @click.command("restore")

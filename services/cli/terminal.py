@@ -43,7 +43,7 @@ class UnknownWorkspaceError(AdvisedError):
 def _named_workspace(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
     if not is_workspace_name(name):
         raise click.BadParameter(
-            f"{without_keys(name)!r} is no name of a workspace: it may have {WORKSPACE_RULE}."
+            f"{without_keys(name)!r} isn't a valid workspace name. Use {WORKSPACE_RULE}."
         )
     return name
 
@@ -79,8 +79,7 @@ def opened_workspace(kind: type[W], workspace: str) -> Iterator[W]:
     with opened(kind) as parts:
         if workspace != DEFAULT_WORKSPACE and not parts.directory.page(operator(workspace), 1).people:
             raise UnknownWorkspaceError(
-                f"There is no workspace {workspace!r}: correct it, or create it by adding its first account "
-                "with `keyledger account add`."
+                f"There is no workspace {workspace!r}: check the name, or create it: `keyledger account add`."
             )
         yield parts
 
@@ -136,7 +135,7 @@ def until_stopped() -> Stop:
 
 
 def operator(workspace: str) -> Principal:
-    """Whoever can run commands on this machine may do everything."""
+    """Anyone who can run commands on this machine can do everything."""
     name = _user()
     scopes = frozenset({ADMIN, PLATFORM_VERIFY})
     return Principal(

@@ -98,7 +98,7 @@ def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, 
 def change_key(principal: Principal, command: ChangeKey, if_match: frozenset[int] | None, key_id: str) -> Any:
     """Change a key
 
-    Switch it on or off, name it anew, change its scopes or its end. Where it is so already, nothing happens.
+    Enable, disable or rename it, or change its scopes or expiry. A request that changes nothing does nothing.
     A revoked key stays as it is.
     """
     done = attached(Keys).commands.change(principal, key_id, command, origin(), if_match)
@@ -171,7 +171,7 @@ def refused(error: RefusedError) -> Response:
 def stale_version(error: StaleVersionError) -> Response:
     """412: If-Match names other versions than the key's."""
     detail = (
-        f"The key is at version {error.actual}, which If-Match doesn't name. "
+        f"The key is at version {error.actual}, which isn't in If-Match. "
         "Get the key again, then retry with its current ETag."
     )
     return refuse("stale_version", detail, {"ETag": f'"{error.actual}"'})

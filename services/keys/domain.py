@@ -84,7 +84,7 @@ class CreateKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangeKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Change some of a key: switch it on or off, name it anew. What is not set stays."""
+    """Change some of a key: enable, disable or rename it. What is not set stays."""
 
     enabled: bool | UnsetType = UNSET
     name: str | UnsetType = UNSET

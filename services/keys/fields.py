@@ -17,7 +17,7 @@ DESCRIPTION_LENGTH = 500
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
 MAX_SCOPES = 50
 _SHOWN_LENGTH = 50  # of a scope that is refused
-LONGEST = "It may have {max} characters at most."
+LONGEST = "Use up to {max} characters."
 
 # The same rules once more for JSON Schema, as the description of the interface tells them.
 _NO_CONTROLS = r"\u0000-\u001f\u007f-\u009f"

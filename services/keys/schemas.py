@@ -161,7 +161,7 @@ class KeyQuerySchema(AfterSchema):
     at = MomentField(
         load_default=None,
         metadata=about(
-            "Show the key as it was then: a time that has come, or a position of the ledger.",
+            "Show the key as it was then: a time up to now, or a position of the ledger.",
             "2026-11-23T18:59:21.123Z",
             anyOf=[{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 1}],
         ),

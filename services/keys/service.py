@@ -117,5 +117,5 @@ class Keys:
         if moment.at > time.time_ns() // 1_000_000:
             newest = ledger.page(subject(key_id), max(ledger.version(subject(key_id)) - 1, 0), 1)
             if not newest or moment.at > newest[0].at:
-                raise MomentError("It is in the future: it must be a time that has come.")
+                raise MomentError("It's in the future. Use a time up to now.")
         return moment.at

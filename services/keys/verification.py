@@ -47,7 +47,7 @@ class BehindError(Exception):
     """The ledger has not reached the position that the caller asked for; it may be another ledger."""
 
     def __init__(self, head: int) -> None:
-        super().__init__(f"The ledger is at position {head}, and not yet at the one that you asked for.")
+        super().__init__(f"The ledger is at position {head} and hasn't reached the one you asked for.")
         self.head = head
 
 

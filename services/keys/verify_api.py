@@ -83,7 +83,7 @@ def forward_auth() -> Response:
     """Decide on a gateway's request
 
     The bearer of the request is the key in question, of any workspace. A parameter that is unknown, empty,
-    repeated or not valid is refused with 400, so that a rule with a typo lets nobody pass.
+    repeated or not valid is refused with 400, so that a rule with a typo denies every request.
     """
     answer = attached(VerdictCalls).forward_auth(request.environ)
     return Response(answer.body, answer.status, answer.headers)

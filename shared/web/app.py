@@ -314,7 +314,7 @@ def _forbidden(error: ForbiddenError) -> Response:
 
 def _store_full(error: BaseException) -> AnyResponse:
     _log.warning("store full", error=str(error))
-    detail = "Nothing was done: the store is out of memory. The operator has to give it more."
+    detail = "Nothing was done: the store is out of memory. Ask your operator to increase its memory limit."
     return refuse("store_full", detail, {"Retry-After": "30"})
 
 
@@ -331,7 +331,7 @@ def _store_away(error: BaseException) -> AnyResponse:
 
 def _unreadable(error: Exception) -> AnyResponse:
     _log.error("unreadable event", error=str(error))
-    detail = "This has a history that this version of Keyledger can't read. Update Keyledger."
+    detail = "This version of Keyledger can't read the history. Update Keyledger."
     return refuse("unreadable_history", detail, {"Retry-After": "60"})
 
 

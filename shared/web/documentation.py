@@ -13,7 +13,7 @@ _PLACES = {"path": "in the address", "query": "in the query", "header": "a heade
 _RULES = {
     "minimum": "from {}",
     "maximum": "up to {}",
-    "maxLength": "{} characters at most",
+    "maxLength": "up to {} characters",
     "maxItems": "{} items at most",
     "default": "default {}",
 }

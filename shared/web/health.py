@@ -1,4 +1,4 @@
-"""Whether the service is alive, whether it is ready, how all stands, and its figures for Prometheus."""
+"""Whether the service is alive, whether it is ready, its current status, and its figures for Prometheus."""
 
 import os
 import time

@@ -17,7 +17,7 @@ class TooManyRequestsError(Exception):
     """The caller asked too often; it may again in so many seconds, at least 1."""
 
     def __init__(self, retry_after: int, whose: str = "") -> None:
-        super().__init__(f"Too many requests{whose}. Wait {retry_after} s, then go on more slowly.")
+        super().__init__(f"Too many requests{whose}. Wait {retry_after} s, then send requests more slowly.")
         self.retry_after = retry_after
 
 

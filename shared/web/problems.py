@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     errors: tuple[Mapping[str, str], ...] = ()
 
 
-_NAME_TOO_LONG = MappingProxyType({"field": "name", "message": "It may have 100 characters at most."})
+_NAME_TOO_LONG = MappingProxyType({"field": "name", "message": "Use up to 100 characters."})
 _UNKNOWN_PARAMETER = MappingProxyType(
     {"field": "scope", "message": "The parameter “scope” isn't known. Use scopes or workspace."}
 )
@@ -115,7 +115,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "conflict": Problem(
             409,
             "Conflict",
-            "The same thing was changed at the same time, again and again.",
+            "The same thing kept being changed by other requests.",
             "This was changed by another request at the same time. Read it again and repeat your change.",
         ),
         "key_revoked": Problem(
@@ -134,7 +134,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
             412,
             "Stale version",
             "The key isn't at a version that `If-Match` names; ETag has the current one.",
-            "The key is at version 4, which If-Match doesn't name. Get the key again, then retry with its "
+            "The key is at version 4, which isn't in If-Match. Get the key again, then retry with its "
             "current ETag.",
             headers=("ETag",),
         ),
@@ -172,7 +172,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
             429,
             "Too many requests",
             "Your key sends too many requests. Retry-After says when to continue.",
-            "Too many requests with this key. Wait 1 s, then go on more slowly.",
+            "Too many requests with this key. Wait 1 s, then send requests more slowly.",
             headers=("Retry-After",),
         ),
         "export_limit": Problem(
@@ -214,21 +214,21 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
             503,
             "Store full",
             "The store is out of memory, so nothing was done.",
-            "Nothing was done: the store is out of memory. The operator has to give it more.",
+            "Nothing was done: the store is out of memory. Ask your operator to increase its memory limit.",
             headers=("Retry-After",),
         ),
         "unreadable_history": Problem(
             503,
             "Unreadable history",
             "The history has an event that this version of Keyledger can't read.",
-            "This has a history that this version of Keyledger can't read. Update Keyledger.",
+            "This version of Keyledger can't read the history. Update Keyledger.",
             headers=("Retry-After",),
         ),
         "position_not_reached": Problem(
             503,
             "Position not reached",
             "The ledger hasn't reached the position that a verdict was asked for at.",
-            "The ledger is at position 17, and not yet at the one that you asked for. Try again in a second.",
+            "The ledger is at position 17 and hasn't reached the one you asked for. Try again in a second.",
             headers=("Retry-After", "X-Ledger-Position"),
         ),
     }

@@ -89,7 +89,7 @@ def test_the_default_is_argon2id_in_the_parameters_of_rfc_9106() -> None:
 
 @pytest.mark.parametrize(
     ("password", "rule"),
-    [("", "at least 12"), ("a" * 11, "at least 12"), ("a" * 1025, "1,024 characters at most")],
+    [("", "at least 12"), ("a" * 11, "at least 12"), ("a" * 1025, "up to 1,024 characters")],
 )
 def test_a_new_password_is_refused_by_its_length(passwords: Passwords, password: str, rule: str) -> None:
     with pytest.raises(InvalidFieldError, match=rf"^The password .*{rule}") as refusal:

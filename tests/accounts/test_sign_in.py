@@ -166,8 +166,8 @@ def test_a_wrong_password_and_an_unknown_account_get_the_same_answer(client: Fla
             ["email: Enter your e-mail address.", "password: Enter your password."],
         ),
         ({"email": "ada@example.com"}, ["password: Enter your password."]),
-        ({"email": "a" * 255, "password": "x"}, ["email: It may have 254 characters at most."]),
-        ({"email": "a@b", "password": "x" * 1025}, ["password: It may have 1,024 characters at most."]),
+        ({"email": "a" * 255, "password": "x"}, ["email: Use up to 254 characters."]),
+        ({"email": "a@b", "password": "x" * 1025}, ["password: Use up to 1,024 characters."]),
     ],
 )
 def test_what_is_missing_or_too_long_is_said_at_its_field(

@@ -358,9 +358,7 @@ def test_a_change_that_expects_versions_passes_only_if_the_key_is_at_one_of_them
         answers.append(admin("DELETE", f"/v1/keys/{made['id']}", asked))
     assert [answer.status_code for answer in answers] == [status] * len(answers)
     for answer in answers[: 3 if status == 412 else 0]:
-        assert problem(answer, 412)["detail"].startswith(
-            "The key is at version 1, which If-Match doesn't name."
-        )
+        assert problem(answer, 412)["detail"].startswith("The key is at version 1, which isn't in If-Match.")
         assert answer.headers["ETag"] == '"1"'
 
 
@@ -462,10 +460,10 @@ def test_pages_follow_each_other_without_a_gap(service: Service) -> None:
         ({"name": " \t "}, "name", "may not be empty"),
         ({"name": None}, "name", "may not be null"),
         ({"name": 7}, "name", "must be a text"),
-        ({"name": "n" * 101}, "name", "100 characters at most"),
+        ({"name": "n" * 101}, "name", "up to 100 characters"),
         ({"name": "a\u0000b"}, "name", "control character U+0000"),
         ({"name": "a\ud800b"}, "name", "control character U+D800"),
-        ({"name": "n", "description": "d" * 501}, "description", "500 characters at most"),
+        ({"name": "n", "description": "d" * 501}, "description", "up to 500 characters"),
         ({"name": "n", "scopes": ["Not A Scope"]}, "scopes", "isn't a valid scope"),
         ({"name": "n", "scopes": ["keyledger:everything"]}, "scopes", "is unknown"),
         ({"name": "n", "scopes": "x"}, "scopes", "list"),

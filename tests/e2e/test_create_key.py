@@ -115,7 +115,7 @@ def test_a_scope_that_one_does_not_hold_is_refused_beside_its_field(
 def test_a_mistake_is_told_when_the_field_is_left_and_forgotten_when_it_is_mended(page: Page) -> None:
     typed(form(page), description="d" * 501)
     page.get_by_label("Enter Key Name").focus()
-    expect(page.locator("#description-error")).to_have_text("It may have 500 characters at most.")
+    expect(page.locator("#description-error")).to_have_text("Use up to 500 characters.")
     page.get_by_label("Description").fill("d" * 500)
     expect(page.locator("#description-error")).to_be_hidden()
     expect(page.locator("[aria-invalid]")).to_have_count(0)

@@ -156,7 +156,7 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
     ("arguments", "words"),
     [
         (("key", "create", ""), "name: Enter a name"),
-        (("key", "create", "n" * 101), "name: It may have 100 characters"),
+        (("key", "create", "n" * 101), "name: Use up to 100 characters"),
         (("key", "create", "n", "--scope", "Bad Scope"), "isn't a valid scope"),
         (("key", "disable", "000000000000"), "no key 000000000000"),
         (("account", "add", "nobody", "--role", "owner", "--password-stdin"), "e-mail"),
@@ -176,7 +176,7 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(
 def test_a_workspace_has_a_name_that_can_stand_in_a_header(data_dir: Path, name: str) -> None:
     ended = Service(data_dir).run("key", "create", "n", "--workspace", name)
     assert ended.returncode == 2
-    assert "no name of a workspace" in ended.stderr
+    assert "isn't a valid workspace name" in ended.stderr
 
 
 def test_an_account_that_is_added_may_sign_in(running: Service) -> None:

@@ -170,7 +170,7 @@ def client() -> FlaskClient:
 
 
 @pytest.mark.parametrize(("path", "status"), [("/readyz", 503), ("/statusz", 503), ("/metrics", 200)])
-def test_asking_how_all_stands_asks_neither_store_nor_database(
+def test_asking_for_the_current_status_asks_neither_store_nor_database(
     client: FlaskClient, path: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []

@@ -117,7 +117,7 @@ def test_nothing_is_done_whose_secret_cannot_be_printed(
         ("key rotate {key} --json", "Key {key} was rotated, but its secret is lost: rotate it with"),
         ("key disable {key}", "Done: Made (kl_"),
         ("key revoke {key} --json", ") is revoked."),
-        (f"account password {OWNER}", f"{OWNER} has another password, but it is lost"),
+        (f"account password {OWNER}", f"The password of {OWNER} was changed, but couldn't be printed. Run"),
         (f"account role {OWNER} owner", f"Done: {OWNER} may sign in"),
         ("account add new@example.org --role auditor --password-stdin", "Done: new@example.org may sign in"),
     ],
@@ -295,7 +295,7 @@ def test_a_workspace_that_nobody_is_in_is_refused(ledger: Ledger, words: str) ->
     ended = run(*words.split(), "--workspace", "nosuch")
     assert ended.exit_code == 1
     assert ended.stderr.startswith(
-        "Error: There is no workspace 'nosuch': correct it, or create it by adding"
+        "Error: There is no workspace 'nosuch': check the name, or create it: `keyledger account add`."
     )
     assert ledger.head() == before
 

@@ -41,7 +41,9 @@ def test_a_file_that_cannot_be_read_is_told_by_the_name_of_its_setting(
 ) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd")
     environment.setenv("KEYLEDGER_SECRET_KEY_FILE", str(tmp_path / name))
-    with pytest.raises(SettingsError, match=r"^KEYLEDGER_SECRET_KEY_FILE names no file of text .* or set"):
+    with pytest.raises(
+        SettingsError, match=r"^KEYLEDGER_SECRET_KEY_FILE isn't a readable text file.* or set"
+    ):
         Settings.from_environment()
 
 
