@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 import structlog
-from redis import Redis
+from redis import Redis, ResponseError
 
 from services.audit.audit_log import AuditLog
 from services.audit.entries import hex_of
@@ -50,7 +50,7 @@ class Alarms:
 
     def current(self) -> Alarm | None:
         """The alarm that nobody has acknowledged, also if no process has raised it yet."""
-        stored = cast("bytes | None", self._store.get(_ALARM))
+        stored = self._stored(_ALARM)
         if stored is not None:
             return _read(stored)
         finding = self._went_backwards()
@@ -72,7 +72,7 @@ class Alarms:
         """Moves the high-water mark to the end of the log."""
         last = self._log.last_entry()
         mark = _encode(_Mark(last.position, hex_of(last.entry_hash)) if last else _Mark(0, ""))
-        if mark != self._store.get(_MARK):
+        if mark != self._stored(_MARK):
             self._store.set(_MARK, mark)
 
     def acknowledge(self) -> None:
@@ -80,9 +80,18 @@ class Alarms:
         self.mark_end()
         self._store.delete(_ALARM)
 
+    def _stored(self, name: str) -> bytes | None:
+        """What the store holds; no bytes, which nothing can be read from, of a list and the like."""
+        try:
+            return cast("bytes | None", self._store.get(name))
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return b""
+
     def _went_backwards(self) -> Finding | None:
         # The mark is read before the log: an intact log only ever gets ahead of it.
-        stored = cast("bytes | None", self._store.get(_MARK))
+        stored = self._stored(_MARK)
         if stored is None:
             return None
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
+from redis import Redis, ResponseError
 from structlog.testing import capture_logs
 
 from services.audit.alarms import Alarms
@@ -161,3 +161,33 @@ def test_a_checkpoint_that_was_signed_and_is_gone_is_an_alarm(
     found = standing.alarm()
     assert found
     assert (found.finding.kind, found.finding.position) == (Kind.CHECKPOINT_MISSING, 1)
+
+
+@pytest.mark.parametrize("name", ["end", "alarm"])
+def test_a_list_in_the_place_of_a_mark_or_an_alarm_stops_neither_the_log_nor_the_alarm(
+    full: AuditLog, ledger: Ledger, alarms: Alarms, store: Redis, name: str
+) -> None:
+    store.delete(f"{NAMESPACE}:audit:{name}")
+    store.rpush(f"{NAMESPACE}:audit:{name}", "x")
+    grow(ledger, 3)
+    caught_up(full, ledger, alarms)
+    assert in_step(full, ledger)
+    found = alarms.current()
+    assert found
+    assert "can't be read" in found.finding.detail
+    alarms.acknowledge()
+    assert alarms.current() is None
+
+
+def test_an_alarm_that_the_store_refuses_does_not_stop_the_log(
+    full: AuditLog, ledger: Ledger, alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise ResponseError("OOM command not allowed")
+
+    monkeypatch.setattr(alarms, "report_if_backwards", refuse)
+    grow(ledger, 3)
+    with capture_logs() as lines:
+        caught_up(full, ledger, alarms)
+    assert in_step(full, ledger)
+    assert [line["log_level"] for line in lines if "backwards" in line["event"]] == ["error"]
