@@ -125,15 +125,22 @@ class AuditLog:
     def reindex(self, progress: Callable[[int, int], None]) -> None:
         """Makes anew what the filters search. `progress` is told how many entries are in, and of how many."""
         with self._database.writing() as connection:
-            self._database.index.clear(connection)
+            self._database.index.start(connection)
         is_behind = True
         while is_behind:
             with self._database.writing() as connection:
                 is_behind = self._index_some(connection)
                 progress(self._database.index.last(connection), end(connection)[0])
 
+    def index_some(self) -> bool:
+        """Indexes some entries that aren't searchable yet. Returns whether there may be more."""
+        with self._database.writing() as connection:
+            return self._index_some(connection)
+
     def _index_some(self, connection: Connection) -> bool:
         """Takes up entries that the index lacks; gives whether it may lack more."""
+        if not self._database.index.is_current(connection):
+            self._database.index.start(connection)
         last = self._database.index.last(connection)
         lacking = select(ENTRIES.c.position, ENTRIES.c.record).where(ENTRIES.c.position > last)
         rows = connection.execute(lacking.order_by(ENTRIES.c.position).limit(_INDEX_PAGE)).all()

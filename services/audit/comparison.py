@@ -1,20 +1,20 @@
 """Compares entries of the audit log with the ledger and with the entries next to them."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
 from services.audit.alarms import Alarms
 from services.audit.audit_log import AuditLog
-from services.audit.entries import GENESIS, Entry, chain, entry_of
+from services.audit.entries import GENESIS, Entry, chain, entry_of, record_of
 from services.audit.findings import Finding, Kind
 from shared.errors import AdvisedError
 from shared.events import Record
 from shared.ledger import Ledger
 
-Integrity: TypeAlias = Literal["ok", "mismatch"]
+Integrity: TypeAlias = Literal["ok", "mismatch", "ledger_shorter"]
 
 _BATCH = 500
 _PAGE = 1_000
@@ -31,8 +31,29 @@ class MismatchError(AdvisedError):
         self.position = position
 
 
+class LedgerShorterError(AdvisedError):
+    """The ledger ends before the audit log does."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__(
+            f"The ledger ends at position {head}, before the audit log does: an old copy of the store came "
+            "back, or the audit log belongs to another. Nothing is signed or exported; run `keyledger audit "
+            "check`."
+        )
+
+
+class SearchIndexError(AdvisedError):
+    """The search index isn't what the ledger calls for, though the entry is."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"The audit log's search index doesn't match the ledger at position {position}. Nothing is "
+            "exported by filters; run `keyledger audit reindex`."
+        )
+
+
 class Compared(NamedTuple):
-    """An entry, and whether it matches."""
+    """An entry, and whether it matches; `ledger_shorter` if it would, but the ledger ends before it."""
 
     entry: Entry
     integrity: Integrity
@@ -49,7 +70,8 @@ class Comparison:
     def compared(self, entries: Sequence[Entry]) -> list[Compared]:
         """The entries, each with the result."""
         wrong = self._mismatches(entries)
-        return [Compared(entry, "mismatch" if entry.position in wrong else "ok") for entry in entries]
+        head = self.ledger.head().position if wrong else 0
+        return [Compared(entry, _integrity(entry, wrong, head)) for entry in entries]
 
     def matching(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """The same entries, each once it was compared. Raises MismatchError, and an alarm."""
@@ -58,6 +80,30 @@ class Comparison:
             if wrong := self._mismatches(batch):
                 self._refuse(min(wrong))
             yield from batch
+
+    def complete(self, entries: Iterable[Entry], positions: Iterable[int]) -> Iterator[Entry]:
+        """The same entries, each once it was compared and is the next that there has to be.
+
+        `positions`: those of the ledger's events that the entries are wanted of, in order.
+        Raises MismatchError or LedgerShorterError, and an alarm; SearchIndexError.
+        """
+        pairs = zip_longest(self.matching(entries), positions)
+        while batch := list(islice(pairs, _BATCH)):
+            for entry, position in batch:
+                if entry is None or entry.position != position:
+                    self._refuse_list(entry.position if entry else None, position)
+            yield from (entry for entry, _ in batch if entry)
+
+    def _refuse_list(self, found: int | None, wanted: int | None) -> NoReturn:
+        """Says what is wrong where entries that were found aren't those that are wanted."""
+        position = min(each for each in (found, wanted) if each is not None)
+        entry = next(self.log.walk(position, position - 1), None)
+        if entry is None:
+            self.report_missing(position)
+            raise MismatchError(position)
+        if self._mismatches([entry]):
+            self._refuse(position)
+        raise SearchIndexError(position)
 
     def chain(self, after: int, previous_hash: bytes, until: int) -> Iterator[Entry]:
         """All entries between two positions, in order, each once it was compared.
@@ -71,14 +117,33 @@ class Comparison:
                     self._refuse(min(each.position for each in (entry, wanted) if each))
                 yield entry
 
-    def _mismatches(self, entries: Sequence[Entry]) -> set[int]:
+    def _mismatches(self, entries: Sequence[Entry]) -> dict[int, bool]:
+        """By position, the entries that don't match; True if only for want of an event in the ledger."""
         positions = [entry.position for entry in entries]
         records = {record.position: record for record in self.ledger.at(positions)}
         around = {near for position in positions for near in (position - 1, position + 1)}
         links = self.log.links(around)
-        return {entry.position for entry in entries if not _fits(entry, records.get(entry.position), links)}
+        return {
+            entry.position: entry.position not in records and _fits(entry, record_of(entry.record), links)
+            for entry in entries
+            if not _fits(entry, records.get(entry.position), links)
+        }
 
-    def _refuse(self, position: int) -> None:
+    def report_missing(self, position: int) -> None:
+        """Raises an alarm about an entry that isn't there any more."""
+        detail = "there was an entry here, and the log has none"
+        self.alarms.report(Finding(Kind.MISSING, position, detail))
+
+    def refuse_if_shorter(self, position: int) -> None:
+        """Raises LedgerShorterError, and an alarm, if the ledger ends before a position."""
+        head = self.ledger.head().position
+        if position > head:
+            detail = f"the ledger ends at {head}, before the log does: an old copy of it came back"
+            self.alarms.report(Finding(Kind.LEDGER_SHORTER, head + 1, detail))
+            raise LedgerShorterError(head)
+
+    def _refuse(self, position: int) -> NoReturn:
+        self.refuse_if_shorter(position)
         detail = "it doesn't match the ledger or the entries next to it"
         self.alarms.report(Finding(Kind.CHANGED, position, detail))
         raise MismatchError(position)
@@ -92,6 +157,12 @@ def records_between(ledger: Ledger, after: int, until: int) -> Generator[Record,
                 yield from (record for record in page if record.position <= until)
                 return
             yield from page
+
+
+def _integrity(entry: Entry, wrong: Mapping[int, bool], head: int) -> Integrity:
+    if entry.position not in wrong:
+        return "ok"
+    return "ledger_shorter" if wrong[entry.position] and entry.position > head else "mismatch"
 
 
 def _fits(entry: Entry, record: Record | None, links: dict[int, tuple[object, object]]) -> bool:

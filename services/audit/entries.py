@@ -8,7 +8,7 @@ GENESIS_PREIMAGE. Whoever has the records can compute every hash again.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -86,7 +86,7 @@ def told(entry: Entry) -> Told:
     return told_by(stored_event(entry))
 
 
-def told_by(stored: dict[str, Any]) -> Told:
+def told_by(stored: Mapping[str, Any]) -> Told:
     """The same of an event as it is stored."""
     actor, request = _part(stored, "actor"), _part(stored, "request")
     subject = _text(stored, "subject")
@@ -107,6 +107,11 @@ def told_by(stored: dict[str, Any]) -> Told:
 def hex_of(stored: object) -> str:
     """A hash in hex; anything else, which a database that was tampered with may hold, as it is."""
     return stored.hex() if isinstance(stored, bytes) else str(stored)
+
+
+def time_of(stored: object) -> int:
+    """The time of an entry; 1970 for anything else, which a database that was tampered with may hold."""
+    return stored if isinstance(stored, int) else 0
 
 
 def text_of(stored: object) -> str:
@@ -158,11 +163,11 @@ def _event(entry: Entry) -> Event | None:
         return None
 
 
-def _part(stored: dict[str, Any], name: str) -> dict[str, Any]:
+def _part(stored: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = stored.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def _text(stored: dict[str, Any], name: str) -> str | None:
+def _text(stored: Mapping[str, Any], name: str) -> str | None:
     value = stored.get(name)
     return value if isinstance(value, str) else None

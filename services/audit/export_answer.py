@@ -6,11 +6,12 @@ from itertools import chain
 import structlog
 from flask import Blueprint, Response, request
 
-from services.audit.comparison import MismatchError
+from services.audit.comparison import LedgerShorterError, MismatchError, SearchIndexError
 from services.audit.export_limit import TooManyExportsError
-from services.audit.exporting import Exports, Format
+from services.audit.exporting import AlarmError, Exports, Format, IndexingError
 from services.audit.search import Filters
 from services.audit.signing import SigningError
+from shared.errors import AdvisedError
 from shared.identity import Principal
 from shared.ledger import VersionConflictError
 from shared.web.access import attached, origin
@@ -39,6 +40,9 @@ def map_errors(blueprint: Blueprint) -> None:
     """What an export may fail of, in words."""
     blueprint.register_error_handler(TooManyExportsError, _too_many)
     blueprint.register_error_handler(MismatchError, _does_not_match)
+    for error in (AlarmError, LedgerShorterError, SearchIndexError):
+        blueprint.register_error_handler(error, _is_in_doubt)
+    blueprint.register_error_handler(IndexingError, _is_indexing)
     blueprint.register_error_handler(SigningError, _cannot_sign)
     blueprint.register_error_handler(VersionConflictError, _cannot_tell)
 
@@ -58,6 +62,17 @@ def _does_not_match(error: MismatchError) -> Response:
     """503: what was changed past Keyledger is not signed. The alarm says where."""
     detail = f"The entry at position {error.position} was changed, so nothing was exported."
     return refuse("entry_changed", f"{detail} Ask the operator to run `keyledger audit check`.")
+
+
+def _is_in_doubt(error: AdvisedError) -> Response:
+    """503: what may lack entries, or have others, is not signed."""
+    _log.error("an export was refused", reason=str(error))
+    return refuse(503, str(error))
+
+
+def _is_indexing(error: IndexingError) -> Response:
+    """503: entries that can't be found yet would be missing from the file."""
+    return refuse(503, str(error), {"Retry-After": "10"})
 
 
 def _told(lines: Iterator[bytes], form: Format) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from typing import Literal, NamedTuple, TypeAlias
 
 from services.audit.checkpoints import unverified
@@ -12,9 +12,11 @@ from services.audit.export import WHOLE, ExportError, lines, scope_of
 from services.audit.export_limit import ExportLimit
 from services.audit.notes import NoteError
 from services.audit.search import Filters
+from services.audit.selection import selected
 from services.audit.signing import Signer
 from services.audit.spreadsheet import csv_lines
 from services.audit.vouching import Notary
+from shared.errors import AdvisedError
 from shared.events import AUDIT_SUBJECT, AuditExported, Request
 from shared.identity import AUDIT_READ, Principal, authorize
 from shared.journal import Journal
@@ -28,6 +30,26 @@ _PAGE = 1000
 _FILTER_BYTES = 128  # of a filter's value, in the event
 _TRUNCATED = "… (truncated)"
 _SUBJECT = f"{AUDIT_SUBJECT}exports"
+
+
+class AlarmError(AdvisedError):
+    """Nobody has acknowledged an alarm about the audit log."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"There is an alarm about the audit log ({kind}), so nothing is exported by filters. Run "
+            "`keyledger audit check`; docs/runbooks.md says when to acknowledge the alarm."
+        )
+
+
+class IndexingError(AdvisedError):
+    """The search index lacks entries, so an export by filters would lack them too."""
+
+    def __init__(self, indexed: int, position: int) -> None:
+        super().__init__(
+            f"The search index of the audit log is being built: {indexed:,} of {position:,} entries are "
+            "indexed. Export again once it is complete. If it doesn't move, run `keyledger audit reindex`."
+        )
 
 
 class Export(NamedTuple):
@@ -54,18 +76,21 @@ class Exports:
     def some(self, principal: Principal, filters: Filters, form: Format, request: Request) -> Export:
         """The entries of the caller's workspace that match.
 
-        Raises ForbiddenError, TooManyExportsError, TooManyKeysError, SigningError, MismatchError,
-        AuditDatabaseError, VersionConflictError, NotReplicatedError, redis.RedisError; while the lines are
-        read, MismatchError, AuditDatabaseError, ExportError and redis.RedisError.
+        They are complete: the ledger's events are filtered too, and each that matches needs its entry.
+
+        Raises ForbiddenError, TooManyExportsError, TooManyKeysError, SigningError, AlarmError,
+        IndexingError, AuditDatabaseError, VersionConflictError, NotReplicatedError, redis.RedisError; and,
+        also while the lines are read, MismatchError, LedgerShorterError, SearchIndexError,
+        AuditDatabaseError, ExportError and redis.RedisError.
         """
         authorize(principal, AUDIT_READ, records=True)
         self.limit.count(principal)
         asked = {name: escaped(without_keys(value)) for name, value in asked_by(filters).items()}
         _ = self.signer.public_key  # what cannot be done is found out before it is told
-        log = self.comparison.log
-        position = log.last().position
-        found = takewhile(lambda entry: entry.position <= position, log.search.ascending(filters))
-        entries = _begun(self.comparison.matching(found))
+        position = self._end()
+        found = self.comparison.log.search.ascending(filters, position)
+        wanted = selected(self.comparison.ledger, filters, position)
+        entries = _begun(self.comparison.complete(found, wanted))
         self._tell(principal, form, asked, position, request)
         if form == "csv":
             return Export(position, csv_lines(entries))
@@ -88,6 +113,18 @@ class Exports:
             return Export(position, csv_lines(watched))
         vouchers = [each for each in self._vouchers() if each[0] <= position]
         return Export(position, lines(watched, vouchers, WHOLE, self.now_ms(), self.signer.sign))
+
+    def _end(self) -> int:
+        """How far the log goes, once nothing speaks against a filtered export of it."""
+        comparison = self.comparison
+        comparison.alarms.report_if_backwards()
+        position = comparison.log.last().position
+        comparison.refuse_if_shorter(position)
+        if alarm := comparison.alarms.current():
+            raise AlarmError(alarm.finding.kind)
+        if (indexed := comparison.log.search.indexed()) < position:
+            raise IndexingError(indexed, position)
+        return position
 
     def _vouchers(self) -> Iterator[tuple[int, bytes]]:
         for sequence, note in self.comparison.log.checkpoints():

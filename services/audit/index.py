@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from services.audit.terms import Wanted
+from services.audit.terms import TERMS_VERSION, Wanted
 
 # PostgreSQL is asked for a part of the log at a time, and where that has much, for blocks of it: positions
 # that are the same but for so many bits.
@@ -20,6 +20,7 @@ _BLOCKS = (15, 12)
 _ROWS_MOST = 1_000
 _PENDING_KB = 512  # of entries that are not in the index proper yet, and that every question goes through
 _ANY_PART = "*"
+_VERSION = f"version={TERMS_VERSION}"  # the one term at position 0, where no entry is
 
 
 class Index(Protocol):
@@ -34,8 +35,11 @@ class Index(Protocol):
     def add(self, connection: Connection, terms: Iterable[tuple[int, set[str]]]) -> None:
         """Takes up entries: their positions and terms."""
 
-    def clear(self, connection: Connection) -> None:
-        """Forgets everything."""
+    def is_current(self, connection: Connection) -> bool:
+        """Whether it was filled with the terms of this version."""
+
+    def start(self, connection: Connection) -> None:
+        """Removes everything, and notes the version of the terms that it is filled with from now on."""
 
     def find(
         self, connection: Connection, wanted: Wanted, between: range, limit: int, *, ascending: bool = False
@@ -69,9 +73,15 @@ class Fts5(Index):
         rows = [(position, " ".join(of_entry)) for position, of_entry in terms]
         connection.exec_driver_sql("INSERT INTO audit_terms (rowid, terms) VALUES (?, ?)", rows)
 
-    def clear(self, connection: Connection) -> None:
-        """Forgets everything."""
+    def is_current(self, connection: Connection) -> bool:
+        """Whether it was filled with the terms of this version."""
+        noted = "SELECT 1 FROM audit_terms WHERE audit_terms MATCH ? AND rowid = 0"
+        return connection.exec_driver_sql(noted, (_match(((_VERSION,),)),)).first() is not None
+
+    def start(self, connection: Connection) -> None:
+        """Removes everything, and notes the version of the terms that it is filled with from now on."""
         connection.exec_driver_sql("INSERT INTO audit_terms (audit_terms) VALUES ('delete-all')")
+        self.add(connection, [(0, {_VERSION})])
 
     def find(
         self, connection: Connection, wanted: Wanted, between: range, limit: int, *, ascending: bool = False
@@ -135,9 +145,15 @@ class Gin(Index):
         ]
         connection.exec_driver_sql("INSERT INTO audit_terms VALUES (%s, array_to_tsvector(%s))", rows)
 
-    def clear(self, connection: Connection) -> None:
-        """Forgets everything."""
+    def is_current(self, connection: Connection) -> bool:
+        """Whether it was filled with the terms of this version."""
+        noted = "SELECT 1 FROM audit_terms WHERE position = 0 AND terms @@ %s::tsquery"
+        return connection.exec_driver_sql(noted, (_query(((_VERSION,),), "0"),)).first() is not None
+
+    def start(self, connection: Connection) -> None:
+        """Removes everything, and notes the version of the terms that it is filled with from now on."""
         connection.exec_driver_sql("TRUNCATE audit_terms")
+        self.add(connection, [(0, {_VERSION})])
 
     def find(
         self, connection: Connection, wanted: Wanted, between: range, limit: int, *, ascending: bool = False

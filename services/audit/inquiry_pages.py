@@ -8,7 +8,7 @@ from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from services.audit.comparison import Compared
-from services.audit.entries import description_of, told
+from services.audit.entries import description_of, time_of, told
 from services.audit.inquiries import Inquiries, LookUp, NoSuchKeyError
 from services.audit.inquiry_schemas import NOT_A_KEY, TypedVerdictSchema
 from services.audit.service import Audit
@@ -105,7 +105,7 @@ def _deed(compared: Compared) -> dict[str, Any]:
     return {
         "position": entry.position,
         "integrity": compared.integrity,
-        "at": entry.at,
+        "at": time_of(entry.at),
         "title": description_of(entry).title,
         "type": event.type,
         "key_id": event.key_id,

@@ -123,7 +123,7 @@ def _bars(activity: Activity, chosen: Mapping[str, Any]) -> list[dict[str, Any]]
     return [
         {
             "stretch": stretch,
-            "height": 100 * stretch.entries / activity.most,
+            "height": 100 * stretch.entries / max(activity.most, 1),
             "href": url_for("audit.entries_page", **{**chosen, **_within(stretch)}),
         }
         for stretch in activity.stretches

@@ -75,7 +75,8 @@ class Relay:
     def _look(self) -> bool:
         """Compares where the audit log ends with the ledger; asks for a job if one came to nothing.
 
-        A checkpoint that is due by time alone has no news that would bring a job.
+        A checkpoint that is due by time alone, or an index that lacks entries, has no news that would bring
+        a job.
         """
         last, head = self._log.last(), self._ledger.head()
         self._alarm(last)
@@ -95,7 +96,8 @@ class Relay:
         now = time.monotonic()
         if self._backwards or now < self._next_checkpoint:
             return False
-        if not is_due(self._log, position, self._now_ms()):
+        is_indexed = self._log.search.indexed() >= position
+        if is_indexed and not is_due(self._log, position, self._now_ms()):
             return False
         self._next_checkpoint = now + _CHECKPOINT_S
         return self._requests.ask()

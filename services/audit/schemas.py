@@ -7,7 +7,7 @@ from marshmallow import ValidationError, fields, post_load, pre_dump, pre_load, 
 
 from services.audit.alarms import Alarm
 from services.audit.comparison import Compared, Integrity
-from services.audit.entries import Told, description_of, hex_of, stored_event, told
+from services.audit.entries import Told, description_of, hex_of, stored_event, time_of, told
 from services.audit.findings import Kind
 from services.audit.standing import Vouched
 from shared.descriptions import Change
@@ -111,7 +111,8 @@ class EntrySchema(AnswerSchema):
     integrity = fields.String(
         validate=validate.OneOf(get_args(Integrity)),
         metadata=about(
-            "`mismatch` if the entry doesn't match the ledger or the entries next to it: it was changed.",
+            "`mismatch` if the entry doesn't match the ledger or the entries next to it: it was changed. "
+            "`ledger_shorter` if the ledger ends before it: an old copy of the store came back.",
             "ok",
         ),
     )
@@ -123,7 +124,7 @@ class EntrySchema(AnswerSchema):
         request = stored.get("request")
         return event._asdict() | {
             "position": entry.position,
-            "at": entry.at,
+            "at": time_of(entry.at),
             "title": description.title,
             "changes": [_with_times(change) for change in description.changes],
             "actor": actor_of(event),

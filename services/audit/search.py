@@ -1,6 +1,6 @@
 """Finds entries of the audit log by the terms of its index."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from services.audit.activity import Activity, activity, edges
 from services.audit.database import Database
-from services.audit.entries import Entry, key_name, told
+from services.audit.entries import Entry, key_name, time_of, told
 from services.audit.rows import end, entries_at, position_at
 from services.audit.terms import (
     Wanted,
@@ -20,10 +20,11 @@ from services.audit.terms import (
     words_sought,
 )
 from shared.events import KEY_SUBJECT, KeyCreated, KeyDetailsChanged
+from shared.timestamps import printable_time
 
 _PAGE = 500
 _KEYS_MOST = 100
-_NAMINGS_MOST = 1_000
+NAMINGS_MOST = 1_000  # the newest; keys that only older ones call so aren't found
 _NAMING = (term_of("type", KeyCreated.TYPE), term_of("type", KeyDetailsChanged.TYPE))
 
 
@@ -52,10 +53,11 @@ class Filters:
 
 
 class Page(NamedTuple):
-    """Some entries, newest first, and the cursor of the next page if there is one."""
+    """Some entries, newest first, the cursor of the next page if there is one, and what is missing."""
 
     entries: list[Entry]
     next_cursor: int | None
+    missing: Sequence[int]  # positions that match, and have no entry any more
 
 
 class Search:
@@ -70,16 +72,27 @@ class Search:
         def look(connection: Connection) -> Page:
             found = self._find(connection, filters, limit + 1, before=cursor)
             entries = entries_at(connection, found[:limit])[::-1]
-            return Page(entries, entries[-1].position if len(found) > limit else None)
+            missing = sorted({*found[:limit]} - {entry.position for entry in entries})
+            return Page(entries, found[limit - 1] if len(found) > limit else None, missing)
 
         return self._database.read(look)
 
-    def ascending(self, filters: Filters) -> Iterator[Entry]:
-        """All entries that match, oldest first."""
+    def indexed(self) -> int:
+        """Up to which position entries are found. 0 until an index with old terms is filled again."""
+        index = self._database.index
+        return self._database.read(
+            lambda connection: index.last(connection) if index.is_current(connection) else 0
+        )
+
+    def ascending(self, filters: Filters, until: int | None = None) -> Iterator[Entry]:
+        """All entries up to a position that match by what was known there, oldest first."""
         after = 0
+        before = None if until is None else until + 1
 
         def look(connection: Connection) -> list[Entry]:
-            found = self._find(connection, filters, _PAGE, after=after, ascending=True)
+            found = self._find(
+                connection, filters, _PAGE, after=after, before=before, known=until, ascending=True
+            )
             return entries_at(connection, found)
 
         while entries := self._database.read(look):
@@ -100,8 +113,11 @@ class Search:
             ]
             if not ends:
                 return None
-            first, last = (entries_at(connection, [position])[0].at for position in ends)
-            of = edges(first, last)
+            # A database that was tampered with may lack an entry, or have any time anywhere.
+            times = [printable_time(time_of(entry.at)) for entry in entries_at(connection, ends)]
+            of = edges(min(times), max(times)) if times else range(0)
+            if not of:
+                return None
             starts = [min(max(position_at(connection, at), between.start), between.stop) for at in of]
             return activity(of, index.count(connection, wanted, starts))
 
@@ -116,7 +132,7 @@ class Search:
 
         def look(connection: Connection) -> list[Entry]:
             found = self._database.index.find_few(connection, wanted)
-            return entries_at(connection, found[-_NAMINGS_MOST:])
+            return entries_at(connection, found[-NAMINGS_MOST:])
 
         # Of the same key, the newest comes last and stands.
         namings = self._database.read(look)
@@ -130,17 +146,26 @@ class Search:
         *,
         after: int = 0,
         before: int | None = None,
+        known: int | None = None,
         ascending: bool = False,
     ) -> list[int]:
         """Where the first entries are that match, between two positions."""
-        wanted, between = self._sought(connection, filters, after, before)
+        wanted, between = self._sought(connection, filters, after, before, known)
         find = self._database.index.find
         return find(connection, wanted, between, limit, ascending=ascending) if between else []
 
     def _sought(
-        self, connection: Connection, filters: Filters, after: int = 0, before: int | None = None
+        self,
+        connection: Connection,
+        filters: Filters,
+        after: int = 0,
+        before: int | None = None,
+        known: int | None = None,
     ) -> tuple[Wanted, range]:
-        """The terms, and the positions among which they are to be found; none, if nothing can match."""
+        """The terms, and the positions among which they are to be found; none, if nothing can match.
+
+        `known`: names given after this position don't count.
+        """
         # The ledger's times never go back, so a time is a position.
         start = after + 1
         if filters.since is not None:
@@ -148,27 +173,37 @@ class Search:
         stop = end(connection)[0] + 1 if before is None else before
         if filters.until is not None:
             stop = min(stop, position_at(connection, filters.until))
-        wanted = (*_wanted(filters), *self._keys_called(connection, filters))
+        wanted = (*wanted_by(filters), *self._keys_called(connection, filters, known))
         return wanted, range(0) if () in wanted else range(start, stop)
 
-    def _keys_called(self, connection: Connection, filters: Filters) -> Wanted:
+    def _keys_called(self, connection: Connection, filters: Filters, known: int | None) -> Wanted:
         """The keys of the workspace that ever had the name, if one is sought."""
         if filters.name is None:
             return ()
-        wanted: Wanted = ((term_of("workspace", filters.workspace),), *words_of_name(filters.name))
+        wanted = namings_wanted(filters.workspace, filters.name)
         if () in wanted:
             return ((),)
-        everywhere = range(1, end(connection)[0] + 1)
+        everywhere = range(1, (end(connection)[0] if known is None else known) + 1)
         namings = entries_at(
-            connection, self._database.index.find(connection, wanted, everywhere, _NAMINGS_MOST)
+            connection, self._database.index.find(connection, wanted, everywhere, NAMINGS_MOST)
         )
         keys = {key_id for entry in namings if (key_id := told(entry).key_id)}
         if len(keys) > _KEYS_MOST:
             raise TooManyKeysError
-        return (tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(keys)),)
+        return (keys_wanted(keys),)
 
 
-def _wanted(filters: Filters) -> Wanted:
+def namings_wanted(workspace: str, name: str) -> Wanted:
+    """What any event has that gives this name to a key of the workspace."""
+    return ((term_of("workspace", workspace),), *words_of_name(name))
+
+
+def keys_wanted(keys: Iterable[str]) -> tuple[str, ...]:
+    """Of these terms, any event about one of the keys has one."""
+    return tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(keys))
+
+
+def wanted_by(filters: Filters) -> Wanted:
     """The one place to add a filter."""
     wanted: list[tuple[str, ...]] = [(term_of("workspace", filters.workspace),)]
     if filters.key_id is not None:

@@ -33,13 +33,15 @@ class Audit:
     def page(
         self, principal: Principal, criteria: Mapping[str, Any], limit: int, cursor: int | None
     ) -> ComparedPage:
-        """The newest entries that match, each compared with the ledger.
+        """The newest entries that match, each compared with the ledger. Raises an alarm if one is missing.
 
         `criteria` are the fields of Filters, without the workspace.
         Raises ForbiddenError, TooManyKeysError, AuditDatabaseError, redis.RedisError.
         """
         authorize(principal, AUDIT_READ)
         found = self.log.search.page(Filters(workspace=principal.workspace, **criteria), limit, cursor)
+        if found.missing:
+            self.comparison.report_missing(found.missing[0])
         return ComparedPage(self.comparison.compared(found.entries), found.next_cursor)
 
     def activity(self, principal: Principal, criteria: Mapping[str, Any]) -> Activity | None:
@@ -54,5 +56,8 @@ class Audit:
         return self.log.search.key_names(principal.workspace, keys)
 
     def lag(self) -> int:
-        """How many events are still to be appended. Raises AuditDatabaseError, redis.RedisError."""
-        return max(self.comparison.ledger.head().position - self.log.last().position, 0)
+        """How many events can't be found yet: they are to be appended, or indexed.
+
+        Raises AuditDatabaseError, redis.RedisError.
+        """
+        return max(self.comparison.ledger.head().position - self.log.search.indexed(), 0)

@@ -6,7 +6,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from services.audit.comparison import Compared
-from services.audit.entries import description_of, hex_of, stored_event, text_of, told
+from services.audit.entries import description_of, hex_of, stored_event, text_of, time_of, told
 from services.audit.schemas import actor_of
 from shared.events import ACCESS_SUBJECT
 from shared.schemas import PageSchema
@@ -33,7 +33,7 @@ def row(compared: Compared, key_names: Mapping[str, str]) -> dict[str, Any]:
     return {
         "position": entry.position,
         "integrity": compared.integrity,
-        "at": entry.at,
+        "at": time_of(entry.at),
         "event_id": event.event_id or UNKNOWN,
         "type": event.type or UNKNOWN,
         "title": description.title,

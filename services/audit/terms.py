@@ -5,7 +5,7 @@ or a word of a key's name. No word has `=` in it, so nobody can write one into a
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from shared.email_addresses import spellings
 from shared.events import ACCOUNT_SUBJECT, KEY_SUBJECT, SIGN_IN_SUBJECT, Record
 from shared.ip_addresses import canonical_ip
 
+TERMS_VERSION = 2  # raise it when `terms_of` or a filter changes: each index is then filled again
 _HASH_BYTES = 10
 _LONGEST = 64  # characters of a word; what is longer is cut, here and where it is sought
 _MOST = 1_000  # words of an event
@@ -27,6 +28,37 @@ Wanted: TypeAlias = tuple[tuple[str, ...], ...]  # of each of these one at least
 def terms_of(record: Record) -> set[str]:
     """All terms of an event; none of one that is no JSON object."""
     stored = opened(record.body)
+    return _filter_terms(stored).union(_words_of(stored))
+
+
+def has_terms(record: Record, wanted: Wanted) -> bool:
+    """Whether an event has what is wanted, as an intact index answers. Raises nothing."""
+    stored = opened(record.body)
+    terms = _filter_terms(stored)
+    if any(terms.isdisjoint(each) for each in wanted if _is_filter(each)):
+        return False
+    # Words are looked at last: they cost most.
+    sought = [each for each in wanted if not _is_filter(each)]
+    if not sought or not _may_have_words(record.body, sought):
+        return not sought
+    terms.update(_words_of(stored))
+    return not any(terms.isdisjoint(each) for each in sought)
+
+
+def _may_have_words(body: bytes, sought: Iterable[tuple[str, ...]]) -> bool:
+    """False if an event can't have the words, as its bytes show where no character is folded or escaped."""
+    if not body.isascii() or b"\\u" in body:
+        return True
+    text = body.lower()
+    return all(any(word.encode() in text for word in each) for each in sought)
+
+
+def _is_filter(terms: tuple[str, ...]) -> bool:
+    return all("=" in term for term in terms)
+
+
+def _filter_terms(stored: Mapping[str, Any]) -> set[str]:
+    """The terms that aren't words of the text."""
     event = told_by(stored)
     filters = {
         "workspace": event.workspace,
@@ -40,7 +72,6 @@ def terms_of(record: Record) -> set[str]:
     if event.ip is not None:
         terms.update(terms_from(event.ip))
     terms |= {f"name={word}" for name in _names(stored) for word in _words(name)}
-    terms.update(_words_of(stored))
     return terms
 
 
@@ -57,6 +88,7 @@ def terms_involving(actor_id: str) -> tuple[str, ...]:
     return term_of("actor", actor_id), *(term_of("subject", subject) for subject in subjects)
 
 
+@lru_cache(4_096)
 def terms_from(ip: str) -> tuple[str, ...]:
     """An IP address by its canonical form and, for entries from before there was one, as it is spelled."""
     return tuple(term_of("address", spelling) for spelling in {canonical_ip(ip) or ip, ip})

@@ -29,6 +29,7 @@ from shared.stopping import set_by_signal
 _WORKER_TTL_S = 30
 _MAINTENANCE_S = 10
 _PAUSE_S = 1.0
+_INDEX_PAGES_A_JOB = 20  # some seconds, so that new events don't wait long meanwhile
 _STRAYS = 100  # ids that RQ took from the queue and may forget, if their worker died
 
 _log = structlog.get_logger(__name__)
@@ -67,6 +68,16 @@ def caught_up(log: AuditLog, ledger: Ledger, alarms: Alarms) -> bool:
         alarms.report(Finding(Kind.CUT_OFF, error.wanted, str(error)))
         raise
     alarms.mark_end()
+    return is_behind or _indexed_some(log)
+
+
+def _indexed_some(log: AuditLog) -> bool:
+    """Indexes entries that aren't searchable yet, some at a time. Returns whether there may be more."""
+    is_behind = log.search.indexed() < log.last().position
+    for _ in range(_INDEX_PAGES_A_JOB):
+        if not is_behind:
+            break
+        is_behind = log.index_some()
     return is_behind
 
 

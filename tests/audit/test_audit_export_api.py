@@ -141,7 +141,7 @@ def test_a_file_that_breaks_off_is_never_silently_short(
 ) -> None:
     entries = [*exports.comparison.log.walk(700)]  # more than are compared at a time
 
-    def fail(_: object) -> Any:
+    def fail(*_: object) -> Any:
         yield from entries
         raise AuditDatabaseError("away")
 
@@ -164,4 +164,29 @@ def test_a_name_that_too_many_keys_had_is_refused_and_not_told(
     answer = get(client, "csv")
     assert answer.status_code == 422
     assert answer.json["errors"][0]["field"] == "name"
+    assert told(ledger) == 0
+
+
+@FORMS
+def test_an_export_is_refused_until_the_index_is_complete(
+    client: FlaskClient, ledger: Ledger, sqlite_log: AuditLog, form: str
+) -> None:
+    with sqlite_log.database.writing() as connection:
+        sqlite_log.database.index.start(connection)
+    answer = get(client, form, key_id="1")
+    assert answer.status_code == 503
+    assert "0 of 1,000 entries are indexed" in answer.json["detail"]
+    assert told(ledger) == 0
+    sqlite_log.index_some()
+    assert get(client, form, key_id="1").status_code == 200
+
+
+@FORMS
+def test_an_export_is_refused_while_there_is_an_alarm(
+    client: FlaskClient, ledger: Ledger, standing: Standing, form: str
+) -> None:
+    standing.comparison.report_missing(7)
+    answer = get(client, form)
+    assert answer.status_code == 503
+    assert "keyledger audit check" in answer.json["detail"]
     assert told(ledger) == 0

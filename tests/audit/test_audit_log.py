@@ -5,17 +5,20 @@ import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from services.audit.alarms import Alarms
 from services.audit.audit_log import AuditLog, GapError, Numbered
 from services.audit.database import AuditDatabaseError
 from services.audit.entries import GENESIS, chain
 from services.audit.search import Filters
+from services.audit.worker import caught_up
 from shared.events import Actor, Record
-from shared.ledger import BEGINNING, Checkpoint
-from tests.audit.histories import AT, found, record, records
+from shared.ledger import BEGINNING, Checkpoint, Ledger
+from tests.audit.histories import AT, found, record, records, write
 from tests.audit.tampering import Tampered, copied
 
 
@@ -28,7 +31,7 @@ def whole(log: AuditLog) -> list[int]:
 
 def test_an_empty_log_is_at_the_beginning(log: AuditLog) -> None:
     assert log.last() == BEGINNING
-    assert log.search.page(Filters(workspace="default"), 10) == ([], None)
+    assert log.search.page(Filters(workspace="default"), 10) == ([], None, [])
 
 
 def test_events_are_appended_in_order(log: AuditLog) -> None:
@@ -204,10 +207,40 @@ def test_the_file_is_for_its_owner_alone_and_safe_against_a_power_cut(tmp_path: 
 def test_an_index_that_is_lost_is_made_again_by_the_next_entry(log: AuditLog) -> None:
     log.append(records(range(1, 5)))
     with log._database.writing() as connection:
-        log._database.index.clear(connection)
+        log._database.index.start(connection)
     assert found(log) == []
     log.append(records([5]))
     assert found(log) == [5, 4, 3, 2, 1]
+
+
+def test_an_index_of_another_version_is_filled_again(log: AuditLog, ledger: Ledger) -> None:
+    write(ledger, log, records(range(1, 5)))
+    index = log._database.index
+    with log._database.writing() as connection:  # as a version before terms had one left it
+        index.start(connection)
+        if log._database.dialect == "sqlite":
+            connection.exec_driver_sql("INSERT INTO audit_terms (audit_terms) VALUES ('delete-all')")
+        else:
+            connection.exec_driver_sql("DELETE FROM audit_terms")
+        index.add(connection, [(position, {"old"}) for position in range(1, 5)])
+    assert (found(log), log.search.indexed()) == ([], 0)
+    caught_up(log, ledger, Mock(Alarms))
+    assert (found(log), log.search.indexed()) == ([4, 3, 2, 1], 4)
+
+
+def test_an_index_is_filled_some_entries_a_job(
+    log: AuditLog, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(ledger, log, records(range(1, 11)))
+    with log._database.writing() as connection:
+        log._database.index.start(connection)
+    monkeypatch.setattr("services.audit.audit_log._INDEX_PAGE", 2)
+    monkeypatch.setattr("services.audit.worker._INDEX_PAGES_A_JOB", 3)
+    assert caught_up(log, ledger, Mock(Alarms)) is True
+    assert log.search.indexed() == 6
+    caught_up(log, ledger, Mock(Alarms))
+    assert log.search.indexed() == 10
+    assert caught_up(log, ledger, Mock(Alarms)) is False
 
 
 def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,18 @@ def test_news_is_asked_for_once(
     assert waiting(store) == 0
 
 
+def test_an_index_that_lacks_entries_is_asked_for(
+    quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
+) -> None:
+    grow(ledger, 5)
+    catch_up(sqlite_log, ledger)
+    assert quick_relay.step(1) is False
+    with sqlite_log.database.writing() as connection:
+        sqlite_log.database.index.start(connection)
+    assert quick_relay.step(1) is True
+    assert waiting(store) == 1
+
+
 def test_a_backlog_from_before_the_relay_began_is_asked_for(
     quick_relay: Relay, ledger: Ledger, store: Redis
 ) -> None:

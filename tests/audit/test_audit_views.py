@@ -8,6 +8,7 @@ import pytest
 from flask import Blueprint, Flask
 from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
+from redis import Redis
 
 from services.audit.alarms import Alarms
 from services.audit.app import register
@@ -22,12 +23,13 @@ from services.audit.standing import Standing
 from shared.events import AccessDenied, AccountAdded, Actor, KeyToggled, Record, Request, enveloped
 from shared.identity import AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
 from shared.inquiries import KeyInquiries
-from shared.ledger import Ledger
+from shared.ledger import LOG, Ledger
 from shared.timestamps import parse_rfc3339, rfc3339
 from shared.web.access import Access
 from shared.web.app import create_app
 from shared.web.limits import Limits
 from tests.audit.histories import AT, created, record
+from tests.audit.tampering import Tampered
 
 PEOPLE = {
     "ann": ("default", AUDIT_READ),
@@ -272,6 +274,36 @@ def test_the_page_says_that_it_is_behind(page: FlaskClient, ledger: Ledger) -> N
     assert "on the way" not in page.get("/audit").text
     append(ledger, "key:1", KeyToggled(enabled=True, reason=""))
     assert "1 event is on the way" in page.get("/audit").text
+
+
+def test_the_page_says_that_entries_are_still_to_be_indexed(page: FlaskClient, sqlite_log: AuditLog) -> None:
+    with sqlite_log.database.writing() as connection:
+        sqlite_log.database.index.start(connection)
+    assert "4 events are on the way" in page.get("/audit").text
+
+
+@pytest.mark.parametrize("position", [1, 2, 3])
+@pytest.mark.parametrize("at", ["'abc'", "x'00'", "1.5", "-1", "9223372036854775807"])
+def test_an_entry_whose_time_was_changed_is_shown_as_changed(
+    page: FlaskClient, sqlite_url: str, at: str, position: int
+) -> None:
+    database = Tampered(sqlite_url)
+    database.disarm()
+    database.change(position, f"at = {at}")
+    database.close()
+    marks = {each["position"]: each["integrity"] for each in get(page).json["entries"]}
+    assert marks == {1: "ok", 2: "ok", 3: "ok"} | {position: "mismatch"}
+    for path in ("/audit", "/audit/activity", "/audit/timeline?of=1"):
+        assert page.get(path).status_code == 200
+    assert ">Changed<" in page.get("/audit").text
+
+
+def test_an_entry_behind_the_ledgers_end_is_not_called_changed(page: FlaskClient, store: Redis) -> None:
+    store.xdel(LOG, "0-3", "0-4")
+    assert [each["integrity"] for each in get(page).json["entries"]] == ["ledger_shorter", "ok", "ok"]
+    html = page.get("/audit").text
+    assert "Not in the ledger" in html
+    assert ">Changed<" not in html
 
 
 def compared(event: Record) -> Compared:

@@ -10,16 +10,19 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from services.audit.audit_log import AuditLog
-from services.audit.comparison import Comparison, MismatchError
+from services.audit.comparison import Comparison, LedgerShorterError, MismatchError, SearchIndexError
 from services.audit.entries import GENESIS, Entry, chain, entry_of, record_of
-from services.audit.exporting import Exports
+from services.audit.exporting import AlarmError, Exports
 from services.audit.findings import Kind
 from services.audit.jobs import catch_up
 from services.audit.search import Filters
+from services.audit.selection import selected
+from services.audit.service import Audit
+from services.audit.terms import terms_of
 from shared.events import Actor, Record
 from shared.identity import AUDIT_READ, Principal
 from shared.ledger import LOG, Ledger
-from tests.audit.histories import ACTOR, AT, REQUEST, grow, record
+from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, write
 from tests.audit.tampering import Tampered
 
 AUDITOR = Principal(
@@ -128,8 +131,8 @@ def test_changed_entries_are_marked(world: World, name: str) -> None:
 
 
 def test_an_entry_that_the_ledger_lacks_is_marked(world: World, store: Redis) -> None:
-    store.xdel(LOG, "0-9")
-    assert world.mismatches() == [9]
+    store.xdel(LOG, "0-8")
+    assert world.mismatches() == [8]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
@@ -201,3 +204,130 @@ def test_a_ledger_that_was_changed_is_not_signed_for_either(world: World, store:
     change_ledger(world, store)
     with pytest.raises(MismatchError, match="position 5"):
         world.exports.notary.vouch()
+
+
+def delete(world: World, position: int) -> None:
+    world.database.run(f"DELETE FROM audit_entries WHERE position = {position}")  # noqa: S608  # a test's own
+
+
+def unlist(world: World, position: int) -> None:
+    """Takes an entry out of the search index only."""
+    event = record_of(world.entry(position).record)
+    assert event
+    terms = " ".join(terms_of(event))
+    world.database.run(
+        "INSERT INTO audit_terms (audit_terms, rowid, terms) VALUES ('delete', :position, :terms)",
+        position=position,
+        terms=terms,
+    )
+
+
+def list_twice(world: World) -> None:
+    """Lists an entry of another key under the key."""
+    event = record_of(world.entry(5).record)
+    assert event
+    unlist(world, 9)
+    world.database.run(
+        "INSERT INTO audit_terms (rowid, terms) VALUES (9, :terms)", terms=" ".join(terms_of(event))
+    )
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_filtered_export_that_lacks_a_deleted_entry_is_refused_with_an_alarm(
+    exports: Exports, sqlite_url: str, form: Any
+) -> None:
+    comparison = exports.comparison
+    for _ in range(4):
+        grow(comparison.ledger, 1, "key:1")
+        grow(comparison.ledger, 1, "key:2")
+    catch_up(comparison.log, comparison.ledger)
+    world = World(exports, Tampered(sqlite_url))
+    world.database.disarm()
+    delete(world, 4)
+    with pytest.raises(MismatchError, match="position 4"):
+        exports.some(AUDITOR, SOME, form, REQUEST)
+    alarm = comparison.alarms.current()
+    assert alarm
+    assert (alarm.finding.kind, alarm.finding.position, world.told()) == (Kind.MISSING, 4, 0)
+    world.database.close()
+
+
+def test_a_page_that_finds_a_deleted_entry_raises_an_alarm(world: World) -> None:
+    delete(world, 6)
+    page = Audit(world.comparison).page(AUDITOR, {"key_id": "2"}, 1, None)
+    assert (page.entries, page.next_cursor) == ([], 6)
+    alarm = world.comparison.alarms.current()
+    assert alarm
+    assert (alarm.finding.kind, alarm.finding.position) == (Kind.MISSING, 6)
+
+
+@pytest.mark.parametrize("tamper", [lambda world: unlist(world, 5), list_twice])
+def test_a_search_index_that_differs_from_the_ledger_is_not_exported_by(
+    world: World, tamper: Callable[[World], None]
+) -> None:
+    tamper(world)
+    with pytest.raises(SearchIndexError, match=r"position [59]\b.*keyledger audit reindex"):
+        world.exports.some(AUDITOR, SOME, "jsonl", REQUEST)
+    assert (world.told(), world.comparison.alarms.current()) == (0, None)
+    world.log.reindex(lambda *_: None)
+    assert len([*world.exports.some(AUDITOR, SOME, "jsonl", REQUEST).lines]) == 4
+
+
+def test_a_log_whose_last_entry_was_deleted_is_not_exported(world: World) -> None:
+    world.comparison.alarms.mark_end()
+    delete(world, 9)
+    for _ in range(2):  # the alarm stays
+        with pytest.raises(AlarmError, match="keyledger audit check"):
+            world.exports.some(AUDITOR, SOME, "jsonl", REQUEST)
+    assert world.told() == 0
+
+
+@pytest.mark.parametrize(
+    ("criteria", "positions"),
+    [
+        ({}, [*range(1, 9)]),
+        ({"name": "billing"}, [1, 4, 5]),
+        ({"name": "nothing"}, []),
+        ({"name": "…"}, []),
+        ({"actor": "ann@example.org", "type": "KeyCreated"}, [1, 2]),
+        ({"involving": "2"}, [2, 3, 6, 7]),
+        ({"ip": "192.0.2.7", "since": AT + 2, "until": AT + 5}, [2, 3, 4]),
+        ({"q": "jose orders"}, [2]),
+        ({"q": "ORDERS"}, [1, 2]),
+        ({"q": "order"}, []),
+        ({"actor_kind": "key"}, []),
+    ],
+)
+def test_the_ledger_and_the_index_select_the_same(
+    exports: Exports, criteria: dict[str, Any], positions: list[int]
+) -> None:
+    comparison = exports.comparison
+    events = [
+        record(1, created("Billing"), subject="key:1"),
+        record(2, created("José"), subject="key:2"),
+        *(record(n, subject=f"key:{2 if n in {3, 6, 7} else 1 if n < 6 else 3}") for n in range(3, 9)),
+        record(9, created("Billing too"), subject="key:3"),  # later than the export
+    ]
+    write(comparison.ledger, comparison.log, events)
+    filters = Filters(workspace="default", **criteria)
+    assert [*selected(comparison.ledger, filters, 8)] == positions
+    assert [entry.position for entry in comparison.log.search.ascending(filters, 8)] == positions
+
+
+def test_an_old_copy_of_the_ledger_is_not_called_a_changed_entry(world: World, store: Redis) -> None:
+    store.xdel(LOG, "0-8", "0-9")
+    found = [each.integrity for each in world.comparison.compared([*world.log.walk(9)])]
+    assert found == ["ok"] * 7 + ["ledger_shorter"] * 2
+    with pytest.raises(LedgerShorterError, match="ends at position 7"):
+        world.exports.some(AUDITOR, SOME, "jsonl", REQUEST)
+    with pytest.raises(LedgerShorterError):
+        world.exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
+    alarm = world.comparison.alarms.current()
+    assert alarm
+    assert (alarm.finding.kind, alarm.finding.position) == (Kind.LEDGER_SHORTER, 8)
+
+
+def test_a_forged_entry_behind_the_end_of_the_ledger_is_called_changed(world: World, store: Redis) -> None:
+    store.xdel(LOG, "0-8", "0-9")
+    world.database.change(9, "at = at + 1")
+    assert world.mismatches() == [9]
