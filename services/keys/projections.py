@@ -4,10 +4,12 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from services.keys.domain import Key, evolve, key_id
-from shared.events import KEY_SUBJECT, Event, Record, UnreadableEventError, decode
+from msgspec.structs import replace
 
-VERSION = 4  # another fold or another row needs another number, and so views of its own
+from services.keys.domain import Key, evolve, key_id
+from shared.events import KEY_SUBJECT, Event, KeyRevoked, Record, UnreadableEventError, decode
+
+VERSION = 5  # another fold or another row needs another number, and so views of its own
 
 
 @dataclass
@@ -43,7 +45,8 @@ def project(
     """Folds a page of events into the rows that were there, and adds what comes of it to the changes.
 
     A key whose event cannot be applied is parked with its reason, and so are its later events: live, one
-    bad event stops nothing else. An event that a row has already is passed over.
+    bad event stops nothing else. Only a revocation still shows, for it holds whatever came before. An event
+    that a row has already is passed over.
     """
     aside = changes.parked
     for event in events:
@@ -54,23 +57,34 @@ def project(
         if not subject.startswith(KEY_SUBJECT):
             continue
         id_ = key_id(subject)
-        if id_ in aside or id_ in parked:
-            continue
-        try:
-            _apply(event, id_, changes, rows)
-        except UnreadableEventError as error:
-            aside[id_] = str(error)
+        if id_ not in aside and id_ not in parked:
+            try:
+                _apply(event, id_, changes, rows)
+                continue
+            except UnreadableEventError as error:
+                aside[id_] = str(error)
+        _revoke(event, id_, changes, rows)
 
 
 def _apply(event: Read, id_: str, changes: Changes, rows: Mapping[str, Key]) -> None:
     if isinstance(event, UnreadableEventError):
         raise event
-    before = rows.get(id_)
-    key = changes.rows.get(id_, before)
+    key = changes.rows.get(id_, rows.get(id_))
     if key is None or event.version > key.version:
-        changes.rows[id_] = evolve(key, event)
-        if before is not None:
-            changes.before[id_] = before
+        _set(evolve(key, event), changes, rows)
+
+
+def _revoke(event: Read, id_: str, changes: Changes, rows: Mapping[str, Key]) -> None:
+    """Ends a key that is parked, if that is what the event does and the key has a row."""
+    key = changes.rows.get(id_, rows.get(id_))
+    if isinstance(event, Event) and isinstance(event.data, KeyRevoked) and key is not None:
+        _set(replace(key, revoked=True, updated_at=event.at, version=event.version), changes, rows)
+
+
+def _set(key: Key, changes: Changes, rows: Mapping[str, Key]) -> None:
+    changes.rows[key.id] = key
+    if key.id in rows:
+        changes.before[key.id] = rows[key.id]
 
 
 def _read(record: Record) -> Read:

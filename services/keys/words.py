@@ -3,14 +3,15 @@
 import shared.words
 from shared.words import begin as begin
 
-_MAX_WORDS = 64  # a name has up to 100 characters; each may begin a word in a script without blanks
+_MAX_INDEXED = 128  # a name has up to 100 characters; each may begin a word in a script without blanks
+_MAX_SOUGHT = 64
 
 
 def words(name: str) -> list[str]:
     """The words of a name, in order."""
-    return shared.words.words(name)[:_MAX_WORDS]
+    return shared.words.words(name)[:_MAX_INDEXED]
 
 
 def words_sought(search: str) -> list[str]:
     """The words that a name must have to be found by a search."""
-    return list(dict.fromkeys(shared.words.words_sought(search)))[:_MAX_WORDS]
+    return list(dict.fromkeys(shared.words.words_sought(search)))[:_MAX_SOUGHT]

@@ -160,6 +160,23 @@ def test_an_event_that_cannot_be_read_parks_its_key_and_stops_no_other(kl: Keyle
     assert kl.views.live().checkpoint() == kl.ledger.head()
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_parked_key_that_is_revoked_is_listed_as_revoked(kl: Keyledger, at_once: bool) -> None:
+    bad = kl.create("bad")
+    kl.project()
+    unreadable(kl, bad)
+    kl.store.rpush(f"{{kl:0}}:subject:key:{bad}", 2)
+    if not at_once:
+        kl.project()
+    done = kl.commands.revoke(person(), bad, "leaked", REQUEST)
+    kl.project()
+    [row] = kl.listed()
+    assert (row.status(0), row.version, row.name) == ("revoked", 3, "bad")
+    assert row.updated_at == done.key.updated_at
+    assert bad in kl.views.live().parked()
+    assert kl.views.page("default", 10, criteria=Criteria(status="active")).keys == []
+
+
 def test_parked_keys_are_taken_up_again_by_code_that_can_read_them(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
