@@ -7,9 +7,12 @@ from typing import TypeAlias
 from msgspec.structs import replace
 
 from services.keys.domain import Key, evolve, key_id
+from services.keys.key_material import is_key_id
 from shared.events import KEY_SUBJECT, Event, KeyRevoked, Record, UnreadableEventError, decode
 
 VERSION = 5  # another fold or another row needs another number, and so views of its own
+
+NOT_A_KEY = "its subject isn't the id of a key, so nobody could show or revoke it"
 
 
 @dataclass
@@ -57,6 +60,9 @@ def project(
         if not subject.startswith(KEY_SUBJECT):
             continue
         id_ = key_id(subject)
+        if not is_key_id(id_):
+            aside[id_] = NOT_A_KEY
+            continue
         if id_ not in aside and id_ not in parked:
             try:
                 _apply(event, id_, changes, rows)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from hiredis import pack_command
 
 from services.keys.domain import Key
-from services.keys.projections import Changes, Read, key_ids, project, read
+from services.keys.projections import NOT_A_KEY, Changes, Read, key_ids, project, read
 from services.keys.views import Generation, Lease, Views
 from shared.errors import AdvisedError
 from shared.events import Record
@@ -106,7 +106,7 @@ def _another(views: Views) -> Generation:
 def _build(
     ledger: Ledger, generation: Generation, lease: Lease, progress: Progress, until: int | None = None
 ) -> None:
-    """Brings a generation up to a position, or to the ledger's head. Strict: nothing is parked.
+    """Brings a generation up to a position, or to the ledger's head. Strict: no key is parked.
 
     A new one gets its index when it has all its rows, so that each key is put into it once, as it is then.
     """
@@ -142,6 +142,8 @@ def _folded(reader: "_Reader", pages: Iterable[list[Record]]) -> Iterator[tuple[
             rows.update({key_id: written[key_id] for key_id in written.keys() & page.key_ids})
         project(page.events, rows, (), changes)
         for key_id, reason in changes.parked.items():
+            if reason == NOT_A_KEY:  # no version can read it
+                continue
             raise RebuildError(
                 f"Key {key_id} cannot be rebuilt: {reason}. The old views still serve. "
                 "Run the version of Keyledger that wrote this event."

@@ -3,7 +3,7 @@
 import shared.words
 from shared.words import begin as begin
 
-_MAX_INDEXED = 128  # a name has up to 100 characters; each may begin a word in a script without blanks
+_MAX_INDEXED = 100  # a name has up to 100 characters; each may begin a word in a script without blanks
 _MAX_SOUGHT = 64
 
 

@@ -20,7 +20,7 @@ from services.keys.projector import Projector
 from services.keys.rebuild import RebuildError, check, replay
 from services.keys.service import Keys
 from services.keys.views import Generation, LeaseTakenError, Views
-from shared.events import Event, UnreadableEventError
+from shared.events import Event, Record, UnreadableEventError
 from shared.ledger import LOG, Checkpoint, Ledger
 from shared.timestamps import FIRST_TIME, LAST_TIME
 from tests.keys.people import REQUEST, now, person
@@ -175,6 +175,20 @@ def test_a_parked_key_that_is_revoked_is_listed_as_revoked(kl: Keyledger, at_onc
     assert row.updated_at == done.key.updated_at
     assert bad in kl.views.live().parked()
     assert kl.views.page("default", 10, criteria=Criteria(status="active")).keys == []
+
+
+@pytest.mark.parametrize("id_", ["", "../x", "a%2F?#<b>", "0" * 13])
+def test_a_subject_that_is_not_the_id_of_a_key_is_parked_and_never_listed(kl: Keyledger, id_: str) -> None:
+    good = kl.create("good")
+    stored = msgspec.json.decode(kl.ledger.read(0, 1)[0].body) | {"subject": f"key:{id_}", "id": "strange"}
+    kl.ledger.fill(1, [Record(2, 1, msgspec.json.encode(stored))])
+    kl.project()
+    assert [key.id for key in kl.listed()] == [good]
+    assert "isn't the id of a key" in kl.views.live().parked()[id_]
+    assert check(kl.ledger, kl.views).equal
+    replay(kl.ledger, kl.views)
+    assert id_ in status(kl.ledger, kl.views, 0).parked
+    assert id_ in retry(kl.ledger, kl.views)
 
 
 def test_parked_keys_are_taken_up_again_by_code_that_can_read_them(

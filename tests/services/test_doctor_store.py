@@ -284,10 +284,10 @@ def test_a_key_that_is_set_aside_is_told_with_the_reason(installation: Installat
 
 
 def test_a_ledger_that_went_backwards_is_seen_by_the_views(installation: Installation, store: Redis) -> None:
-    grow(installation.ledger, 1, facts=[created()])
+    grow(installation.ledger, 1, subject="key:000000000001", facts=[created()])
     project(installation)
-    store.delete(LOG, "{kl:0}:subject:key:1")
-    grow(installation.ledger, 1, facts=[created()])
+    store.delete(LOG, "{kl:0}:subject:key:000000000001")
+    grow(installation.ledger, 1, subject="key:000000000001", facts=[created()])
     expect(check_views(installation), Level.PROBLEM, "went backwards", "docs/runbooks.md")
 
 
