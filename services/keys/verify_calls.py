@@ -127,7 +127,7 @@ class VerdictCalls:
         headers = [
             ("X-Keyledger-Key-Id", key.id),
             ("X-Keyledger-Workspace", _of_header(key.workspace)),
-            ("X-Keyledger-Scopes", " ".join(key.scopes)),
+            ("X-Keyledger-Scopes", " ".join(map(_of_header, key.scopes))),
             _NO_STORE,
         ]
         return Answer(headers, b"")
@@ -218,5 +218,6 @@ def _scopes(given: str) -> tuple[str, ...]:
 
 
 def _of_header(text: str) -> str:
-    """A name as a header may hold it: percent-encoded in UTF-8, but for plain ASCII."""
-    return text if text.isascii() and text.isprintable() else quote(text)
+    """A name as a header may hold it: percent-encoded in UTF-8, unless it is plain ASCII without spaces."""
+    is_plain = text.isascii() and text.isprintable() and " " not in text and "%" not in text
+    return text if is_plain else quote(text)

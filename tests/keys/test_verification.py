@@ -372,6 +372,14 @@ def test_a_workspace_of_any_name_fits_a_header(
     assert dict(calls.forward_auth(asked).headers)["X-Keyledger-Workspace"] == sent
 
 
+def test_scopes_of_any_text_fit_a_header_and_stay_apart(process: Process, commands: KeyCommands) -> None:
+    _, token = created(commands, scopes=("orders:read", "a\r\nX-Evil: 1", "é", "b c", "100%"))
+    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    answer = calls.forward_auth({"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"Bearer {token}"})
+    sent = dict(answer.headers)["X-Keyledger-Scopes"]
+    assert sent == "orders:read a%0D%0AX-Evil%3A%201 %C3%A9 b%20c 100%25"
+
+
 def plain(body: bytes, token: str = "") -> dict[str, object]:
     """A request that the fast path may answer."""
     return {
