@@ -40,6 +40,13 @@ def check_audit_log(installation: Installation) -> Iterator[Finding]:
             "See that `keyledger audit relay` and `audit worker` run; `keyledger audit status` says more."
         )
         yield standing(progress.lag, advice)
+        indexed = installation.audit_log.search.indexed()
+        if indexed < progress.position:
+            yield warning(
+                f"{progress.position - indexed:,} entries aren't indexed yet, so searches miss them and "
+                "exports by filters are refused",
+                "The audit worker indexes them. If it doesn't get on, run `keyledger audit reindex`.",
+            )
         return
     yield problem(
         f"its last event, at position {progress.position:,}, is not in the ledger: that went backwards",

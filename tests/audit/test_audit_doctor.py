@@ -72,6 +72,18 @@ def test_a_database_that_can_be_read_is_told_with_its_version(
     expect_ok(check_checkpoints(installation), "vouches for all up to 1")
 
 
+def test_entries_that_are_not_indexed_are_told(
+    installation: Installation, log: AuditLog, ledger: Ledger
+) -> None:
+    grow(ledger, 3)
+    catch_up(log, ledger)
+    with log.database.writing() as connection:
+        log.database.index.start(connection)
+    found = [*check_audit_log(installation)]
+    assert [each.level for each in found] == [Level.OK, Level.WARNING]
+    assert "3 entries aren't indexed yet" in found[1].found
+
+
 def test_who_only_reads_cannot_write(log: AuditLog, database_url: str) -> None:
     log.last()
     with (
