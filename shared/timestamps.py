@@ -13,9 +13,10 @@ FIRST_TIME = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MS  # 0001-01-01T00
 LAST_TIME = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MS  # 9999-12-31T23:59:59.999Z
 
 _TYPED = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2})(:[0-9]{2}(?:\.[0-9]+)?)?")
-# `fromisoformat` alone also reads week dates and times without minutes, and not the same in every Python.
+# With or without seconds. `fromisoformat` alone also reads week dates and times without minutes, and not the
+# same in every Python.
 _RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]+)?)?"
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 _EXPECTED = "It must be a time like 2026-11-23T18:59:21.123Z."

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 
-_PROBES = frozenset({"/healthz", "/readyz"})  # answered also while all threads are busy
+_PROBES = frozenset({"/healthz", "/readyz", "/statusz", "/metrics"})  # also while all threads are busy
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 _log = structlog.get_logger(__name__)

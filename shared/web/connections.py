@@ -50,6 +50,7 @@ class _Connection(NamedTuple):
 
     peer: str
     idle_ms: int
+    is_new: bool  # nothing was sent on it yet
     received_at: float  # by the monotonic clock
     is_waiting: bool  # for an answer to what it sent last, as far as that shows
 
@@ -116,7 +117,7 @@ class ConnectionGuard:
         for inode, connection in seen.items():
             peers[_network(connection.peer)].append(inode)
         for network, inodes in peers.items():
-            inodes.sort(key=lambda inode: (self._first_seen[inode], inode))
+            inodes.sort(key=lambda inode: (self._first_seen[inode], seen[inode].is_new, inode))
             if newest := inodes[self._max_per_peer :]:
                 _log.warning("too many connections", peer=network, closed=len(newest))
                 yield from newest
@@ -175,7 +176,7 @@ def _examined(found: socket.socket, now: float) -> _Connection:
     except OSError:  # it was closed meanwhile
         peer = ""
     is_waiting = received > 0 and (sent == 0 or received_ms < sent_ms)
-    return _Connection(peer, min(sent_ms, received_ms), now - received_ms / 1000, is_waiting)
+    return _Connection(peer, min(sent_ms, received_ms), sent == 0, now - received_ms / 1000, is_waiting)
 
 
 def _network(peer: str) -> str:

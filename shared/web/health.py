@@ -1,7 +1,6 @@
 """Whether the service is alive, whether it is ready, its current status, and its figures for Prometheus."""
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import NamedTuple
@@ -11,8 +10,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ge
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from werkzeug.wrappers import Response
-
-_FRESH_S = 1.0
 
 
 class Report(NamedTuple):
@@ -33,23 +30,6 @@ class Figures(Collector):
         return self._read()
 
 
-class _Exposition:
-    """The figures as text, made up to once a second: they are asked for without a key."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self._making = Lock()
-        self._text = b""
-        self._fresh_until = 0.0
-
-    def text(self) -> bytes:
-        with self._making:
-            if time.monotonic() > self._fresh_until:
-                self._text = generate_latest(self._registry)
-                self._fresh_until = time.monotonic() + _FRESH_S
-            return self._text
-
-
 def attach_health(
     app: Flask,
     readiness: Callable[[], Report],
@@ -68,11 +48,12 @@ def attach_health(
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it publishes no types
 
-    exposition = _Exposition(registry)
+    writing = Lock()  # one at a time, for they take long to write and are asked for without a key
 
     @blueprint.get("/metrics")
     def metrics() -> Response:
-        return Response(exposition.text(), content_type=CONTENT_TYPE_LATEST)
+        with writing:
+            return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
     @blueprint.get("/healthz")
     def alive() -> Response:

@@ -327,10 +327,10 @@ def test_a_forged_entry_is_marked_raises_an_alarm_and_is_neither_exported_nor_si
     database.close()
 
     assert get(service, "integrity", auditor).json()["alarm"] is None
-    for form in ("jsonl", "csv"):
-        refused = get(service, f"entries.{form}", auditor)
-        assert refused.status_code == 503
-        assert "position 40 was changed" in refused.json()["detail"]
+    refused = [get(service, f"entries.{form}", auditor) for form in ("jsonl", "csv")]
+    assert [answer.status_code for answer in refused] == [503, 503]
+    assert "position 40 was changed" in refused[0].json()["detail"]
+    assert "There is an alarm about the audit log (changed)" in refused[1].json()["detail"]
     found = {entry["position"]: entry["integrity"] for entry in entries(service, auditor, limit="200")}
     assert {found[position] for position in (40, 41) if position in found} == {"mismatch"}
     assert found[max(found)] == "ok"

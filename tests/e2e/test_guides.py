@@ -110,7 +110,7 @@ TROUBLES = {
     "Keyledger is not ready": (['"status":"ready"'], URL),
     "Keyledger needs attention": (['"status":"ok"'], URL),
     "A key leaked": (["is off.\nkl_", "is revoked."], {ANY_ID: "key_id"}),
-    "The views are behind": (["0 events", "No key is parked", "equal", "are rebuilt"], {}),
+    "The views are behind": (["0 events", "No key is parked", "equal", "were rebuilt"], {}),
     "The audit log is behind": (["jobs wait"], {}),
     "The audit log is not sound": (["log is sound", "export is sound", "find every entry"], {}),
     "The store or a disk is full": (["Use%", "/store"], {}),
