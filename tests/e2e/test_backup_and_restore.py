@@ -88,6 +88,7 @@ def test_the_runbook_tries_a_backup_beside_a_keyledger(lost: Lost) -> None:
     assert follow(lost.service, "Try it", **lost.places) == 0
 
 
+@pytest.mark.drill
 def test_the_runbook_brings_back_all_that_was_lost_with_the_store(lost: Lost) -> None:
     service = lost.service
     assert follow(service, "The store is lost") == 0
@@ -107,6 +108,7 @@ def test_the_runbook_brings_back_all_that_was_lost_with_the_store(lost: Lost) ->
     assert service.stop() == 0
 
 
+@pytest.mark.drill
 def test_the_runbook_goes_on_where_the_key_is_lost_too(lost: Lost, tmp_path: Path) -> None:
     new = Service(tmp_path / "new")
     assert f"{new.data_dir / 'audit_key.pem'} is missing" in refusal(new.run("restore", str(lost.backup)))
@@ -132,6 +134,7 @@ def test_a_backup_goes_through_a_pipe(tmp_path: Path) -> None:
     assert "ann@example.org" in new.run("account", "list").stdout
 
 
+@pytest.mark.drill
 def test_what_cannot_be_restored_is_refused_in_one_line(lost: Lost, tmp_path: Path) -> None:
     new, file, whole = Service(tmp_path / "new"), tmp_path / "file", lost.backup.read_bytes()
     new.make()

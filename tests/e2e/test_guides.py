@@ -192,6 +192,7 @@ def test_a_guide_goes_as_it_is_told(
     assert_printed(run(keyledger, script, tmp_path), guide.printed)
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_a_runbook_can_be_followed(
     heading: str, keyledger: Service, own: dict[str, str], tmp_path: Path
