@@ -40,9 +40,12 @@ class Guard:
 
 
 _VERSION = Edit(_LEDGER, "if version ~= tonumber(ARGV[1]) then", "if false then")
-_RECORD = Edit(_LEDGER, "if record[1] then return", "if false then return")
-_RECORDED = Edit(_LEDGER, "redis.call('HSET', KEYS[3],", "redis.call('HSET', KEYS[3] .. '-lost',")
-_FINGERPRINT = Edit(_LEDGER, "if stored_fingerprint.decode() != fingerprint:", "if False:")
+_RECORD = Edit(_LEDGER, "if record and record ~= ARGV[4] then return", "if false then return")
+_RECORDED = Edit(
+    _LEDGER, "redis.call('SET', KEYS[3], ARGV[2],", "redis.call('SET', KEYS[3] .. '-lost', ARGV[2],"
+)
+_FINGERPRINT = Edit(_LEDGER, "if fingerprint != idempotency.fingerprint:", "if False:")
+_GUARDED = Edit(_LEDGER, "if guarded ~= tonumber(ARGV[last_event]) then", "if false then")
 _COMPARED = Edit(_VIEWS, "_read_checkpoint(checkpoint) == expected and", "True and")
 _WATCHED = Edit(_VIEWS, "pipe.watch(*self.guards)", "pipe.watch('{kl:0}:none')")
 _HEAD = Edit(_LEDGER, "return bool(records) and _checkpoint(records[0]) == checkpoint", "return True")
@@ -79,6 +82,11 @@ GUARDS = (
         "the fingerprint of a request",
         (_FINGERPRINT,),
         (f"{_OF_LEDGER}::test_the_same_idempotency_key_for_another_request_is_a_conflict",),
+    ),
+    Guard(
+        "the version of the caller's own account",
+        (_GUARDED,),
+        (f"{_OF_LEDGER}::test_a_guard_at_another_version_is_a_conflict_and_writes_nothing",),
     ),
     Guard(
         "the checkpoint comparison of a save, and its watch",
