@@ -45,7 +45,7 @@ from shared.telemetry import configure_logs
 from tests.keys.people import REQUEST, person
 
 PAGE = 2  # events; small, so that a few events are several pages
-ONCE = Idempotency("crash", "POST /v1/keys one")
+ONCE = Idempotency.of("crash", "one", b"POST /v1/keys")
 _ROOT = Path(__file__).parents[2]
 
 Note = Callable[[str], None]  # takes down what was acknowledged, before anything else is done

@@ -217,7 +217,7 @@ def test_an_operator_does_all_of_it_at_the_command_line(service: Service, email:
     assert person.sign_in(email, PASSWORD).status_code == 422
     assert "may sign in" in run("enable", email).stdout
     printed = run("password", email)
-    assert printed.stderr.startswith(email)
+    assert printed.stderr.startswith(f"The new password of {email} works now.")
     assert person.sign_in(email, PASSWORD).status_code == 422
     assert person.sign_in(email, printed.stdout.strip()).status_code == 303
     given = run("password", email, "--password-stdin", stdin="another long password\n")

@@ -46,7 +46,7 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
     old.start()
     token = old.key("keyledger:admin")
     caller = Caller(old, token)
-    made = create(caller, name="Moved  and «quoted»")
+    made = create(caller, name="Moved and «quoted»")
     assert caller("PATCH", f"/v1/keys/{made['id']}", json={"enabled": False, "reason": "leaked"}).ok
     with store_of(old) as store:
         strange = toggled(5, type="ThingTeleported", subject="thing:1", data={"to": "Mars"})
@@ -75,7 +75,7 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
     assert new.run("audit", "check").returncode == 0
     listed = Caller(new, token)("GET", "/v1/keys").json()["keys"]
     assert [(key["name"], key["status"]) for key in listed] == [
-        ("Moved  and «quoted»", "inactive"),
+        ("Moved and «quoted»", "inactive"),
         ("caller", "active"),
     ]
     assert "disabled" in Caller(new, made["api_key"])("GET", "/v1/keys").json()["detail"]
