@@ -77,8 +77,14 @@ def half_bodies(told: Told) -> Counter[str]:
 
 def password_changes(told: Told) -> Counter[str]:
     """Changes of a password by somebody who is signed in, all at once and all with a wrong one."""
+    another = "another long password"
     body = urlencode(
-        {"csrf_token": told["csrf_token"], "current_password": "wrong", "password": "another password"}
+        {
+            "csrf_token": told["csrf_token"],
+            "current_password": "wrong",
+            "password": another,
+            "repeated": another,
+        }
     )
     headers = {"Cookie": told["cookie"], "Content-Type": "application/x-www-form-urlencoded"}
     return _each(told["port"], PASSWORD_CHANGES, PASSWORD_CHANGES, "POST", "/account/password", body, headers)
