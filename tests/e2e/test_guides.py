@@ -180,6 +180,7 @@ def assert_printed(printed: str, expected: list[str]) -> None:
         at = found + len(part)
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.document.stem)
 def test_a_guide_goes_as_it_is_told(
     guide: Guide, keyledger: Service, own: dict[str, str], tmp_path: Path

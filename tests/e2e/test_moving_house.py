@@ -99,6 +99,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line_and_leaves_the_ledger_em
     assert "The ledger is not empty" in refusal(service.run("import", str(file)))
 
 
+@pytest.mark.drill
 def test_twenty_thousand_events_move(tmp_path: Path) -> None:
     file, again, service = tmp_path / "ledger.jsonl", tmp_path / "again.jsonl", Service(tmp_path / "data")
     file.write_bytes(b"".join(lines(toggled(position) for position in range(1, 20_001))))
