@@ -1,3 +1,7 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import pytest
 import rfc8785
@@ -33,6 +37,7 @@ from shared.events import (
     encode,
     enveloped,
     name_of,
+    open_envelope,
 )
 from shared.timestamps import LAST_TIME
 
@@ -143,3 +148,32 @@ def test_an_event_that_cannot_be_read_whole_can_still_be_named() -> None:
 def test_text_that_is_no_unicode_cannot_become_an_event() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         encode(event(KeyToggled(enabled=True, reason="\ud800")))
+
+
+STORED = json.loads((Path(__file__).parent / "fixtures/stored_events.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "event", STORED, ids=[f"{n}-{row['read']['type']}" for n, row in enumerate(STORED, 1)]
+)
+def test_an_event_stored_by_an_earlier_version_reads_the_same(event: dict[str, Any]) -> None:
+    read = event["read"]
+    decoded = decode(Record(read["position"], read["at"], event["stored"].encode()))
+    assert msgspec.json.decode(msgspec.json.encode(decoded)) == read
+    assert msgspec.json.decode(event["stored"])["type"] == decoded.data.TYPE
+
+
+def test_every_event_type_and_schema_was_stored_by_an_earlier_version() -> None:
+    stored = {(row["type"], row["schema"]) for row in (json.loads(event["stored"]) for event in STORED)}
+    assert stored >= {(fact.TYPE, fact.SCHEMA) for fact in Fact.__subclasses__()}
+
+
+def test_events_are_stored_as_an_earlier_version_stored_them() -> None:
+    for stored in (event["stored"].encode() for event in STORED):
+        envelope = open_envelope(Record(1, 1, stored))
+        form = next(
+            f for f in Fact.__subclasses__() if (envelope.type, envelope.schema) == (f.TYPE, f.SCHEMA)
+        )
+        fact = msgspec.json.decode(envelope.data, type=form)
+        fields = msgspec.structs.asdict(envelope) | {"data": fact}
+        assert encode(NewEvent(**fields)) == stored
