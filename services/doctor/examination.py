@@ -117,6 +117,13 @@ CHECKS = (
         _VIEWS,
     ),
     Check(
+        "expiry times",
+        ledger.check_expiry_times,
+        Concern.DOCTOR,
+        "Never. It warns of keys whose expiry can't be shown as it is stored.",
+        _VIEWS,
+    ),
+    Check(
         "database",
         audit.check_database,
         Concern.AUDIT_WEB | EVERYWHERE,

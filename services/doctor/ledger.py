@@ -59,12 +59,19 @@ def check_views(installation: Installation) -> Iterator[Finding]:
             f"{len(parked)} set aside, the first {first}: {reason}",
             "`keyledger projector retry` takes them up again; `keyledger projector status` names them all.",
         )
-    if keys := [*islice(keys_with_unprintable_expiry(ledger, views), _MAX_NAMED + 1)]:
+
+
+def check_expiry_times(installation: Installation) -> Iterator[Finding]:
+    """Whether every stored expiry can be shown as it is. Reads every row, so it is only for `doctor`."""
+    keys = [*islice(keys_with_unprintable_expiry(installation.ledger, installation.views), _MAX_NAMED + 1)]
+    if keys:
         more = " and more" if len(keys) > _MAX_NAMED else ""
         yield warning(
             f"these keys have an expiry outside the years 1 to 9999: {', '.join(keys[:_MAX_NAMED])}{more}",
             "They are shown with the nearest time that can be printed. Set another expires_at, or none.",
         )
+    else:
+        yield ok("all can be shown")
 
 
 def standing(lag: Lag, advice: str) -> Finding:
