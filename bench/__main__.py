@@ -16,7 +16,7 @@ from pathlib import Path
 from bench import append, audit, project, replay, review, verify
 from bench import list as list_
 from bench.figures import Figure
-from shared.telemetry import configure_logs
+from shared.process.telemetry import configure_logs
 
 _ALL = {
     "append": append,
@@ -28,7 +28,7 @@ _ALL = {
     "review": review,
 }
 _TABLE = Path("docs/figures.md")
-_HEAD = """# Figures
+_HEAD = """# Metrics
 
 What `make bench` measured last: each figure beside the bare work that it cannot do without, in the same run.
 The machine was shared and noisy: trust the ratios.

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from bench.events import event_of
 from bench.figures import Figure, paired
 from bench.store import fresh_store
-from shared.connections import connect
-from shared.events import encode
-from shared.ledger import Ledger
+from shared.eventstore.events import encode
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import connect
 
 _EVENTS = 4_000
 

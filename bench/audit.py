@@ -17,13 +17,13 @@ from bench.delays import measured
 from bench.events import event_of
 from bench.figures import Figure, timed
 from bench.store import fresh_store
-from services.audit.audit_log import AuditLog
-from services.audit.entries import GENESIS, Entry
-from services.audit.integrity import Trust, check
-from services.audit.signing import Signer
-from shared.connections import connect
-from shared.events import encode
-from shared.ledger import LOG, NAMESPACE, Ledger
+from services.audit.integrity.signer import Signer
+from services.audit.integrity.verify_log import Trust, check
+from services.audit.log.entry import GENESIS, Entry
+from services.audit.log.store import AuditLog
+from shared.eventstore.events import encode
+from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
+from shared.store.connections import connect
 from tests.real import until
 
 _REST_S = 0.002

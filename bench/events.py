@@ -1,6 +1,6 @@
 """Events like those of real keys, for the benchmarks."""
 
-from shared.events import Actor, Fact, KeyCreated, KeyToggled, NewEvent, Request, enveloped
+from shared.eventstore.events import Actor, KeyCreated, KeyToggled, NewEvent, Payload, Request, enveloped
 
 _ACTOR = Actor(kind="key", id="00abcdefghij", label="provisioning")
 _REQUEST = Request(id="6f1c2a9be2d14ef0a3c5d7f80912b4c6", ip="192.0.2.17", user_agent="python-requests/2.34")
@@ -13,7 +13,7 @@ def event_of(key_id: str, version: int) -> NewEvent:
     return event_with(key_id, version, KeyToggled(enabled=version % 2 == 1, reason=""))
 
 
-def created(key_id: str, name: str, expires_at: int | None = None) -> Fact:
+def created(key_id: str, name: str, expires_at: int | None = None) -> Payload:
     """That a key came to be."""
     return KeyCreated(
         name=name,
@@ -26,10 +26,10 @@ def created(key_id: str, name: str, expires_at: int | None = None) -> Fact:
     )
 
 
-def event_with(key_id: str, version: int, fact: Fact) -> NewEvent:
+def event_with(key_id: str, version: int, payload: Payload) -> NewEvent:
     """The event of a fact that brings a key to a version."""
     return enveloped(
-        [fact],
+        [payload],
         subject=f"key:{key_id}",
         after_version=version - 1,
         workspace="default",

@@ -4,7 +4,7 @@ import sys
 
 from flask import Flask, Response, jsonify
 
-from services.web import serve_application
+from services.runtime.server import serve_application
 
 
 def create_floor() -> Flask:

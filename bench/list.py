@@ -15,13 +15,13 @@ from redis import Redis
 from bench.events import created, event_with
 from bench.figures import Figure
 from bench.store import fresh_store
-from services.keys import rebuild
-from services.keys.criteria import ALL, SORTS, Criteria, Sort
-from services.keys.domain import STATUSES, Key
-from services.keys.views import Views
-from shared.connections import connect
-from shared.events import KeyRevoked, KeyToggled, NewEvent, encode
-from shared.ledger import LOG, Ledger
+from services.keys.model.key import STATUSES, Key
+from services.keys.read_model import rebuild
+from services.keys.read_model.criteria import ALL, SORTS, Criteria, Sort
+from services.keys.read_model.generations import Views
+from shared.eventstore.events import KeyRevoked, KeyToggled, NewEvent, encode
+from shared.eventstore.ledger import LOG, Ledger
+from shared.store.connections import connect
 from tests.real import until
 
 _KEYS = 100_000

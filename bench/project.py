@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from bench.delays import measured
 from bench.figures import Figure
 from bench.store import fresh_store
-from services.keys.views import Views
-from shared.connections import connect
+from services.keys.read_model.generations import Views
+from shared.store.connections import connect
 
 _REST_S = 0.0005
 

@@ -11,11 +11,11 @@ from redis import Redis
 from bench.events import event_of
 from bench.figures import Figure
 from bench.store import fresh_store
-from services.keys import rebuild
-from services.keys.views import Generation, Views
-from shared.connections import connect
-from shared.events import encode
-from shared.ledger import LOG, NAMESPACE, Ledger
+from services.keys.read_model import rebuild
+from services.keys.read_model.generations import Generation, Views
+from shared.eventstore.events import encode
+from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
+from shared.store.connections import connect
 from tests.real import until
 
 _SIZES = (10_000, 100_000, 1_000_000)

@@ -15,10 +15,19 @@ from typing import Any
 import pytest
 
 from bench.figures import Figure
-from services.audit.audit_log import AuditLog
-from services.audit.entries import told
-from services.audit.search import Filters, TooManyKeysError
-from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
+from services.audit.log.entry import told
+from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.log.store import AuditLog
+from shared.eventstore.events import (
+    Actor,
+    KeyCreated,
+    KeyToggled,
+    Payload,
+    Record,
+    Request,
+    encode,
+    enveloped,
+)
 from tests.real import postgresql_cluster
 
 _ENTRIES = 1_000_000
@@ -123,7 +132,7 @@ def _record(number: int) -> Record:
     return Record(number + 1, _START + number * 1000, encode(event))
 
 
-def _fact(number: int, key_id: str) -> Fact:
+def _fact(number: int, key_id: str) -> Payload:
     key = number // 2
     if number % 2:
         rare = "leaked" if number % 5000 == 1 else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.embedded import EmbeddedServer
+from shared.store.embedded import EmbeddedServer
 from tests.real import answers, until
 
 

@@ -23,16 +23,16 @@ from bench.events import event_of
 from bench.figures import Figure
 from bench.load import drive
 from bench.store import fresh_store
-from services.keys.currency import Tail
-from services.keys.key_material import ApiKey
-from services.keys.standings import Memory
-from services.keys.usage import Usage
-from services.keys.verification import Verifier
-from services.parts import now_ms
-from shared.connections import connect
-from shared.events import encode
-from shared.ledger import LOG, NAMESPACE, Ledger
-from shared.tokens import checksum
+from services.keys.model.token import ApiKey
+from services.keys.verification.cache import KeyCache
+from services.keys.verification.invalidation import CacheInvalidator
+from services.keys.verification.usage import Usage
+from services.keys.verification.verifier import Verifier
+from shared.components import now_ms
+from shared.eventstore.events import encode
+from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
+from shared.store.connections import connect
+from shared.text.key_detection import checksum
 from tests.real import Service, children, free_port, until
 
 _ROUNDS = 5
@@ -192,12 +192,12 @@ def _fill(store: Redis, size: int) -> None:
 def _verifier(url: str) -> Iterator[Verifier]:
     """As a web process has it, with its tail and its counts."""
     with connect(url) as store, connect(url) as tailed:
-        stop, memory, usage = Stop(), Memory(_REMEMBERED), Usage(store)
-        tail = Tail(Ledger(tailed), memory)
+        stop, memory, usage = Stop(), KeyCache(_REMEMBERED), Usage(store)
+        tail = CacheInvalidator(Ledger(tailed), memory)
         threads = [Thread(target=run, args=(stop,)) for run in (tail.run, usage.run)]
         for thread in threads:
             thread.start()
-        until(lambda: tail.current_until > time.monotonic())
+        until(lambda: tail.fresh_until > time.monotonic())
         try:
             yield Verifier(Ledger(store), memory, tail, now_ms, usage.note)
         finally:

@@ -1,11 +1,11 @@
 """Errors that are written for people."""
 
 
-class AdvisedError(Exception):
+class UserFacingError(Exception):
     """What somebody can do something about: the message is one line that says what."""
 
 
-class InvalidFieldError(AdvisedError, ValueError):
+class InvalidFieldError(UserFacingError, ValueError):
     """What was typed breaks a rule; the message names the field and the rule."""
 
     def __init__(self, field: str, message: str) -> None:

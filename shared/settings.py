@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from environs import EnvError, FileAwareEnv
 from limits import RateLimitItem, parse
 
-from shared.errors import AdvisedError
+from shared.errors import UserFacingError
 
 SECRET_LENGTH = 32  # characters, at least
 PREFIX_RULE = "letters, digits and inner underscores, up to 16 characters"
@@ -91,7 +91,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 )
 
 
-class SettingsError(AdvisedError, ValueError):
+class SettingsError(UserFacingError, ValueError):
     """A setting has no use as it stands; the message names it and says what it may be."""
 
 

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 from flask import Flask
 
-from services import web_applications
+from services.runtime import web
 
 
 def application() -> Flask:
@@ -13,7 +13,7 @@ def application() -> Flask:
     settings = {"KEYLEDGER_REDIS_URL": "unix:///nowhere.sock", "KEYLEDGER_SECRET_KEY": "s" * 32}
     with (
         patch.dict(os.environ, settings),
-        patch.object(web_applications, "configure_logs"),
-        patch.object(web_applications, "_run_beside"),
+        patch.object(web, "configure_logs"),
+        patch.object(web, "_run_beside"),
     ):
-        return web_applications.create_web()
+        return web.create_web()

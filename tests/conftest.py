@@ -12,8 +12,8 @@ import pytest
 import structlog
 from redis import Redis
 
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.real import need, postgresql_cluster, served
 
 # Where memory can hold what the tests write, it does: a disk that others use too may stand still for seconds,

@@ -19,7 +19,7 @@ import psycopg
 import requests
 import yaml
 
-from shared.embedded import EmbeddedServer
+from shared.store.embedded import EmbeddedServer
 from tests.certificates import write_secrets
 from tests.e2e.gateways import found
 from tests.real import KEYLEDGER, PostgreSQL, free_port, need, postgresql_cluster, until

@@ -13,7 +13,7 @@ import click
 from services.cli import main
 from services.doctor.examination import CHECKS, Check, Concern
 from shared.settings import SETTINGS
-from shared.web.openapi_parts import SCOPES
+from shared.web.openapi.components import SCOPES
 from shared.web.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[1]

@@ -25,11 +25,11 @@ import requests
 from redis import Redis, RedisError
 
 from services.cli.terminal import operator, request
-from services.composition import Parts
 from services.keys.commands import NewKey
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
+from services.runtime.components import Container
 from shared.settings import Settings
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 
 
 def need(program: str | None, name: str) -> str:
@@ -240,16 +240,16 @@ class Service:
 
     def key(self, *scopes: str, workspace: str | None = None, name: str = "caller") -> str:
         """A new key that holds the scopes."""
-        with self.parts() as parts:
+        with self.components() as components:
             new = NewKey(name=name, scopes=scopes)
-            made = parts.keys.commands.create(operator(workspace or self.workspace), new, request())
+            made = components.keys.commands.create(operator(workspace or self.workspace), new, request())
         assert made.api_key
         return made.api_key.reveal()
 
     def account(self, email: str, role: str, password: str, workspace: str | None = None) -> str:
         """Lets a person sign in; gives the address."""
-        with self.parts() as parts:
-            parts.accounts.add(operator(workspace or self.workspace), email, role, password, request())
+        with self.components() as components:
+            components.accounts.add(operator(workspace or self.workspace), email, role, password, request())
         return email
 
     def pid(self, *words: str) -> int:
@@ -261,15 +261,15 @@ class Service:
         raise LookupError(words)
 
     @contextmanager
-    def parts(self) -> Iterator[Parts]:
+    def components(self) -> Iterator[Container]:
         """What the command line works with, in this process: another one takes a second to start."""
         with patch.dict(os.environ, self.environment):
             settings = Settings.from_environment()
-        parts = Parts(settings, settings.redis_url or EmbeddedServer.in_directory(self.data_dir).url)
+        components = Container(settings, settings.redis_url or EmbeddedServer.in_directory(self.data_dir).url)
         try:
-            yield parts
+            yield components
         finally:
-            parts.store.close()
+            components.store.close()
 
     def _read(self) -> None:
         assert self._process.stdout

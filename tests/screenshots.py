@@ -20,13 +20,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from services.audit.jobs import QUEUE
-from services.audit.standing import CHECKS
+from services.audit.ingest.job import QUEUE
+from services.audit.status import CHECKS
 from services.cli.terminal import operator, request
-from services.keys.usage import Usage
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.events import AuditChecked, AuditFinding
+from services.keys.verification.usage import Usage
+from shared.eventstore.events import AuditChecked, AuditFinding
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.application import application
 from tests.e2e.chromium import launched
 from tests.real import Service, until
@@ -113,13 +113,15 @@ class Scene:
             position=7,
             detail="not what its record and the chain say: record, entry_hash",
         )
-        fact = AuditChecked(entries=31, checkpoints=2, position=31, findings=(finding,))
-        with self.service.parts() as parts:
+        payload = AuditChecked(entries=31, checkpoints=2, position=31, findings=(finding,))
+        with self.service.components() as components:
             who = operator("default")
-            parts.journal.tell(fact, subject=CHECKS, workspace="default", actor=who.actor, request=request())
-            queue = Queue(QUEUE, connection=parts.store, serializer=JSONSerializer)
+            components.journal.tell(
+                payload, subject=CHECKS, workspace="default", actor=who.actor, request=request()
+            )
+            queue = Queue(QUEUE, connection=components.store, serializer=JSONSerializer)
             queue.enqueue("os.mkdir", "/tmp/forged")  # noqa: S108  # nobody makes it
-            until(lambda: parts.standing.failures.newest(1))
+            until(lambda: components.standing.failures.newest(1))
 
     @property
     def store_url(self) -> str:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import TypeVar
 
-from services.accounts.attempts import Attempts
-from services.accounts.credentials import Passwords
-from services.accounts.domain import (
+from services.accounts.login_throttle import LoginThrottle
+from services.accounts.model.account import (
     Account,
     AccountExistsError,
     AddAccount,
@@ -26,19 +25,20 @@ from services.accounts.domain import (
     subject,
     subjects,
 )
-from shared.commands import command
-from shared.email_addresses import normalized, spellings
-from shared.errors import AdvisedError, InvalidFieldError
-from shared.events import ACCOUNT_SUBJECT, Facts, NewEvent, Request, enveloped, recorded
+from services.accounts.passwords import Passwords
+from shared.errors import InvalidFieldError, UserFacingError
+from shared.eventstore.events import ACCOUNT_SUBJECT, NewEvent, Payloads, Request, enveloped, recorded
+from shared.eventstore.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
-from shared.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
-from shared.tokens import without_keys
+from shared.process.command_log import command
+from shared.text.email_addresses import normalized, spellings
+from shared.text.key_detection import without_keys
 
 _ATTEMPTS = 5
 _T = TypeVar("_T")
 
 
-class NoSuchAccountError(AdvisedError):
+class NoSuchAccountError(UserFacingError):
     """There is no such account in the caller's workspace."""
 
     def __init__(self, email: str) -> None:
@@ -47,7 +47,7 @@ class NoSuchAccountError(AdvisedError):
         )
 
 
-class NoLongerAllowedError(AdvisedError):
+class NoLongerAllowedError(UserFacingError):
     """The caller's own account was changed while the request was in flight, so nothing was done."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Accounts:
 
     ledger: Ledger
     passwords: Passwords
-    attempts: Attempts
+    attempts: LoginThrottle
     new_id: Callable[[], str]
 
     @command("add_account")
@@ -89,11 +89,11 @@ class Accounts:
         address = checked_email(email)
         # Every spelling is looked for, so that no address gets a second account.
         known = (self._load(ACCOUNT_SUBJECT + spelling) for spelling in spellings(email))
-        facts = decide_new(AddAccount(role=role), next(filter(None, known), None))
+        payloads = decide_new(AddAccount(role=role), next(filter(None, known), None))
         self.passwords.check(password)
         self._guard(principal, ADMIN)
         credential = self._given(principal, password)
-        events = self._enveloped(principal, subject(address), 0, facts, request)
+        events = self._enveloped(principal, subject(address), 0, payloads, request)
 
         def add() -> Appended:
             guard = self._guard(principal, ADMIN)
@@ -249,7 +249,7 @@ class Accounts:
     ) -> Account:
         authorize(principal, ADMIN)
 
-        def decided(account: Account) -> Facts:
+        def decided(account: Account) -> Payloads:
             authorize(principal, ADMIN, granting=ROLES[account.role])
             return decide(command, account)
 
@@ -261,7 +261,7 @@ class Accounts:
         self,
         principal: Principal,
         account_subject: str,
-        decided: Callable[[Account], Facts],
+        decided: Callable[[Account], Payloads],
         request: Request,
         credential: str = "",
         idempotency: Idempotency | None = None,
@@ -272,10 +272,10 @@ class Accounts:
         def change() -> Account:
             guard = self._guard(principal, scope)
             account = self._known(principal, account_subject)
-            facts = decided(account)
-            if not facts:
+            payloads = decided(account)
+            if not payloads:
                 return account
-            events = self._enveloped(principal, account_subject, account.version, facts, request)
+            events = self._enveloped(principal, account_subject, account.version, payloads, request)
             appended = self.ledger.append(
                 account_subject, events, account.version, idempotency, credential, guard
             )
@@ -287,10 +287,10 @@ class Accounts:
         return _retried(change)
 
     def _enveloped(
-        self, principal: Principal, account_subject: str, version: int, facts: Facts, request: Request
+        self, principal: Principal, account_subject: str, version: int, payloads: Payloads, request: Request
     ) -> list[NewEvent]:
         return enveloped(
-            facts,
+            payloads,
             subject=account_subject,
             after_version=version,
             workspace=principal.workspace,

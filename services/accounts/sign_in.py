@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import structlog
 from redis.exceptions import OutOfMemoryError
 
-from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.commands import subject_of
-from services.accounts.credentials import Passwords
-from services.accounts.domain import Account, fold
-from services.accounts.incidents import Incidents, sign_in_subject
-from shared.commands import command
-from shared.events import Actor, Request, SignedIn, decode
-from shared.journal import Journal
-from shared.ledger import Ledger
+from services.accounts.login_throttle import LoginThrottle, TooManyAttemptsError
+from services.accounts.model.account import Account, fold
+from services.accounts.passwords import Passwords
+from services.accounts.security_events import SecurityEventAggregator, sign_in_subject
+from shared.eventstore.events import Actor, Request, SignedIn, decode
+from shared.eventstore.journal import Journal
+from shared.eventstore.ledger import Ledger
+from shared.process.command_log import command
 
 _log = structlog.get_logger(__name__)
 
@@ -24,8 +24,8 @@ class SignIn:
 
     ledger: Ledger
     passwords: Passwords
-    attempts: Attempts
-    incidents: Incidents
+    attempts: LoginThrottle
+    incidents: SecurityEventAggregator
     journal: Journal
 
     @command("sign_in")

@@ -8,10 +8,10 @@ import click
 from marshmallow import ValidationError
 from redis import RedisError
 
-from services.output import note, prepare_output, settle
-from shared.errors import AdvisedError
-from shared.schemas import field_errors
-from shared.telemetry import configure_logs
+from services.runtime.output import note, prepare_output, settle
+from shared.errors import UserFacingError
+from shared.process.telemetry import configure_logs
+from shared.web.schemas import field_errors
 
 # By name, the module that has it, which is imported only if it is asked for: a process starts the sooner.
 _COMMANDS = {
@@ -19,8 +19,8 @@ _COMMANDS = {
     "audit": "services.cli.audit",
     "backup": "services.cli.backup",
     "doctor": "services.cli.doctor",
-    "export": "services.cli.moving",
-    "import": "services.cli.moving",
+    "export": "services.cli.transfer",
+    "import": "services.cli.transfer",
     "key": "services.cli.keys",
     "projector": "services.cli.views",
     "replay": "services.cli.views",
@@ -55,7 +55,7 @@ class _Keyledger(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except AdvisedError as error:
+        except UserFacingError as error:
             raise _FailedCommand(str(error)) from error
         except ValidationError as error:
             rows = field_errors(error.messages)

@@ -7,10 +7,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from services.accounts.credentials import new_password
-from services.accounts.domain import Account
-from services.accounts.projections import Person
-from services.accounts.schemas import ReasonSchema
+from services.accounts.manifest import AccountComponents
+from services.accounts.model.account import Account
+from services.accounts.passwords import new_password
+from services.accounts.read_model.projection import AccountRow
+from services.accounts.web.schemas import ReasonSchema
 from services.cli.terminal import (
     json_option,
     opened,
@@ -19,11 +20,10 @@ from services.cli.terminal import (
     request,
     workspace_option,
 )
-from services.output import echo, ensure_writable, note, print_table, report, tell_once
-from services.parts.accounts import AccountParts
+from services.runtime.output import echo, ensure_writable, note, print_table, report, tell_once
+from shared.clock import date_utc, rfc3339
 from shared.identity import ROLES
-from shared.telemetry import escaped
-from shared.timestamps import date_utc, rfc3339
+from shared.process.telemetry import escaped
 
 _PAGE = 200
 _role = click.Choice(list(ROLES))
@@ -46,12 +46,12 @@ def account_command() -> None:
 def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_json: bool) -> None:
     """Let a person sign in."""
     password = _read_password() if password_stdin else _asked_password()
-    with opened(AccountParts) as parts:
-        added = parts.accounts.add(operator(workspace), email, role, password, request())
+    with opened(AccountComponents) as components:
+        added = components.accounts.add(operator(workspace), email, role, password, request())
     address = added.subject.removeprefix("account:")
     line = f"{address} may sign in to workspace {workspace} as {role}."
-    facts = {"email": address, "role": role, "workspace": workspace}
-    tell_once(json.dumps(facts) if as_json else line, f"Done: {line}")
+    fields = {"email": address, "role": role, "workspace": workspace}
+    tell_once(json.dumps(fields) if as_json else line, f"Done: {line}")
 
 
 @account_command.command("list")
@@ -59,8 +59,8 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
 @json_option
 def list_accounts(workspace: str, as_json: bool) -> None:
     """List the people of a workspace."""
-    with opened_workspace(AccountParts, workspace) as parts:
-        people = _people(parts, workspace)
+    with opened_workspace(AccountComponents, workspace) as components:
+        people = _people(components, workspace)
     if as_json:
         echo(json.dumps({"accounts": [_as_json(person) for person in people]}))
         return
@@ -83,9 +83,9 @@ def list_accounts(workspace: str, as_json: bool) -> None:
 @workspace_option
 def change_role(email: str, role: str, workspace: str) -> None:
     """Let a person do other things."""
-    with opened_workspace(AccountParts, workspace) as parts:
-        _print_state(parts.accounts.change_role(operator(workspace), email, role, request()))
-        _warn_without_owner(parts, workspace)
+    with opened_workspace(AccountComponents, workspace) as components:
+        _print_state(components.accounts.change_role(operator(workspace), email, role, request()))
+        _warn_without_owner(components, workspace)
 
 
 @account_command.command("disable")
@@ -95,9 +95,9 @@ def change_role(email: str, role: str, workspace: str) -> None:
 def disable_account(email: str, reason: str, workspace: str) -> None:
     """Sign a person out everywhere, and let them sign in no more."""
     reason = ReasonSchema().load({"reason": reason})["reason"]
-    with opened_workspace(AccountParts, workspace) as parts:
-        _print_state(parts.accounts.disable(operator(workspace), email, reason, request()))
-        _warn_without_owner(parts, workspace)
+    with opened_workspace(AccountComponents, workspace) as components:
+        _print_state(components.accounts.disable(operator(workspace), email, reason, request()))
+        _warn_without_owner(components, workspace)
 
 
 @account_command.command("enable")
@@ -105,8 +105,8 @@ def disable_account(email: str, reason: str, workspace: str) -> None:
 @workspace_option
 def enable_account(email: str, workspace: str) -> None:
     """Let a person sign in again."""
-    with opened_workspace(AccountParts, workspace) as parts:
-        _print_state(parts.accounts.enable(operator(workspace), email, request()))
+    with opened_workspace(AccountComponents, workspace) as components:
+        _print_state(components.accounts.enable(operator(workspace), email, request()))
 
 
 @account_command.command("password")
@@ -118,8 +118,8 @@ def reset_password(email: str, password_stdin: bool, workspace: str) -> None:
     if not password_stdin:
         ensure_writable()
     password = _read_password() if password_stdin else new_password()
-    with opened_workspace(AccountParts, workspace) as parts:
-        parts.accounts.reset_password(operator(workspace), email, password, request())
+    with opened_workspace(AccountComponents, workspace) as components:
+        components.accounts.reset_password(operator(workspace), email, password, request())
     if not password_stdin:
         tell_once(
             password,
@@ -138,18 +138,18 @@ def _asked_password() -> str:
     return password
 
 
-def _people(parts: AccountParts, workspace: str) -> list[Person]:
-    page = parts.directory.page(operator(workspace), _PAGE)
+def _people(components: AccountComponents, workspace: str) -> list[AccountRow]:
+    page = components.directory.page(operator(workspace), _PAGE)
     people = page.people
     while page.next_cursor is not None:
-        page = parts.directory.page(operator(workspace), _PAGE, page.next_cursor)
+        page = components.directory.page(operator(workspace), _PAGE, page.next_cursor)
         people += page.people
     return people
 
 
-def _warn_without_owner(parts: AccountParts, workspace: str) -> None:
+def _warn_without_owner(components: AccountComponents, workspace: str) -> None:
     """Only the operator can leave a workspace without an owner, and only they can give it one again."""
-    accounts = (person.account for person in _people(parts, workspace))
+    accounts = (person.account for person in _people(components, workspace))
     if not any(account and account.enabled and account.role == "owner" for account in accounts):
         note(
             f"Workspace {workspace} has no owner now. Assign one: "
@@ -162,7 +162,7 @@ def _print_state(account: Account) -> None:
     report(f"{account.email} {state} in workspace {account.workspace} as {account.role}.")
 
 
-def _as_json(person: Person) -> dict[str, str | None]:
+def _as_json(person: AccountRow) -> dict[str, str | None]:
     return {
         "email": person.email,
         "role": person.account.role if person.account else None,

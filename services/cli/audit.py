@@ -10,16 +10,18 @@ from typing import BinaryIO
 
 import click
 
-from services.audit.checkpoints import unverified
-from services.audit.export import WHOLE
-from services.audit.exporting import Format
-from services.audit.findings import Finding, Findings
-from services.audit.integrity import Result, Trust, as_fact
-from services.audit.integrity import check as check_audit_log
-from services.audit.notes import PublicKey, PublicKeyError
-from services.audit.proof import Proof, prove
-from services.audit.standing import CHECKS, LastCheck, Progress, Vouched
-from services.audit.worker import run_worker
+from services.audit.export.jsonl import WHOLE
+from services.audit.export.service import Format
+from services.audit.export.verify import Proof, prove
+from services.audit.ingest.worker import run_worker
+from services.audit.integrity.checkpoint import unverified
+from services.audit.integrity.findings import Finding, Findings
+from services.audit.integrity.signed_note import PublicKey, PublicKeyError
+from services.audit.integrity.verify_log import Result, Trust, as_fact
+from services.audit.integrity.verify_log import check as check_audit_log
+from services.audit.manifest import AuditComponents
+from services.audit.status import CHECKS, LastCheck, LastCheckpoint, Progress
+from services.backup.files import output
 from services.cli.terminal import (
     exit_status,
     json_option,
@@ -31,15 +33,13 @@ from services.cli.terminal import (
     request,
     until_stopped,
 )
-from services.files import output
-from services.output import echo, note, report, tell_once
-from services.parts.audit import AuditParts
-from services.web import serve_pages
-from shared.embedded import ensure_made
+from services.runtime.output import echo, note, report, tell_once
+from services.runtime.server import serve_pages
+from shared.clock import rfc3339
 from shared.identity import DEFAULT_WORKSPACE
+from shared.process.telemetry import configure_logs, escaped
 from shared.settings import Settings
-from shared.telemetry import configure_logs, escaped
-from shared.timestamps import rfc3339
+from shared.store.embedded import ensure_made
 
 
 def _public_key(_context: click.Context, _parameter: click.Parameter, text: str | None) -> PublicKey | None:
@@ -57,16 +57,22 @@ def audit_command() -> None:
 @audit_command.command("relay")
 def audit_relay() -> None:
     """Tell the audit worker of new events."""
-    with opened(AuditParts) as parts:
-        parts.relay.run(until_stopped())
+    with opened(AuditComponents) as components:
+        components.relay.run(until_stopped())
 
 
 @audit_command.command("worker")
 def audit_worker() -> None:
     """Write the audit log."""
-    with opened(AuditParts) as parts:
+    with opened(AuditComponents) as components:
         configure_logs()
-        run_worker(parts.waiting_store, parts.audit_log, parts.ledger, parts.notary, parts.alarms)
+        run_worker(
+            components.waiting_store,
+            components.audit_log,
+            components.ledger,
+            components.notary,
+            components.alarms,
+        )
 
 
 @audit_command.command("web")
@@ -83,12 +89,12 @@ def audit_status(as_json: bool) -> None:
     Ends with exit status 1 if it is more than 1,000 events or 30 s behind, the ledger went backwards, or an
     alarm is not acknowledged.
     """
-    with opened(AuditParts) as parts:
-        standing = parts.standing
+    with opened(AuditComponents) as components:
+        standing = components.standing
         found, check, vouched = standing.progress(), standing.last_check(), standing.vouched()
         alarm = standing.alarm()
     if as_json:
-        facts = lag_facts(found.position, found.lag) | {
+        fields = lag_facts(found.position, found.lag) | {
             "in_step": found.in_step,
             "alarm": alarm.finding._asdict() | {"at": rfc3339(alarm.at)} if alarm else None,
             "checked_at": rfc3339(check.at) if check else None,
@@ -99,7 +105,7 @@ def audit_status(as_json: bool) -> None:
             "jobs_failed": found.failed,
             "failures": [{"at": rfc3339(each.at), "reason": each.reason} for each in found.failures],
         }
-        echo(json.dumps(facts))
+        echo(json.dumps(fields))
     else:
         if alarm:
             echo(f"ALARM at {rfc3339(alarm.at)}: {_words(alarm.finding)}")
@@ -107,7 +113,7 @@ def audit_status(as_json: bool) -> None:
     sys.exit(exit_status(found.lag, in_step=found.in_step and alarm is None))
 
 
-def _print_status(found: Progress, check: LastCheck | None, vouched: Vouched | None) -> None:
+def _print_status(found: Progress, check: LastCheck | None, vouched: LastCheckpoint | None) -> None:
     echo(lag_words(found.position, found.lag))
     if not found.in_step:
         echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the log ends with")
@@ -138,8 +144,8 @@ def audit_public_key() -> None:
 @audit_command.command("checkpoint")
 def audit_checkpoint() -> None:
     """Sign that the audit log is what it is now, and print that."""
-    with opened(AuditParts) as parts:
-        signed = parts.notary.vouch()
+    with opened(AuditComponents) as components:
+        signed = components.notary.vouch()
     if signed is None:
         echo("The audit log is empty.")
     else:
@@ -159,8 +165,8 @@ def audit_checkpoint() -> None:
 )
 def audit_export(file: Path, form: Format) -> None:
     """Write the whole audit log, of all workspaces, to FILE; verify it with `check --file`."""
-    with opened(AuditParts) as parts, progress("exporting") as advance:
-        export = parts.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
+    with opened(AuditComponents) as components, progress("exporting") as advance:
+        export = components.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
         with output(file) as lines:
             lines.writelines(export.lines)
     note(f"Exported the audit log up to position {export.position:,}.")
@@ -191,8 +197,8 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge
             )
         found: Findings = _check_file(file, public_key)
     else:
-        with opened(AuditParts) as parts:
-            found = _check_log(parts, public_key, acknowledge=acknowledge)
+        with opened(AuditComponents) as components:
+            found = _check_log(components, public_key, acknowledge=acknowledge)
     for finding in found.findings:
         count = found.counts[finding.kind]
         echo(_words(finding, count))
@@ -201,23 +207,23 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge
     sys.exit(0 if found.ok else 1)
 
 
-def _parts_without_store() -> AuditParts:
+def _parts_without_store() -> AuditComponents:
     settings = Settings.from_environment()
     if not (settings.audit_database_url and settings.audit_key_file):
         ensure_made(settings)
-    return AuditParts(settings, store_url="")
+    return AuditComponents(settings, store_url="")
 
 
 def _words(finding: Finding, count: int = 1) -> str:
     return f"{finding.kind} ({count}), first at {finding.position}: {escaped(finding.detail)}"
 
 
-def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: bool) -> Result:
-    trust = Trust(public_key or parts.signer.public_key, parts.signer.anchor())
-    parts.alarms.report_if_backwards()
-    alarm = parts.alarms.current()
+def _check_log(components: AuditComponents, public_key: PublicKey | None, *, acknowledge: bool) -> Result:
+    trust = Trust(public_key or components.signer.public_key, components.signer.anchor())
+    components.alarms.report_if_backwards()
+    alarm = components.alarms.current()
     with progress("checking") as advance:
-        found = check_audit_log(parts.audit_log, parts.ledger, trust, advance)
+        found = check_audit_log(components.audit_log, components.ledger, trust, advance)
     lines = [
         f"{found.entries} entries, {found.checkpoints} checkpoints, {found.behind} events not yet in the log"
     ]
@@ -225,11 +231,11 @@ def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: 
     if alarm:
         found.add(alarm.finding)
     # Printing can fail, so all is done before. What is acknowledged stays on record as well.
-    if not _record(parts, found):
+    if not _record(components, found):
         lines.append("The check wasn't recorded, because the ledger ends before the log.")
     if alarm and acknowledge and intact:
-        parts.alarms.acknowledge()
-        _record(parts, intact)
+        components.alarms.acknowledge()
+        _record(components, intact)
         lines.append(f"acknowledged {_words(alarm.finding)}")
         found = intact
     outcome = "sound" if found.ok else "NOT SOUND"
@@ -237,12 +243,12 @@ def _check_log(parts: AuditParts, public_key: PublicKey | None, *, acknowledge: 
     return found
 
 
-def _record(parts: AuditParts, found: Result) -> bool:
+def _record(components: AuditComponents, found: Result) -> bool:
     """Appends to the ledger that the log was checked, unless the ledger ends before the log."""
     if found.ledger_position < found.log_position:
         return False
     actor = operator(DEFAULT_WORKSPACE)
-    parts.journal.tell(
+    components.journal.tell(
         as_fact(found),
         subject=CHECKS,
         workspace=actor.workspace,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from services.backup import backup_file
+from services.audit.manifest import AuditComponents
+from services.backup.backup import backup_file
+from services.backup.restore import restore_file
 from services.cli.terminal import opened, progress
-from services.composition import Parts
-from services.output import echo, note, report
-from services.parts import now_ms
-from services.parts.audit import AuditParts
-from services.restore import restore_file
+from services.runtime.components import Container
+from services.runtime.output import echo, note, report
+from shared.components import now_ms
 
 
 @click.command("backup")
@@ -22,9 +22,9 @@ def backup_command(file: Path) -> None:
     Not in it: the private key that signs for the audit log, which is kept apart; sessions; how often keys
     were used; idempotency keys and limits, which last a day at most.
     """
-    with opened(AuditParts) as parts, progress("backing up") as advance:
-        taken = backup_file(parts.ledger, parts.audit_log, file, now_ms(), advance)
-        key_file = parts.audit_key_file
+    with opened(AuditComponents) as components, progress("backing up") as advance:
+        taken = backup_file(components.ledger, components.audit_log, file, now_ms(), advance)
+        key_file = components.audit_key_file
     header = taken.header
     counts = _counts(header.events, header.checkpoints, taken.passwords)
     note(f"Backed up {counts}: keep it secret.")
@@ -48,8 +48,8 @@ def restore_command(file: Path, without_checkpoints: bool) -> None:
 
     A file that is not whole writes nothing. A restore that was interrupted is run again with the same file.
     """
-    with opened(Parts, makes=True) as parts:
-        restored = restore_file(parts, file, progress, with_checkpoints=not without_checkpoints)
+    with opened(Container, makes=True) as components:
+        restored = restore_file(components, file, progress, with_checkpoints=not without_checkpoints)
     counts = _counts(restored.header.events, len(restored.notes), len(restored.credentials))
     report(f"Restored {counts}, as of {restored.header.taken_at}.")
     if without_checkpoints:

@@ -10,10 +10,10 @@ from textwrap import wrap
 import click
 
 from services.cli.terminal import json_option
-from services.doctor.examination import Told, examine
+from services.doctor.examination import CheckResult, examine
 from services.doctor.findings import Level
-from services.output import echo, echo_coloured
-from shared.telemetry import escaped
+from services.runtime.output import echo, echo_coloured
+from shared.process.telemetry import escaped
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.SKIPPED: "cyan"}
 _LEVEL_WIDTH = 9
@@ -43,7 +43,7 @@ def doctor_command(as_json: bool) -> None:
     sys.exit(1 if counts[Level.PROBLEM] else 0)
 
 
-def _print(told: Told) -> None:
+def _print(told: CheckResult) -> None:
     check, finding = told
     mark = click.style(f"{finding.level:<{_LEVEL_WIDTH}}", fg=_COLOURS[finding.level], bold=True)
     echo_coloured(f"{mark}{check:<{_CHECK_WIDTH}}{_hanging(escaped(finding.found))}")
@@ -71,6 +71,6 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _as_json(told: Told) -> dict[str, str | None]:
+def _as_json(told: CheckResult) -> dict[str, str | None]:
     check, finding = told
     return {"check": check, "level": finding.level, "found": finding.found, "advice": finding.advice}

@@ -6,19 +6,19 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from services.accounts.manifest import AccountComponents
 from services.cli.terminal import json_option, opened_workspace, operator, request, workspace_option
-from services.keys.commands import Done
-from services.keys.domain import GRACE_SECONDS_MOST, ChangeKey
-from services.keys.schemas import KeyChangeSchema, KeySchema, NewKeySchema, RevocationSchema, presented
-from services.output import echo, ensure_writable, note, print_table, tell_once
-from services.parts import now_ms
-from services.parts.accounts import AccountParts
-from services.parts.keys import KeyParts
-from shared.telemetry import escaped
-from shared.timestamps import date_utc
+from services.keys.commands import CommandResult
+from services.keys.manifest import KeyComponents
+from services.keys.model.key import MAX_GRACE_SECONDS, ChangeKey
+from services.keys.web.schemas import KeyChangeSchema, KeySchema, NewKeySchema, RevocationSchema, presented
+from services.runtime.output import echo, ensure_writable, note, print_table, tell_once
+from shared.clock import date_utc
+from shared.components import now_ms
+from shared.process.telemetry import escaped
 
 
-class _Parts(KeyParts, AccountParts):
+class _Parts(KeyComponents, AccountComponents):
     """The keys, and whether there is a workspace."""
 
 
@@ -37,8 +37,8 @@ def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: 
     """Create a key, and print it: this once and never again."""
     new = NewKeySchema().load({"name": name, "description": description, "scopes": list(scopes)})
     ensure_writable()
-    with opened_workspace(_Parts, workspace) as parts:
-        done = parts.keys.commands.create(operator(workspace), new, request())
+    with opened_workspace(_Parts, workspace) as components:
+        done = components.keys.commands.create(operator(workspace), new, request())
     _print_once(done, as_json, "created")
 
 
@@ -48,10 +48,10 @@ def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: 
 def list_keys(workspace: str, as_json: bool) -> None:
     """List the keys, newest first."""
     principal, keys, cursor = operator(workspace), [], None
-    with opened_workspace(_Parts, workspace) as parts:
-        parts.projector.catch_up()
+    with opened_workspace(_Parts, workspace) as components:
+        components.projector.catch_up()
         while True:
-            page = parts.keys.page(principal, 200, cursor)
+            page = components.keys.page(principal, 200, cursor)
             keys += page.keys
             cursor = page.next_cursor
             if cursor is None:
@@ -99,7 +99,7 @@ def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) 
 @click.option(
     "--grace",
     "grace_seconds",
-    type=click.IntRange(0, GRACE_SECONDS_MOST),
+    type=click.IntRange(0, MAX_GRACE_SECONDS),
     default=0,
     show_default=True,
     help="For how many seconds the old secret stays good.",
@@ -109,8 +109,8 @@ def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) 
 def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -> None:
     """Give a key a new secret, and print it: this once and never again."""
     ensure_writable()
-    with opened_workspace(_Parts, workspace) as parts:
-        done = parts.keys.commands.rotate(operator(workspace), key_id, grace_seconds, request())
+    with opened_workspace(_Parts, workspace) as components:
+        done = components.keys.commands.rotate(operator(workspace), key_id, grace_seconds, request())
     _print_once(done, as_json, "rotated")
 
 
@@ -122,18 +122,18 @@ def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -
 def revoke_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
     """End a key for good."""
     reason = RevocationSchema().load({"reason": reason})["reason"]
-    with opened_workspace(_Parts, workspace) as parts:
-        done = parts.keys.commands.revoke(operator(workspace), key_id, reason, request())
+    with opened_workspace(_Parts, workspace) as components:
+        done = components.keys.commands.revoke(operator(workspace), key_id, reason, request())
     _print_state(done, as_json)
 
 
 def _change(key_id: str, command: ChangeKey, workspace: str, as_json: bool) -> None:
-    with opened_workspace(_Parts, workspace) as parts:
-        done = parts.keys.commands.change(operator(workspace), key_id, command, request())
+    with opened_workspace(_Parts, workspace) as components:
+        done = components.keys.commands.change(operator(workspace), key_id, command, request())
     _print_state(done, as_json)
 
 
-def _print_once(done: Done, as_json: bool, what: str) -> None:
+def _print_once(done: CommandResult, as_json: bool, what: str) -> None:
     token = done.api_key.reveal() if done.api_key else ""
     text = json.dumps(KeySchema().dump(presented(done.key)) | {"api_key": token}) if as_json else token
     key_id = done.key.id
@@ -145,7 +145,9 @@ def _print_once(done: Done, as_json: bool, what: str) -> None:
         note(f"This is the only time that the key of {done.key.name!r} is shown.")
 
 
-def _print_state(done: Done, as_json: bool) -> None:
+def _print_state(done: CommandResult, as_json: bool) -> None:
     state = "revoked" if done.key.revoked else "on" if done.key.enabled else "off"
     line = f"{escaped(done.key.name)} ({done.key.hint}) is {state}."
-    tell_once(json.dumps(KeySchema().dump(presented(done.key))) if as_json else line, f"Done: {line}")
+    tell_once(
+        json.dumps(KeySchema().dump(presented(done.key))) if as_json else line, f"CommandResult: {line}"
+    )

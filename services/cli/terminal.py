@@ -12,12 +12,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.parts import StoreParts, new_id
-from services.parts.accounts import AccountParts
-from shared.connections import ensure_usable
-from shared.embedded import ensure_made, open_store
-from shared.errors import AdvisedError
-from shared.events import Request
+from services.accounts.manifest import AccountComponents
+from shared.components import StoreComponents, new_id
+from shared.errors import UserFacingError
+from shared.eventstore.events import Request
+from shared.eventstore.lag import Lag
 from shared.identity import (
     ADMIN,
     DEFAULT_WORKSPACE,
@@ -26,17 +25,18 @@ from shared.identity import (
     Principal,
     is_workspace_name,
 )
-from shared.lag import Lag
+from shared.process.signals import set_by_signal
+from shared.process.telemetry import configure_logs
 from shared.settings import Settings
-from shared.stopping import set_by_signal
-from shared.telemetry import configure_logs
-from shared.tokens import without_keys
+from shared.store.connections import ensure_usable
+from shared.store.embedded import ensure_made, open_store
+from shared.text.key_detection import without_keys
 
-P = TypeVar("P", bound=StoreParts)
-W = TypeVar("W", bound=AccountParts)
+P = TypeVar("P", bound=StoreComponents)
+W = TypeVar("W", bound=AccountComponents)
 
 
-class UnknownWorkspaceError(AdvisedError):
+class UnknownWorkspaceError(UserFacingError):
     """Nobody was ever added to the workspace that a command names."""
 
 
@@ -60,7 +60,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 @contextmanager
 def opened(kind: type[P], *, makes: bool = False) -> Iterator[P]:
-    """Parts on the store that the settings name; an embedded one runs meanwhile.
+    """Container on the store that the settings name; an embedded one runs meanwhile.
 
     `makes`: in a data directory without a Keyledger the command makes one.
     """
@@ -68,20 +68,20 @@ def opened(kind: type[P], *, makes: bool = False) -> Iterator[P]:
     if not makes:
         ensure_made(settings)
     with open_store(settings) as url:
-        parts = kind(settings, url)
-        ensure_usable(parts.store)
-        yield parts
+        components = kind(settings, url)
+        ensure_usable(components.store)
+        yield components
 
 
 @contextmanager
 def opened_workspace(kind: type[W], workspace: str) -> Iterator[W]:
     """The same of a workspace that is known: of one that is mistyped there would be a second."""
-    with opened(kind) as parts:
-        if workspace != DEFAULT_WORKSPACE and not parts.directory.page(operator(workspace), 1).people:
+    with opened(kind) as components:
+        if workspace != DEFAULT_WORKSPACE and not components.directory.page(operator(workspace), 1).people:
             raise UnknownWorkspaceError(
                 f"There is no workspace {workspace!r}: check the name, or create it: `keyledger account add`."
             )
-        yield parts
+        yield components
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import click
 
-from services.up import run_everything
+from services.runtime.up import run_everything
 from shared.settings import Settings
 
 

@@ -14,12 +14,12 @@ from services.cli.terminal import (
     progress,
     until_stopped,
 )
-from services.keys.operations import Status, retry, status
-from services.keys.rebuild import check, replay
-from services.output import echo, report
-from services.parts import now_ms
-from services.parts.keys import KeyParts
-from shared.telemetry import escaped
+from services.keys.manifest import KeyComponents
+from services.keys.read_model.operations import Status, retry, status
+from services.keys.read_model.rebuild import check, replay
+from services.runtime.output import echo, report
+from shared.components import now_ms
+from shared.process.telemetry import escaped
 
 
 @click.group("projector", invoke_without_command=True)
@@ -27,8 +27,8 @@ from shared.telemetry import escaped
 def projector_command(context: click.Context) -> None:
     """Build the key list and key details from the ledger; or ask how far that is."""
     if context.invoked_subcommand is None:
-        with opened(KeyParts) as parts:
-            parts.projector.run(until_stopped())
+        with opened(KeyComponents) as components:
+            components.projector.run(until_stopped())
 
 
 @projector_command.command("status")
@@ -38,11 +38,11 @@ def projector_status(as_json: bool) -> None:
 
     Ends with exit status 1 if they are more than 1,000 events or 30 s behind, or the ledger went backwards.
     """
-    with opened(KeyParts) as parts:
-        found = status(parts.ledger, parts.views, now_ms())
+    with opened(KeyComponents) as components:
+        found = status(components.ledger, components.views, now_ms())
     if as_json:
-        facts = {"in_step": found.in_step, "parked": found.parked}
-        echo(json.dumps(lag_facts(found.position, found.lag) | facts))
+        fields = {"in_step": found.in_step, "parked": found.parked}
+        echo(json.dumps(lag_facts(found.position, found.lag) | fields))
     else:
         _print_status(found)
     sys.exit(exit_status(found.lag, in_step=found.in_step))
@@ -59,8 +59,8 @@ def _print_status(found: Status) -> None:
 @projector_command.command("retry")
 def projector_retry() -> None:
     """Take parked keys up again, with the code that runs now."""
-    with opened(KeyParts) as parts:
-        outcomes = retry(parts.ledger, parts.views)
+    with opened(KeyComponents) as components:
+        outcomes = retry(components.ledger, components.views)
     for key_id, reason in outcomes.items():
         name = escaped(key_id)
         report(f"{name} is still parked: {escaped(reason)}" if reason else f"{name} is in the views again")
@@ -73,19 +73,19 @@ def projector_retry() -> None:
 @click.option("--check", "only_check", is_flag=True, help="Only compare the views with a rebuilt copy.")
 def replay_command(only_check: bool) -> None:
     """Build the views anew from the ledger, and put them in the place of the old ones."""
-    with opened(KeyParts) as parts:
+    with opened(KeyComponents) as components:
         if only_check:
-            _check(parts)
+            _check(components)
             return
         with progress("replaying") as advance:
-            position = replay(parts.ledger, parts.views, advance)
+            position = replay(components.ledger, components.views, advance)
         report(f"The views were rebuilt to position {position} and are live.")
 
 
-def _check(parts: KeyParts) -> None:
-    parts.projector.catch_up()
+def _check(components: KeyComponents) -> None:
+    components.projector.catch_up()
     with progress("checking") as advance:
-        found = check(parts.ledger, parts.views, advance)
+        found = check(components.ledger, components.views, advance)
     echo(f"position  {found.position}\nlive      {found.live_digest}\nrebuilt   {found.copy_digest}")
     if found.equal:
         echo("equal")

@@ -2,7 +2,7 @@
 
 import click
 
-from services.web import serve_pages
+from services.runtime.server import serve_pages
 
 
 @click.command("web")

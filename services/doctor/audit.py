@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from services.audit.audit_log import AuditLog
-from services.audit.checkpoints import DUE_MS, unverified
-from services.audit.notes import NoteError
+from services.audit.integrity.checkpoint import DUE_MS, unverified
+from services.audit.integrity.signed_note import NoteError
+from services.audit.log.store import AuditLog
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
 from services.doctor.ledger import WENT_BACKWARDS, standing
-from services.parts import now_ms
-from shared.timestamps import date_utc
+from shared.clock import date_utc
+from shared.components import now_ms
 
 _DAY_MS = 24 * 60 * 60 * 1000
 _CHECK_EVERY_MS = 7 * _DAY_MS

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from services.parts import now_ms
+from shared.components import now_ms
 
 _SKEWED_MS = 1_000
 _WRONG_MS = 5_000

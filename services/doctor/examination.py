@@ -12,8 +12,8 @@ from services.doctor.findings import Finding, SkippedError, problem, skipped
 from services.doctor.installation import Installation, visited
 from services.doctor.settings import check_settings
 from services.doctor.versions import check_versions
-from shared.errors import AdvisedError
-from shared.events import UnreadableEventError
+from shared.errors import UserFacingError
+from shared.eventstore.events import UnreadableEventError
 
 Look: TypeAlias = Callable[[Installation], Iterator[Finding]]
 
@@ -165,24 +165,24 @@ CHECKS = (
 )
 
 
-class Told(NamedTuple):
+class CheckResult(NamedTuple):
     """A finding, and the name of the check that made it."""
 
     check: str
     finding: Finding
 
 
-def examine() -> Iterator[Told]:
+def examine() -> Iterator[CheckResult]:
     """Looks at what the environment names, and tells each thing as soon as it is found."""
     with visited(*read_settings()) as installation:
         yield from look(installation, Concern.DOCTOR)
 
 
-def look(installation: Installation, concern: Concern) -> Iterator[Told]:
+def look(installation: Installation, concern: Concern) -> Iterator[CheckResult]:
     """What each check finds that concerns somebody."""
     for check in CHECKS:
         if concern & check.concerns:
-            yield from (Told(check.name, finding) for finding in _made(check.look, installation))
+            yield from (CheckResult(check.name, finding) for finding in _made(check.look, installation))
 
 
 def _made(check: Look, installation: Installation) -> Iterator[Finding]:
@@ -190,7 +190,7 @@ def _made(check: Look, installation: Installation) -> Iterator[Finding]:
         yield from check(installation)
     except SkippedError as error:
         yield skipped(f"not checked: {error}")
-    except (RedisError, AdvisedError, OSError) as error:
+    except (RedisError, UserFacingError, OSError) as error:
         yield problem(f"cannot be told: {error}", "Fix what it says, and run this again.")
     except (ValueError, LookupError, UnreadableEventError) as error:  # its words may tell what is kept there
         yield problem(

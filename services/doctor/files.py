@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IMODE
 
-from services.audit.signing import SigningError
+from services.audit.integrity.signer import SigningError
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from shared.embedded import is_made
+from shared.store.embedded import is_made
 
 _OTHERS = 0o007
 _GROUP = 0o070

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from textwrap import shorten
 
-from shared.telemetry import redacted
+from shared.process.telemetry import redacted
 
 _LONGEST = 400  # characters
 

@@ -11,17 +11,17 @@ from redis import Redis
 from sqlalchemy import inspect, make_url
 from sqlalchemy.exc import ArgumentError
 
-from services.audit.audit_log import AuditLog
-from services.audit.database import ENTRIES, AuditDatabaseError, Database
-from services.audit.signing import Signer
-from services.composition import Parts
+from services.audit.integrity.signer import Signer
+from services.audit.log.database import ENTRIES, AuditDatabaseError, Database
+from services.audit.log.store import AuditLog
+from services.audit.manifest import AuditComponents
 from services.doctor.findings import Finding, Level, SkippedError, ok, problem, skipped
-from services.keys.currency import Tail
-from services.parts.audit import AuditParts
-from services.parts.keys import KeyParts
-from shared.connections import StoreError, UnsafeStoreError, connect, ensure_reachable, unchecked_client
-from shared.embedded import EmbeddedServer
+from services.keys.manifest import KeyComponents
+from services.keys.verification.invalidation import CacheInvalidator
+from services.runtime.components import Container
 from shared.settings import Settings
+from shared.store.connections import StoreError, UnsafeStoreError, connect, ensure_reachable, unchecked_client
+from shared.store.embedded import EmbeddedServer
 
 _ANSWER_S = 1.5
 _START_S = 2.0  # that an embedded store is given, which may be about to start
@@ -29,7 +29,7 @@ _PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
-class Installation(KeyParts, AuditParts):
+class Installation(KeyComponents, AuditComponents):
     """The same parts, to look at. One that is not there raises SkippedError where it is asked for."""
 
     unusable: Sequence[Finding] = ()  # what is wrong with those settings that could not be read
@@ -133,34 +133,34 @@ class Installation(KeyParts, AuditParts):
 class RunningInstallation(Installation):
     """The same as a running process has it, by its own connections: to be made for each look."""
 
-    parts: Parts = field(kw_only=True)
+    components: Container = field(kw_only=True)
 
     @cached_property
     def store(self) -> Redis:
         """The process's own client."""
         if self.store_away:
             raise SkippedError("the store cannot be asked")
-        return self.parts.store
+        return self.components.store
 
     @cached_property
     def store_away(self) -> Finding | None:
         """What is to be said of a store that cannot be asked, or could lose events."""
         try:
-            ensure_reachable(self.parts.store)
+            ensure_reachable(self.components.store)
         except StoreError as error:
             return self._away(error)
         return None
 
     @cached_property
-    def tail(self) -> Tail:
+    def tail(self) -> CacheInvalidator:
         """What the process follows the ledger with."""
-        return self.parts.tail
+        return self.components.tail
 
     @cached_property
     def audit_log(self) -> AuditLog:
         """The process's own."""
         self._need_database()
-        return self.parts.audit_log
+        return self.components.audit_log
 
     @cached_property
     def database(self) -> Database:
@@ -171,7 +171,7 @@ class RunningInstallation(Installation):
     def database_away(self) -> Finding | None:
         """What is to be said of a database that cannot be asked."""
         try:
-            self.parts.audit_log.last()
+            self.components.audit_log.last()
         except (AuditDatabaseError, StoreError, OSError) as error:
             return problem(str(error), "Start it, or correct KEYLEDGER_AUDIT_DATABASE_URL.")
         return None

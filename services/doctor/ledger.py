@@ -6,10 +6,10 @@ from itertools import islice
 
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from services.keys.operations import keys_with_unprintable_expiry, status
-from services.parts import now_ms
-from shared.lag import Lag
-from shared.ledger import LOG
+from services.keys.read_model.operations import keys_with_unprintable_expiry, status
+from shared.components import now_ms
+from shared.eventstore.lag import Lag
+from shared.eventstore.ledger import LOG
 
 _MAX_NAMED = 10
 WENT_BACKWARDS = "`keyledger audit check` says what is lost; docs/runbooks.md says what to do."
@@ -20,7 +20,7 @@ _LAPSE_S = 2.0  # for which a busy process may read the ledger for each verdict
 
 def check_verifier(installation: Installation) -> Iterator[Finding]:
     """Whether this process follows the ledger, as its verdicts and its callers' keys need it."""
-    if time.monotonic() <= installation.tail.current_until + _LAPSE_S:
+    if time.monotonic() <= installation.tail.fresh_until + _LAPSE_S:
         yield ok("follows the ledger")
         return
     yield problem(

@@ -7,12 +7,12 @@ from redis import Redis
 from rq import Queue
 from rq.worker_registration import get_keys
 
-from services.audit.failures import Failures
-from services.audit.jobs import QUEUE
+from services.audit.ingest.failures import Failures
+from services.audit.ingest.job import QUEUE
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from services.parts import now_ms
-from shared.timestamps import parse_rfc3339
+from shared.clock import parse_rfc3339
+from shared.components import now_ms
 
 _SILENT_S = 60  # a worker that is well says every 15 s that it is
 

@@ -10,8 +10,8 @@ from rich.filesize import decimal
 
 from services.doctor.findings import Finding, ok, problem, warning
 from services.doctor.installation import Installation
-from shared.connections import DURABLE, ReadOnlyStoreError, refuse_read_only
-from shared.reserve import reserve
+from shared.store.connections import DURABLE, ReadOnlyStoreError, refuse_read_only
+from shared.store.reserve import reserve
 
 _PINGS = 3
 _SLOW_MS = 100

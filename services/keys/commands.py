@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import repeat
 
-from services.keys.domain import (
+from services.keys.model.key import (
     ChangeKey,
     Command,
     CreateKey,
@@ -18,18 +18,15 @@ from services.keys.domain import (
     granted_by,
     subject,
 )
-from services.keys.domain import (
-    key_id as id_of,
-)
-from services.keys.key_material import ApiKey, is_key_id, mint, mint_again
-from services.keys.remains import is_revoked, remains
-from shared.commands import command
-from shared.errors import AdvisedError
-from shared.events import (
+from services.keys.model.key import key_id as id_of
+from services.keys.model.revoked_stub import is_revoked, remains
+from services.keys.model.token import ApiKey, is_key_id, mint, mint_again
+from shared.errors import UserFacingError
+from shared.eventstore.events import (
     Event,
-    Fact,
     KeyRevoked,
     NewEvent,
+    Payload,
     Record,
     Request,
     UnreadableEventError,
@@ -38,14 +35,15 @@ from shared.events import (
     open_envelope,
     recorded,
 )
+from shared.eventstore.ledger import Appended, Idempotency, Ledger, VersionConflictError
 from shared.identity import KEYS_WRITE, Principal, authorize, visible
-from shared.ledger import Appended, Idempotency, Ledger, VersionConflictError
-from shared.tokens import without_keys
+from shared.process.command_log import command
+from shared.text.key_detection import without_keys
 
 _ATTEMPTS = 5
 
 
-class NoSuchKeyError(AdvisedError):
+class NoSuchKeyError(UserFacingError):
     """There is no such key in the caller's workspace."""
 
     def __init__(self, key_id: str) -> None:
@@ -70,7 +68,7 @@ class NewKey:
 
 
 @dataclass(frozen=True)
-class Done:
+class CommandResult:
     """The key after the command, where the ledger holds that, and the token if this made one."""
 
     key: Key
@@ -95,7 +93,7 @@ class KeyCommands:
     @command("create_key")
     def create(
         self, principal: Principal, new: NewKey, request: Request, idempotency: Idempotency | None = None
-    ) -> Done:
+    ) -> CommandResult:
         """Makes a key. A repeated, equal request gives the same key without its token.
 
         Raises ForbiddenError, IdempotencyConflictError, redis.RedisError.
@@ -113,8 +111,8 @@ class KeyCommands:
             scopes=new.scopes,
             expires_at=new.expires_at,
         )
-        facts = decide(command, None)
-        done = self._append(principal, api_key.id, None, facts, request, idempotency)
+        payloads = decide(command, None)
+        done = self._append(principal, api_key.id, None, payloads, request, idempotency)
         return self._with_token(done, api_key)
 
     @command("change_key")
@@ -125,7 +123,7 @@ class KeyCommands:
         command: ChangeKey,
         request: Request,
         if_versions: AbstractSet[int] | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         """Changes what the command sets. If nothing changes, no event is appended.
 
         Making the key stronger (enabling it, a later expiry, another scope) needs every scope that it then
@@ -144,7 +142,7 @@ class KeyCommands:
         request: Request,
         idempotency: Idempotency | None = None,
         if_versions: AbstractSet[int] | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         """Gives a key a new secret. The old one keeps working for the grace period, earlier ones stop.
 
         This needs every scope of the key, because the caller gets the secret. The same request again gives
@@ -173,7 +171,7 @@ class KeyCommands:
         reason: str | None,
         request: Request,
         if_versions: AbstractSet[int] | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         """Ends a key for good, also one whose history this version cannot read whole.
 
         Of such a key the outcome has what can be read.
@@ -182,8 +180,8 @@ class KeyCommands:
         try:
             return self._changed(principal, key_id, RevokeKey(reason=reason), request, if_versions)
         except UnreadableEventError:
-            fact = KeyRevoked(reason=reason or "")
-            return self._revoke_unread(principal, key_id, fact, request, if_versions)
+            payload = KeyRevoked(reason=reason or "")
+            return self._revoke_unread(principal, key_id, payload, request, if_versions)
 
     def _history(self, principal: Principal, key_id: str) -> list[Event]:
         return [decode(record) for record in self._records(principal, key_id)]
@@ -202,7 +200,7 @@ class KeyCommands:
         request: Request,
         if_versions: AbstractSet[int] | None,
         idempotency: Idempotency | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         """Loads, decides, authorizes, and appends at the version that was decided on; again, if that changed.
 
         What the caller may grant depends on the key's state, so both are checked at that version.
@@ -211,12 +209,12 @@ class KeyCommands:
             history = self._history(principal, key_id)
             key = fold(history)
             _check_version(key_id, key.version, if_versions)
-            facts = decide(command, key)
-            authorize(principal, KEYS_WRITE, granting=granted_by(facts, key))
-            if not facts:
-                return Done(key, history[-1].position)
+            payloads = decide(command, key)
+            authorize(principal, KEYS_WRITE, granting=granted_by(payloads, key))
+            if not payloads:
+                return CommandResult(key, history[-1].position)
             try:
-                return self._append(principal, key_id, key, facts, request, idempotency)
+                return self._append(principal, key_id, key, payloads, request, idempotency)
             except VersionConflictError:
                 if attempt == _ATTEMPTS:
                     raise
@@ -226,40 +224,40 @@ class KeyCommands:
         self,
         principal: Principal,
         key_id: str,
-        fact: KeyRevoked,
+        payload: KeyRevoked,
         request: Request,
         if_versions: AbstractSet[int] | None,
-    ) -> Done:
+    ) -> CommandResult:
         records = self._records(principal, key_id)
         _check_version(key_id, len(records), if_versions)
         if not any(map(is_revoked, records)):
-            events = self._enveloped(principal, key_id, len(records), [fact], request)
+            events = self._enveloped(principal, key_id, len(records), [payload], request)
             self.ledger.append(subject(key_id), events, len(records))
             records = self._records(principal, key_id)
-        return Done(remains(records), records[-1].position)
+        return CommandResult(remains(records), records[-1].position)
 
     def _append(
         self,
         principal: Principal,
         key_id: str,
         key: Key | None,
-        facts: Sequence[Fact],
+        payloads: Sequence[Payload],
         request: Request,
         idempotency: Idempotency | None = None,
-    ) -> Done:
+    ) -> CommandResult:
         version = key.version if key else 0
-        events = self._enveloped(principal, key_id, version, facts, request)
+        events = self._enveloped(principal, key_id, version, payloads, request)
         appended = self.ledger.append(subject(key_id), events, version, idempotency)
         if appended.repeated:
             return self._outcome(principal, appended)
         happened = map(recorded, events, appended.positions, repeat(appended.at))
-        return Done(fold(happened, key), appended.position)
+        return CommandResult(fold(happened, key), appended.position)
 
     def _enveloped(
-        self, principal: Principal, key_id: str, version: int, facts: Sequence[Fact], request: Request
+        self, principal: Principal, key_id: str, version: int, payloads: Sequence[Payload], request: Request
     ) -> list[NewEvent]:
         return enveloped(
-            facts,
+            payloads,
             subject=subject(key_id),
             after_version=version,
             workspace=principal.workspace,
@@ -269,14 +267,14 @@ class KeyCommands:
         )
 
     @staticmethod
-    def _with_token(done: Done, api_key: ApiKey) -> Done:
+    def _with_token(done: CommandResult, api_key: ApiKey) -> CommandResult:
         """With the new token, unless an equal request came first, and so another one is the key's."""
         return replace(done, api_key=api_key if done.key.digest == api_key.digest else None)
 
-    def _outcome(self, principal: Principal, appended: Appended) -> Done:
+    def _outcome(self, principal: Principal, appended: Appended) -> CommandResult:
         """The key as the command left it, whatever came after."""
         history = self._history(principal, id_of(appended.subject))
-        return Done(fold([e for e in history if e.position <= appended.position]), appended.position)
+        return CommandResult(fold([e for e in history if e.position <= appended.position]), appended.position)
 
 
 def _check_version(key_id: str, version: int, expected: AbstractSet[int] | None) -> None:

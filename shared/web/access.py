@@ -9,12 +9,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 from flask import Flask, current_app, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
-from shared.events import Request
+from shared.eventstore.events import Request
+from shared.eventstore.ledger import Idempotency
 from shared.identity import Authenticator, Principal, authorize
-from shared.ledger import Idempotency
-from shared.web import environ
-from shared.web.limits import Limits
-from shared.web.openapi import documented, needs_scope
+from shared.web.openapi.document import documented, needs_scope
+from shared.web.server import environ
+from shared.web.server.limits import Limits
 from shared.web.session import renew
 
 _P = ParamSpec("_P")

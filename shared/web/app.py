@@ -17,30 +17,30 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.wrappers import Response as AnyResponse
 
-from shared.connections import StoreError
-from shared.descriptions import actor_name
+from shared.clock import date_utc, rfc3339
 from shared.errors import InvalidFieldError
-from shared.events import UnreadableEventError
+from shared.eventstore.descriptions import actor_name
+from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
 from shared.identity import ForbiddenError, InvalidKeyError, RotatedSecretError, UnauthenticatedError
-from shared.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
-from shared.schemas import ProblemSchema, Timestamp, field_errors
-from shared.texts import escaped
-from shared.timestamps import date_utc, rfc3339
-from shared.web import environ
+from shared.store.connections import StoreError
+from shared.text.characters import escaped
 from shared.web.access import Access, attach, attached, origin
-from shared.web.bodies import Bodies
-from shared.web.connections import BODY_DEADLINE_S, ConnectionGuard
-from shared.web.environ import FAILURE, MAX_BODY_BYTES, request_id
-from shared.web.headers import security_headers
-from shared.web.interface import attach_interface
-from shared.web.lane import Call, Lane
-from shared.web.limits import Limits, TooManyRequestsError
-from shared.web.measured import ROUTE, Measured
-from shared.web.openapi import SchemaRules, completed
+from shared.web.openapi.document import SchemaRules, completed
+from shared.web.openapi.routes import attach_interface
 from shared.web.problems import Refusal, challenge, problem
-from shared.web.proxies import TrustedProxies
+from shared.web.schemas import ProblemSchema, Timestamp, field_errors
+from shared.web.server import environ
+from shared.web.server.bodies import Bodies
+from shared.web.server.connections import BODY_DEADLINE_S, ConnectionGuard
+from shared.web.server.environ import FAILURE, MAX_BODY_BYTES, request_id
+from shared.web.server.fast_path import Call, FastPath
+from shared.web.server.headers import security_headers
+from shared.web.server.limits import Limits, TooManyRequestsError
+from shared.web.server.proxies import TrustedProxies
+from shared.web.server.request_metrics import ROUTE, RequestMetrics
+from shared.web.server.slots import BusyError, Slots
 from shared.web.session import UnreadableCookieError
-from shared.web.slots import BusyError, Slots
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -117,9 +117,9 @@ def limit_concurrency(app: Flask, threads: int) -> None:
     app.wsgi_app = Slots(app.wsgi_app, threads, _PROBES)  # type: ignore[method-assign]  # as Flask documents
 
 
-def add_lane(app: Flask, calls: Mapping[str, Call]) -> None:
+def add_fast_path(app: Flask, calls: Mapping[str, Call]) -> None:
     """Lets the calls of some paths be answered before Flask, with the headers of every answer."""
-    app.wsgi_app = Lane(app.wsgi_app, calls)  # type: ignore[method-assign]  # as Flask documents
+    app.wsgi_app = FastPath(app.wsgi_app, calls)  # type: ignore[method-assign]  # as Flask documents
 
 
 def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collection[str]) -> None:
@@ -128,7 +128,7 @@ def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collectio
     That is the address, whether it is TLS, and the site's name. The body of `unread` paths is never read.
     To be called last, for it goes around all that looks at a request.
     """
-    surrounded: WSGIApplication = Measured(app.wsgi_app)
+    surrounded: WSGIApplication = RequestMetrics(app.wsgi_app)
     if proxies:
         surrounded = TrustedProxies(surrounded, proxies)
     access: Access = app.extensions["keyledger.Access"]

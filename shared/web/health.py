@@ -19,8 +19,8 @@ class Report(NamedTuple):
     wrong: Mapping[str, str]
 
 
-class Figures(Collector):
-    """Figures that are read when they are asked for, so that every process gives the same."""
+class Metrics(Collector):
+    """Metrics that are read when they are asked for, so that every process gives the same."""
 
     def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
         self._read = read
@@ -44,7 +44,7 @@ def attach_health(
     """
     blueprint = Blueprint("health", __name__)
     registry = CollectorRegistry()
-    registry.register(Figures(figures))
+    registry.register(Metrics(figures))
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it publishes no types
 

@@ -22,8 +22,8 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from shared.ledger import NAMESPACE
-from shared.record_mac import RecordMac
+from shared.eventstore.ledger import NAMESPACE
+from shared.store.record_mac import RecordMac
 
 IDLE_LIFE_S = 2 * 60 * 60
 ABSOLUTE_LIFE_S = 12 * 60 * 60

@@ -11,26 +11,26 @@ import pytest
 from argon2 import PasswordHasher
 from limits import parse
 
-from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.commands import Accounts, NoLongerAllowedError, NoSuchAccountError
-from services.accounts.credentials import HasherBusyError, Passwords
-from services.accounts.domain import AccountExistsError, OwnAccountError
-from shared.errors import AdvisedError, InvalidFieldError
-from shared.events import (
+from services.accounts.login_throttle import LoginThrottle, TooManyAttemptsError
+from services.accounts.model.account import AccountExistsError, OwnAccountError
+from services.accounts.passwords import HasherBusyError, Passwords
+from shared.errors import InvalidFieldError, UserFacingError
+from shared.eventstore.events import (
     AccountAdded,
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
-    Fact,
     KeyToggled,
     PasswordChanged,
+    Payload,
     Request,
     SignedOutEverywhere,
     UnreadableEventError,
     enveloped,
 )
+from shared.eventstore.ledger import Idempotency, Ledger, credential_key
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_WRITE, ROLES, ForbiddenError, Principal
-from shared.ledger import Idempotency, Ledger, credential_key
 
 PASSWORD = "correct horse battery"
 OPERATOR = Principal(
@@ -53,7 +53,7 @@ def ledger(store: Any) -> Ledger:
 def accounts(ledger: Ledger, store: Any) -> Accounts:
     ids = map("e{}".format, count(1))
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    attempts = Attempts(store, parse("3/10 minutes"))
+    attempts = LoginThrottle(store, parse("3/10 minutes"))
     return Accounts(ledger, Passwords(hasher), attempts, lambda: next(ids))
 
 
@@ -73,7 +73,7 @@ def is_password(accounts: Accounts, password: str, email: str = "ada@example.com
     return accounts.passwords.verify(accounts.ledger.credential(f"account:{email}"), password)
 
 
-def facts(ledger: Ledger, email: str = "ada@example.com") -> list[Fact]:
+def payloads(ledger: Ledger, email: str = "ada@example.com") -> list[Payload]:
     """What happened to an account after it was added."""
     return [event.data for event in ledger.history(f"account:{email}")][1:]
 
@@ -250,7 +250,7 @@ def test_another_role_is_had_at_the_next_look_and_ends_no_session(accounts: Acco
     add(accounts, BOB.label)
     changed = accounts.change_role(BOB, " Ada@example.com", "auditor", REQUEST)
     assert (changed.role, changed.version) == ("auditor", 2)
-    assert facts(ledger) == [AccountRoleChanged(before="owner", after="auditor")]
+    assert payloads(ledger) == [AccountRoleChanged(before="owner", after="auditor")]
     principal = accounts.principal_of(ADA.id, 1)
     assert principal is not None
     assert principal.scopes == ROLES["auditor"]
@@ -266,7 +266,7 @@ def test_a_disabled_account_is_nobody_and_an_enabled_one_only_in_new_sessions(
     accounts.enable(BOB, "ada@example.com", REQUEST)
     assert accounts.principal_of(ADA.id, 1) is None
     assert accounts.principal_of(ADA.id, 3) == ADA
-    assert facts(ledger) == [AccountDisabled(reason="left"), AccountEnabled()]
+    assert payloads(ledger) == [AccountDisabled(reason="left"), AccountEnabled()]
 
 
 def test_what_is_so_already_is_no_event(accounts: Accounts, ledger: Ledger) -> None:
@@ -274,7 +274,7 @@ def test_what_is_so_already_is_no_event(accounts: Accounts, ledger: Ledger) -> N
     add(accounts, BOB.label)
     assert accounts.enable(BOB, "ada@example.com", REQUEST).version == 1
     assert accounts.change_role(BOB, "ada@example.com", "owner", REQUEST).version == 1
-    assert facts(ledger) == []
+    assert payloads(ledger) == []
 
 
 def test_signing_out_everywhere_ends_the_sessions_from_before(accounts: Accounts) -> None:
@@ -299,7 +299,7 @@ def test_a_change_that_came_in_between_is_no_hindrance(
 
     monkeypatch.setattr(Ledger, "append", outrun)
     assert accounts.change_role(BOB, "ada@example.com", "auditor", REQUEST).version == 3
-    assert [type(fact) for fact in facts(ledger)] == [SignedOutEverywhere, AccountRoleChanged]
+    assert [type(payload) for payload in payloads(ledger)] == [SignedOutEverywhere, AccountRoleChanged]
 
 
 OWNERS_COMMANDS: list[Callable[[Accounts, Principal, str], object]] = [
@@ -321,7 +321,7 @@ def test_only_owners_command_others_and_learn_nothing_of_them_before(
             with pytest.raises(ForbiddenError) as refusal:
                 command(accounts, person("eve@example.com", role), email)
             assert refusal.value.principal.id == "account:eve@example.com"
-    assert facts(ledger) == []
+    assert payloads(ledger) == []
 
 
 @pytest.mark.parametrize("command", OWNERS_COMMANDS)
@@ -337,7 +337,7 @@ def test_an_account_of_another_workspace_answers_as_unknown(
             command(accounts, mallory, email)
         messages.append(str(refusal.value).replace(email, "…"))
     assert messages[0] == messages[1]
-    assert facts(ledger) == []
+    assert payloads(ledger) == []
     assert is_password(accounts, PASSWORD)
 
 
@@ -348,7 +348,7 @@ def test_an_owner_does_none_of_this_to_themselves(
     add(accounts)
     with pytest.raises(OwnAccountError):
         command(accounts, ADA, " ADA@example.com")
-    assert facts(ledger) == []
+    assert payloads(ledger) == []
     assert is_password(accounts, PASSWORD)
 
 
@@ -360,7 +360,7 @@ def test_a_password_that_is_reset_takes_the_place_of_the_old_one_and_ends_the_se
     assert accounts.reset_password(BOB, "ada@example.com", "a given password", REQUEST)
     assert [is_password(accounts, p) for p in (PASSWORD, "a given password")] == [False, True]
     assert accounts.principal_of(ADA.id, 1) is None
-    assert facts(ledger) == [PasswordChanged()]
+    assert payloads(ledger) == [PasswordChanged()]
     assert accounts.own(ADA).password_is_given
 
 
@@ -384,7 +384,7 @@ def test_a_reset_sent_twice_is_one(
         monkeypatch.setattr(Ledger, "recall", lambda *_: None)
     assert not accounts.reset_password(BOB, "ada@example.com", "another password", REQUEST, asked)
     assert is_password(accounts, "a given password")
-    assert facts(ledger) == [PasswordChanged()]
+    assert payloads(ledger) == [PasswordChanged()]
 
 
 def test_ones_own_password_is_changed_with_the_present_one(accounts: Accounts, ledger: Ledger) -> None:
@@ -392,7 +392,7 @@ def test_ones_own_password_is_changed_with_the_present_one(accounts: Accounts, l
     changed = accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST)
     assert not changed.password_is_given
     assert is_password(accounts, "a password of my own")
-    assert facts(ledger) == [PasswordChanged()]
+    assert payloads(ledger) == [PasswordChanged()]
     assert accounts.principal_of(ADA.id, 1) is None
     assert accounts.principal_of(ADA.id, changed.version) == ADA
 
@@ -412,7 +412,7 @@ def test_a_password_that_may_not_be_changed_stays(
     with pytest.raises(InvalidFieldError) as refusal:
         accounts.change_password(ADA, current, new, REQUEST)
     assert refusal.value.field == field
-    assert facts(ledger) == []
+    assert payloads(ledger) == []
     assert is_password(accounts, PASSWORD)
 
 
@@ -499,7 +499,7 @@ def test_a_refused_request_costs_no_password_hash(
             pass
     before, hashes = ledger.head(), Hashes()
     counted = replace(accounts, passwords=Passwords(hashes))
-    with pytest.raises((AdvisedError, ForbiddenError)):
+    with pytest.raises((UserFacingError, ForbiddenError)):
         command(counted)
     assert (hashes.made, ledger.head()) == (0, before)
 
@@ -563,7 +563,7 @@ def test_of_two_owners_who_remove_each_other_at_the_same_moment_one_stays(
     with pytest.raises(NoLongerAllowedError):
         mine(accounts, ADA, BOB.label)
     assert accounts.principal_of(BOB.id, 1) == BOB
-    assert facts(ledger, BOB.label) == []
+    assert payloads(ledger, BOB.label) == []
 
 
 # What may happen to an owner while a request of theirs is in flight.

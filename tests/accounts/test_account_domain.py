@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from services.accounts.domain import (
+from services.accounts.model.account import (
     Account,
     AccountExistsError,
     AddAccount,
@@ -23,16 +23,16 @@ from services.accounts.domain import (
     subjects,
 )
 from shared.errors import InvalidFieldError
-from shared.events import (
+from shared.eventstore.events import (
     AccountAdded,
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
     Actor,
     Event,
-    Fact,
     KeyToggled,
     PasswordChanged,
+    Payload,
     Request,
     SignedOutEverywhere,
     UnreadableEventError,
@@ -54,17 +54,17 @@ HERSELF = Actor(kind="account", id=ADA.subject, label=ADA.email)
 OTHER_OWNER = Actor(kind="account", id="account:bob@example.com", label="bob@example.com")
 
 
-def event(fact: Fact, version: int = 1, actor: Actor = OPERATOR) -> Event:
+def event(payload: Payload, version: int = 1, actor: Actor = OPERATOR) -> Event:
     return Event(
         id=f"e{version}",
-        type=fact.TYPE,
-        schema=fact.SCHEMA,
+        type=payload.TYPE,
+        schema=payload.SCHEMA,
         subject=ADA.subject,
         version=version,
         workspace="w",
         actor=actor,
         request=Request(id="r", ip=None, user_agent=None),
-        data=fact,
+        data=payload,
         position=40 + version,
         at=0,
     )
@@ -90,47 +90,47 @@ def test_an_account_is_what_its_events_say() -> None:
     assert fold([event(AccountAdded(role="owner"))]) == ADA
 
 
-def after(*facts: Fact, actor: Actor = OPERATOR) -> Account:
+def after(*payloads: Payload, actor: Actor = OPERATOR) -> Account:
     """Ada's account after what happened to it once it was added."""
     history = [event(AccountAdded(role="owner"))]
-    history += [event(fact, version, actor) for version, fact in enumerate(facts, 2)]
+    history += [event(payload, version, actor) for version, payload in enumerate(payloads, 2)]
     account = fold(history)
     assert account is not None
     return account
 
 
 def test_a_role_changes_and_ends_no_session() -> None:
-    facts = decide(ChangeRole(role="auditor", by="account:bob@example.com"), ADA)
-    assert facts == (AccountRoleChanged(before="owner", after="auditor"),)
-    assert after(*facts) == replace(ADA, role="auditor", version=2)
+    payloads = decide(ChangeRole(role="auditor", by="account:bob@example.com"), ADA)
+    assert payloads == (AccountRoleChanged(before="owner", after="auditor"),)
+    assert after(*payloads) == replace(ADA, role="auditor", version=2)
 
 
 def test_a_disabled_account_is_off_and_its_sessions_have_ended() -> None:
-    facts = decide(DisableAccount(reason="left", by="account:bob@example.com"), ADA)
-    assert facts == (AccountDisabled(reason="left"),)
-    assert after(*facts) == replace(ADA, enabled=False, sessions_end=2, version=2)
+    payloads = decide(DisableAccount(reason="left", by="account:bob@example.com"), ADA)
+    assert payloads == (AccountDisabled(reason="left"),)
+    assert after(*payloads) == replace(ADA, enabled=False, sessions_end=2, version=2)
 
 
 def test_an_enabled_account_is_on_again_and_its_old_sessions_stay_at_their_end() -> None:
     disabled = after(AccountDisabled(reason=""))
-    facts = decide(EnableAccount(), disabled)
-    assert facts == (AccountEnabled(),)
-    assert after(AccountDisabled(reason=""), *facts) == replace(ADA, sessions_end=2, version=3)
+    payloads = decide(EnableAccount(), disabled)
+    assert payloads == (AccountEnabled(),)
+    assert after(AccountDisabled(reason=""), *payloads) == replace(ADA, sessions_end=2, version=3)
 
 
 def test_signing_out_everywhere_ends_the_sessions() -> None:
-    facts = decide(SignOutEverywhere(), ADA)
-    assert facts == (SignedOutEverywhere(),)
-    assert after(*facts) == replace(ADA, sessions_end=2, version=2)
+    payloads = decide(SignOutEverywhere(), ADA)
+    assert payloads == (SignedOutEverywhere(),)
+    assert after(*payloads) == replace(ADA, sessions_end=2, version=2)
 
 
 @pytest.mark.parametrize(("actor", "given"), [(HERSELF, False), (OTHER_OWNER, True), (OPERATOR, True)])
 def test_a_changed_password_ends_the_sessions_and_is_given_unless_it_is_ones_own(
     actor: Actor, given: bool
 ) -> None:
-    facts = decide(ChangePassword(), ADA)
-    assert facts == (PasswordChanged(),)
-    assert after(*facts, actor=actor) == replace(ADA, password_is_given=given, sessions_end=2, version=2)
+    payloads = decide(ChangePassword(), ADA)
+    assert payloads == (PasswordChanged(),)
+    assert after(*payloads, actor=actor) == replace(ADA, password_is_given=given, sessions_end=2, version=2)
 
 
 def test_a_password_that_was_reset_is_given_again() -> None:
@@ -207,7 +207,7 @@ def test_a_history_that_is_not_understood_whole_is_refused(history: list[Event])
 
 
 def test_a_fact_without_code_is_refused() -> None:
-    class AccountPromoted(Fact, frozen=True, kw_only=True):
+    class AccountPromoted(Payload, frozen=True, kw_only=True):
         TYPE = "AccountPromoted"
         SCHEMA = 1
 

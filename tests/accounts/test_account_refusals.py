@@ -3,9 +3,9 @@
 import pytest
 from flask import g
 
-from services.accounts.attempts import TooManyAttemptsError
 from services.accounts.commands import NoLongerAllowedError
-from services.accounts.credentials import HasherBusyError
+from services.accounts.login_throttle import TooManyAttemptsError
+from services.accounts.passwords import HasherBusyError
 from tests.application import application
 
 

@@ -8,17 +8,17 @@ import pytest
 from argon2 import PasswordHasher
 from redis import Redis
 
-from services.accounts.attempts import Attempts
 from services.accounts.commands import Accounts
-from services.accounts.credentials import Passwords
-from services.accounts.directory import Directory
-from services.accounts.projections import About, Person, about_people, fold
-from shared.events import (
+from services.accounts.login_throttle import LoginThrottle
+from services.accounts.passwords import Passwords
+from services.accounts.read_model.account_list import AccountList
+from services.accounts.read_model.projection import About, AccountRow, about_people, fold
+from shared.eventstore.events import (
     AccountAdded,
     AccountDisabled,
     Actor,
-    Fact,
     KeyToggled,
+    Payload,
     Record,
     Request,
     SignedIn,
@@ -26,9 +26,9 @@ from shared.events import (
     encode,
     enveloped,
 )
+from shared.eventstore.journal import Journal
+from shared.eventstore.ledger import Ledger
 from shared.identity import ADMIN, ROLES, ForbiddenError, Principal
-from shared.journal import Journal
-from shared.ledger import Ledger
 
 REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)
 ACTOR = Actor(kind="operator", id="o", label="o")
@@ -46,15 +46,17 @@ class World:
         self.store = store
         self.ledger = Ledger(store)
         hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        self.accounts = Accounts(self.ledger, Passwords(hasher), Attempts(store, None), lambda: next(ids))
+        self.accounts = Accounts(
+            self.ledger, Passwords(hasher), LoginThrottle(store, None), lambda: next(ids)
+        )
         self.journal = Journal(self.ledger, self.accounts.new_id)
-        self.directory = Directory(store, self.ledger)
+        self.directory = AccountList(store, self.ledger)
 
     def add(self, email: str, role: str = "developer", workspace: str = "default") -> None:
         self.accounts.add(owner(workspace), email, role, "a long password", REQUEST)
 
-    def append(self, subject: str, fact: Fact, workspace: str = "default") -> None:
-        self.journal.tell(fact, subject=subject, workspace=workspace, actor=ACTOR, request=REQUEST)
+    def append(self, subject: str, payload: Payload, workspace: str = "default") -> None:
+        self.journal.tell(payload, subject=subject, workspace=workspace, actor=ACTOR, request=REQUEST)
 
     def append_unreadable(self, subject: str, workspace: str = "default") -> None:
         """An event of a type that only a later version of the code knows."""
@@ -73,7 +75,7 @@ class World:
         self.store.xadd("{kl:0}:log", {"at": 5, "event": body}, id=f"0-{position}")
         self.store.rpush(f"{{kl:0}}:subject:{subject}", position)
 
-    def people(self, workspace: str = "default", limit: int = 100, after: str = "") -> list[Person]:
+    def people(self, workspace: str = "default", limit: int = 100, after: str = "") -> list[AccountRow]:
         return self.directory.page(owner(workspace), limit, after).people
 
     def emails(self, workspace: str = "default") -> list[str]:
@@ -168,16 +170,16 @@ def test_of_two_who_bring_it_up_to_date_at_once_each_event_counts_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add("ada@example.com")
-    read, first = Directory._read, iter([True])
+    read, first = AccountList._read, iter([True])
 
-    def outrun(self: Directory, *args: Any) -> Any:
+    def outrun(self: AccountList, *args: Any) -> Any:
         told = read(self, *args)
         if next(first, False):
             world.accounts.disable(owner(), "ada@example.com", "", REQUEST)
             world.directory.catch_up()
         return told
 
-    monkeypatch.setattr(Directory, "_read", outrun)
+    monkeypatch.setattr(AccountList, "_read", outrun)
     (ada,) = world.people()
     assert ada.account == world.accounts.load("ada@example.com")
 

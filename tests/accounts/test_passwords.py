@@ -10,7 +10,7 @@ from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError
 from argon2.low_level import Type
 
-from services.accounts.credentials import HasherBusyError, Passwords, new_password
+from services.accounts.passwords import HasherBusyError, Passwords, new_password
 from shared.errors import InvalidFieldError
 from tests.real import until
 

@@ -17,22 +17,30 @@ from limits import parse
 from redis import ConnectionError as StoreAwayError
 from werkzeug.test import TestResponse
 
-from services.accounts.app import register
-from services.accounts.attempts import Attempts, TooManyAttemptsError
 from services.accounts.commands import Accounts
-from services.accounts.credentials import HasherBusyError, Passwords
-from services.accounts.directory import Directory
-from services.accounts.domain import OwnAccountError
-from services.accounts.incidents import Incidents
+from services.accounts.login_throttle import LoginThrottle, TooManyAttemptsError
+from services.accounts.model.account import OwnAccountError
+from services.accounts.passwords import HasherBusyError, Passwords
+from services.accounts.read_model.account_list import AccountList
+from services.accounts.security_events import SecurityEventAggregator
 from services.accounts.sign_in import SignIn
-from shared.connections import connect
-from shared.events import KeyToggled, Request, SignedIn, SignInFailed, UnreadableEventError, decode, enveloped
+from services.accounts.web.register import register
+from shared.eventstore.events import (
+    KeyToggled,
+    Request,
+    SignedIn,
+    SignInFailed,
+    UnreadableEventError,
+    decode,
+    enveloped,
+)
+from shared.eventstore.journal import Journal
+from shared.eventstore.ledger import Ledger, VersionConflictError, credential_key
 from shared.identity import ADMIN, Principal
-from shared.ip_addresses import canonical_ip
-from shared.journal import Journal
-from shared.ledger import Ledger, VersionConflictError, credential_key
+from shared.store.connections import connect
+from shared.text.ip_addresses import canonical_ip
 from shared.web.access import Access, attach
-from shared.web.limits import Limits
+from shared.web.server.limits import Limits
 from shared.web.session import StoredSessions
 from tests.real import until
 
@@ -58,13 +66,13 @@ def store() -> Any:
 
 
 @pytest.fixture
-def app(store: Any, tmp_path: Path, accounts: Accounts, incidents: Incidents) -> Flask:
+def app(store: Any, tmp_path: Path, accounts: Accounts, incidents: SecurityEventAggregator) -> Flask:
     (tmp_path / "accounts").mkdir()
     (tmp_path / "accounts/sign_in.html").write_text(TEMPLATE)
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
     app = Flask(__name__, template_folder=tmp_path)
     app.session_interface = StoredSessions(store, SECRET)
-    register(app, accounts, sign_in_to(accounts, incidents), Directory(store, accounts.ledger))
+    register(app, accounts, sign_in_to(accounts, incidents), AccountList(store, accounts.ledger))
     app.add_url_rule("/whoami", "whoami", lambda: session.get("account", "nobody"))
     return app
 
@@ -77,16 +85,16 @@ def hasher() -> "CountingHasher":
 @pytest.fixture
 def accounts(store: Any, hasher: "CountingHasher") -> Accounts:
     ids = map("e{}".format, count(1))
-    attempts = Attempts(store, parse("3/10 minutes"))
+    attempts = LoginThrottle(store, parse("3/10 minutes"))
     return Accounts(Ledger(store), Passwords(hasher), attempts, lambda: next(ids))
 
 
 @pytest.fixture
-def incidents(store: Any, accounts: Accounts) -> Incidents:
-    return Incidents(store, Journal(accounts.ledger, accounts.new_id))
+def incidents(store: Any, accounts: Accounts) -> SecurityEventAggregator:
+    return SecurityEventAggregator(store, Journal(accounts.ledger, accounts.new_id))
 
 
-def sign_in_to(accounts: Accounts, incidents: Incidents) -> SignIn:
+def sign_in_to(accounts: Accounts, incidents: SecurityEventAggregator) -> SignIn:
     journal = Journal(accounts.ledger, accounts.new_id)
     return SignIn(accounts.ledger, accounts.passwords, accounts.attempts, incidents, journal)
 
@@ -345,7 +353,7 @@ def test_whoever_may_not_sign_in_gets_one_answer_after_the_same_work(
 
 
 def test_an_account_that_is_not_understood_is_told_of_to_its_own_person_only(
-    accounts: Accounts, incidents: Incidents
+    accounts: Accounts, incidents: SecurityEventAggregator
 ) -> None:
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
     name = "account:ada@example.com"
@@ -383,7 +391,10 @@ def test_tries_are_limited_for_known_and_unknown_alike(
 
 
 def test_a_sign_in_that_finds_the_hasher_busy_is_asked_to_come_back_and_counts_as_no_try(
-    client: FlaskClient, accounts: Accounts, incidents: Incidents, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient,
+    accounts: Accounts,
+    incidents: SecurityEventAggregator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def busy(*_: Any) -> Any:
         raise HasherBusyError
@@ -451,7 +462,7 @@ def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskC
     ],
 )
 def test_however_a_client_is_spelled_it_is_limited_as_one_and_locks_out_nobody_else(
-    client: FlaskClient, accounts: Accounts, incidents: Incidents, spelling: str
+    client: FlaskClient, accounts: Accounts, incidents: SecurityEventAggregator, spelling: str
 ) -> None:
     def answer(number: int, ip: str) -> int:
         form = {"email": f"nobody{number}@example.com", "password": "x"}
@@ -478,7 +489,7 @@ def test_signing_in_forgets_the_tries(client: FlaskClient) -> None:
 
 
 def test_the_store_holds_no_address_that_was_typed_and_each_key_its_hash_tag(
-    client: FlaskClient, store: Any, incidents: Incidents
+    client: FlaskClient, store: Any, incidents: SecurityEventAggregator
 ) -> None:
     for _ in range(5):
         sign_in(client, "canary@typed.example", "wrong password")
@@ -499,7 +510,7 @@ def failures(accounts: Accounts, subject: str) -> list[int]:
 
 
 def test_failures_are_told_once_a_minute_and_none_is_lost(
-    client: FlaskClient, accounts: Accounts, incidents: Incidents, store: Any
+    client: FlaskClient, accounts: Accounts, incidents: SecurityEventAggregator, store: Any
 ) -> None:
     def a_minute_passes() -> None:
         store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
@@ -528,14 +539,18 @@ def test_failures_are_told_once_a_minute_and_none_is_lost(
 
 
 def test_a_process_that_dies_after_telling_lets_it_be_told_again(
-    client: FlaskClient, accounts: Accounts, incidents: Incidents, store: Any, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient,
+    accounts: Accounts,
+    incidents: SecurityEventAggregator,
+    store: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sign_in(client, password="wrong password")
     monkeypatch.setattr(incidents, "_subtract", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         incidents.tell()
     monkeypatch.undo()
-    incidents = Incidents(store, Journal(accounts.ledger, accounts.new_id))
+    incidents = SecurityEventAggregator(store, Journal(accounts.ledger, accounts.new_id))
     incidents.tell()
     assert failures(accounts, "sign-in:ada@example.com") == [1]
     store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
@@ -544,7 +559,7 @@ def test_a_process_that_dies_after_telling_lets_it_be_told_again(
 
 
 def test_a_failure_that_comes_while_others_are_told_is_told_later(
-    accounts: Accounts, incidents: Incidents, store: Any, monkeypatch: pytest.MonkeyPatch
+    accounts: Accounts, incidents: SecurityEventAggregator, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
     name = "account:ada@example.com"
@@ -565,7 +580,7 @@ def test_a_failure_that_comes_while_others_are_told_is_told_later(
 
 
 def test_who_signs_in_while_the_password_is_changed_is_in_no_session_that_lasts(
-    accounts: Accounts, incidents: Incidents, monkeypatch: pytest.MonkeyPatch
+    accounts: Accounts, incidents: SecurityEventAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
     credential = Ledger.credential
@@ -583,13 +598,13 @@ def test_who_signs_in_while_the_password_is_changed_is_in_no_session_that_lasts(
 
 def test_a_denial_is_told_of_its_caller_and_scope_and_no_store_that_is_away_shows(store: Any) -> None:
     server = fakeredis.FakeServer()
-    away = Incidents(fakeredis.FakeRedis(server=server), Journal(Ledger(store), lambda: "e1"))
+    away = SecurityEventAggregator(fakeredis.FakeRedis(server=server), Journal(Ledger(store), lambda: "e1"))
     caller = Principal(kind="key", id="k1", label="ci", workspace="w", scopes=frozenset())
     server.connected = False
     away.access_denied(caller, "keyledger:admin", REQUEST)
     server.connected = True
     ids = map("e{}".format, count(1))
-    incidents = Incidents(store, Journal(Ledger(store), lambda: next(ids)))
+    incidents = SecurityEventAggregator(store, Journal(Ledger(store), lambda: next(ids)))
     for scope in ("keyledger:admin", "keyledger:keys.read", "keyledger:admin"):
         incidents.access_denied(caller, scope, REQUEST)
     incidents.tell()
@@ -602,7 +617,7 @@ def test_a_denial_is_told_of_its_caller_and_scope_and_no_store_that_is_away_show
 
 
 def test_the_telling_goes_on_after_a_store_that_was_away_and_what_it_cannot_read(
-    accounts: Accounts, incidents: Incidents, store: Any, monkeypatch: pytest.MonkeyPatch
+    accounts: Accounts, incidents: SecurityEventAggregator, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.hset("{kl:0}:incidents:counts", "of a later version", 1)
     store.hset("{kl:0}:incidents:last", "of a later version", b"{}")
@@ -616,7 +631,7 @@ def test_the_telling_goes_on_after_a_store_that_was_away_and_what_it_cannot_read
         return append(self, *args, **kwargs)
 
     monkeypatch.setattr(Ledger, "append", fail_first)
-    monkeypatch.setattr("services.accounts.incidents._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("services.accounts.security_events._LOOK_EVERY_S", 0.01)
     stop = Stop()
     thread = Thread(target=incidents.run, args=(stop,))
     thread.start()
@@ -628,7 +643,7 @@ def test_the_telling_goes_on_after_a_store_that_was_away_and_what_it_cannot_read
 
 def test_sign_ins_stay_limited_while_the_store_is_out_of_memory(valkey_url: str) -> None:
     with connect(valkey_url) as full:
-        attempts = Attempts(full, parse("3/10 minutes"))
+        attempts = LoginThrottle(full, parse("3/10 minutes"))
         full.config_set("maxmemory", 1)
         try:
             for _ in range(3):
@@ -644,7 +659,7 @@ def test_sign_ins_stay_limited_while_the_store_is_out_of_memory(valkey_url: str)
 
 
 def test_an_address_that_looks_like_a_key_keeps_no_other_failure_from_the_ledger(
-    accounts: Accounts, incidents: Incidents, store: Any
+    accounts: Accounts, incidents: SecurityEventAggregator, store: Any
 ) -> None:
     incidents.sign_in_failed(f"account:kl_{'aB3' * 16}aB@example.com", REQUEST)
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
@@ -656,7 +671,7 @@ def test_an_address_that_looks_like_a_key_keeps_no_other_failure_from_the_ledger
 
 
 def test_however_many_addresses_fail_only_some_get_an_event_of_their_own_and_none_is_lost(
-    accounts: Accounts, incidents: Incidents, store: Any
+    accounts: Accounts, incidents: SecurityEventAggregator, store: Any
 ) -> None:
     for number in range(300):
         ip = f"198.51.{number // 250}.{number % 250}"

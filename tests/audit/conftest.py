@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from services.audit.alarms import Alarms
-from services.audit.audit_log import AuditLog
-from services.audit.comparison import Comparison
-from services.audit.export_limit import ExportLimit
-from services.audit.exporting import Exports
-from services.audit.failures import Failures
-from services.audit.signing import Signer
-from services.audit.standing import Standing
-from services.audit.vouching import Notary
-from services.parts import now_ms
-from shared.journal import Journal
-from shared.ledger import Ledger
+from services.audit.export.limit import ExportLimit
+from services.audit.export.service import Exports
+from services.audit.ingest.failures import Failures
+from services.audit.integrity.alarms import Alarms
+from services.audit.integrity.comparison import Comparison
+from services.audit.integrity.notary import Notary
+from services.audit.integrity.signer import Signer
+from services.audit.log.store import AuditLog
+from services.audit.status import AuditStatus
+from shared.components import now_ms
+from shared.eventstore.journal import Journal
+from shared.eventstore.ledger import Ledger
 from tests.audit.histories import AT, notary_of
 from tests.audit.tampering import Tampered
 
@@ -102,9 +102,9 @@ def comparison(sqlite_log: AuditLog, ledger: Ledger, alarms: Alarms) -> Comparis
 
 
 @pytest.fixture
-def standing(comparison: Comparison, signer: Signer, store: Redis) -> Standing:
+def standing(comparison: Comparison, signer: Signer, store: Redis) -> AuditStatus:
     """How the log in the file stands."""
-    return Standing(comparison, signer, Failures(store), now_ms)
+    return AuditStatus(comparison, signer, Failures(store), now_ms)
 
 
 @pytest.fixture

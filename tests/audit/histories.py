@@ -5,15 +5,24 @@ from itertools import count
 from typing import Any
 from unittest.mock import Mock
 
-from services.audit.alarms import Alarms
-from services.audit.audit_log import AuditLog
-from services.audit.comparison import Comparison
-from services.audit.entries import GENESIS, chain
-from services.audit.search import Filters
-from services.audit.signing import Signer
-from services.audit.vouching import Notary
-from shared.events import Actor, Fact, KeyCreated, KeyToggled, Record, Request, encode, enveloped
-from shared.ledger import Ledger
+from services.audit.integrity.alarms import Alarms
+from services.audit.integrity.comparison import Comparison
+from services.audit.integrity.notary import Notary
+from services.audit.integrity.signer import Signer
+from services.audit.log.entry import GENESIS, chain
+from services.audit.log.search import Filters
+from services.audit.log.store import AuditLog
+from shared.eventstore.events import (
+    Actor,
+    KeyCreated,
+    KeyToggled,
+    Payload,
+    Record,
+    Request,
+    encode,
+    enveloped,
+)
+from shared.eventstore.ledger import Ledger
 
 ACTOR = Actor(kind="account", id="account:ann@example.org", label="ann@example.org")
 REQUEST = Request(id="request-1", ip="192.0.2.7", user_agent="tests/1")
@@ -37,7 +46,7 @@ def created(name: str = "My Web App Integration", **fields: object) -> KeyCreate
 
 def record(
     position: int,
-    fact: Fact | None = None,
+    payload: Payload | None = None,
     *,
     subject: str = "key:1",
     workspace: str = "default",
@@ -47,7 +56,7 @@ def record(
 ) -> Record:
     """An event of a ledger."""
     event = enveloped(
-        [fact or KeyToggled(enabled=position % 2 == 1, reason="")],
+        [payload or KeyToggled(enabled=position % 2 == 1, reason="")],
         subject=subject,
         after_version=0,
         workspace=workspace,
@@ -63,11 +72,13 @@ def records(positions: Iterable[int]) -> list[Record]:
     return [record(position, subject=f"key:{position % 3}") for position in positions]
 
 
-def grow(ledger: Ledger, events: int, subject: str = "key:1", facts: Sequence[Fact] | None = None) -> None:
+def grow(
+    ledger: Ledger, events: int, subject: str = "key:1", payloads: Sequence[Payload] | None = None
+) -> None:
     """Appends events of one subject to a real ledger."""
     version = sum(1 for _ in ledger.records(subject))
     for start in range(0, events, 500):
-        some = facts or [
+        some = payloads or [
             KeyToggled(enabled=n % 2 == 1, reason="") for n in range(start, min(start + 500, events))
         ]
         new = enveloped(

@@ -8,18 +8,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event
 
-from services.audit.alarms import Alarms
-from services.audit.audit_log import AuditLog
-from services.audit.comparison import Comparison
-from services.audit.jobs import Requests
-from services.audit.relay import Relay
-from services.audit.signing import Signer
-from services.audit.vouching import Notary
-from services.audit.worker import run_worker
-from services.parts import now_ms
-from shared.connections import connect
-from shared.ledger import Ledger
-from shared.stopping import set_by_signal
+from services.audit.ingest.job import Requests
+from services.audit.ingest.relay import Relay
+from services.audit.ingest.worker import run_worker
+from services.audit.integrity.alarms import Alarms
+from services.audit.integrity.comparison import Comparison
+from services.audit.integrity.notary import Notary
+from services.audit.integrity.signer import Signer
+from services.audit.log.store import AuditLog
+from shared.components import now_ms
+from shared.eventstore.ledger import Ledger
+from shared.process.signals import set_by_signal
+from shared.store.connections import connect
 
 
 def work(store_url: str, database_url: str, key_file: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, make_url, text
 
-from services.audit.entries import Entry
+from services.audit.log.entry import Entry
 
 _TABLES = ("audit_entries", "audit_checkpoints")
 

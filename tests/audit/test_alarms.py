@@ -9,14 +9,14 @@ import pytest
 from redis import Redis, ResponseError
 from structlog.testing import capture_logs
 
-from services.audit.alarms import Alarms
-from services.audit.audit_log import AuditLog, GapError
-from services.audit.findings import Kind
-from services.audit.jobs import catch_up
-from services.audit.standing import Standing
-from services.audit.worker import caught_up
-from services.parts import now_ms
-from shared.ledger import NAMESPACE, Ledger
+from services.audit.ingest.job import catch_up
+from services.audit.ingest.worker import caught_up
+from services.audit.integrity.alarms import Alarms
+from services.audit.integrity.findings import Kind
+from services.audit.log.store import AuditLog, GapError
+from services.audit.status import AuditStatus
+from shared.components import now_ms
+from shared.eventstore.ledger import NAMESPACE, Ledger
 from tests.audit.histories import grow, in_step, notary_of
 from tests.audit.tampering import Tampered
 
@@ -123,7 +123,7 @@ def test_a_database_that_was_deleted_or_restored_from_an_old_copy_raises_an_alar
 def test_a_log_that_is_cut_off_between_two_pages_of_a_job_raises_an_alarm(
     full: AuditLog, ledger: Ledger, alarms: Alarms, tampered: Tampered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.audit.jobs.PAGE", 5)
+    monkeypatch.setattr("services.audit.ingest.job.PAGE", 5)
     grow(ledger, 10)
     append = full.append
 
@@ -152,7 +152,7 @@ def test_a_mark_or_an_alarm_that_cannot_be_read_is_an_alarm(
 
 
 def test_a_checkpoint_that_was_signed_and_is_gone_is_an_alarm(
-    standing: Standing, full: AuditLog, ledger: Ledger, tampered: Tampered
+    standing: AuditStatus, full: AuditLog, ledger: Ledger, tampered: Tampered
 ) -> None:
     notary_of(full, ledger, standing.signer, now_ms).vouch()
     assert standing.alarm() is None

@@ -10,18 +10,18 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from services.audit.audit_log import AuditLog
-from services.audit.database import AuditDatabaseError, Database
-from services.audit.jobs import catch_up
-from services.audit.signing import Signer
-from services.audit.standing import CHECKS
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.signer import Signer
+from services.audit.log.database import AuditDatabaseError, Database
+from services.audit.log.store import AuditLog
+from services.audit.status import CHECKS
 from services.doctor.audit import check_audit_log, check_checkpoints, check_database, check_integrity
 from services.doctor.clock import check_database_clock
 from services.doctor.findings import Level
 from services.doctor.installation import Installation
-from services.parts import now_ms
-from shared.events import AuditChecked, AuditFinding
-from shared.ledger import Ledger
+from shared.components import now_ms
+from shared.eventstore.events import AuditChecked, AuditFinding
+from shared.eventstore.ledger import Ledger
 from tests.audit.histories import created, grow, notary_of, record
 from tests.audit.tampering import Tampered
 from tests.services.patients import examined, expect, expect_ok
@@ -162,10 +162,10 @@ def test_an_audit_log_has_to_be_checked_every_week(
     found: str,
 ) -> None:
     assert log.last().position == 0
-    fact = AuditChecked(entries=3, checkpoints=1, position=3, findings=findings or ())
+    payload = AuditChecked(entries=3, checkpoints=1, position=3, findings=findings or ())
     at = now_ms() - age * DAY_MS
     first = record(1, created(), at=at)
-    ledger.fill(0, [first if findings is None else record(1, fact, subject=CHECKS, at=at)])
+    ledger.fill(0, [first if findings is None else record(1, payload, subject=CHECKS, at=at)])
     (told,) = check_integrity(installation)
     assert (told.level, found in told.found) == (level, True)
     assert level is Level.OK or "`keyledger audit check`" in str(told.advice)
@@ -212,7 +212,7 @@ def test_a_checkpoint_that_cannot_be_read_is_told(installation: Installation, lo
 def test_entries_that_nobody_vouches_for_are_told(
     installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
-    grow(ledger, 1, facts=[created()])
+    grow(ledger, 1, payloads=[created()])
     written(log, ledger, signer)
     head = ledger.read(0, 1)[0]
     ledger.fill(1, [head._replace(position=2, at=now_ms() - 11 * 60_000)])

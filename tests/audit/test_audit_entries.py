@@ -10,7 +10,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audit.entries import (
+from services.audit.log.entry import (
     GENESIS,
     GENESIS_PREIMAGE,
     canonical,
@@ -21,17 +21,17 @@ from services.audit.entries import (
     record_of,
     told,
 )
-from shared.descriptions import Change, describe
-from shared.events import (
+from shared.eventstore.descriptions import Change, describe
+from shared.eventstore.events import (
     EVENT_TYPES,
     AccessDenied,
     AccountAdded,
     AccountRoleChanged,
     Actor,
-    Fact,
     KeyDetails,
     KeyDetailsChanged,
     KeyToggled,
+    Payload,
     Record,
     Request,
 )
@@ -136,8 +136,8 @@ def test_a_newer_form_of_a_known_event_is_not_guessed_at() -> None:
 
 
 def test_what_changed_in_human_words() -> None:
-    fact = created("CI", description="Nightly", scopes=("a", "b"), expires_at=AT)
-    assert description_of(entry_of(record(1, fact), GENESIS)) == (
+    payload = created("CI", description="Nightly", scopes=("a", "b"), expires_at=AT)
+    assert description_of(entry_of(record(1, payload), GENESIS)) == (
         "Key created",
         (
             Change("name", None, "CI"),
@@ -174,24 +174,26 @@ def test_what_changed_in_human_words() -> None:
 
 
 def test_every_event_has_words_of_its_own() -> None:
-    events = [fact for fact in Fact.__subclasses__() if fact.__name__ == fact.TYPE]
-    assert {fact.TYPE for fact in events} == set(EVENT_TYPES)
-    titles = {describe(_any(fact)).title for fact in events}
+    events = [payload for payload in Payload.__subclasses__() if payload.__name__ == payload.TYPE]
+    assert {payload.TYPE for payload in events} == set(EVENT_TYPES)
+    titles = {describe(_any(payload)).title for payload in events}
     assert len(titles) == len(events)
     assert not titles & set(EVENT_TYPES)
 
 
-def _any(fact: type[Fact]) -> Fact:
+def _any(payload: type[Payload]) -> Payload:
     """One of a type, whatever it says."""
     details = KeyDetails(name="n", description="", scopes=(), expires_at=None)
     values = {"int": 1, "bool": True, "KeyDetails": details, "dict": {}, "tuple": ()}
-    fields = {f.name: values.get(getattr(f.type, "__name__", ""), "x") for f in msgspec.structs.fields(fact)}
-    return fact(**fields)
+    fields = {
+        f.name: values.get(getattr(f.type, "__name__", ""), "x") for f in msgspec.structs.fields(payload)
+    }
+    return payload(**fields)
 
 
 def test_what_was_not_set_did_not_change() -> None:
-    fact = created("CI", description="", scopes=(), expires_at=None)
-    assert description_of(entry_of(record(1, fact), GENESIS)).changes == (Change("name", None, "CI"),)
+    payload = created("CI", description="", scopes=(), expires_at=None)
+    assert description_of(entry_of(record(1, payload), GENESIS)).changes == (Change("name", None, "CI"),)
 
 
 def test_the_entries_of_its_creation_and_of_its_changes_name_a_key() -> None:

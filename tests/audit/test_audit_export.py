@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from redis import ConnectionError as StoreAwayError
 
-from services.audit.audit_log import AuditLog
-from services.audit.checkpoints import unverified
-from services.audit.entries import GENESIS, Entry, chain, entry_of
-from services.audit.export import (
+from services.audit.export.csv import csv_lines
+from services.audit.export.jsonl import (
     WHOLE,
     ExportError,
     LineError,
@@ -28,19 +26,21 @@ from services.audit.export import (
     scope_of,
     trailer_of,
 )
-from services.audit.export_limit import EXPORTS_A_MINUTE, TooManyExportsError
-from services.audit.exporting import Exports, asked_by
-from services.audit.jobs import catch_up
-from services.audit.notes import NoteError, opened
-from services.audit.proof import Proof, prove
-from services.audit.search import Filters, TooManyKeysError
-from services.audit.signing import Signer, SigningError
-from services.audit.spreadsheet import csv_lines
-from services.keys.key_material import mint
-from shared.events import Actor, AuditExported, KeyToggled, Record, Request, decode
+from services.audit.export.limit import EXPORTS_A_MINUTE, TooManyExportsError
+from services.audit.export.service import Exports, asked_by
+from services.audit.export.verify import Proof, prove
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.checkpoint import unverified
+from services.audit.integrity.signed_note import NoteError, opened
+from services.audit.integrity.signer import Signer, SigningError
+from services.audit.log.entry import GENESIS, Entry, chain, entry_of
+from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.log.store import AuditLog
+from services.keys.model.token import mint
+from shared.clock import LAST_TIME, rfc3339
+from shared.eventstore.events import Actor, AuditExported, KeyToggled, Record, Request, decode
+from shared.eventstore.ledger import Ledger
 from shared.identity import AUDIT_READ, ForbiddenError, Principal
-from shared.ledger import Ledger
-from shared.timestamps import LAST_TIME, rfc3339
 from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, records, write
 
 AUDITOR = Principal(
@@ -222,8 +222,8 @@ def test_an_export_is_told_and_then_made(
     grow(ledger, 5)
     catch_up(sqlite_log, ledger)
     export = exports.some(AUDITOR, Filters(workspace="default", type="KeyToggled"), "jsonl", REQUEST)
-    fact = AuditExported(format="jsonl", filters={"type": "KeyToggled"}, position=5)
-    assert told(ledger) == [fact]
+    payload = AuditExported(format="jsonl", filters={"type": "KeyToggled"}, position=5)
+    assert told(ledger) == [payload]
     catch_up(sqlite_log, ledger)  # what came since is not of it
     grow(ledger, 3, "key:2")
     catch_up(sqlite_log, ledger)
@@ -281,12 +281,12 @@ def test_the_event_of_an_export_keeps_little_of_long_filters(exports: Exports, l
     texts = dict.fromkeys(["key_id", "name", "actor", "type", "ip", "q"], "🔑é" * 150)
     exports.some(AUDITOR, Filters(workspace="default", since=AT, until=AT, **texts), "csv", REQUEST)
     (event,) = ledger.records("audit:exports")
-    (fact,) = told(ledger)
+    (payload,) = told(ledger)
     assert len(event.body) < 1_500
     for name in texts:
-        assert len(fact.filters[name].encode()) <= 128
-        assert fact.filters[name].endswith("… (truncated)")
-    assert fact.filters["since"] == "2026-11-23T18:59:21.123Z"
+        assert len(payload.filters[name].encode()) <= 128
+        assert payload.filters[name].endswith("… (truncated)")
+    assert payload.filters["since"] == "2026-11-23T18:59:21.123Z"
 
 
 def test_no_part_of_a_key_is_kept_of_a_filter_that_is_cut(exports: Exports, ledger: Ledger) -> None:
@@ -353,7 +353,7 @@ def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
     write(exports.comparison.ledger, sqlite_log, records([1]))
     exports.notary.vouch()
     monkeypatch.setattr(exports.comparison.log, "checkpoints", lambda: [(1, b"no note")])
-    with pytest.raises(ExportError, match="Checkpoint 1 is damaged"):
+    with pytest.raises(ExportError, match="SignedCheckpoint 1 is damaged"):
         exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
 
 

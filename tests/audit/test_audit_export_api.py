@@ -10,21 +10,21 @@ from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from redis import ConnectionError as StoreAwayError
 
-from services.audit.app import register
-from services.audit.audit_log import AuditLog
-from services.audit.database import AuditDatabaseError
-from services.audit.export_limit import EXPORTS_A_MINUTE
-from services.audit.exporting import Exports
-from services.audit.proof import prove
-from services.audit.search import TooManyKeysError
-from services.audit.signing import Signer
-from services.audit.standing import Standing
+from services.audit.export.limit import EXPORTS_A_MINUTE
+from services.audit.export.service import Exports
+from services.audit.export.verify import prove
+from services.audit.integrity.signer import Signer
+from services.audit.log.database import AuditDatabaseError
+from services.audit.log.search import TooManyKeysError
+from services.audit.log.store import AuditLog
+from services.audit.status import AuditStatus
+from services.audit.web.register import register
+from shared.eventstore.ledger import Ledger, VersionConflictError
+from shared.forensics import KeyForensics
 from shared.identity import AUDIT_READ, Principal
-from shared.inquiries import KeyInquiries
-from shared.ledger import Ledger, VersionConflictError
 from shared.web.access import Access
 from shared.web.app import create_app
-from shared.web.limits import Limits
+from shared.web.server.limits import Limits
 from tests.audit.histories import records, write
 
 ANN = Principal(kind="key", id="key:1", label="CI", workspace="default", scopes=frozenset({AUDIT_READ}))
@@ -32,7 +32,7 @@ FORMS = pytest.mark.parametrize("form", ["jsonl", "csv"])
 
 
 @pytest.fixture
-def client(exports: Exports, standing: Standing) -> FlaskClient:
+def client(exports: Exports, standing: AuditStatus) -> FlaskClient:
     write(standing.ledger, standing.log, records(range(1, 1_001)))
     app: Flask
     app, api = create_app(
@@ -42,7 +42,7 @@ def client(exports: Exports, standing: Standing) -> FlaskClient:
         home="audit.entries_page",
         limits=Limits(None),
     )
-    register(app, api, standing, Mock(KeyInquiries), exports)
+    register(app, api, standing, Mock(KeyForensics), exports)
     return app.test_client()
 
 
@@ -183,7 +183,7 @@ def test_an_export_is_refused_until_the_index_is_complete(
 
 @FORMS
 def test_an_export_is_refused_while_there_is_an_alarm(
-    client: FlaskClient, ledger: Ledger, standing: Standing, form: str
+    client: FlaskClient, ledger: Ledger, standing: AuditStatus, form: str
 ) -> None:
     standing.comparison.report_missing(7)
     answer = get(client, form)

@@ -18,10 +18,10 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
-from services.audit.audit_log import AuditLog
-from services.audit.jobs import FAILURE_TTL_S, FUNCTION, QUEUE, Requests
-from shared.connections import connect
-from shared.ledger import Ledger
+from services.audit.ingest.job import FAILURE_TTL_S, FUNCTION, QUEUE, Requests
+from services.audit.log.store import AuditLog
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import connect
 from tests.audit.histories import grow, in_step
 from tests.audit.processes import running, work
 from tests.real import until

@@ -12,26 +12,26 @@ from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from redis import Redis
 
-from services.audit.app import register
-from services.audit.audit_log import AuditLog
-from services.audit.exporting import Exports
-from services.audit.jobs import catch_up
-from services.audit.standing import Standing
+from services.audit.export.service import Exports
+from services.audit.ingest.job import catch_up
+from services.audit.log.store import AuditLog
+from services.audit.status import AuditStatus
+from services.audit.web.register import register
 from services.keys.commands import KeyCommands, NewKey
-from services.keys.domain import ChangeKey
-from services.keys.inquiries import LedgerInquiries
-from services.keys.key_material import ApiKey, mint_again
-from services.keys.service import Keys
-from services.keys.usage import Usage
-from services.keys.views import Views
-from services.parts import new_id, now_ms
-from shared.events import Request
+from services.keys.forensics import LedgerForensics
+from services.keys.model.key import ChangeKey
+from services.keys.model.token import ApiKey, mint_again
+from services.keys.queries import Keys
+from services.keys.read_model.generations import Views
+from services.keys.verification.usage import Usage
+from shared.clock import parse_rfc3339, rfc3339
+from shared.components import new_id, now_ms
+from shared.eventstore.events import Request
+from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
-from shared.ledger import LOG, Ledger
-from shared.timestamps import parse_rfc3339, rfc3339
 from shared.web.access import Access
 from shared.web.app import create_app
-from shared.web.limits import Limits
+from shared.web.server.limits import Limits
 
 CALLERS = {"ann": ("default", AUDIT_READ), "bob": ("other", ADMIN), "eve": ("default", KEYS_READ)}
 REQUEST = Request(id="r-1", ip="192.0.2.7", user_agent="curl/8")
@@ -68,7 +68,7 @@ def usage(store: Redis) -> Usage:
 
 
 @pytest.fixture
-def client(commands: KeyCommands, store: Redis, usage: Usage, standing: Standing) -> FlaskClient:
+def client(commands: KeyCommands, store: Redis, usage: Usage, standing: AuditStatus) -> FlaskClient:
     app, api = create_app(
         secret_key="secret",
         sessions=SecureCookieSessionInterface(),
@@ -77,7 +77,7 @@ def client(commands: KeyCommands, store: Redis, usage: Usage, standing: Standing
         limits=Limits(None),
     )
     app.config["WTF_CSRF_ENABLED"] = False
-    inquiries = LedgerInquiries(Keys(commands, Views(store)), usage)
+    inquiries = LedgerForensics(Keys(commands, Views(store)), usage)
     register(app, api, standing, inquiries, Mock(Exports))
     _add_accounts(app)
     return app.test_client()

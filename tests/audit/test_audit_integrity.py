@@ -4,14 +4,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis import Redis
 
-from services.audit.audit_log import AuditLog
-from services.audit.entries import Entry, chain, entry_of, record_of
-from services.audit.findings import Finding, Kind
-from services.audit.integrity import Result, Trust, as_fact, check
-from services.audit.jobs import catch_up
-from services.audit.notes import PublicKey
-from shared.events import AuditChecked, AuditFinding, Record
-from shared.ledger import LOG, Ledger
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.findings import Finding, Kind
+from services.audit.integrity.signed_note import PublicKey
+from services.audit.integrity.verify_log import Result, Trust, as_fact, check
+from services.audit.log.entry import Entry, chain, entry_of, record_of
+from services.audit.log.store import AuditLog
+from shared.eventstore.events import AuditChecked, AuditFinding, Record
+from shared.eventstore.ledger import LOG, Ledger
 from tests.audit.histories import AT, created, grow, record
 from tests.audit.tampering import Tampered
 
@@ -236,5 +236,5 @@ def test_what_was_found_becomes_a_fact(full: AuditLog, ledger: Ledger, tampered:
         position=4,
         detail="the ledger has an event here, and the log has no entry",
     )
-    fact = as_fact(checked(full, ledger))
-    assert fact == AuditChecked(entries=8, checkpoints=0, position=10, findings=(finding,))
+    payload = as_fact(checked(full, ledger))
+    assert payload == AuditChecked(entries=8, checkpoints=0, position=10, findings=(finding,))

@@ -9,8 +9,7 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from services.audit.audit_log import AuditLog
-from services.audit.jobs import (
+from services.audit.ingest.job import (
     FUNCTION,
     PAGE,
     QUEUE,
@@ -20,8 +19,9 @@ from services.audit.jobs import (
     catch_up,
     refusal,
 )
-from shared.events import open_envelope
-from shared.ledger import Ledger
+from services.audit.log.store import AuditLog
+from shared.eventstore.events import open_envelope
+from shared.eventstore.ledger import Ledger
 from tests.audit.histories import grow, in_step
 
 

@@ -10,14 +10,14 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from services.audit.alarms import Alarms
-from services.audit.audit_log import AuditLog, GapError, Numbered
-from services.audit.database import AuditDatabaseError
-from services.audit.entries import GENESIS, chain
-from services.audit.search import Filters
-from services.audit.worker import caught_up
-from shared.events import Actor, Record
-from shared.ledger import BEGINNING, Checkpoint, Ledger
+from services.audit.ingest.worker import caught_up
+from services.audit.integrity.alarms import Alarms
+from services.audit.log.database import AuditDatabaseError
+from services.audit.log.entry import GENESIS, chain
+from services.audit.log.search import Filters
+from services.audit.log.store import AuditLog, GapError, Numbered
+from shared.eventstore.events import Actor, Record
+from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger
 from tests.audit.histories import AT, found, record, records, write
 from tests.audit.tampering import Tampered, copied
 
@@ -234,8 +234,8 @@ def test_an_index_is_filled_some_entries_a_job(
     write(ledger, log, records(range(1, 11)))
     with log._database.writing() as connection:
         log._database.index.start(connection)
-    monkeypatch.setattr("services.audit.audit_log._INDEX_PAGE", 2)
-    monkeypatch.setattr("services.audit.worker._INDEX_PAGES_A_JOB", 3)
+    monkeypatch.setattr("services.audit.log.store._INDEX_PAGE", 2)
+    monkeypatch.setattr("services.audit.ingest.worker._INDEX_PAGES_PER_JOB", 3)
     assert caught_up(log, ledger, Mock(Alarms)) is True
     assert log.search.indexed() == 6
     caught_up(log, ledger, Mock(Alarms))
@@ -244,7 +244,7 @@ def test_an_index_is_filled_some_entries_a_job(
 
 
 def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.audit.audit_log._INDEX_PAGE", 4)
+    monkeypatch.setattr("services.audit.log.store._INDEX_PAGE", 4)
     log.append(records(range(1, 11)))
     told: list[tuple[int, int]] = []
     log.reindex(lambda done, of: told.append((done, of)))

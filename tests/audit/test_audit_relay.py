@@ -11,16 +11,16 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from services.audit import relay as relay_module
-from services.audit.audit_log import AuditLog
-from services.audit.integrity import Trust, check
-from services.audit.jobs import QUEUE, Requests, catch_up
-from services.audit.relay import Relay
-from services.audit.signing import Signer
-from services.parts import now_ms
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.ledger import LOG, Checkpoint, Ledger
+from services.audit.ingest import relay as relay_module
+from services.audit.ingest.job import QUEUE, Requests, catch_up
+from services.audit.ingest.relay import Relay
+from services.audit.integrity.signer import Signer
+from services.audit.integrity.verify_log import Trust, check
+from services.audit.log.store import AuditLog
+from shared.components import now_ms
+from shared.eventstore.ledger import LOG, Checkpoint, Ledger
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.audit.histories import AT, grow, in_step, notary_of
 from tests.audit.processes import ended, relay, running, started, work
 from tests.real import served, until

@@ -10,24 +10,24 @@ from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from redis import Redis
 
-from services.audit.alarms import Alarms
-from services.audit.app import register
-from services.audit.audit_log import AuditLog
-from services.audit.comparison import Compared, Comparison
-from services.audit.entries import GENESIS, entry_of
-from services.audit.exporting import Exports
-from services.audit.jobs import catch_up
-from services.audit.service import Audit
-from services.audit.shown import row
-from services.audit.standing import Standing
-from shared.events import AccessDenied, AccountAdded, Actor, KeyToggled, Record, Request, enveloped
+from services.audit.export.service import Exports
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.alarms import Alarms
+from services.audit.integrity.comparison import Compared, Comparison
+from services.audit.log.entry import GENESIS, entry_of
+from services.audit.log.store import AuditLog
+from services.audit.queries import Audit
+from services.audit.status import AuditStatus
+from services.audit.web.entry_view import row
+from services.audit.web.register import register
+from shared.clock import parse_rfc3339, rfc3339
+from shared.eventstore.events import AccessDenied, AccountAdded, Actor, KeyToggled, Record, Request, enveloped
+from shared.eventstore.ledger import LOG, Ledger
+from shared.forensics import KeyForensics
 from shared.identity import AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
-from shared.inquiries import KeyInquiries
-from shared.ledger import LOG, Ledger
-from shared.timestamps import parse_rfc3339, rfc3339
 from shared.web.access import Access
 from shared.web.app import create_app
-from shared.web.limits import Limits
+from shared.web.server.limits import Limits
 from tests.audit.histories import AT, created, record
 from tests.audit.tampering import Tampered
 
@@ -54,7 +54,7 @@ def authenticate(token: str) -> Principal:
 
 
 @pytest.fixture
-def app(standing: Standing) -> Flask:
+def app(standing: AuditStatus) -> Flask:
     app, api = create_app(
         secret_key="secret",
         sessions=SecureCookieSessionInterface(),
@@ -62,7 +62,7 @@ def app(standing: Standing) -> Flask:
         home="audit.entries_page",
         limits=Limits(None),
     )
-    register(app, api, standing, Mock(KeyInquiries), Mock(Exports))
+    register(app, api, standing, Mock(KeyForensics), Mock(Exports))
     accounts = Blueprint("accounts", __name__)
     accounts.add_url_rule("/sign-in", "sign_in", lambda: "")
     accounts.add_url_rule("/sign-out", "sign_out", lambda: "", methods=["POST"])
@@ -70,10 +70,12 @@ def app(standing: Standing) -> Flask:
     return app
 
 
-def append(ledger: Ledger, subject: str, *facts: Any, workspace: str = "default", label: str = "Ann") -> None:
+def append(
+    ledger: Ledger, subject: str, *payloads: Any, workspace: str = "default", label: str = "Ann"
+) -> None:
     version = len(ledger.history(subject))
     events = enveloped(
-        facts,
+        payloads,
         subject=subject,
         after_version=version,
         workspace=workspace,

@@ -4,20 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audit.checkpoints import (
+from services.audit.integrity.checkpoint import (
     DUE_ENTRIES,
     DUE_MS,
     NO_CHECKPOINT,
-    Checkpoint,
+    SignedCheckpoint,
     due,
     following,
     note_hash,
     of_text,
 )
-from services.audit.notes import NoteError
+from services.audit.integrity.signed_note import NoteError
 from tests.audit.histories import AT
 
-LAST = Checkpoint(3, b"\x01" * 32, 100, b"\x02" * 32, AT)
+LAST = SignedCheckpoint(3, b"\x01" * 32, 100, b"\x02" * 32, AT)
 TEXT = (
     "keyledger audit checkpoint v1\n"
     "sequence 3\n"
@@ -65,8 +65,8 @@ _HASHES = st.binary(min_size=32, max_size=32)
 _NUMBERS = st.integers(0, 10**17)
 
 
-@given(st.builds(Checkpoint, _NUMBERS, _HASHES, _NUMBERS, _HASHES, st.integers(0, 2**47)))
-def test_every_checkpoint_is_read_as_it_is_written(checkpoint: Checkpoint) -> None:
+@given(st.builds(SignedCheckpoint, _NUMBERS, _HASHES, _NUMBERS, _HASHES, st.integers(0, 2**47)))
+def test_every_checkpoint_is_read_as_it_is_written(checkpoint: SignedCheckpoint) -> None:
     assert of_text(checkpoint.text) == checkpoint
 
 
@@ -85,16 +85,18 @@ def test_every_checkpoint_is_read_as_it_is_written(checkpoint: Checkpoint) -> No
     ],
 )
 def test_one_is_due_after_enough_entries_or_time(
-    position: int, last: Checkpoint | None, now: int, *, expected: bool
+    position: int, last: SignedCheckpoint | None, now: int, *, expected: bool
 ) -> None:
     assert due(position, last, now) is expected
 
 
 def test_the_first_follows_none() -> None:
-    assert following(5, b"\x05" * 32, None, None, AT) == Checkpoint(1, NO_CHECKPOINT, 5, b"\x05" * 32, AT)
+    assert following(5, b"\x05" * 32, None, None, AT) == SignedCheckpoint(
+        1, NO_CHECKPOINT, 5, b"\x05" * 32, AT
+    )
 
 
 def test_the_next_names_the_note_before_and_no_earlier_time() -> None:
-    expected = Checkpoint(4, note_hash(b"note"), 105, b"\x05" * 32, AT)
+    expected = SignedCheckpoint(4, note_hash(b"note"), 105, b"\x05" * 32, AT)
     assert following(105, b"\x05" * 32, LAST, b"note", AT - 60_000) == expected
     assert following(105, b"\x05" * 32, LAST, b"note", AT + 1).time == AT + 1

@@ -9,19 +9,24 @@ from redis import ConnectionError as StoreAwayError
 from redis import Redis
 from structlog.testing import capture_logs
 
-from services.audit.audit_log import AuditLog
-from services.audit.comparison import Comparison, LedgerShorterError, MismatchError, SearchIndexError
-from services.audit.entries import GENESIS, Entry, chain, entry_of, record_of
-from services.audit.exporting import AlarmError, Exports
-from services.audit.findings import Kind
-from services.audit.jobs import catch_up
-from services.audit.search import Filters
-from services.audit.selection import selected
-from services.audit.service import Audit
-from services.audit.terms import terms_of
-from shared.events import Actor, Record
+from services.audit.export.selection import selected
+from services.audit.export.service import AlarmError, Exports
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.comparison import (
+    Comparison,
+    LedgerShorterError,
+    MismatchError,
+    SearchIndexError,
+)
+from services.audit.integrity.findings import Kind
+from services.audit.log.entry import GENESIS, Entry, chain, entry_of, record_of
+from services.audit.log.search import Filters
+from services.audit.log.store import AuditLog
+from services.audit.log.terms import terms_of
+from services.audit.queries import Audit
+from shared.eventstore.events import Actor, Record
+from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import AUDIT_READ, Principal
-from shared.ledger import LOG, Ledger
 from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, write
 from tests.audit.tampering import Tampered
 
@@ -164,7 +169,7 @@ def test_a_filtered_export_next_to_a_changed_entry_is_refused_only_if_its_own_en
 def test_an_entry_that_is_changed_while_it_is_exported_ends_the_file_without_a_signature(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.audit.comparison._BATCH", 3)
+    monkeypatch.setattr("services.audit.integrity.comparison._BATCH", 3)
     export = world.exports.some(AUDITOR, ALL, "jsonl", REQUEST)
     forge(world, 8)
     received: list[bytes] = []

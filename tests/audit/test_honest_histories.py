@@ -13,16 +13,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.audit.audit_log import AuditLog
-from services.audit.checkpoints import unverified
-from services.audit.export import WHOLE, lines, scope_of
-from services.audit.integrity import Trust, check
-from services.audit.proof import prove
-from services.audit.search import Filters
-from services.audit.signing import Signer
-from services.audit.vouching import Notary
-from shared.events import _FACTS, Actor, Fact, KeyToggled1, Record, Request, encode, enveloped
-from shared.ledger import Checkpoint, checkpoint_at
+from services.audit.export.jsonl import WHOLE, lines, scope_of
+from services.audit.export.verify import prove
+from services.audit.integrity.checkpoint import unverified
+from services.audit.integrity.notary import Notary
+from services.audit.integrity.signer import Signer
+from services.audit.integrity.verify_log import Trust, check
+from services.audit.log.search import Filters
+from services.audit.log.store import AuditLog
+from shared.eventstore.events import (
+    _PAYLOADS,
+    Actor,
+    KeyToggled1,
+    Payload,
+    Record,
+    Request,
+    encode,
+    enveloped,
+)
+from shared.eventstore.ledger import Checkpoint, checkpoint_at
 from tests.audit.histories import AT, notary_of
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -52,19 +61,21 @@ def values(of: Any) -> st.SearchStrategy[Any]:
     return _TEXT if of is str else st.from_type(of)
 
 
-def bodies(form: type[Fact]) -> st.SearchStrategy[bytes]:
+def bodies(form: type[Payload]) -> st.SearchStrategy[bytes]:
     """Stored events of one form."""
     hints = msgspec.structs.fields(form)
-    facts = st.builds(form, **{hint.name: values(hint.type) for hint in hints})
-    return st.builds(stored, facts, _ACTORS, _REQUESTS, _WORKSPACES, st.sampled_from(["key:1", "key:2", "é"]))
+    payloads = st.builds(form, **{hint.name: values(hint.type) for hint in hints})
+    return st.builds(
+        stored, payloads, _ACTORS, _REQUESTS, _WORKSPACES, st.sampled_from(["key:1", "key:2", "é"])
+    )
 
 
 _ids = count()
 
 
-def stored(fact: Fact, actor: Actor, request: Request, workspace: str, subject: str) -> bytes:
+def stored(payload: Payload, actor: Actor, request: Request, workspace: str, subject: str) -> bytes:
     (event,) = enveloped(
-        [fact],
+        [payload],
         subject=subject,
         after_version=3,
         workspace=workspace,
@@ -84,7 +95,7 @@ class Step:
     vouch: bool
 
 
-_FORMS: list[type[Fact]] = [*_FACTS.values(), KeyToggled1]
+_FORMS: list[type[Payload]] = [*_PAYLOADS.values(), KeyToggled1]
 _BODIES = st.one_of(*map(bodies, _FORMS), _UNREADABLE)
 _STEPS = st.builds(Step, st.lists(_BODIES, max_size=6), st.integers(1, 4), st.booleans())
 
@@ -172,7 +183,7 @@ def live(step: Step, ledger: Kept, log: AuditLog, notary: Notary, tick: Any) -> 
     if step.vouch:
         notary.vouch()
     else:
-        notary.vouch_if_due()
+        notary.sign_checkpoint_if_due()
 
 
 def judge(ledger: Kept, log: AuditLog, signer: Signer) -> None:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audit.notes import NoteError, PublicKey, PublicKeyError, opened, signed, text_of
+from services.audit.integrity.signed_note import NoteError, PublicKey, PublicKeyError, opened, signed, text_of
 
 # From the tests of golang.org/x/mod/sumdb/note.
 PETER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"

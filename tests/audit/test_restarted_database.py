@@ -8,9 +8,9 @@ from threading import Event as Stop
 import pytest
 from sqlalchemy import Connection, event, text
 
-from services.audit import database as databases
-from services.audit.audit_log import AuditLog
-from services.audit.database import AuditDatabaseError, Database
+from services.audit.log import database as databases
+from services.audit.log.database import AuditDatabaseError, Database
+from services.audit.log.store import AuditLog
 from tests.audit.histories import records
 from tests.real import PostgreSQL, postgresql_cluster, until
 

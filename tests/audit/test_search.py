@@ -5,11 +5,11 @@ import random
 import msgspec
 import pytest
 
-from services.audit.activity import edges
-from services.audit.audit_log import AuditLog
-from services.audit.search import Filters, TooManyKeysError
-from services.audit.terms import term_of
-from shared.events import AccountAdded, Actor, KeyDetails, KeyDetailsChanged, Request, SignInFailed
+from services.audit.log.histogram import edges
+from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.log.store import AuditLog
+from services.audit.log.terms import term_of
+from shared.eventstore.events import AccountAdded, Actor, KeyDetails, KeyDetailsChanged, Request, SignInFailed
 from tests.audit.histories import AT, created, found, record, records
 
 
@@ -93,9 +93,9 @@ def test_a_search_finds_what_matches_newest_first(
 def test_the_index_gives_the_first_ones_of_any_range_either_way(
     log: AuditLog, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr("services.audit.index._PART", 6)
-    monkeypatch.setattr("services.audit.index._BLOCKS", (4, 2))
-    monkeypatch.setattr("services.audit.index._ROWS_MOST", rows)
+    monkeypatch.setattr("services.audit.log.text_index._PART", 6)
+    monkeypatch.setattr("services.audit.log.text_index._BLOCKS", (4, 2))
+    monkeypatch.setattr("services.audit.log.text_index._MAX_ROWS", rows)
     chance = random.Random(rows)  # chance that can be repeated
     with log._database.writing() as connection:
         words = {n: set(chance.sample(["a", "b", "c", "rare"], chance.randint(0, 3))) for n in range(1, 201)}

@@ -17,18 +17,25 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from structlog.testing import capture_logs
 
-from services.audit.audit_log import AuditLog
-from services.audit.checkpoints import DUE_ENTRIES, DUE_MS, Checkpoint, note_hash, unverified, verified
-from services.audit.notes import opened
-from services.audit.signing import Signer, SigningError
-from services.audit.vouching import Notary, is_due
-from shared.ledger import Ledger
+from services.audit.integrity.checkpoint import (
+    DUE_ENTRIES,
+    DUE_MS,
+    SignedCheckpoint,
+    note_hash,
+    unverified,
+    verified,
+)
+from services.audit.integrity.notary import Notary, is_due
+from services.audit.integrity.signed_note import opened
+from services.audit.integrity.signer import Signer, SigningError
+from services.audit.log.store import AuditLog
+from shared.eventstore.ledger import Ledger
 from tests.audit.histories import AT, notary_of, records, write
 from tests.audit.tampering import Tampered
 
 
 def checkpoint(signer: Signer, sequence: int) -> bytes:
-    return signer.sign(Checkpoint(sequence, bytes(32), sequence, bytes(32), AT).text)
+    return signer.sign(SignedCheckpoint(sequence, bytes(32), sequence, bytes(32), AT).text)
 
 
 def test_the_key_is_made_at_its_first_use_for_its_owner_alone(key_file: Path) -> None:
@@ -104,7 +111,7 @@ def test_where_nothing_can_be_written_there_is_no_anchor_and_that_is_told_once(
         raise OSError(30, "Read-only file system")
 
     note = checkpoint(signer, 1)
-    monkeypatch.setattr("services.audit.signing.tempfile.mkstemp", refuse)  # root may write anywhere
+    monkeypatch.setattr("services.audit.integrity.signer.tempfile.mkstemp", refuse)  # root may write anywhere
     with capture_logs() as told:
         signer.keep(note)
         signer.keep(note)
@@ -136,12 +143,12 @@ def test_one_that_is_not_due_is_not_made(ledger: Ledger, sqlite_log: AuditLog, s
     write(ledger, sqlite_log, records([1]))
     made = []
     for end, later in ((2, 0), (3, DUE_MS - 1), (4, 1), (4 + DUE_ENTRIES, 0)):
-        notary.vouch_if_due()
+        notary.sign_checkpoint_if_due()
         made.append(len(sqlite_log.checkpoints()))
         now[0] += later
         write(ledger, sqlite_log, records(range(sqlite_log.last().position + 1, end + 1)))
         assert is_due(sqlite_log, end, now[0]) is (end in {4, 4 + DUE_ENTRIES})
-    notary.vouch_if_due()
+    notary.sign_checkpoint_if_due()
     assert [*made, len(sqlite_log.checkpoints())] == [1, 1, 1, 2, 3]
 
 
@@ -192,7 +199,7 @@ def test_nothing_goes_on_from_checkpoints_that_are_gone(
     tampered.run("DELETE FROM audit_checkpoints WHERE sequence = 2")
     write(ledger, log, records([3]))
     anchor = signer.anchor()
-    with pytest.raises(SigningError, match="Checkpoint 2 was signed, and is gone"):
+    with pytest.raises(SigningError, match="SignedCheckpoint 2 was signed, and is gone"):
         notary.vouch()
     assert signer.anchor() == anchor
     signer.anchor_file.unlink()  # as it says, for an old copy that was brought back on purpose

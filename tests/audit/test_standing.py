@@ -11,15 +11,15 @@ from rq import Queue
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
-from services.audit.audit_log import AuditLog
-from services.audit.failures import Failures
-from services.audit.jobs import FUNCTION, QUEUE, catch_up
-from services.audit.signing import Signer
-from services.audit.standing import CHECKS, Standing
-from services.parts import now_ms
-from shared.events import Actor, AuditChecked, AuditFinding, Request
-from shared.journal import Journal
-from shared.ledger import Ledger
+from services.audit.ingest.failures import Failures
+from services.audit.ingest.job import FUNCTION, QUEUE, catch_up
+from services.audit.integrity.signer import Signer
+from services.audit.log.store import AuditLog
+from services.audit.status import CHECKS, AuditStatus
+from shared.components import now_ms
+from shared.eventstore.events import Actor, AuditChecked, AuditFinding, Request
+from shared.eventstore.journal import Journal
+from shared.eventstore.ledger import Ledger
 from tests.audit.histories import AT, grow, notary_of
 from tests.audit.processes import running, work
 from tests.real import until
@@ -35,13 +35,13 @@ def tell(ledger: Ledger) -> Callable[..., None]:
     request = Request(id="r", ip=None, user_agent=None)
 
     def told(*findings: AuditFinding) -> None:
-        fact = AuditChecked(entries=31, checkpoints=2, position=31, findings=findings)
-        journal.tell(fact, subject=CHECKS, workspace="default", actor=ROOT, request=request)
+        payload = AuditChecked(entries=31, checkpoints=2, position=31, findings=findings)
+        journal.tell(payload, subject=CHECKS, workspace="default", actor=ROOT, request=request)
 
     return told
 
 
-def test_the_last_check_is_told_with_what_it_found(standing: Standing, tell: Callable[..., None]) -> None:
+def test_the_last_check_is_told_with_what_it_found(standing: AuditStatus, tell: Callable[..., None]) -> None:
     assert standing.last_check() is None
     tell(FINDING)
     found = standing.last_check()
@@ -54,7 +54,7 @@ def test_the_last_check_is_told_with_what_it_found(standing: Standing, tell: Cal
     assert abs(again.at - now_ms()) < 60_000
 
 
-def test_the_progress_is_measured_against_the_ledgers_own_end(standing: Standing, ledger: Ledger) -> None:
+def test_the_progress_is_measured_against_the_ledgers_own_end(standing: AuditStatus, ledger: Ledger) -> None:
     empty = standing.progress()
     assert (empty.position, empty.lag, empty.in_step) == (0, (0, 0, 0), True)
     grow(ledger, 3)
@@ -66,7 +66,7 @@ def test_the_progress_is_measured_against_the_ledgers_own_end(standing: Standing
 
 
 def test_a_ledger_that_went_backwards_is_seen_though_the_last_check_was_good(
-    standing: Standing, ledger: Ledger, store: Redis, tell: Callable[..., None]
+    standing: AuditStatus, ledger: Ledger, store: Redis, tell: Callable[..., None]
 ) -> None:
     tell()
     catch_up(standing.log, ledger)
@@ -76,7 +76,7 @@ def test_a_ledger_that_went_backwards_is_seen_though_the_last_check_was_good(
 
 
 def test_what_was_signed_last_is_given_as_it_is(
-    standing: Standing, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
+    standing: AuditStatus, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     assert standing.vouched() is None
     grow(ledger, 3)
@@ -89,13 +89,13 @@ def test_what_was_signed_last_is_given_as_it_is(
     assert standing.public_key() == str(signer.public_key)
 
 
-def test_a_key_that_cannot_be_read_is_not_made_up(standing: Standing, key_file: Path) -> None:
+def test_a_key_that_cannot_be_read_is_not_made_up(standing: AuditStatus, key_file: Path) -> None:
     key_file.write_text("no key")
     assert standing.public_key() is None
 
 
 def test_a_job_that_failed_is_told_with_its_reason_alone(
-    standing: Standing, ledger: Ledger, store: Redis, valkey_url: str, tmp_path: Path, key_file: Path
+    standing: AuditStatus, ledger: Ledger, store: Redis, valkey_url: str, tmp_path: Path, key_file: Path
 ) -> None:
     key_file.write_text("no key")
     grow(ledger, 1)

@@ -13,20 +13,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis import Redis
 
-from services.audit.audit_log import AuditLog
-from services.audit.checkpoints import Checkpoint, note_hash, unverified
-from services.audit.entries import GENESIS, Entry, canonical, chain, entry_of, record_of
-from services.audit.export import WHOLE, entry_line, lines, note_line, read_note, scope_of, trailer_of
-from services.audit.findings import Findings, Kind
-from services.audit.integrity import Trust, check
-from services.audit.jobs import catch_up
-from services.audit.notes import signed, text_of
-from services.audit.proof import prove
-from services.audit.search import Filters
-from services.audit.signing import KEY_NAME, Signer
-from services.audit.vouching import Notary
-from shared.events import Actor, Record
-from shared.ledger import LOG, Ledger
+from services.audit.export.jsonl import WHOLE, entry_line, lines, note_line, read_note, scope_of, trailer_of
+from services.audit.export.verify import prove
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.checkpoint import SignedCheckpoint, note_hash, unverified
+from services.audit.integrity.findings import Findings, Kind
+from services.audit.integrity.notary import Notary
+from services.audit.integrity.signed_note import signed, text_of
+from services.audit.integrity.signer import KEY_NAME, Signer
+from services.audit.integrity.verify_log import Trust, check
+from services.audit.log.entry import GENESIS, Entry, canonical, chain, entry_of, record_of
+from services.audit.log.search import Filters
+from services.audit.log.store import AuditLog
+from shared.eventstore.events import Actor, Record
+from shared.eventstore.ledger import LOG, Ledger
 from tests.audit.histories import ACTOR, AT, grow, record
 from tests.audit.tampering import Tampered
 
@@ -254,7 +254,7 @@ def move_a_checkpoint(world: World) -> None:
 
 
 def add_a_checkpoint(world: World) -> None:
-    said = Checkpoint(4, note_hash(world.note(3)), 10, world.entry(10).entry_hash, AT + 10**9)
+    said = SignedCheckpoint(4, note_hash(world.note(3)), 10, world.entry(10).entry_hash, AT + 10**9)
     world.database.run(
         "INSERT INTO audit_checkpoints (sequence, note) VALUES (4, :note)",
         note=signed(said.text, KEY_NAME, STRANGER),
@@ -411,7 +411,7 @@ class File:
         for sequence, position in enumerate((3, 6, 10), 1):
             previous = note_hash(self.notes[-1]) if self.notes else bytes(32)
             entry_hash = self.entries[position - 1].entry_hash
-            said = Checkpoint(sequence, previous, position, entry_hash, AT + sequence)
+            said = SignedCheckpoint(sequence, previous, position, entry_hash, AT + sequence)
             self.notes.append(self.signer.sign(said.text))
 
     def export(

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audit.terms import term_of, terms_by, terms_of, words_of_name, words_sought
-from shared.events import Actor, KeyDetails, KeyDetailsChanged, Record, Request
+from services.audit.log.terms import term_of, terms_by, terms_of, words_of_name, words_sought
+from shared.eventstore.events import Actor, KeyDetails, KeyDetailsChanged, Record, Request
 from tests.audit.histories import AT, created, record
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
@@ -57,8 +57,8 @@ def test_no_digest_is_a_word() -> None:
 
 def test_a_renamed_key_is_found_by_both_names() -> None:
     before = KeyDetails(name="Old", description="", scopes=(), expires_at=None)
-    fact = KeyDetailsChanged(before=before, after=msgspec.structs.replace(before, name="New"), reason="")
-    assert {"name=old", "name=new"} <= terms_of(record(1, fact))
+    payload = KeyDetailsChanged(before=before, after=msgspec.structs.replace(before, name="New"), reason="")
+    assert {"name=old", "name=new"} <= terms_of(record(1, payload))
 
 
 @pytest.mark.parametrize("body", [b"no JSON", b"[]", b"\xff", b'{"data":{"name":7,"before":[]},"actor":1}'])
@@ -80,7 +80,7 @@ def test_what_is_sought_is_found_in_the_text_that_it_comes_from(text: str, more:
 
 @given(texts)
 def test_no_text_passes_for_a_filter_or_breaks_out_of_a_question(text: str) -> None:
-    fact = created("n", description=text)
-    assert not {character for word in words_in(terms_of(record(1, fact))) for character in word} & set(
+    payload = created("n", description=text)
+    assert not {character for word in words_in(terms_of(record(1, payload))) for character in word} & set(
         "='\"& |()\\\0"
     )

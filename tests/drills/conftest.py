@@ -7,8 +7,8 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from services.audit import jobs
-from services.keys import projector, rebuild
+from services.audit.ingest import job as jobs
+from services.keys.read_model import projector, rebuild
 from tests.drills.crash_world import TRIED, World
 from tests.drills.crashing import PAGE, Crasher, Place, crasher
 

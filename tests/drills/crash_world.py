@@ -11,18 +11,18 @@ from typing import Any
 
 from redis import Redis
 
-from services.audit.audit_log import AuditLog
-from services.audit.integrity import Trust
-from services.audit.integrity import check as check_audit_log
-from services.audit.jobs import catch_up
-from services.audit.signing import Signer
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.signer import Signer
+from services.audit.integrity.verify_log import Trust
+from services.audit.integrity.verify_log import check as check_audit_log
+from services.audit.log.store import AuditLog
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.domain import ChangeKey, Key
-from services.keys.projector import Projector
-from services.keys.rebuild import check
-from services.keys.views import Views
-from shared.events import decode
-from shared.ledger import Ledger
+from services.keys.model.key import ChangeKey, Key
+from services.keys.read_model.generations import Views
+from services.keys.read_model.projector import Projector
+from services.keys.read_model.rebuild import check
+from shared.eventstore.events import decode
+from shared.eventstore.ledger import Ledger
 from tests.audit.histories import in_step
 from tests.audit.tampering import Tampered
 from tests.drills.crashing import Crasher, Ending, Place

@@ -23,25 +23,26 @@ from redis.connection import AbstractConnection
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
-from services.audit import jobs, worker
-from services.audit.alarms import Alarms
-from services.audit.audit_log import AuditLog
-from services.audit.comparison import Comparison
-from services.audit.jobs import Requests, catch_up
-from services.audit.relay import Relay
-from services.audit.signing import Signer
-from services.audit.vouching import Notary
-from services.audit.worker import run_worker
-from services.keys import projector, rebuild
+from services.audit.ingest import job as jobs
+from services.audit.ingest import worker
+from services.audit.ingest.job import Requests, catch_up
+from services.audit.ingest.relay import Relay
+from services.audit.ingest.worker import run_worker
+from services.audit.integrity.alarms import Alarms
+from services.audit.integrity.comparison import Comparison
+from services.audit.integrity.notary import Notary
+from services.audit.integrity.signer import Signer
+from services.audit.log.store import AuditLog
 from services.keys.commands import KeyCommands, NewKey
-from services.keys.domain import ChangeKey
-from services.keys.projector import Projector
-from services.keys.rebuild import replay
-from services.keys.views import Views
-from services.parts import new_id, now_ms
-from shared.connections import connect
-from shared.ledger import Idempotency, Ledger
-from shared.telemetry import configure_logs
+from services.keys.model.key import ChangeKey
+from services.keys.read_model import projector, rebuild
+from services.keys.read_model.generations import Views
+from services.keys.read_model.projector import Projector
+from services.keys.read_model.rebuild import replay
+from shared.components import new_id, now_ms
+from shared.eventstore.ledger import Idempotency, Ledger
+from shared.process.telemetry import configure_logs
+from shared.store.connections import connect
 from tests.keys.people import REQUEST, person
 
 PAGE = 2  # events; small, so that a few events are several pages

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from shared.connections import connect, unchecked_client
-from shared.embedded import EmbeddedServer
-from shared.ledger import Ledger
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import connect, unchecked_client
+from shared.store.embedded import EmbeddedServer
 from tests.drills.writing import one_created
 from tests.real import need, until
 

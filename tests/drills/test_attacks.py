@@ -110,14 +110,14 @@ def told(service: Service) -> dict[str, Any]:
 
 def new_keys(service: Service) -> list[str]:
     """The ids of enough keys to be revoked during all attacks."""
-    with service.parts() as parts:
+    with service.components() as components:
         owner, new = operator(service.workspace), NewKey(name="revoked under attack")
-        return [parts.keys.commands.create(owner, new, request()).key.id for _ in range(300)]
+        return [components.keys.commands.create(owner, new, request()).key.id for _ in range(300)]
 
 
 def memory(service: Service) -> int:
-    with service.parts() as parts:
-        used = parts.store.info("memory")
+    with service.components() as components:
+        used = components.store.info("memory")
     return int(used["used_memory"] - used["mem_not_counted_for_evict"])
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from services.audit.jobs import QUEUE, Requests
-from services.audit.relay import Relay
+from services.audit.ingest.job import QUEUE, Requests
+from services.audit.ingest.relay import Relay
 from tests.audit.histories import in_step
 from tests.drills.crash_world import World, at_each_point
 from tests.drills.crashing import Crasher, Ending, Place

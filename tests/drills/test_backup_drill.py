@@ -15,13 +15,13 @@ import pytest
 from redis import RedisError
 
 from bench.events import event_of
-from services.audit.jobs import catch_up
-from services.backup import Taken
-from services.composition import Parts
-from services.keys.rebuild import check as check_views
-from services.restore import restore_file
-from shared.embedded import EmbeddedServer
-from shared.events import Record, encode
+from services.audit.ingest.job import catch_up
+from services.backup.backup import Taken
+from services.backup.restore import restore_file
+from services.keys.read_model.rebuild import check as check_views
+from services.runtime.components import Container
+from shared.eventstore.events import Record, encode
+from shared.store.embedded import EmbeddedServer
 from tests.drills.writing import start_writer, stop_writer
 from tests.keys.people import REQUEST
 from tests.real import KEYLEDGER, Service, served, until
@@ -50,16 +50,16 @@ _EMAIL = "ann@example.org"
 
 
 @contextmanager
-def _keyledger(directory: Path) -> Iterator[Callable[[], Parts]]:
+def _keyledger(directory: Path) -> Iterator[Callable[[], Container]]:
     """A store in the directory while it is used, and what gives parts on it."""
-    server, made = EmbeddedServer.in_directory(directory), list[Parts]()
+    server, made = EmbeddedServer.in_directory(directory), list[Container]()
 
-    def parts() -> Parts:
+    def components() -> Container:
         made.append(parts_in(directory, server.url))
         return made[-1]
 
     with served(server.command, server.url):
-        yield parts
+        yield components
         for each in made:
             close(each)
 
@@ -89,21 +89,21 @@ def _repeated(step: Callable[[], object]) -> Iterator[None]:
 class _Person:
     """Somebody whose password is changed all the time."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, components: Container) -> None:
+        self._components = components
         self.last = 0
-        parts.accounts.add(OPERATOR, _EMAIL, "owner", self.password(0), REQUEST)
+        components.accounts.add(OPERATOR, _EMAIL, "owner", self.password(0), REQUEST)
 
     def change_password(self) -> None:
-        self._parts.accounts.reset_password(OPERATOR, _EMAIL, self.password(self.last + 1), REQUEST)
+        self._components.accounts.reset_password(OPERATOR, _EMAIL, self.password(self.last + 1), REQUEST)
         self.last += 1
 
-    def newer_password(self, parts: Parts) -> int:
+    def newer_password(self, components: Container) -> int:
         """How many changes the password of a restored Keyledger is ahead of its ledger."""
         subject = f"account:{_EMAIL}"
-        by_ledger, kept = parts.ledger.version(subject) - 1, parts.ledger.credential(subject)
+        by_ledger, kept = components.ledger.version(subject) - 1, components.ledger.credential(subject)
         tries = range(by_ledger, self.last + 1)
-        return next(n for n in tries if parts.passwords.verify(kept, self.password(n))) - by_ledger
+        return next(n for n in tries if components.passwords.verify(kept, self.password(n))) - by_ledger
 
     @staticmethod
     def password(number: int) -> str:
@@ -112,8 +112,8 @@ class _Person:
 
 def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_path: Path) -> None:
     taken: list[Taken] = []
-    with _keyledger(tmp_path / "old") as parts:
-        old, auditor, ann = parts(), parts(), _Person(parts())
+    with _keyledger(tmp_path / "old") as components:
+        old, auditor, ann = components(), components(), _Person(components())
         writers = [start_writer(old.store_url, number) for number in range(_WRITERS)]
 
         def work() -> None:
@@ -132,9 +132,9 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
     print(f"\n{appended:,} keys by writers, {ann.last:,} passwords, {len(was.checkpoints):,} checkpoints")
     for number, each in enumerate(taken):
         directory = tmp_path / f"new-{number}"
-        with _keyledger(directory) as parts:
+        with _keyledger(directory) as components:
             shutil.copy(tmp_path / "old" / "audit_key.pem", directory)
-            new = parts()
+            new = components()
             restore_file(new, tmp_path / f"backup-{number}", quietly)
             now = seen(new)
             ahead = ann.newer_password(new)
@@ -150,26 +150,26 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
             assert check_views(new.ledger, new.views).equal
 
 
-def _filled(parts: Parts) -> None:
+def _filled(components: Container) -> None:
     """100,000 events, nearly all of keys that are created and switched off, and two checkpoints."""
-    live(parts)
-    head = parts.ledger.head().position
+    live(components)
+    head = components.ledger.head().position
     bodies = [encode(event_of(f"{n:012d}", version)) for n in range(_EVENTS // 2) for version in (1, 2)]
     for first in range(head, _EVENTS, _PAGE):
         last = min(first + _PAGE, _EVENTS)
-        at = parts.ledger.read(head - 1, 1)[0].at
+        at = components.ledger.read(head - 1, 1)[0].at
         page = [Record(position, at, bodies[position - head - 1]) for position in range(first + 1, last + 1)]
-        parts.ledger.fill(first, page)
-    vouch(parts)
-    parts.projector.catch_up()
+        components.ledger.fill(first, page)
+    vouch(components)
+    components.projector.catch_up()
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Service:
     """A Keyledger with many events, and none of its processes."""
     service = Service(tmp_path_factory.mktemp("full"))
-    with _keyledger(service.data_dir) as parts:
-        _filled(parts())
+    with _keyledger(service.data_dir) as components:
+        _filled(components())
     return service
 
 
@@ -184,10 +184,10 @@ def empty(full: Service, tmp_path: Path) -> Service:
 
 def _seen(service: Service) -> Seen:
     server = EmbeddedServer.in_directory(service.data_dir)
-    parts = parts_in(service.data_dir, server.url)
+    components = parts_in(service.data_dir, server.url)
     with server.joined():
-        found = seen(parts)
-        close(parts)
+        found = seen(components)
+        close(components)
     return found
 
 
@@ -200,15 +200,15 @@ def test_a_restore_that_is_killed_at_each_of_its_stages_comes_to_its_end(
     full: Service, empty: Service, tmp_path: Path
 ) -> None:
     assert full.run("backup", str(tmp_path / "backup")).returncode == 0
-    parts = parts_in(empty.data_dir, EmbeddedServer.in_directory(empty.data_dir).url)
+    components = parts_in(empty.data_dir, EmbeddedServer.in_directory(empty.data_dir).url)
     stages: list[tuple[Callable[[], int], int]] = [
-        (lambda: len(parts.audit_log.checkpoints()), 1),
-        (lambda: parts.ledger.head().position, 1),
-        (lambda: parts.ledger.head().position, _EVENTS // 2),
-        (lambda: parts.audit_log.last().position, 1),
-        (lambda: parts.audit_log.last().position, _EVENTS // 2),
-        (lambda: parts.views.live().checkpoint().position, 1),
-        (lambda: parts.views.live().checkpoint().position, _EVENTS // 2),
+        (lambda: len(components.audit_log.checkpoints()), 1),
+        (lambda: components.ledger.head().position, 1),
+        (lambda: components.ledger.head().position, _EVENTS // 2),
+        (lambda: components.audit_log.last().position, 1),
+        (lambda: components.audit_log.last().position, _EVENTS // 2),
+        (lambda: components.views.live().checkpoint().position, 1),
+        (lambda: components.views.live().checkpoint().position, _EVENTS // 2),
     ]
     for reached, wanted in stages:
         restore = _restore(empty, tmp_path / "backup")
@@ -217,7 +217,7 @@ def test_a_restore_that_is_killed_at_each_of_its_stages_comes_to_its_end(
         restore.kill()
         restore.wait(10)
         print(f"killed at {reached():,} of what was to reach {wanted:,}")
-    close(parts)
+    close(components)
     done = empty.run("restore", str(tmp_path / "backup"))
     assert done.returncode == 0, done.stderr
     assert _seen(empty) == _seen(full)

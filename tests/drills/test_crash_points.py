@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from services.keys import views as views_module
-from services.keys.rebuild import replay
-from shared.events import decode
+from services.keys.read_model import generations as views_module
+from services.keys.read_model.rebuild import replay
+from shared.eventstore.events import decode
 from tests.drills.crash_world import World, at_each_point
 from tests.drills.crashing import Ending, append
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import requests
 
-from shared.connections import unchecked_client
-from shared.embedded import EmbeddedServer
-from shared.events import decode
-from shared.ledger import Ledger
+from shared.eventstore.events import decode
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import unchecked_client
+from shared.store.embedded import EmbeddedServer
 from tests.real import PostgreSQL, Service, need, postgresql_cluster, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
@@ -105,10 +105,10 @@ class Platform:
 
     def _told(self, what: str, check: str, *words: str) -> bool:
         lines = (line.partition(" | ")[2] for line in self.service.output.splitlines() if " | {" in line)
-        facts = [json.loads(line) for line in lines]
+        rows = [json.loads(line) for line in lines]
         return any(
-            (fact["event"], fact.get("check")) == (what, check) and all(word in str(fact) for word in words)
-            for fact in facts
+            (row["event"], row.get("check")) == (what, check) and all(word in str(row) for word in words)
+            for row in rows
         )
 
 

@@ -14,8 +14,12 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
 
 _ROOT = Path(__file__).parents[2]
 _COPIED = ("services", "shared", "tests", "pyproject.toml")
-_LEDGER, _VIEWS, _REBUILD = "shared/ledger.py", "services/keys/views.py", "services/keys/rebuild.py"
-_PROJECTOR = "services/keys/projector.py"
+_LEDGER, _VIEWS, _REBUILD = (
+    "shared/eventstore/ledger.py",
+    "services/keys/read_model/generations.py",
+    "services/keys/read_model/rebuild.py",
+)
+_PROJECTOR = "services/keys/read_model/projector.py"
 _OF_LEDGER, _OF_VIEWS = "tests/shared/test_ledger.py", "tests/keys/test_views.py"
 _OF_MACHINE = "tests/keys/test_state_machine.py"
 _GREEN, _RED = 0, 1  # other exit statuses of pytest mean that it found no tests, or could not run them

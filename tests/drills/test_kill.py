@@ -15,10 +15,10 @@ from typing import Any, Self
 import pytest
 import requests
 
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.events import Record, decode
-from shared.ledger import Ledger
+from shared.eventstore.events import Record, decode
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.drills.writing import start_writer, stop_writer
 from tests.real import Service, children, until
 

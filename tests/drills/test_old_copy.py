@@ -15,12 +15,12 @@ from typing import Any, Self, TypeAlias
 import pytest
 import requests
 
-from services.audit.audit_log import AuditLog
-from services.keys.views import Views
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.events import decode
-from shared.ledger import Ledger
+from services.audit.log.store import AuditLog
+from services.keys.read_model.generations import Views
+from shared.eventstore.events import decode
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.real import Service, until
 from tests.runbooks import follow
 
@@ -148,7 +148,7 @@ def _told(service: Service, directory: Path) -> Story:
 
 
 @dataclass
-class Watch:
+class CheckRunner:
     """Calls and pages, again and again, by everybody, and what they were answered."""
 
     story: Story
@@ -187,7 +187,7 @@ class Watch:
 
 def test_an_older_copy_is_told_of_within_two_seconds_and_no_answer_is_wrong(story: Story) -> None:
     with ExitStack() as stack:
-        watch = Watch(story)
+        watch = CheckRunner(story)
 
         def watched() -> None:
             stack.enter_context(watch)

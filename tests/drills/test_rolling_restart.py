@@ -13,9 +13,9 @@ from threading import Event as Stop
 import pytest
 import requests
 
-from shared.connections import connect
-from shared.events import KeyToggled, decode
-from shared.ledger import Ledger
+from shared.eventstore.events import KeyToggled, decode
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import connect
 from tests.deployment import Deployment, deployed
 from tests.drills.platform_load import Client, Load, Outcome
 from tests.real import until

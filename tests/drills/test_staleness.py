@@ -17,8 +17,8 @@ from threading import Thread
 import pytest
 import requests
 
-from shared.connections import unchecked_client
-from shared.embedded import EmbeddedServer
+from shared.store.connections import unchecked_client
+from shared.store.embedded import EmbeddedServer
 from tests.drills.watching import Seen, read
 from tests.real import Service, children, until
 

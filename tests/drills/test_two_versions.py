@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from shared.embedded import EmbeddedServer
+from shared.store.embedded import EmbeddedServer
 from tests.real import free_port, served, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(240)]
@@ -124,8 +124,8 @@ def versions(directory: Path) -> Iterator[tuple[Version, Version]]:
 def _older_tree(tree: Path) -> Path:
     for package in ("services", "shared"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    _edit(tree / "services/keys/projections.py", r"(?m)^VERSION = \d+", "VERSION = 0")
-    _edit(tree / "shared/events.py", r"(?m)^        KeyRotated,\n", "")
+    _edit(tree / "services/keys/read_model/projection.py", r"(?m)^VERSION = \d+", "VERSION = 0")
+    _edit(tree / "shared/eventstore/events.py", r"(?m)^        KeyRotated,\n", "")
     return tree
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from redis import RedisError
 
-from shared.connections import connect
-from shared.events import NewEvent, enveloped
-from shared.ledger import Idempotency, Ledger
+from shared.eventstore.events import NewEvent, enveloped
+from shared.eventstore.ledger import Idempotency, Ledger
+from shared.store.connections import connect
 from tests.audit.histories import ACTOR, REQUEST, created
 
 _ROOT = Path(__file__).parents[2]

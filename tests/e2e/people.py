@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from playwright.sync_api import BrowserContext, Page
 
-from services.accounts.domain import AccountExistsError
+from services.accounts.model.account import AccountExistsError
 from tests.real import Service
 
 PASSWORD = "a password of the tests"

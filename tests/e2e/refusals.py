@@ -3,7 +3,7 @@
 import secrets
 from datetime import UTC, datetime, timedelta
 
-from services.keys.key_material import mint, mint_again
+from services.keys.model.token import mint, mint_again
 from tests.e2e.test_api import Caller, Json, create
 from tests.real import until
 

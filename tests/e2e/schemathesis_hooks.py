@@ -8,7 +8,7 @@ from typing import Any
 import schemathesis
 from schemathesis import GenerationMode
 
-from shared.texts import is_visible, refused_character
+from shared.text.characters import is_visible, refused_character
 
 _CALLER = os.environ.get("KEYLEDGER_CALLER_ID", "")
 _NOBODY = "000000000000"

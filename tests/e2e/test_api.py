@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from services.keys.key_material import parse
+from services.keys.model.token import parse
 from shared.web.problems import Refusal
 from tests.real import Service, until
 
@@ -591,7 +591,7 @@ def test_idle_connections_keep_nobody_waiting(service: Service, admin: Caller) -
 
 
 def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> None:
-    made = admin("POST", "/v1/keys", json={"name": "Measured"})
+    made = admin("POST", "/v1/keys", json={"name": "RequestMetrics"})
     head = int(made.headers["X-Ledger-Position"])
     admin("GET", "/v1/keys", position(made))
     told = json.loads(service.run("projector", "status", "--json").stdout)

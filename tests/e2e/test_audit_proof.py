@@ -15,10 +15,10 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from services.audit.audit_log import AuditLog
-from services.audit.entries import entry_of, record_of
-from services.audit.notes import PublicKey
-from services.audit.proof import Proof, prove
+from services.audit.export.verify import Proof, prove
+from services.audit.integrity.signed_note import PublicKey
+from services.audit.log.entry import entry_of, record_of
+from services.audit.log.store import AuditLog
 from services.cli import main
 from shared.identity import AUDIT_READ
 from tests.audit.tampering import Tampered
@@ -268,12 +268,17 @@ def test_the_standing_is_told_in_a_terminal_and_to_programs(
     assert re.search(r"(?m)^found sound at 20", said)
     assert re.search(r"(?m)^checkpoint \d+ at position \d+, 20", said)
     assert said.endswith("0 jobs wait, 0 failed within the last hour\n")
-    facts = json.loads(service.run("audit", "status", "--json").stdout)
-    assert (facts["sound"], facts["in_step"], facts["lag_events"], facts["failures"]) == (True, True, 0, [])
+    status = json.loads(service.run("audit", "status", "--json").stdout)
+    assert (status["sound"], status["in_step"], status["lag_events"], status["failures"]) == (
+        True,
+        True,
+        0,
+        [],
+    )
     told = get(service, "integrity", auditor).json()
     assert told["last_check"]["sound"]
     assert told["public_key"] == str(public_key)
-    assert told["last_checkpoint"]["position"] == facts["checkpoint_position"]
+    assert told["last_checkpoint"]["position"] == status["checkpoint_position"]
 
 
 def test_the_index_is_made_anew_and_finds_the_same(service: Service, auditor: dict[str, str]) -> None:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
-from services.audit.audit_log import AuditLog, Numbered
-from services.audit.entries import Entry
+from services.audit.log.entry import Entry
+from services.audit.log.store import AuditLog, Numbered
 from tests.e2e.test_api import Caller, Json, create
 from tests.e2e.test_moving_house import audited, refusal
 from tests.real import Service

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 import pytest
 import requests
 
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.e2e.test_who_may import PAGES, PASSWORD, ask, signed_in
 from tests.real import Service, everything, until
 from tests.web_client import Visitor

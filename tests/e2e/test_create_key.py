@@ -146,9 +146,9 @@ def test_expiry_by_a_press_and_scopes_come_to_the_key(page: Page) -> None:
     page.get_by_role("button", name="Create", exact=True).click()
     page.get_by_role("link", name="View Details").click()
     page.get_by_role("link", name="With all of it").click()
-    facts = page.locator("dl.facts")
-    expect(facts).to_contain_text("orders:write")
-    ends = facts.locator("time").nth(1).get_attribute("datetime")
+    details = page.locator("dl.facts")
+    expect(details).to_contain_text("orders:write")
+    ends = details.locator("time").nth(1).get_attribute("datetime")
     assert ends
     left = datetime.fromisoformat(ends) - datetime.now(UTC)
     assert timedelta(days=29, hours=23) < left <= timedelta(days=30)

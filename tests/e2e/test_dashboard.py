@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from services.keys.key_material import parse
+from services.keys.model.token import parse
 from tests.real import Service
 
 KEY = re.compile(r"kl_[0-9A-Za-z]{50}")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 import requests
 
-from services.keys.key_material import parse
-from shared.timestamps import rfc3339
+from services.keys.model.token import parse
+from shared.clock import rfc3339
 from tests.documents import DOCS, DOCUMENTS, ROOT, blocks
 from tests.e2e.gateways import EchoService, nginx, running
 from tests.e2e.recipes import fitted, run
@@ -135,11 +135,11 @@ def keyledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def own(keyledger: Service) -> dict[str, str]:
     """What stands here where everybody has to put their own."""
     key = keyledger.key("orders:read", name="Data Sync Script")
-    with keyledger.parts() as parts:
-        public_key, head = str(parts.signer.public_key), parts.ledger.head().position
-        until(lambda: parts.audit_log.last().position >= head, what="the audit log")
-        created_at = rfc3339(parts.ledger.read(head - 1, 1)[0].at)
-        parts.audit_log.close()
+    with keyledger.components() as components:
+        public_key, head = str(components.signer.public_key), components.ledger.head().position
+        until(lambda: components.audit_log.last().position >= head, what="the audit log")
+        created_at = rfc3339(components.ledger.read(head - 1, 1)[0].at)
+        components.audit_log.close()
     typed = "--password-stdin <<< 'a long password'"
     return {
         "url": keyledger.url,

@@ -9,11 +9,11 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
-from services.keys.key_material import parse
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
+from services.keys.model.token import parse
+from shared.clock import parse_rfc3339, rfc3339
 from shared.identity import ADMIN
-from shared.timestamps import parse_rfc3339, rfc3339
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.e2e.people import signed_in
 from tests.e2e.test_api import Caller
 from tests.real import Service, everything, until

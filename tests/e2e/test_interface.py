@@ -13,10 +13,10 @@ import requests
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from playwright.sync_api import BrowserContext
 
-from services.keys.key_material import parse
+from services.keys.model.token import parse
 from shared.identity import SCOPES
-from shared.web.openapi import operations
-from shared.web.openapi_parts import SCOPES as DESCRIBED_SCOPES
+from shared.web.openapi.components import SCOPES as DESCRIBED_SCOPES
+from shared.web.openapi.document import operations
 from tests.application import application
 from tests.real import Service
 

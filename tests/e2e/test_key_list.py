@@ -7,7 +7,7 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
-from shared.words import words
+from shared.text.words import words
 from tests.real import Service, until
 
 NAMES = ("Alpha Sync", "beta billing", "Gamma data-sync", "Ärger Report")

@@ -8,8 +8,8 @@ import requests
 
 from services.cli.terminal import operator, request
 from services.keys.commands import NewKey
-from services.keys.domain import subject
-from shared.events import KeyToggled, enveloped
+from services.keys.model.key import subject
+from shared.eventstore.events import KeyToggled, enveloped
 from tests.real import Service, until
 from tests.web_client import Visitor
 
@@ -19,12 +19,12 @@ EVENTS = TOGGLES + 1
 
 @pytest.fixture(scope="module")
 def key_id(service: Service) -> str:
-    with service.parts() as parts:
-        who, commands = operator(service.workspace), parts.keys.commands
+    with service.components() as components:
+        who, commands = operator(service.workspace), components.keys.commands
         key = commands.create(who, NewKey(name="Toggled"), request()).key
-        facts = [KeyToggled(enabled=bool(number % 2), reason="") for number in range(TOGGLES)]
+        payloads = [KeyToggled(enabled=bool(number % 2), reason="") for number in range(TOGGLES)]
         events = enveloped(
-            facts,
+            payloads,
             subject=subject(key.id),
             after_version=1,
             workspace=service.workspace,
@@ -33,7 +33,7 @@ def key_id(service: Service) -> str:
             new_id=commands.new_id,
         )
         end = commands.ledger.append(subject(key.id), events, 1).position
-        until(lambda: parts.views.live().checkpoint().position >= end, what="the views")
+        until(lambda: components.views.live().checkpoint().position >= end, what="the views")
     return key.id
 
 

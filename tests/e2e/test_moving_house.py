@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from services.audit.audit_log import AuditLog
-from services.audit.entries import Entry
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.export import lines
+from services.audit.log.entry import Entry
+from services.audit.log.store import AuditLog
+from shared.eventstore.cloudevents import lines
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.e2e.test_api import Caller, create
 from tests.real import Service, until
 from tests.services.test_moving import content

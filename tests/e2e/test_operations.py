@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.real import Service, children, until
 
-DOCS = Path(__file__).parents[2] / "docs"
-RULES = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"][0]["rules"]
+ROOT = Path(__file__).parents[2]
+RULES = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
 
 
 @pytest.fixture(scope="module")

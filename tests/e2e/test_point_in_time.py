@@ -8,7 +8,7 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
-from shared.timestamps import parse_rfc3339, rfc3339
+from shared.clock import parse_rfc3339, rfc3339
 from tests.e2e.test_api import Caller, Json, create, problem
 from tests.real import Service, until
 

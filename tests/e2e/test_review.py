@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from services.audit.notes import PublicKey
-from services.audit.proof import prove
-from services.keys.key_material import parse
+from services.audit.export.verify import prove
+from services.audit.integrity.signed_note import PublicKey
+from services.keys.model.token import parse
 from shared.identity import ADMIN
 from tests.e2e.people import signed_in
 from tests.e2e.test_api import Caller

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import requests
 
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.real import Service, until
 from tests.web_client import Visitor
 

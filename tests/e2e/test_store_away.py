@@ -5,8 +5,8 @@ import signal
 
 import requests
 
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.real import Service, until
 from tests.web_client import Visitor
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from services.audit.audit_log import AuditLog
-from services.keys.key_material import parse
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
+from services.audit.log.store import AuditLog
+from services.keys.model.token import parse
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.real import Service, everything, free_port, need, until
 
 

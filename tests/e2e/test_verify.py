@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import requests
 
-from services.keys.verification import CODES
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.ledger import LOG
-from shared.tokens import checksum
+from services.keys.verification.verifier import CODES
+from shared.eventstore.ledger import LOG
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
+from shared.text.key_detection import checksum
 from tests.real import Service, until
 
 Json = dict[str, Any]

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
-from services.keys.key_material import parse
+from services.keys.model.token import parse
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_VERIFY, KEYS_WRITE, PLATFORM_VERIFY
 from tests.application import application
 from tests.real import Service

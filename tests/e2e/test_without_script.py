@@ -47,9 +47,9 @@ def test_the_main_flow_works_without_script(plain: Page) -> None:
     expect(row(plain, "Plain")).to_contain_text("Active")
 
     row(plain, "Plain").get_by_role("link", name="Plain").click()
-    facts = plain.locator("dl.facts")
-    expect(facts).to_contain_text("orders:read")
-    expect(facts).to_contain_text("2 Jan 2099, 03:04 UTC")
+    details = plain.locator("dl.facts")
+    expect(details).to_contain_text("orders:read")
+    expect(details).to_contain_text("2 Jan 2099, 03:04 UTC")
 
 
 def test_closing_without_script_leads_to_the_list_and_the_key_is_gone(plain: Page) -> None:

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from services.keys.commands import KeyCommands
-from shared.ledger import Ledger
+from shared.eventstore.ledger import Ledger
 from tests.keys.people import now
 
 

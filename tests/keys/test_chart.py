@@ -1,7 +1,7 @@
 """How a key was used, day by day."""
 
-from services.keys.chart import DAYS, Bar, chart
-from services.keys.usage import Day, Used
+from services.keys.verification.usage import Day, Used
+from services.keys.verification.usage_chart import DAYS, Bar, chart
 
 NOW = 1_795_478_400_000  # 2026-11-24T00:00:00Z
 

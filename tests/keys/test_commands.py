@@ -8,10 +8,17 @@ from fakeredis import FakeRedis
 from msgspec.structs import replace
 
 from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, StaleVersionError
-from services.keys.domain import ChangeKey, Key, RefusedError
-from services.keys.service import Keys
-from services.keys.views import Views
-from shared.events import KeyToggled, NewEvent, UnreadableEventError
+from services.keys.model.key import ChangeKey, Key, RefusedError
+from services.keys.queries import Keys
+from services.keys.read_model.generations import Views
+from shared.eventstore.events import KeyToggled, NewEvent, UnreadableEventError
+from shared.eventstore.ledger import (
+    Appended,
+    Idempotency,
+    IdempotencyConflictError,
+    Ledger,
+    VersionConflictError,
+)
 from shared.identity import (
     ADMIN,
     KEYS_READ,
@@ -21,7 +28,6 @@ from shared.identity import (
     NotGrantableError,
     RotatedSecretError,
 )
-from shared.ledger import Appended, Idempotency, IdempotencyConflictError, Ledger, VersionConflictError
 from tests.keys.people import REQUEST, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)

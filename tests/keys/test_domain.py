@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from services.keys.domain import (
+from services.keys.model.key import (
     ChangeKey,
     CreateKey,
     Key,
@@ -14,16 +14,16 @@ from services.keys.domain import (
     decide,
     evolve,
 )
-from shared.events import (
+from shared.eventstore.events import (
     Actor,
     Event,
-    Fact,
     KeyCreated,
     KeyDetails,
     KeyDetailsChanged,
     KeyRevoked,
     KeyRotated,
     KeyToggled,
+    Payload,
     Request,
     UnreadableEventError,
 )
@@ -35,28 +35,28 @@ OFF = KeyToggled(enabled=False, reason="leaked")
 ON = KeyToggled(enabled=True, reason="")
 
 
-def given(*facts: Fact, first_version: int = 1) -> list[Event]:
+def given(*payloads: Payload, first_version: int = 1) -> list[Event]:
     return [
         Event(
             id=f"e{version}",
-            type=fact.TYPE,
-            schema=fact.SCHEMA,
+            type=payload.TYPE,
+            schema=payload.SCHEMA,
             subject="key:00abcdefghij",
             version=version,
             workspace="default",
             actor=Actor(kind="operator", id="o", label="op"),
             request=Request(id="r", ip=None, user_agent=None),
-            data=fact,
+            data=payload,
             position=version * 10,
             at=version * 1000,
         )
-        for version, fact in enumerate(facts, first_version)
+        for version, payload in enumerate(payloads, first_version)
     ]
 
 
-def key_after(*facts: Fact) -> Key | None:
+def key_after(*payloads: Payload) -> Key | None:
     key: Key | None = None
-    for event in given(*facts):
+    for event in given(*payloads):
         key = evolve(key, event)
     return key
 
@@ -90,8 +90,8 @@ def test_switching_off_is_a_fact_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize(("facts", "enabled"), [((CREATED,), True), ((CREATED, OFF), False)])
-def test_switching_to_what_is_so_already_is_no_fact(facts: tuple[Fact, ...], enabled: bool) -> None:
-    assert decide(ChangeKey(enabled=enabled), key_after(*facts)) == ()
+def test_switching_to_what_is_so_already_is_no_fact(payloads: tuple[Payload, ...], enabled: bool) -> None:
+    assert decide(ChangeKey(enabled=enabled), key_after(*payloads)) == ()
 
 
 def test_a_key_switched_off_and_on_is_active_again_and_remembers_when() -> None:
@@ -136,8 +136,8 @@ def test_a_change_tells_what_was_and_what_is() -> None:
 
 
 def test_one_change_of_details_and_switch_is_two_facts() -> None:
-    facts = decide(ChangeKey(name="Site", enabled=False, reason="typo"), key_after(CREATED))
-    assert facts == (RENAMED, KeyToggled(enabled=False, reason="typo"))
+    payloads = decide(ChangeKey(name="Site", enabled=False, reason="typo"), key_after(CREATED))
+    assert payloads == (RENAMED, KeyToggled(enabled=False, reason="typo"))
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_an_expiry_can_be_set_and_taken_away() -> None:
     key = key_after(CREATED, expiring)
     assert key is not None
     assert (key.status(now=3999), key.status(now=4000)) == ("active", "expired")
-    (fact,) = decide(ChangeKey(expires_at=None), key)
-    assert key_after(CREATED, expiring, fact) == replace(key, expires_at=None, updated_at=3000, version=3)
+    (payload,) = decide(ChangeKey(expires_at=None), key)
+    assert key_after(CREATED, expiring, payload) == replace(key, expires_at=None, updated_at=3000, version=3)
 
 
 def test_a_rotated_key_keeps_its_id_and_knows_the_secret_before() -> None:
@@ -173,12 +173,12 @@ def test_a_second_rotation_ends_the_first_grace() -> None:
 
 def test_a_rotation_never_makes_the_old_secrets_life_longer() -> None:
     expiring = replace(CREATED, expires_at=7000)
-    (fact,) = decide(rotate(), key_after(expiring))
-    assert fact == replace(ROTATED, previous_expires_at=7000)
+    (payload,) = decide(rotate(), key_after(expiring))
+    assert payload == replace(ROTATED, previous_expires_at=7000)
     later = KeyDetailsChanged(
         before=replace(DETAILS, expires_at=7000), after=replace(DETAILS, expires_at=99_000), reason=""
     )
-    key = key_after(expiring, fact, later)
+    key = key_after(expiring, payload, later)
     assert key is not None
     assert (key.expires_at, key.previous_expires_at) == (99_000, 7000)
 
@@ -189,9 +189,9 @@ def test_a_key_that_has_expired_is_not_rotated() -> None:
 
 
 @pytest.mark.parametrize("facts", [(CREATED,), (CREATED, OFF), (CREATED, ROTATED)])
-def test_a_key_is_revoked_once_and_for_good(facts: tuple[Fact, ...]) -> None:
-    assert decide(RevokeKey(reason="leaked"), key_after(*facts)) == (REVOKED,)
-    key = key_after(*facts, REVOKED)
+def test_a_key_is_revoked_once_and_for_good(payloads: tuple[Payload, ...]) -> None:
+    assert decide(RevokeKey(reason="leaked"), key_after(*payloads)) == (REVOKED,)
+    key = key_after(*payloads, REVOKED)
     assert key is not None
     assert key.status(now=10**15) == "revoked"
     assert decide(RevokeKey(reason="again"), key) == ()
@@ -209,6 +209,6 @@ def test_the_status_is_the_first_that_holds_of_revoked_inactive_expired() -> Non
 
 
 @pytest.mark.parametrize("late", [ON, RENAMED, ROTATED, REVOKED])
-def test_nothing_follows_a_revocation(late: Fact) -> None:
+def test_nothing_follows_a_revocation(late: Payload) -> None:
     with pytest.raises(UnreadableEventError, match="does not follow"):
         key_after(CREATED, REVOKED, late)

@@ -6,19 +6,19 @@ import pytest
 from redis import Redis
 
 from services.keys.commands import KeyCommands, NewKey
-from services.keys.currency import Tail
-from services.keys.domain import ChangeKey
-from services.keys.inquiries import LedgerInquiries
-from services.keys.key_material import ApiKey, mint_again
-from services.keys.service import Keys
-from services.keys.standings import Memory
-from services.keys.usage import Usage
-from services.keys.verification import Verifier
-from services.keys.views import Views
-from shared.events import UnreadableEventError
-from shared.inquiries import FoundKey, NotAKeyError
-from shared.ledger import LOG, Ledger
-from shared.moments import MomentError, Position, Time
+from services.keys.forensics import LedgerForensics
+from services.keys.model.key import ChangeKey
+from services.keys.model.token import ApiKey, mint_again
+from services.keys.queries import Keys
+from services.keys.read_model.generations import Views
+from services.keys.verification.cache import KeyCache
+from services.keys.verification.invalidation import CacheInvalidator
+from services.keys.verification.usage import Usage
+from services.keys.verification.verifier import Verifier
+from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.ledger import LOG, Ledger
+from shared.eventstore.point_in_time import PointInTimeError, Position, Time
+from shared.forensics import FoundKey, NotAKeyError
 from tests.keys.people import REQUEST, now, person
 
 DAY_S = 24 * 60 * 60
@@ -31,8 +31,8 @@ def usage(fake_store: Redis) -> Usage:
 
 
 @pytest.fixture
-def inquiries(commands: KeyCommands, fake_store: Redis, usage: Usage) -> LedgerInquiries:
-    return LedgerInquiries(Keys(commands, Views(fake_store)), usage)
+def inquiries(commands: KeyCommands, fake_store: Redis, usage: Usage) -> LedgerForensics:
+    return LedgerForensics(Keys(commands, Views(fake_store)), usage)
 
 
 def created(commands: KeyCommands, workspace: str = "default", **fields: object) -> ApiKey:
@@ -47,17 +47,17 @@ def rotated(commands: KeyCommands, key_id: str, grace_seconds: int) -> ApiKey:
     return done.api_key
 
 
-def found(inquiries: LedgerInquiries, api_key: ApiKey) -> FoundKey:
+def found(inquiries: LedgerForensics, api_key: ApiKey) -> FoundKey:
     answer = inquiries.find("default", api_key.reveal())
     assert answer
     return answer
 
 
 def test_the_verdict_on_the_past_is_what_was_said_then(
-    inquiries: LedgerInquiries, commands: KeyCommands, ledger: Ledger
+    inquiries: LedgerForensics, commands: KeyCommands, ledger: Ledger
 ) -> None:
-    memory = Memory(10)
-    verify = Verifier(ledger, memory, Tail(ledger, memory), now, lambda _: None)
+    memory = KeyCache(10)
+    verify = Verifier(ledger, memory, CacheInvalidator(ledger, memory), now, lambda _: None)
     chance = random.Random(6)
     api_key = created(commands, scopes=("a", "b"))
     said: list[tuple[int, str, str | None]] = []
@@ -85,7 +85,7 @@ def test_the_verdict_on_the_past_is_what_was_said_then(
 
 
 def test_before_its_creation_a_key_was_not_found_and_the_creation_is_named(
-    inquiries: LedgerInquiries, commands: KeyCommands
+    inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     created(commands)
     key = created(commands)
@@ -96,7 +96,7 @@ def test_before_its_creation_a_key_was_not_found_and_the_creation_is_named(
         assert answer.words.startswith("No: it was not there yet. a@b created it at ")
 
 
-def test_a_key_of_another_workspace_is_as_unknown(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+def test_a_key_of_another_workspace_is_as_unknown(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     theirs = created(commands, "other")
     for key_id in (theirs.id, "000000000000", "no id", ""):
         for moment in (Position(1), Time(0), Position(99), Time(99_000_000_000_000)):
@@ -104,15 +104,15 @@ def test_a_key_of_another_workspace_is_as_unknown(inquiries: LedgerInquiries, co
     assert inquiries.find("default", theirs.reveal()) is None
 
 
-def test_a_moment_that_is_yet_to_come_is_refused(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+def test_a_moment_that_is_yet_to_come_is_refused(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     key = created(commands)
     for moment, words in ((Position(2), "not yet there"), (Time(99_000_000_000_000), "in the future")):
-        with pytest.raises(MomentError, match=words):
+        with pytest.raises(PointInTimeError, match=words):
             inquiries.verdict_at("default", key.id, moment, ())
 
 
 def test_of_a_history_that_cannot_be_read_whole_nothing_is_guessed(
-    inquiries: LedgerInquiries, commands: KeyCommands, fake_store: Redis
+    inquiries: LedgerForensics, commands: KeyCommands, fake_store: Redis
 ) -> None:
     key = created(commands)
     commands.change(person(), key.id, OFF, REQUEST)
@@ -130,7 +130,7 @@ def test_of_a_history_that_cannot_be_read_whole_nothing_is_guessed(
     assert inquiries.find("other", key.reveal()) is None
 
 
-def test_a_token_is_the_present_secret_of_its_key(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+def test_a_token_is_the_present_secret_of_its_key(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     expires_at = now() + 60_000
     key = created(commands, expires_at=expires_at)
     answer = found(inquiries, key)
@@ -141,7 +141,7 @@ def test_a_token_is_the_present_secret_of_its_key(inquiries: LedgerInquiries, co
 
 
 def test_an_earlier_secret_is_told_with_when_it_was_replaced_and_until_when_it_is_good(
-    inquiries: LedgerInquiries, commands: KeyCommands, ledger: Ledger
+    inquiries: LedgerForensics, commands: KeyCommands, ledger: Ledger
 ) -> None:
     first = created(commands)
     second = rotated(commands, first.id, 3600)
@@ -162,7 +162,7 @@ def test_an_earlier_secret_is_told_with_when_it_was_replaced_and_until_when_it_i
 
 
 def test_a_secret_that_was_replaced_without_a_grace_is_over(
-    inquiries: LedgerInquiries, commands: KeyCommands
+    inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     first = created(commands)
     rotated(commands, first.id, 0)
@@ -170,7 +170,7 @@ def test_a_secret_that_was_replaced_without_a_grace_is_over(
     assert (answer.secret.standing, answer.good, answer.status) == ("replaced", False, "active")
 
 
-def test_a_grace_ends_where_the_key_expires(inquiries: LedgerInquiries, commands: KeyCommands) -> None:
+def test_a_grace_ends_where_the_key_expires(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     first = created(commands)
     rotated(commands, first.id, DAY_S)
     expires_at = now() + 5_000
@@ -179,7 +179,7 @@ def test_a_grace_ends_where_the_key_expires(inquiries: LedgerInquiries, commands
 
 
 def test_the_status_is_that_of_now_and_only_a_good_token_is_called_so(
-    inquiries: LedgerInquiries, commands: KeyCommands
+    inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     key = created(commands)
     said = []
@@ -192,7 +192,7 @@ def test_the_status_is_that_of_now_and_only_a_good_token_is_called_so(
 
 
 def test_another_secret_under_a_keys_id_is_as_unknown(
-    inquiries: LedgerInquiries, commands: KeyCommands
+    inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     key = created(commands)
     forged = mint_again("kl", key.id, random.Random(3).randrange)
@@ -200,7 +200,7 @@ def test_another_secret_under_a_keys_id_is_as_unknown(
 
 
 def test_what_is_no_whole_key_is_told_apart_and_not_repeated(
-    inquiries: LedgerInquiries, commands: KeyCommands
+    inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     token = created(commands).reveal()
     for text in (token[:-1], f"{token} ", token[:-1] + "!", "", "nonsense", "\ud800", "x" * 100_000):
@@ -211,7 +211,7 @@ def test_what_is_no_whole_key_is_told_apart_and_not_repeated(
 
 
 def test_uses_are_told_day_by_day_newest_first(
-    inquiries: LedgerInquiries, commands: KeyCommands, usage: Usage
+    inquiries: LedgerForensics, commands: KeyCommands, usage: Usage
 ) -> None:
     key = created(commands)
     assert inquiries.use(key.id).last_used_at is None

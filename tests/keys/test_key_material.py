@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.keys.key_material import ApiKey, MalformedKeyError, mint, parse, shard
-from shared.tokens import ALPHABET
+from services.keys.model.token import ApiKey, MalformedKeyError, mint, parse, shard
+from shared.text.key_detection import ALPHABET
 
 PREFIXES = st.from_regex(r"[0-9A-Za-z]{1,5}(_[0-9A-Za-z]{1,5}){0,2}", fullmatch=True)
 

@@ -14,19 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from services.keys import listing
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.criteria import SORTS, Criteria, Sort
-from services.keys.cursors import CursorError
-from services.keys.domain import STATUSES, ChangeKey, Key, RefusedError, Status, subject
-from services.keys.listing import Page
-from services.keys.operations import retry
-from services.keys.projector import Projector
-from services.keys.rebuild import check, replay
-from services.keys.usage import Usage
-from services.keys.views import Views
-from shared.events import Event, UnreadableEventError
-from shared.ledger import Ledger
+from services.keys.model.key import STATUSES, ChangeKey, Key, RefusedError, Status, subject
+from services.keys.read_model import query as listing
+from services.keys.read_model.criteria import SORTS, Criteria, Sort
+from services.keys.read_model.cursor import CursorError
+from services.keys.read_model.generations import Views
+from services.keys.read_model.operations import retry
+from services.keys.read_model.projector import Projector
+from services.keys.read_model.query import Page
+from services.keys.read_model.rebuild import check, replay
+from services.keys.verification.usage import Usage
+from shared.eventstore.events import Event, UnreadableEventError
+from shared.eventstore.ledger import Ledger
 from tests.keys.people import REQUEST, now, person
 
 _ASKED = 40  # lists of one history
@@ -34,12 +34,12 @@ _WORKSPACES = ("ours", "theirs")
 _SELDOM, _OFTEN = {"_LIKELY": 0.001}, {"_LIKELY": 10**9}  # whether it is first tried in order
 _PLANS: dict[str, dict[str, Any]] = {
     "as it is": {"_LIKELY": listing._LIKELY},
-    "always in order": {"_GATHERED_MOST": -1},
+    "always in order": {"_MAX_GATHERED": -1},
     "tried in order, then gathered": {"_TRIED": 1, "_A_TIME": 2} | _OFTEN,
     "gathered and sorted": _SELDOM,
     "gathered and sorted, a few at a time": {"_A_TIME": 2} | _SELDOM,
-    "gathered, then in order": {"_SORTED_MOST": 0} | _SELDOM,
-    "short pages": {"_ROWS_MOST": 2, "_PLACES_MOST": 2, "_TRIED": 1} | _OFTEN,
+    "gathered, then in order": {"_MAX_SORTED": 0} | _SELDOM,
+    "short pages": {"_MAX_ROWS": 2, "_MAX_PLACES": 2, "_TRIED": 1} | _OFTEN,
 }
 
 
@@ -100,7 +100,7 @@ def world(any_store: Redis) -> World:
 
 @pytest.fixture(autouse=True)
 def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.keys.rebuild._OLD_GENERATION_S", 0)
+    monkeypatch.setattr("services.keys.read_model.rebuild._OLD_GENERATION_S", 0)
 
 
 def test_a_search_finds_the_beginning_of_any_word(world: World) -> None:
@@ -209,7 +209,7 @@ def test_a_switched_rotated_or_revoked_key_leaves_nothing_behind(world: World) -
 def test_a_parked_key_that_is_taken_up_again_leaves_nothing_behind(world: World) -> None:
     key = world.create("before")
     world.project()
-    with patch("services.keys.projections.evolve", _refuse):
+    with patch("services.keys.read_model.projection.evolve", _refuse):
         world.change(key, name="after")
         world.project()
     assert world.names("before") == ["before"]
@@ -227,7 +227,7 @@ def test_a_page_looks_at_so_many_rows_and_no_more(world: World) -> None:
         world.create(name)
     world.project()
     criteria = Criteria(search="sought")
-    with patch.multiple(listing, _GATHERED_MOST=-1, _TRIED=0, _ROWS_MOST=4, _A_TIME=2):
+    with patch.multiple(listing, _MAX_GATHERED=-1, _TRIED=0, _MAX_ROWS=4, _A_TIME=2):
         short = world.views.page("ours", 1, None, criteria)
         assert short.keys == []
         assert short.next_cursor is not None
@@ -402,7 +402,10 @@ def _explore(examples: int, new_store: Callable[[], Redis], plan: str) -> None:
         _live_through(world, steps)
         _is_sound(world, asked, limit, plan)
 
-    with patch("services.keys.projector.PAGE", 7), patch("services.keys.rebuild._PAGE", 3):
+    with (
+        patch("services.keys.read_model.projector.PAGE", 7),
+        patch("services.keys.read_model.rebuild._PAGE", 3),
+    ):
         explore()
 
 

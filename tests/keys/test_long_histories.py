@@ -10,13 +10,13 @@ import pytest
 from redis import Redis
 
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.domain import ChangeKey, subject
-from services.keys.projector import Projector
-from services.keys.service import Keys
-from services.keys.views import Views
-from shared.events import KeyToggled, enveloped
-from shared.ledger import Ledger
-from shared.moments import Position
+from services.keys.model.key import ChangeKey, subject
+from services.keys.queries import Keys
+from services.keys.read_model.generations import Views
+from services.keys.read_model.projector import Projector
+from shared.eventstore.events import KeyToggled, enveloped
+from shared.eventstore.ledger import Ledger
+from shared.eventstore.point_in_time import Position
 from tests.keys.people import REQUEST, now, person
 
 TOGGLES = 4_000

@@ -4,13 +4,13 @@ import pytest
 from redis import Redis
 
 from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, fold
-from services.keys.domain import ChangeKey
-from services.keys.moments import NotYetCreatedError, past
-from services.keys.service import Keys
-from services.keys.views import Views
-from shared.events import Event, KeyToggled
+from services.keys.model.key import ChangeKey
+from services.keys.model.point_in_time import NotYetCreatedError, past
+from services.keys.queries import Keys
+from services.keys.read_model.generations import Views
+from shared.eventstore.events import Event, KeyToggled
+from shared.eventstore.point_in_time import PointInTime, PointInTimeError, Position, Time, parse_point_in_time
 from shared.identity import ForbiddenError
-from shared.moments import Moment, MomentError, Position, Time, parse_moment
 from tests.keys.people import REQUEST, person
 from tests.keys.test_domain import CREATED, OFF, given
 
@@ -33,7 +33,7 @@ LIFE = given(CREATED, OFF, KeyToggled(enabled=True, reason=""))
     ],
 )
 def test_a_key_as_it_was_is_the_fold_of_what_had_happened(
-    moment: Moment, version: int, enabled: bool
+    moment: PointInTime, version: int, enabled: bool
 ) -> None:
     found = past(LIFE, moment, 0)
     assert (found.key.version, found.key.enabled, found.last.version) == (version, enabled, version)
@@ -47,7 +47,7 @@ def test_no_more_of_a_history_is_read_than_one_event_after_the_moment() -> None:
 
 
 @pytest.mark.parametrize("moment", [Position(9), Time(999)])
-def test_before_its_creation_there_was_no_key(moment: Moment) -> None:
+def test_before_its_creation_there_was_no_key(moment: PointInTime) -> None:
     with pytest.raises(NotYetCreatedError) as refused:
         past(LIFE, moment, 0)
     assert refused.value.created.position == 10
@@ -74,8 +74,8 @@ def test_the_steps_lead_from_event_to_event_and_end_at_both_ends() -> None:
         ("1970-01-01T01:00:01+01:00", Time(1000)),
     ],
 )
-def test_a_moment_is_a_position_or_a_time(text: str, moment: Moment) -> None:
-    assert parse_moment(text) == moment
+def test_a_moment_is_a_position_or_a_time(text: str, moment: PointInTime) -> None:
+    assert parse_point_in_time(text) == moment
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_a_moment_is_a_position_or_a_time(text: str, moment: Moment) -> None:
     ["", "0", "-1", "1.5", "١٧", "9" * 16, "9" * 5000, "yesterday", "2026-11-23", "2026-11-23T18:59:21"],
 )
 def test_what_is_neither_is_refused_with_an_example_of_both(text: str) -> None:
-    with pytest.raises(MomentError, match=r"2026-11-23T18:59:21\.123Z.*position of the ledger, like 17"):
-        parse_moment(text)
+    with pytest.raises(PointInTimeError, match=r"2026-11-23T18:59:21\.123Z.*position of the ledger, like 17"):
+        parse_point_in_time(text)
 
 
 @pytest.fixture
@@ -94,9 +94,9 @@ def keys(commands: KeyCommands, fake_store: Redis) -> Keys:
 
 def test_a_moment_that_is_yet_to_come_is_refused(keys: Keys) -> None:
     key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
-    with pytest.raises(MomentError, match="in the future"):
+    with pytest.raises(PointInTimeError, match="in the future"):
         keys.past(person(), key.id, Time(99_000_000_000_000))
-    with pytest.raises(MomentError, match="at position 1, and not yet there"):
+    with pytest.raises(PointInTimeError, match="at position 1, and not yet there"):
         keys.past(person(), key.id, Position(2))
 
 
@@ -111,9 +111,9 @@ def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
-    monkeypatch.setattr("services.keys.service.time.time_ns", lambda: 0)
+    monkeypatch.setattr("services.keys.queries.time.time_ns", lambda: 0)
     assert keys.past(person(), key.id, Time(key.created_at)).at == key.created_at
-    with pytest.raises(MomentError):
+    with pytest.raises(PointInTimeError):
         keys.past(person(), key.id, Time(key.created_at + 1))
 
 

@@ -3,11 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
-from services.keys.moments import past
-from services.keys.past_verdicts import verdict_of
-from shared.events import Event, KeyDetails, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
-from shared.inquiries import PastVerdict
-from shared.moments import Moment, Position, Time
+from services.keys.model.point_in_time import past
+from services.keys.verification.as_of import verdict_of
+from shared.eventstore.events import Event, KeyDetails, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
+from shared.eventstore.point_in_time import PointInTime, Position, Time
+from shared.forensics import PastVerdict
 from tests.keys.test_domain import CREATED, OFF, ON, given
 
 # Created at position 10 and time 1000; each later event comes 10 positions and 1000 ms after the one before.
@@ -23,7 +23,7 @@ def rotated(until: int) -> KeyRotated:
     return KeyRotated(prefix="kl", hint="kl_1234…wxyz", digest="bb" * 32, previous_expires_at=until)
 
 
-def verdict(history: list[Event], moment: Moment, *scopes: str) -> PastVerdict:
+def verdict(history: list[Event], moment: PointInTime, *scopes: str) -> PastVerdict:
     at = moment.at if isinstance(moment, Time) else moment.position * 100
     return verdict_of(past(history, moment, at), scopes)
 
@@ -62,7 +62,7 @@ LIFE = given(BORN, OFF, ON, changed(scopes=("b",)), KeyRevoked(reason="Found in 
     ],
 )
 def test_the_verdict_names_the_event_that_decided_it(
-    moment: Moment, code: str, position: int, words: str
+    moment: PointInTime, code: str, position: int, words: str
 ) -> None:
     found = verdict(LIFE, moment, "b")
     assert (found.code, found.cause.position, found.cause.at) == (code, position, position * 100)
@@ -120,9 +120,9 @@ def test_scopes_that_it_lacked_are_named_and_those_that_it_held() -> None:
     ],
 )
 def test_of_several_reasons_the_first_is_told_in_the_order_of_the_verdict(
-    facts: tuple[KeyToggled | KeyRevoked, ...], code: str
+    payloads: tuple[KeyToggled | KeyRevoked, ...], code: str
 ) -> None:
-    assert verdict(given(BORN, *facts), Time(9_000), "nothing it holds").code == code
+    assert verdict(given(BORN, *payloads), Time(9_000), "nothing it holds").code == code
 
 
 def test_without_a_reason_none_is_told() -> None:

@@ -36,15 +36,13 @@ from redis import Redis, RedisError
 from redis.client import Pipeline
 
 from services.keys.commands import KeyCommands, NewKey, StaleVersionError, fold
-from services.keys.domain import ChangeKey, Key, subject
-from services.keys.projections import VERSION, Changes, read
-from services.keys.projector import Projector
-from services.keys.rebuild import RebuildError, check, replay
-from services.keys.views import Generation, LeaseTakenError, Views
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.events import Record, decode
-from shared.ledger import (
+from services.keys.model.key import ChangeKey, Key, subject
+from services.keys.read_model.generations import Generation, LeaseTakenError, Views
+from services.keys.read_model.projection import VERSION, Changes, read
+from services.keys.read_model.projector import Projector
+from services.keys.read_model.rebuild import RebuildError, check, replay
+from shared.eventstore.events import Record, decode
+from shared.eventstore.ledger import (
     LOG,
     Checkpoint,
     Idempotency,
@@ -53,6 +51,8 @@ from shared.ledger import (
     VersionConflictError,
     checkpoint_at,
 )
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.keys.people import REQUEST, now, person
 from tests.real import answers, until
 
@@ -521,10 +521,10 @@ class Keyledger(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _short_pages_and_no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.keys.projector.PAGE", 3)
-    monkeypatch.setattr("services.keys.rebuild._PAGE", 2)
-    monkeypatch.setattr("services.keys.rebuild._REPORT_EVERY_S", 0)
-    monkeypatch.setattr("services.keys.rebuild._OLD_GENERATION_S", 0)
+    monkeypatch.setattr("services.keys.read_model.projector.PAGE", 3)
+    monkeypatch.setattr("services.keys.read_model.rebuild._PAGE", 2)
+    monkeypatch.setattr("services.keys.read_model.rebuild._REPORT_EVERY_S", 0)
+    monkeypatch.setattr("services.keys.read_model.rebuild._OLD_GENERATION_S", 0)
 
 
 def explore(machine: type[Keyledger], examples: int, steps: int) -> None:
@@ -731,7 +731,7 @@ def test_a_rebuild_catches_up_before_it_takes_the_place_of_the_old_views(plain: 
 def test_nothing_is_left_of_what_a_rebuild_did_not_finish_removing(
     plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.keys.views._SCAN_PAGE", 1)
+    monkeypatch.setattr("services.keys.read_model.generations._SCAN_PAGE", 1)
     unlink = Redis.unlink
     plain.create(*"abcdefgh")
     for calls in range(12):
@@ -783,7 +783,7 @@ def test_a_projector_that_cannot_rebuild_what_went_backwards_goes_on_trying(
         tries.append(1)
         return replay(ledger, views)
 
-    monkeypatch.setattr("services.keys.projector.replay", counted)
+    monkeypatch.setattr("services.keys.read_model.projector.replay", counted)
     stop = Event()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(plain.projector.run, stop)

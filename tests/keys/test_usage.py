@@ -7,7 +7,7 @@ from redis import ConnectionError as StoreConnectionError
 from redis import Redis
 from redis import TimeoutError as StoreTimeoutError
 
-from services.keys.usage import Usage
+from services.keys.verification.usage import Usage
 
 DAY = 24 * 60 * 60 * 1000
 NOW = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp() * 1000)
@@ -90,7 +90,7 @@ def test_a_batch_whose_answer_was_lost_counts_once(store: Redis, monkeypatch: py
 
 
 def test_what_waits_is_bounded(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.keys.usage._WAITING_MOST", 2)
+    monkeypatch.setattr("services.keys.verification.usage._MAX_WAITING", 2)
     usage = Usage(store)
     for key_id in "abcab":
         usage.note((key_id, "VALID", NOW))

@@ -9,21 +9,22 @@ import pytest
 from redis import ConnectionError as StoreConnectionError
 from redis import Redis
 
-from services.keys import currency, verification
-from services.keys.commands import Done, KeyCommands, NewKey
-from services.keys.create_call import CreateCall
-from services.keys.currency import Tail
-from services.keys.domain import ChangeKey
-from services.keys.key_material import ApiKey
-from services.keys.standings import UNKNOWN, Memory, Standing, standing_of
-from services.keys.verification import BehindError, KeyAuthenticator, Verifier
-from services.keys.verify_calls import InvalidParameterError, VerdictCalls
-from shared.events import UnreadableEventError
+from services.keys.commands import CommandResult, KeyCommands, NewKey
+from services.keys.model.key import ChangeKey
+from services.keys.model.token import ApiKey
+from services.keys.verification import invalidation as currency
+from services.keys.verification import verifier as verification
+from services.keys.verification.cache import UNKNOWN, CachedKey, KeyCache, cached_key
+from services.keys.verification.invalidation import CacheInvalidator
+from services.keys.verification.verifier import BehindError, KeyAuthenticator, Verifier
+from services.keys.web.create_endpoint import CreateEndpoint
+from services.keys.web.fast_path import InvalidParameterError, VerdictEndpoints
+from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import KEYS_VERIFY, UnauthenticatedError
-from shared.ledger import LOG, Ledger
-from shared.tokens import checksum
-from shared.web.environ import BODY
-from shared.web.limits import Limits
+from shared.text.key_detection import checksum
+from shared.web.server.environ import BODY
+from shared.web.server.limits import Limits
 from tests.keys.people import REQUEST, now, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
@@ -32,10 +33,10 @@ OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
 class Process:
     """The verifier of one web process, whose tail follows when it is told to."""
 
-    def __init__(self, store: Redis, memory: Memory | None = None) -> None:
+    def __init__(self, store: Redis, memory: KeyCache | None = None) -> None:
         self.ledger = Ledger(store)
-        self.memory = Memory(100) if memory is None else memory
-        self.tail = Tail(self.ledger, self.memory)
+        self.memory = KeyCache(100) if memory is None else memory
+        self.tail = CacheInvalidator(self.ledger, self.memory)
         self.uses: list[tuple[str, str, int]] = []
         self.clock = now
         self.verify = Verifier(self.ledger, self.memory, self.tail, lambda: self.clock(), self.uses.append)
@@ -47,13 +48,13 @@ class Process:
         return self.verify(token, scopes, workspace).code
 
 
-CURRENT_S = 60.0  # longer than a busy machine stands still
+FRESH_S = 60.0  # longer than a busy machine stands still
 
 
 @pytest.fixture(autouse=True)
 def _current_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (currency, verification):
-        monkeypatch.setattr(module, "CURRENT_S", CURRENT_S)
+        monkeypatch.setattr(module, "FRESH_S", FRESH_S)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def process(fake_store: Redis) -> Process:
     return made
 
 
-def created(commands: KeyCommands, **fields: object) -> tuple[Done, str]:
+def created(commands: KeyCommands, **fields: object) -> tuple[CommandResult, str]:
     done = commands.create(person(), NewKey(name="Web", **fields), REQUEST)  # type: ignore[arg-type]
     assert done.api_key
     return done, done.api_key.reveal()
@@ -141,7 +142,7 @@ def test_a_verdict_comes_from_memory_while_that_is_current(
     assert process.code(token) == "VALID"
     reject_reads(process, monkeypatch)
     assert process.code(token) == "VALID"
-    process.tail.current_until = time.monotonic() - 0.001
+    process.tail.fresh_until = time.monotonic() - 0.001
     with pytest.raises(StoreConnectionError):
         process.code(token)
 
@@ -158,9 +159,9 @@ def test_a_process_that_was_stopped_in_mid_verdict_reads_again(
     def stopped() -> int:
         process.clock = now
         commands.change(person(), done.key.id, OFF, REQUEST)
-        monkeypatch.setattr(time, "monotonic", lambda: running() + 2 * CURRENT_S)
+        monkeypatch.setattr(time, "monotonic", lambda: running() + 2 * FRESH_S)
         process.follow()
-        assert process.tail.current_until > time.monotonic()
+        assert process.tail.fresh_until > time.monotonic()
         return now()
 
     process.clock = stopped
@@ -191,13 +192,13 @@ def test_a_key_that_was_unknown_is_found_once_it_is_there(
     assert process.code(token) == "VALID"
 
 
-class _Overtaken(Memory):
+class _Overtaken(KeyCache):
     """Lets something happen after the ledger was read, and before that is remembered."""
 
     meanwhile: Callable[[], object] = staticmethod(lambda: None)
 
-    def load(self, key_id: str, read: Callable[[str], Standing]) -> Standing:
-        def then(key_id: str) -> Standing:
+    def load(self, key_id: str, read: Callable[[str], CachedKey]) -> CachedKey:
+        def then(key_id: str) -> CachedKey:
             standing = read(key_id)
             happen, self.meanwhile = self.meanwhile, lambda: None
             happen()
@@ -279,9 +280,9 @@ def test_a_ledger_that_went_backwards_is_begun_anew(
     fake_store.xdel(LOG, "0-2")
     fake_store.rpop(f"{{kl:0}}:subject:key:{done.key.id}")
     process.follow()
-    assert (len(process.memory), process.tail.current_until) == (0, 0.0)
+    assert (len(process.memory), process.tail.fresh_until) == (0, 0.0)
     process.follow()
-    assert process.tail.current_until > time.monotonic()
+    assert process.tail.fresh_until > time.monotonic()
     assert process.code(token) == "VALID"
 
 
@@ -292,10 +293,10 @@ def test_a_tail_whose_store_is_away_is_not_current(process: Process, monkeypatch
         stop.set()
         raise StoreConnectionError("away")
 
-    assert process.tail.current_until > time.monotonic()
+    assert process.tail.fresh_until > time.monotonic()
     monkeypatch.setattr(process.ledger, "tail", away)
     process.tail.run(stop)
-    assert process.tail.current_until < time.monotonic()
+    assert process.tail.fresh_until < time.monotonic()
 
 
 def test_a_verdict_is_as_new_as_was_asked_for(process: Process, commands: KeyCommands) -> None:
@@ -314,7 +315,7 @@ def test_a_verdict_is_as_new_as_was_asked_for(process: Process, commands: KeyCom
 def test_the_memory_is_bounded_and_guessing_pushes_no_key_out(
     fake_store: Redis, commands: KeyCommands
 ) -> None:
-    process = Process(fake_store, Memory(10))
+    process = Process(fake_store, KeyCache(10))
     process.follow()
     tokens = [created(commands)[1] for _ in range(12)]
     process.follow()
@@ -332,7 +333,7 @@ def test_the_memory_is_bounded_and_guessing_pushes_no_key_out(
 
 def test_keys_with_equal_scopes_share_them(commands: KeyCommands, ledger: Ledger) -> None:
     standings = [
-        standing_of(ledger.history(f"key:{created(commands, scopes=('a', 'b'))[0].key.id}")) for _ in "12"
+        cached_key(ledger.history(f"key:{created(commands, scopes=('a', 'b'))[0].key.id}")) for _ in "12"
     ]
     assert standings[0].scopes is standings[1].scopes
     assert standings[0].workspace is standings[1].workspace
@@ -367,14 +368,14 @@ def test_a_workspace_of_any_name_fits_a_header(
 ) -> None:
     done = commands.create(person(name), NewKey(name="Web"), REQUEST)
     assert done.api_key
-    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"bearer {done.api_key.reveal()}"}
     assert dict(calls.forward_auth(asked).headers)["X-Keyledger-Workspace"] == sent
 
 
 def test_scopes_of_any_text_fit_a_header_and_stay_apart(process: Process, commands: KeyCommands) -> None:
     _, token = created(commands, scopes=("orders:read", "a\r\nX-Evil: 1", "é", "b c", "100%"))
-    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     answer = calls.forward_auth({"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"Bearer {token}"})
     sent = dict(answer.headers)["X-Keyledger-Scopes"]
     assert sent == "orders:read a%0D%0AX-Evil%3A%201 %C3%A9 b%20c 100%25"
@@ -405,7 +406,7 @@ def test_the_fast_path_gives_no_verdict_on_a_body_that_repeats_a_name(
     process: Process, commands: KeyCommands, body: bytes
 ) -> None:
     _, token = created(commands, scopes=(KEYS_VERIFY,))
-    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     assert calls.verify(plain(body % token.encode(), token)) is None
     answer = calls.verify(plain(b'{"api_key":"%b","scopes":[]}' % token.encode(), token))
     assert answer
@@ -413,7 +414,7 @@ def test_the_fast_path_gives_no_verdict_on_a_body_that_repeats_a_name(
 
 
 def test_the_fast_path_creates_no_key_from_a_body_that_repeats_a_name(commands: KeyCommands) -> None:
-    create = CreateCall(commands, lambda _: person(), Limits(None))
+    create = CreateEndpoint(commands, lambda _: person(), Limits(None))
     assert create(plain(b'{"name":"a","scopes":[],"scopes":["keyledger:admin"]}', "x")) is None
     answer = create(plain(b'{"name":"a","scopes":["keyledger:admin"]}', "x"))
     assert answer
@@ -458,7 +459,7 @@ def test_forward_auth_refuses_a_rule_that_it_cannot_read_and_names_the_parameter
     process: Process, commands: KeyCommands, query: str, name: str
 ) -> None:
     _, token = created(commands, scopes=("a", "b"))
-    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     for _ in range(2):  # the second time, what was read before may come from a cache
         with pytest.raises(InvalidParameterError) as refused:
             calls.forward_auth({"QUERY_STRING": query, "HTTP_AUTHORIZATION": f"Bearer {token}"})
@@ -470,7 +471,7 @@ def test_a_key_that_was_pasted_as_a_scope_is_not_repeated_in_the_error(
     process: Process, commands: KeyCommands
 ) -> None:
     _, token = created(commands)
-    calls = VerdictCalls(process.verify, KeyAuthenticator(process.verify))
+    calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     with pytest.raises(InvalidParameterError) as refused:
         calls.forward_auth({"QUERY_STRING": f"scopes={token}", "HTTP_AUTHORIZATION": f"Bearer {token}"})
     assert token not in str(refused.value)

@@ -9,20 +9,20 @@ import msgspec
 import pytest
 from redis import Redis
 
-from services.keys import rebuild
 from services.keys.commands import KeyCommands, NewKey, fold
-from services.keys.criteria import Criteria
-from services.keys.domain import ChangeKey, Key
-from services.keys.index import moves
-from services.keys.operations import retry, status
-from services.keys.projections import Changes, read
-from services.keys.projector import Projector
-from services.keys.rebuild import RebuildError, check, replay
-from services.keys.service import Keys
-from services.keys.views import Generation, LeaseTakenError, Views
-from shared.events import Event, Record, UnreadableEventError
-from shared.ledger import LOG, Checkpoint, Ledger
-from shared.timestamps import FIRST_TIME, LAST_TIME
+from services.keys.model.key import ChangeKey, Key
+from services.keys.queries import Keys
+from services.keys.read_model import rebuild
+from services.keys.read_model.criteria import Criteria
+from services.keys.read_model.generations import Generation, LeaseTakenError, Views
+from services.keys.read_model.index import moves
+from services.keys.read_model.operations import retry, status
+from services.keys.read_model.projection import Changes, read
+from services.keys.read_model.projector import Projector
+from services.keys.read_model.rebuild import RebuildError, check, replay
+from shared.clock import FIRST_TIME, LAST_TIME
+from shared.eventstore.events import Event, Record, UnreadableEventError
+from shared.eventstore.ledger import LOG, Checkpoint, Ledger
 from tests.keys.people import REQUEST, now, person
 
 
@@ -196,7 +196,7 @@ def test_parked_keys_are_taken_up_again_by_code_that_can_read_them(
 ) -> None:
     key = kl.create("parked")
     with monkeypatch.context() as older:
-        older.setattr("services.keys.projections.evolve", refuse)
+        older.setattr("services.keys.read_model.projection.evolve", refuse)
         kl.toggle(key, enabled=False)
         kl.project()
     assert "not yet" in status(kl.ledger, kl.views, 0).parked[key]
@@ -257,7 +257,7 @@ def test_a_replay_gives_the_same_views_and_leaves_nothing_of_the_old(kl: Keyledg
 
 @pytest.fixture(autouse=True)
 def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.keys.rebuild._OLD_GENERATION_S", 0)
+    monkeypatch.setattr("services.keys.read_model.rebuild._OLD_GENERATION_S", 0)
 
 
 def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
@@ -299,7 +299,7 @@ def test_a_replay_puts_each_key_into_the_index_once_as_it_is_at_the_end(
     keys = [kl.create("first"), kl.create("second")]
     for enabled in (False, True, False):
         kl.toggle(keys[0], enabled=enabled)
-    monkeypatch.setattr("services.keys.views.moves", moved)
+    monkeypatch.setattr("services.keys.read_model.generations.moves", moved)
     replay(kl.ledger, kl.views)
     assert put == [(None, 4), (None, 1)]
     assert kl.listed() == kl.folded(*keys[::-1])
@@ -469,7 +469,7 @@ def test_a_reader_waits_for_its_write_and_says_when_it_waited_in_vain(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kl.create("one")
-    monkeypatch.setattr("services.keys.views._WAIT_S", 0.05)
+    monkeypatch.setattr("services.keys.read_model.generations._WAIT_S", 0.05)
     assert not kl.views.wait_for(1)
     kl.project()
     assert kl.views.wait_for(1)

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from services.composition import Parts
-from shared.connections import connect
-from tests.services.keyledgers import Making, Past, backed_up, close, live, parts_in, seen
+from services.runtime.components import Container
+from shared.store.connections import connect
+from tests.services.keyledgers import Earlier, Making, backed_up, close, live, parts_in, seen
 
 
 @pytest.fixture(scope="module")
-def past(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Past:
+def past(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Earlier:
     """Made once: nobody changes it."""
     directory = tmp_path_factory.mktemp("past")
     with connect(valkey_url) as store:
         store.flushall()
-    parts = live(parts_in(directory, valkey_url))
-    taken = backed_up(parts, directory / "backup.jsonl")
-    found = Past(directory / "backup.jsonl", taken, seen(parts), parts.audit_key_file)
-    close(parts)
+    components = live(parts_in(directory, valkey_url))
+    taken = backed_up(components, directory / "backup.jsonl")
+    found = Earlier(directory / "backup.jsonl", taken, seen(components), components.audit_key_file)
+    close(components)
     return found
 
 
@@ -30,9 +30,9 @@ def making(store: Redis, valkey_url: str, tmp_path_factory: pytest.TempPathFacto
     """Makes a Keyledger on the store, emptied, with the rest in a directory of its own and with a key, if
     one is given.
     """
-    made: list[Parts] = []
+    made: list[Container] = []
 
-    def make(key_file: Path | None = None, database: str | None = None, ack_replicas: int = 0) -> Parts:
+    def make(key_file: Path | None = None, database: str | None = None, ack_replicas: int = 0) -> Container:
         store.flushall()
         directory = tmp_path_factory.mktemp("made")
         if key_file:
@@ -41,5 +41,5 @@ def making(store: Redis, valkey_url: str, tmp_path_factory: pytest.TempPathFacto
         return made[-1]
 
     yield make
-    for parts in made:
-        close(parts)
+    for components in made:
+        close(components)

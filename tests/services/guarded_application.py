@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from shared.web import connections
-from shared.web.bodies import Bodies
-from shared.web.connections import ConnectionGuard
-from shared.web.environ import BODY, FAILURE
+from shared.web.server import connections
+from shared.web.server.bodies import Bodies
+from shared.web.server.connections import ConnectionGuard
+from shared.web.server.environ import BODY, FAILURE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

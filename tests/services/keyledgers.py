@@ -10,18 +10,18 @@ from typing import NamedTuple, TypeAlias
 from argon2 import PasswordHasher
 from redis import Redis
 
-from services.accounts.credentials import Passwords
-from services.audit.audit_log import Numbered
-from services.audit.entries import Entry
-from services.audit.findings import Finding
-from services.audit.integrity import Trust, check
-from services.audit.jobs import catch_up
-from services.backup import Taken, backup_file
-from services.composition import Parts
+from services.accounts.passwords import Passwords
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.findings import Finding
+from services.audit.integrity.verify_log import Trust, check
+from services.audit.log.entry import Entry
+from services.audit.log.store import Numbered
+from services.backup.backup import Taken, backup_file
+from services.backup.transfer import Progress
 from services.keys.commands import NewKey
-from services.keys.domain import ChangeKey
-from services.moving import Progress
-from shared.events import Record
+from services.keys.model.key import ChangeKey
+from services.runtime.components import Container
+from shared.eventstore.events import Record
 from shared.settings import Settings
 from tests.audit.histories import grow
 from tests.keys.people import REQUEST, now, person
@@ -29,7 +29,7 @@ from tests.keys.people import REQUEST, now, person
 PASSWORD = "a password that is long"
 OPERATOR = replace(person(), kind="operator")  # who needs no account to change others
 EVENTS = 1_207  # of `live`: some pages of everything
-Making: TypeAlias = Callable[..., Parts]
+Making: TypeAlias = Callable[..., Container]
 
 
 class Seen(NamedTuple):
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
     people: list[str]
 
 
-class Past(NamedTuple):
+class Earlier(NamedTuple):
     """A Keyledger that is no more, and the backup of it."""
 
     backup: Path
@@ -54,13 +54,15 @@ class Past(NamedTuple):
     key_file: Path
 
 
-class EasyParts(Parts):
+class EasyParts(Container):
     """The parts, with passwords that are fast to hash."""
 
     passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
 
 
-def parts_in(directory: Path, store_url: str, database: str | None = None, ack_replicas: int = 0) -> Parts:
+def parts_in(
+    directory: Path, store_url: str, database: str | None = None, ack_replicas: int = 0
+) -> Container:
     """What a Keyledger is made of that has everything but its store in a directory."""
     settings = Settings(
         data_dir=directory,
@@ -77,66 +79,66 @@ def parts_in(directory: Path, store_url: str, database: str | None = None, ack_r
     return EasyParts(settings, store_url)
 
 
-def close(parts: Parts) -> None:
+def close(components: Container) -> None:
     """Closes its connections; another use opens new ones."""
-    parts.audit_log.close()
-    parts.store.close()
+    components.audit_log.close()
+    components.store.close()
 
 
-def live(parts: Parts) -> Parts:
+def live(components: Container) -> Container:
     """Uses it: keys, people, and checkpoints, the last of them not of everything."""
-    commands = parts.keys.commands
+    commands = components.keys.commands
     made = [commands.create(person(), NewKey(name=f"Key {n}"), REQUEST).key.id for n in range(3)]
     commands.change(person(), made[0], ChangeKey(enabled=False, reason="leaked"), REQUEST)
-    grow(parts.ledger, EVENTS - 7, f"key:{made[1]}")
-    vouch(parts)
+    grow(components.ledger, EVENTS - 7, f"key:{made[1]}")
+    vouch(components)
     for email in ("ann@example.org", "bob@example.org"):
-        parts.accounts.add(OPERATOR, email, "owner", PASSWORD, REQUEST)
-    vouch(parts)
+        components.accounts.add(OPERATOR, email, "owner", PASSWORD, REQUEST)
+    vouch(components)
     commands.change(person(), made[2], ChangeKey(name="Renamed"), REQUEST)
-    audit(parts)
-    parts.projector.catch_up()
-    parts.directory.catch_up()
-    return parts
+    audit(components)
+    components.projector.catch_up()
+    components.directory.catch_up()
+    return components
 
 
-def audit(parts: Parts) -> None:
+def audit(components: Container) -> None:
     """What the audit worker does."""
-    while catch_up(parts.audit_log, parts.ledger):
+    while catch_up(components.audit_log, components.ledger):
         pass
 
 
-def vouch(parts: Parts) -> bytes:
+def vouch(components: Container) -> bytes:
     """The same, with a checkpoint of everything."""
-    audit(parts)
-    note = parts.notary.vouch()
+    audit(components)
+    note = components.notary.vouch()
     assert note
     return note
 
 
-def findings(parts: Parts) -> list[Finding]:
+def findings(components: Container) -> list[Finding]:
     """What the check of the audit log finds."""
-    trust = Trust(parts.signer.public_key, parts.signer.anchor())
-    return check(parts.audit_log, parts.ledger, trust, silently).findings
+    trust = Trust(components.signer.public_key, components.signer.anchor())
+    return check(components.audit_log, components.ledger, trust, silently).findings
 
 
-def backed_up(parts: Parts, path: Path, progress: Progress | None = None) -> Taken:
+def backed_up(components: Container, path: Path, progress: Progress | None = None) -> Taken:
     """Takes a backup."""
-    return backup_file(parts.ledger, parts.audit_log, path, now(), progress or silently)
+    return backup_file(components.ledger, components.audit_log, path, now(), progress or silently)
 
 
-def seen(parts: Parts) -> Seen:
+def seen(components: Container) -> Seen:
     """What there is."""
-    store: Redis = parts.store
+    store: Redis = components.store
     return Seen(
-        log=[record for page in parts.ledger.pages(0, 1_000) for record in page],
+        log=[record for page in components.ledger.pages(0, 1_000) for record in page],
         indices=dict(_indices(store)),
         passwords={name: store.get(name) for name in store.scan_iter("{kl:0}:credential:*")},
-        entries=list(parts.audit_log.walk(2**62)),
-        checkpoints=parts.audit_log.checkpoints(),
-        anchor=parts.signer.anchor(),
-        views=set(parts.views.live().entries()),
-        people=[row.email for row in parts.directory.page(person(), 100).people],
+        entries=list(components.audit_log.walk(2**62)),
+        checkpoints=components.audit_log.checkpoints(),
+        anchor=components.signer.anchor(),
+        views=set(components.views.live().entries()),
+        people=[row.email for row in components.directory.page(person(), 100).people],
     )
 
 

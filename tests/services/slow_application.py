@@ -19,14 +19,14 @@ def create() -> WSGIApplication:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         if environ["PATH_INFO"] == "/stream":
-            return _parts()
+            return _components()
         time.sleep(SECONDS)
         return [environ["wsgi.input"].read()]
 
     return application
 
 
-def _parts() -> Iterator[bytes]:
+def _components() -> Iterator[bytes]:
     for _ in range(PARTS):
         time.sleep(0.1)
         yield PART

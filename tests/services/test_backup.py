@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from services.backup.restore import restore_file
+from services.backup.transfer import TransferError
 from services.keys.commands import NewKey
-from services.moving import MovingError
-from services.restore import restore_file
-from shared.ledger import Checkpoint
+from shared.eventstore.ledger import Checkpoint
 from tests.audit.tampering import Tampered
 from tests.keys.people import REQUEST, person
 from tests.services.keyledgers import (
     EVENTS,
     OPERATOR,
     PASSWORD,
+    Earlier,
     Making,
-    Past,
     backed_up,
     findings,
     live,
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "backup.jsonl"
 
 
-def test_a_backup_is_for_its_owners_eyes_and_the_private_key_is_not_in_it(past: Past) -> None:
+def test_a_backup_is_for_its_owners_eyes_and_the_private_key_is_not_in_it(past: Earlier) -> None:
     assert stat.S_IMODE(past.backup.stat().st_mode) == 0o600
     written = past.backup.read_bytes()
     assert past.key_file.read_bytes().splitlines()[1] not in written
@@ -42,9 +42,9 @@ def test_a_backup_is_for_its_owners_eyes_and_the_private_key_is_not_in_it(past: 
 def test_two_backups_of_the_same_are_the_same_but_for_when_they_were_taken(
     making: Making, path: Path
 ) -> None:
-    parts, again = live(making()), path.with_name("again")
-    backed_up(parts, path)
-    backed_up(parts, again)
+    components, again = live(making()), path.with_name("again")
+    backed_up(components, path)
+    backed_up(components, again)
     _, *one, _ = path.read_bytes().splitlines()
     _, *other, _ = again.read_bytes().splitlines()
     assert one == other
@@ -125,11 +125,11 @@ def test_from_a_damaged_checkpoint_on_they_are_left_out_and_it_is_told(
 
 
 def test_a_backup_is_not_shown_on_a_terminal(making: Making) -> None:
-    parts = making()  # whose backup fits into what a terminal holds unread
+    components = making()  # whose backup fits into what a terminal holds unread
     terminal, shown = os.openpty()
     try:
-        with pytest.raises(MovingError, match="is not shown on a terminal: name a file, or give it"):
-            backed_up(parts, Path(os.ttyname(shown)))
+        with pytest.raises(TransferError, match="is not shown on a terminal: name a file, or give it"):
+            backed_up(components, Path(os.ttyname(shown)))
         os.write(shown, b"the end")
         assert os.read(terminal, 1000) == b"the end"
     finally:
@@ -142,7 +142,7 @@ def test_a_failed_backup_leaves_the_one_before(making: Making, path: Path) -> No
     backed_up(old, path)
     whole = path.read_bytes()
     old.store.xdel("{kl:0}:log", "0-2")
-    with pytest.raises(MovingError, match="no event at position 2"):
+    with pytest.raises(TransferError, match="no event at position 2"):
         backed_up(old, path)
     assert path.read_bytes() == whole
     assert list(path.parent.iterdir()) == [path]

@@ -6,16 +6,8 @@ from io import BytesIO
 
 import pytest
 
-from services.backup_file import (
-    Credential,
-    Header,
-    OtherFileError,
-    Reader,
-    Writer,
-    events_of,
-    prove_whole,
-)
-from shared.export import DamagedFileError
+from services.backup.format import Credential, Header, OtherFileError, Reader, Writer, events_of, prove_whole
+from shared.eventstore.cloudevents import DamagedFileError
 from tests.shared.test_export import FOUR, toggled
 
 EVENTS = [toggled(position) for position in range(1, 4)]

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from services.audit.signing import Signer
+from services.audit.integrity.signer import Signer
 from services.cli.doctor import doctor_command
 from services.doctor.addresses import is_loopback
 from services.doctor.clock import skewed
 from services.doctor.disk import check_disk, room
 from services.doctor.environment import read_settings
-from services.doctor.examination import CHECKS, Concern, Told, examine
+from services.doctor.examination import CHECKS, CheckResult, Concern, examine
 from services.doctor.files import check_files
 from services.doctor.findings import Level, ok, problem, skipped, warning
 from services.doctor.settings import _KNOWN, check_settings
 from services.doctor.versions import check_versions
-from shared.embedded import EmbeddedServer
+from shared.store.embedded import EmbeddedServer
 from tests.real import free_port
 from tests.services.patients import examined, expect, expect_ok
 
@@ -246,8 +246,8 @@ def test_of_a_store_that_does_not_run_all_else_is_told_and_nothing_is_made(
         "access",
         "database",
     }
-    assert Told("store", skipped("not running; `keyledger up` starts it")) in told
-    assert Told("ledger", skipped("not checked: the store cannot be asked")) in told
+    assert CheckResult("store", skipped("not running; `keyledger up` starts it")) in told
+    assert CheckResult("ledger", skipped("not checked: the store cannot be asked")) in told
     assert not (tmp_path / "data").exists()
 
 
@@ -285,10 +285,10 @@ def test_what_comes_from_elsewhere_shows_no_secret_and_tells_the_terminal_nothin
 
 
 TOLD = [
-    Told("store", ok("Valkey answers")),
-    Told("memory", warning("nearly full", "Raise it.")),
-    Told("ledger", problem("a gap", "Bring it back.")),
-    Told("views", skipped("not checked: why")),
+    CheckResult("store", ok("Valkey answers")),
+    CheckResult("memory", warning("nearly full", "Raise it.")),
+    CheckResult("ledger", problem("a gap", "Bring it back.")),
+    CheckResult("views", skipped("not checked: why")),
 ]
 
 

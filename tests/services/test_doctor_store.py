@@ -22,12 +22,12 @@ from services.doctor.installation import Installation
 from services.doctor.ledger import check_expiry_times, check_ledger, check_views
 from services.doctor.queue import check_queue, check_worker
 from services.doctor.store import check_durability, check_memory, check_replicas, check_store, room
-from services.keys.projector import Projector
-from services.parts import now_ms
-from shared.connections import DURABLE
-from shared.embedded import EmbeddedServer
-from shared.ledger import LOG
-from shared.timestamps import LAST_TIME, rfc3339
+from services.keys.read_model.projector import Projector
+from shared.clock import LAST_TIME, rfc3339
+from shared.components import now_ms
+from shared.eventstore.ledger import LOG
+from shared.store.connections import DURABLE
+from shared.store.embedded import EmbeddedServer
 from tests.audit.histories import created, grow, record
 from tests.real import FakeServer, everything, free_port, until
 from tests.services.patients import configured, examined, expect, expect_ok
@@ -284,10 +284,10 @@ def test_a_key_that_is_set_aside_is_told_with_the_reason(installation: Installat
 
 
 def test_a_ledger_that_went_backwards_is_seen_by_the_views(installation: Installation, store: Redis) -> None:
-    grow(installation.ledger, 1, subject="key:000000000001", facts=[created()])
+    grow(installation.ledger, 1, subject="key:000000000001", payloads=[created()])
     project(installation)
     store.delete(LOG, "{kl:0}:subject:key:000000000001")
-    grow(installation.ledger, 1, subject="key:000000000001", facts=[created()])
+    grow(installation.ledger, 1, subject="key:000000000001", payloads=[created()])
     expect(check_views(installation), Level.PROBLEM, "went backwards", "docs/runbooks.md")
 
 
@@ -359,7 +359,7 @@ def test_nothing_is_written_to_the_store(
 def test_a_key_whose_stored_expiry_cannot_be_printed_is_named(installation: Installation) -> None:
     expiries = {"key:000000000001": LAST_TIME, "key:000000000002": 2**63, "key:000000000003": LAST_TIME + 1}
     for subject, at in expiries.items():
-        grow(installation.ledger, 1, subject=subject, facts=[created(expires_at=at)])
+        grow(installation.ledger, 1, subject=subject, payloads=[created(expires_at=at)])
     project(installation)
     found = expect(check_expiry_times(installation), Level.WARNING, "an expiry outside", "Set another")
     assert "000000000001" not in found

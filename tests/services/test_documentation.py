@@ -9,11 +9,11 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from services.keys.key_material import mint
-from services.keys.verification import CODES
-from shared.connections import DURABLE
+from services.keys.model.token import mint
+from services.keys.verification.verifier import CODES
 from shared.identity import ROLES
 from shared.settings import SETTINGS, Settings
+from shared.store.connections import DURABLE
 from tests.documents import (
     DOCS,
     DOCUMENTS,
@@ -132,7 +132,9 @@ def test_every_service_of_compose_that_is_named_exists() -> None:
 
 
 def test_every_figure_that_is_named_exists() -> None:
-    known = in_code(r"keyledger_\w+") | {*re.findall(r"keyledger_\w+", (DOCS / "alerts.yml").read_text())}
+    known = in_code(r"keyledger_\w+") | {
+        *re.findall(r"keyledger_\w+", (ROOT / "deploy/alerts.yml").read_text())
+    }
     named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)}
     assert {"keyledger_audit_sound", "keyledger_projector_parked_keys"} <= named <= known
 
@@ -185,7 +187,7 @@ def test_the_architecture_names_each_contract_and_each_decision() -> None:
 
 
 def test_each_alert_leads_to_its_runbook() -> None:
-    rules = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"][0]["rules"]
+    rules = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
     anchors = {*map(anchor, headings(DOCS / "runbooks.md"))}
     for rule in rules:
         place, _, heading = rule["annotations"]["runbook"].partition("#")

@@ -22,7 +22,7 @@ NOT_GIVEN_UP_S = 90  # it ended by itself
 CLIENTS = 64  # twice as many as the workers answer at once
 _ROOT = Path(__file__).parents[2]
 _LISTEN = "0A"  # as /proc/net/tcp has it
-_SERVE = "from services.web import serve_application as serve; serve({!r}, '127.0.0.1', {})"
+_SERVE = "from services.runtime.server import serve_application as serve; serve({!r}, '127.0.0.1', {})"
 # No verdict depends on the machine's speed: nothing is given up in the time that a test may take.
 _UNHURRIED = (
     "from shared.web import draining; draining._LONGEST_S = 100.0; "

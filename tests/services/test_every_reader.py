@@ -10,41 +10,41 @@ from flask import Flask, g, render_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.audit.comparison import Compared
-from services.audit.entries import GENESIS, Entry, entry_of
-from services.audit.export import entry_line, read_entry
-from services.audit.schemas import EntrySchema
-from services.audit.shown import row
-from services.audit.spreadsheet import csv_lines
-from services.audit.terms import terms_of
-from services.keys.domain import Key, evolve
-from services.keys.forms import texts_of
-from services.keys.index import moves
-from services.keys.moments import past
-from services.keys.pages import _moment
-from services.keys.past_verdicts import verdict_of
-from services.keys.schemas import EventSchema, KeySchema, presented
-from services.keys.standings import standing_of
-from services.keys.verification import Verdict, code_at, end_of
-from services.keys.verify_calls import told
-from shared.descriptions import describe
-from shared.events import (
+from services.audit.export.csv import csv_lines
+from services.audit.export.jsonl import entry_line, read_entry
+from services.audit.integrity.comparison import Compared
+from services.audit.log.entry import GENESIS, Entry, entry_of
+from services.audit.log.terms import terms_of
+from services.audit.web.entry_view import row
+from services.audit.web.schemas import EntrySchema
+from services.keys.model.key import Key, evolve
+from services.keys.model.point_in_time import past
+from services.keys.read_model.index import moves
+from services.keys.verification.as_of import verdict_of
+from services.keys.verification.cache import cached_key
+from services.keys.verification.verifier import Verdict, code_at, end_of
+from services.keys.web.fast_path import told
+from services.keys.web.forms import texts_of
+from services.keys.web.pages import _moment
+from services.keys.web.schemas import EventSchema, KeySchema, presented
+from shared.clock import LAST_TIME, rfc3339
+from shared.eventstore.cloudevents import line_of, record_of
+from shared.eventstore.descriptions import describe
+from shared.eventstore.events import (
     Event,
-    Fact,
     KeyCreated,
     KeyDetailsChanged,
     KeyRevoked,
     KeyRotated,
     KeyToggled,
+    Payload,
     Record,
     decode,
 )
-from shared.export import line_of, record_of
+from shared.eventstore.point_in_time import Position
 from shared.identity import ADMIN, Principal
-from shared.moments import Position
-from shared.timestamps import LAST_TIME, rfc3339
 from tests.application import application
-from tests.shared.every_event import facts, record, values_of
+from tests.shared.every_event import payloads, record, values_of
 
 KEY = "key:3fA9bQ27LmZ0"
 NOW = 1_795_460_361_123
@@ -53,13 +53,13 @@ LIVES = st.tuples(
     values_of(KeyCreated),
     st.lists(st.one_of(*map(values_of, (KeyToggled, KeyDetailsChanged, KeyRotated))), max_size=2),
     st.lists(values_of(KeyRevoked), max_size=1),
-).map(lambda parts: [_hex(fact) for fact in (parts[0], *parts[1], *parts[2])])
+).map(lambda parts: [_hex(payload) for payload in (parts[0], *parts[1], *parts[2])])
 FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def _hex(fact: Fact) -> Fact:
+def _hex(payload: Payload) -> Payload:
     """The fact with a digest as only hashes are, for a verdict reads no other."""
-    return msgspec.structs.replace(fact, digest="ab" * 32) if hasattr(fact, "digest") else fact
+    return msgspec.structs.replace(payload, digest="ab" * 32) if hasattr(payload, "digest") else payload
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +68,14 @@ def app() -> Flask:
 
 
 def test_the_property_is_about_every_type_of_event() -> None:
-    assert len(facts()) >= 17
-    assert KeyCreated in facts()
+    assert len(payloads()) >= 17
+    assert KeyCreated in payloads()
 
 
 @FEW
 @given(life=LIVES)
-def test_a_key_of_any_events_is_listed_verified_and_told(app: Flask, life: list[Fact]) -> None:
-    records = [record(fact, subject=KEY, version=n, position=n) for n, fact in enumerate(life, 1)]
+def test_a_key_of_any_events_is_listed_verified_and_told(app: Flask, life: list[Payload]) -> None:
+    records = [record(payload, subject=KEY, version=n, position=n) for n, payload in enumerate(life, 1)]
     events = [decode(each) for each in records]
     key: Key | None = None
     for event in events:
@@ -85,7 +85,7 @@ def test_a_key_of_any_events_is_listed_verified_and_told(app: Flask, life: list[
         assert json.loads(json.dumps(KeySchema().dump(presented(key))))["id"] == key.id
         assert texts_of(key)["name"] == key.name
     assert json.dumps(EventSchema(many=True).dump(events))
-    standing = standing_of(events)
+    standing = cached_key(events)
     verdict = Verdict(code_at(standing, NOW, end_of(standing), ()), 1, standing)
     assert json.loads(told(verdict))["key_id"] == KEY.partition(":")[2]
     assert verdict_of(past(events, Position(len(events)), NOW), ["a"]).words
@@ -108,17 +108,17 @@ def _show_details(app: Flask, key: Key, events: Sequence[Event]) -> None:
 
 
 @FEW
-@given(fact=st.one_of(*map(values_of, facts())))
-def test_any_event_is_shown_and_exported_by_the_audit_log(app: Flask, fact: Fact) -> None:
-    original = record(fact, subject=KEY)
+@given(payload=st.one_of(*map(values_of, payloads())))
+def test_any_event_is_shown_and_exported_by_the_audit_log(app: Flask, payload: Payload) -> None:
+    original = record(payload, subject=KEY)
     assert describe(decode(original).data).title
     entry = entry_of(original, GENESIS)
     assert terms_of(original)
     assert json.dumps(EntrySchema().dump(Compared(entry, "ok")))
-    assert b"".join(csv_lines([entry])).count(fact.TYPE.encode()) == 1
+    assert b"".join(csv_lines([entry])).count(payload.TYPE.encode()) == 1
     assert read_entry(entry_line(entry)) == entry
     assert record_of(line_of(original)) == original
-    assert fact.TYPE in _rendered(app, "audit/entry.html", entry=row(Compared(entry, "ok"), {}))
+    assert payload.TYPE in _rendered(app, "audit/entry.html", entry=row(Compared(entry, "ok"), {}))
 
 
 def _rendered(app: Flask, template: str, **values: Any) -> str:

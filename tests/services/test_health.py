@@ -12,14 +12,14 @@ from flask.testing import FlaskClient
 from redis import Redis
 from structlog.testing import capture_logs
 
-from services.composition import Parts
 from services.doctor import examination
 from services.doctor.examination import Check, Concern
 from services.doctor.findings import ok, problem, skipped
-from services.health import Watch
 from services.keys.commands import NewKey
-from services.metrics import Figures
-from services.parts import now_ms
+from services.runtime.checks import CheckRunner
+from services.runtime.components import Container
+from services.runtime.metrics import Metrics
+from shared.components import now_ms
 from shared.web.health import Report, attach_health
 from tests.application import application
 from tests.keys.people import REQUEST, person
@@ -29,57 +29,57 @@ from tests.shared.test_export import toggled
 
 CANARY = "c4nary"  # of what nobody may read who has no key
 NOWHERE = f"postgresql://me:{CANARY}@/{CANARY}?host=/nowhere"
-Making = Callable[..., Parts]
+Making = Callable[..., Container]
 
 
 @pytest.fixture
 def making(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Making]:
     """Makes the parts of a web process that follows the ledger of an empty store."""
     assert not store.dbsize()
-    made: list[Parts] = []
+    made: list[Container] = []
 
-    def make(url: str = valkey_url, database: str | None = None, ack_replicas: int = 0) -> Parts:
-        parts = parts_in(tmp_path / CANARY, url, database, ack_replicas)
-        made.append(parts)
+    def make(url: str = valkey_url, database: str | None = None, ack_replicas: int = 0) -> Container:
+        components = parts_in(tmp_path / CANARY, url, database, ack_replicas)
+        made.append(components)
         with suppress(Exception):
-            parts.tail.step(1)
-        return parts
+            components.tail.step(1)
+        return components
 
     yield make
-    for parts in made:
-        close(parts)
+    for components in made:
+        close(components)
 
 
-def found(parts: Parts, concern: Concern) -> Report:
+def found(components: Container, concern: Concern) -> Report:
     """What a look of one who is concerned finds."""
-    watch = Watch(parts, concern, 1.0)
+    watch = CheckRunner(components, concern, 1.0)
     watch.look()
     return watch.report()
 
 
-def wrong(parts: Parts, concern: Concern = Concern.WEB) -> set[str]:
+def wrong(components: Container, concern: Concern = Concern.WEB) -> set[str]:
     """The checks that fail."""
-    return {*found(parts, concern).wrong}
+    return {*found(components, concern).wrong}
 
 
 def test_a_database_that_is_away_and_late_views_do_not_stop_a_process_from_serving(making: Making) -> None:
-    parts = making(database=NOWHERE)
-    parts.ledger.fill(0, [toggled(1, now_ms() - 60_000)])
-    made = parts.keys.commands.create(person(), NewKey(name="Served"), REQUEST)
-    parts.tail.step(1)
-    assert wrong(parts) == set()
+    components = making(database=NOWHERE)
+    components.ledger.fill(0, [toggled(1, now_ms() - 60_000)])
+    made = components.keys.commands.create(person(), NewKey(name="Served"), REQUEST)
+    components.tail.step(1)
+    assert wrong(components) == set()
     assert made.api_key
-    assert parts.verifier(made.api_key.reveal()).code == "VALID"
-    assert {"database", "views"} <= wrong(parts, Concern.STATUS)
-    assert wrong(parts, Concern.AUDIT_WEB) == {"database"}
+    assert components.verifier(made.api_key.reveal()).code == "VALID"
+    assert {"database", "views"} <= wrong(components, Concern.STATUS)
+    assert wrong(components, Concern.AUDIT_WEB) == {"database"}
 
 
 def test_a_process_is_ready_with_all_that_it_needs_and_every_check_is_named(making: Making) -> None:
-    parts = making()
-    assert found(parts, Concern.WEB).checks.keys() == {"store", "writes", "verifier"}
-    assert found(parts, Concern.AUDIT_WEB).checks.keys() == {"store", "verifier", "database"}
-    assert wrong(parts) == wrong(parts, Concern.AUDIT_WEB) == set()
-    status = found(parts, Concern.STATUS).checks
+    components = making()
+    assert found(components, Concern.WEB).checks.keys() == {"store", "writes", "verifier"}
+    assert found(components, Concern.AUDIT_WEB).checks.keys() == {"store", "verifier", "database"}
+    assert wrong(components) == wrong(components, Concern.AUDIT_WEB) == set()
+    status = found(components, Concern.STATUS).checks
     assert {"views", "audit log", "worker", "clock", "integrity"} <= status.keys()
 
 
@@ -104,30 +104,30 @@ def test_what_a_web_process_looks_at_every_second_costs_the_same_with_any_number
 
 
 def test_a_store_that_is_away_stops_both_applications(making: Making) -> None:
-    parts = making(f"unix:///nowhere/{CANARY}.sock")
+    components = making(f"unix:///nowhere/{CANARY}.sock")
     for concern in (Concern.WEB, Concern.AUDIT_WEB):
-        assert {"store", "verifier"} <= wrong(parts, concern)
+        assert {"store", "verifier"} <= wrong(components, concern)
 
 
 def test_a_process_that_does_not_follow_the_ledger_is_not_ready(making: Making) -> None:
-    parts = making()
-    parts.tail.current_until = time.monotonic() - 60
-    assert wrong(parts) == {"verifier"}
-    assert wrong(parts, Concern.AUDIT_WEB) == {"verifier"}
+    components = making()
+    components.tail.fresh_until = time.monotonic() - 60
+    assert wrong(components) == {"verifier"}
+    assert wrong(components, Concern.AUDIT_WEB) == {"verifier"}
 
 
 def test_a_store_without_room_does_not_stop_verdicts_and_revocations(making: Making, store: Redis) -> None:
-    parts = making()
+    components = making()
     with configured(store, maxmemory=str(store.info("memory")["used_memory"] // 2)):
-        assert wrong(parts) == wrong(parts, Concern.AUDIT_WEB) == set()
-        assert "memory" in wrong(parts, Concern.STATUS)
-    assert wrong(parts) == set()
+        assert wrong(components) == wrong(components, Concern.AUDIT_WEB) == set()
+        assert "memory" in wrong(components, Concern.STATUS)
+    assert wrong(components) == set()
 
 
 def test_missing_replicas_do_not_stop_verdicts(making: Making) -> None:
-    parts = making(ack_replicas=1)
-    assert wrong(parts) == set()
-    assert "replicas" in wrong(parts, Concern.STATUS)
+    components = making(ack_replicas=1)
+    assert wrong(components) == set()
+    assert "replicas" in wrong(components, Concern.STATUS)
 
 
 @pytest.mark.parametrize("rights", ["-@write", "-xadd", "~other:*"])
@@ -159,7 +159,7 @@ def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_no_longer_does(
     findings = [ok("well")]
     check = Check("store", lambda _: iter(findings), Concern.WEB, "It fails.", "keyledger-is-not-ready")
     monkeypatch.setattr(examination, "CHECKS", [check])
-    watch = Watch(making(), Concern.WEB, 1.0)
+    watch = CheckRunner(making(), Concern.WEB, 1.0)
     with capture_logs() as lines:
         for findings[0] in (
             problem("not started yet", "Wait."),
@@ -180,7 +180,7 @@ def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_no_longer_does(
 
 
 def test_checks_that_never_end_are_a_problem_themselves(making: Making) -> None:
-    assert Watch(making(), Concern.WEB, 1.0).report().wrong == {"checks": "The checks don't finish."}
+    assert CheckRunner(making(), Concern.WEB, 1.0).report().wrong == {"checks": "The checks don't finish."}
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +216,10 @@ def test_each_endpoint_says_by_its_status_whether_something_is_wrong() -> None:
 
 
 def test_a_figure_that_stands_still_is_not_shown(making: Making) -> None:
-    parts = making()
-    figures = Figures(parts, Watch(parts, Concern.WEB, 1.0), Watch(parts, Concern.STATUS, 1.0))
+    components = making()
+    figures = Metrics(
+        components, CheckRunner(components, Concern.WEB, 1.0), CheckRunner(components, Concern.STATUS, 1.0)
+    )
     names = {metric.name for metric in figures()}
     assert "keyledger_audit_lag_seconds" not in names
     figures.read()

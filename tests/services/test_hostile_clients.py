@@ -15,16 +15,18 @@ import pytest
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from shared.identity import UnauthenticatedError
-from shared.web import bodies, slots
-from shared.web.bodies import Bodies
-from shared.web.connections import ConnectionGuard
-from shared.web.environ import BODY, CALLER, FAILURE, MAX_BODY_BYTES
-from shared.web.slots import BusyError, Slots
+from shared.web.server import bodies, slots
+from shared.web.server.bodies import Bodies
+from shared.web.server.connections import ConnectionGuard
+from shared.web.server.environ import BODY, CALLER, FAILURE, MAX_BODY_BYTES
+from shared.web.server.slots import BusyError, Slots
 from tests.real import free_port, until
 from tests.services.guarded_application import CROWDED, PER_PEER
 
 _ROOT = Path(__file__).parents[2]
-_SERVE = "from services.web import serve_application as serve; serve({!r}, '127.0.0.1', {}, workers=1)"
+_SERVE = (
+    "from services.runtime.server import serve_application as serve; serve({!r}, '127.0.0.1', {}, workers=1)"
+)
 _HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
 _GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

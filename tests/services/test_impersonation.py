@@ -5,15 +5,15 @@ from click.testing import CliRunner
 from flask import Flask, g, render_template
 from marshmallow import Schema, ValidationError
 
-from services.accounts.domain import checked_email
-from services.accounts.schemas import ReasonSchema
-from services.audit.comparison import Compared
-from services.audit.entries import GENESIS, entry_of
-from services.audit.shown import row
+from services.accounts.model.account import checked_email
+from services.accounts.web.schemas import ReasonSchema
+from services.audit.integrity.comparison import Compared
+from services.audit.log.entry import GENESIS, entry_of
+from services.audit.web.entry_view import row
 from services.cli import main
-from services.keys.domain import evolve
-from services.keys.past_verdicts import verdict_before
-from services.keys.schemas import (
+from services.keys.model.key import evolve
+from services.keys.verification.as_of import verdict_before
+from services.keys.web.schemas import (
     KeyChangeSchema,
     KeyPatchSchema,
     KeySchema,
@@ -21,11 +21,11 @@ from services.keys.schemas import (
     RevocationSchema,
     presented,
 )
-from shared.descriptions import actor_name
 from shared.errors import InvalidFieldError
-from shared.events import Actor, Event, Record, Request, decode, encode, enveloped
+from shared.eventstore.descriptions import actor_name
+from shared.eventstore.events import Actor, Event, Record, Request, decode, encode, enveloped
 from shared.identity import ADMIN, Principal
-from shared.schemas import ACTOR_KINDS
+from shared.web.schemas import ACTOR_KINDS
 from tests.application import application
 from tests.audit.histories import created
 from tests.shared.test_texts import HIDDEN, VISIBLE

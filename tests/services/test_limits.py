@@ -6,10 +6,10 @@ import fakeredis
 import pytest
 from limits import parse
 
-from services.accounts.domain import subject
+from services.accounts.model.account import subject
 from shared.identity import ADMIN, Principal
 from shared.web.access import Access, attach, begin_session
-from shared.web.limits import Limits, TooManyRequestsError
+from shared.web.server.limits import Limits, TooManyRequestsError
 from shared.web.session import StoredSessions
 from tests.application import application
 

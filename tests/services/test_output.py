@@ -15,18 +15,18 @@ import pytest
 from click.testing import CliRunner, Result
 from structlog import get_logger
 
-from services import output
-from services.audit.findings import Finding, Kind
-from services.audit.jobs import catch_up
+from services.audit.ingest.job import catch_up
+from services.audit.integrity.findings import Finding, Kind
 from services.cli import main
 from services.cli.terminal import operator, request
-from services.composition import Parts
-from services.keys.service import Keys
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.ledger import Ledger
+from services.keys.queries import Keys
+from services.runtime import output
+from services.runtime.components import Container
+from shared.eventstore.ledger import Ledger
+from shared.process.telemetry import configure_logs, escaped
 from shared.settings import Settings
-from shared.telemetry import configure_logs, escaped
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.real import KEYLEDGER
 from tests.services.keyledgers import close, parts_in
 
@@ -39,9 +39,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("data")
     server = EmbeddedServer.in_directory(directory)
     with server.joined():
-        parts = parts_in(directory, server.url)
-        parts.accounts.add(operator("default"), OWNER, "owner", "a long password", request())
-        parts.store.close()
+        components = parts_in(directory, server.url)
+        components.accounts.add(operator("default"), OWNER, "owner", "a long password", request())
+        components.store.close()
         yield directory
 
 
@@ -147,10 +147,10 @@ def test_what_was_done_is_said_where_it_cannot_be_printed(
 def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
     ledger: Ledger, data_dir: Path, words: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = parts_in(data_dir, EmbeddedServer.found_in(data_dir).url)
-    catch_up(parts.audit_log, parts.ledger)
-    parts.notary.vouch()
-    parts.alarms.report(Finding(Kind.CUT_OFF, 1, "by a test"))
+    components = parts_in(data_dir, EmbeddedServer.found_in(data_dir).url)
+    catch_up(components.audit_log, components.ledger)
+    components.notary.vouch()
+    components.alarms.report(Finding(Kind.CUT_OFF, 1, "by a test"))
     before = ledger.head().position
     monkeypatch.setattr(output, "_write", no_room)
     ended = run(*words.split())
@@ -159,8 +159,8 @@ def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
     assert said in line
     if "check " in words:
         assert ledger.head().position == before + 2  # with the alarm, and without
-        assert parts.alarms.current() is None
-    close(parts)
+        assert components.alarms.current() is None
+    close(components)
 
 
 @pytest.mark.parametrize(
@@ -310,13 +310,13 @@ def test_a_workspace_begins_with_its_first_account() -> None:
 def test_the_first_owner_is_not_made_where_the_password_cannot_be_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.up import _welcome
+    from services.runtime.up import _welcome
 
     with EmbeddedServer.in_directory(tmp_path).joined():
         monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path))
-        parts = Parts(Settings.from_environment(), EmbeddedServer.found_in(tmp_path).url)
+        components = Container(Settings.from_environment(), EmbeddedServer.found_in(tmp_path).url)
         monkeypatch.setattr(output, "_try_to_write", no_room)
         with pytest.raises(output.OutputError, match="Nothing was done"):
-            _welcome(parts)
-        assert parts.ledger.head().position == 0
-        parts.store.close()
+            _welcome(components)
+        assert components.ledger.head().position == 0
+        components.store.close()

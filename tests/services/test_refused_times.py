@@ -3,13 +3,13 @@
 import pytest
 from marshmallow import Schema, ValidationError
 
-from services.audit.inquiry_schemas import TypedVerdictSchema, VerdictQuerySchema
-from services.audit.schemas import FiltersSchema, TypedFiltersSchema
-from services.keys.forms import utc
-from services.keys.schemas import KeyChangeSchema, KeyPatchSchema, KeyQuerySchema, NewKeySchema
-from shared.moments import Time
-from shared.schemas import PageSchema, PositionHeaderSchema
-from shared.timestamps import parse_rfc3339
+from services.audit.web.forensics_schemas import TypedVerdictSchema, VerdictQuerySchema
+from services.audit.web.schemas import FiltersSchema, TypedFiltersSchema
+from services.keys.web.forms import utc
+from services.keys.web.schemas import KeyChangeSchema, KeyPatchSchema, KeyQuerySchema, NewKeySchema
+from shared.clock import parse_rfc3339
+from shared.eventstore.point_in_time import Time
+from shared.web.schemas import PageSchema, PositionHeaderSchema
 
 TIMES = ["9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01", "10000-01-01T00:00:00Z", 10**30, ""]
 

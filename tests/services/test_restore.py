@@ -9,23 +9,23 @@ from threading import Thread
 
 import pytest
 
-from services.accounts import directory
-from services.backup_file import Reader, Writer
-from services.composition import Parts
+from services.accounts.read_model import account_list as directory
+from services.backup.format import Reader, Writer
+from services.backup.restore import restore_file
+from services.backup.transfer import Progress, TransferError
 from services.keys.commands import NewKey
-from services.keys.rebuild import check as check_views
-from services.moving import MovingError, Progress
-from services.restore import restore_file
-from shared.connections import is_read_from
+from services.keys.read_model.rebuild import check as check_views
+from services.runtime.components import Container
+from shared.store.connections import is_read_from
 from tests.audit.histories import grow
 from tests.audit.tampering import Tampered
 from tests.keys.people import REQUEST, person
 from tests.real import until
 from tests.services.keyledgers import (
     PASSWORD,
+    Earlier,
     EasyParts,
     Making,
-    Past,
     Seen,
     audit,
     backed_up,
@@ -44,21 +44,21 @@ class Interrupted(Exception):  # noqa: N818  # it stands for a signal
     pass
 
 
-def restored(parts: Parts, path: Path, *, with_checkpoints: bool = True) -> Seen:
-    restore_file(parts, path, quietly, with_checkpoints=with_checkpoints)
-    return seen(parts)
+def restored(components: Container, path: Path, *, with_checkpoints: bool = True) -> Seen:
+    restore_file(components, path, quietly, with_checkpoints=with_checkpoints)
+    return seen(components)
 
 
-def refused(parts: Parts, path: Path, message: str, *, with_checkpoints: bool = True) -> None:
+def refused(components: Container, path: Path, message: str, *, with_checkpoints: bool = True) -> None:
     """A restore that is told in one line, and changes nothing."""
-    before = seen(parts)
-    with pytest.raises(MovingError, match=message) as refusal:
-        restored(parts, path, with_checkpoints=with_checkpoints)
+    before = seen(components)
+    with pytest.raises(TransferError, match=message) as refusal:
+        restored(components, path, with_checkpoints=with_checkpoints)
     assert "\n" not in str(refusal.value)
-    assert seen(parts) == before
+    assert seen(components) == before
 
 
-def interrupted(parts: Parts, path: Path, phase: str, steps: int) -> None:
+def interrupted(components: Container, path: Path, phase: str, steps: int) -> None:
     """A restore that ends after some steps of a phase; before the first, where it begins."""
 
     @contextmanager
@@ -76,7 +76,7 @@ def interrupted(parts: Parts, path: Path, phase: str, steps: int) -> None:
         yield step
 
     with pytest.raises(Interrupted):
-        restore_file(parts, path, bar)
+        restore_file(components, path, bar)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -92,7 +92,7 @@ def database(request: pytest.FixtureRequest) -> str | None:
 
 
 def test_a_restore_brings_everything_back_and_it_goes_on(
-    past: Past, making: Making, database: str | None
+    past: Earlier, making: Making, database: str | None
 ) -> None:
     new = making(past.key_file, database)
     found = restore_file(new, past.backup, quietly)
@@ -121,7 +121,7 @@ def test_a_backup_of_nothing_is_restored_to_nothing(making: Making, tmp_path: Pa
     [("events", 0), ("events", 1), ("audit log", 0), ("audit log", 1), ("views", 0), ("views", 1)],
 )
 def test_a_restore_that_was_interrupted_is_run_again_to_its_end(
-    past: Past, making: Making, phase: str, steps: int
+    past: Earlier, making: Making, phase: str, steps: int
 ) -> None:
     new = making(past.key_file)
     interrupted(new, past.backup, phase, steps)
@@ -131,7 +131,7 @@ def test_a_restore_that_was_interrupted_is_run_again_to_its_end(
 
 
 def test_a_restore_that_never_came_to_its_end_is_not_taken_for_a_whole_one(
-    past: Past, making: Making
+    past: Earlier, making: Making
 ) -> None:
     new = making(past.key_file)
     interrupted(new, past.backup, "events", 1)
@@ -141,7 +141,7 @@ def test_a_restore_that_never_came_to_its_end_is_not_taken_for_a_whole_one(
     assert findings(new) == []
 
 
-def test_a_damaged_backup_writes_nothing(past: Past, making: Making, tmp_path: Path) -> None:
+def test_a_damaged_backup_writes_nothing(past: Earlier, making: Making, tmp_path: Path) -> None:
     new, whole = making(past.key_file), past.backup.read_bytes()
     lines = whole.splitlines(keepends=True)
     swapped = [*lines[:4], lines[5], lines[4], *lines[6:]]
@@ -151,13 +151,13 @@ def test_a_damaged_backup_writes_nothing(past: Past, making: Making, tmp_path: P
         refused(new, path, "is not a whole backup. .* Nothing was written.")
 
 
-def test_what_is_no_backup_is_told_by_what_it_is(past: Past, making: Making, tmp_path: Path) -> None:
+def test_what_is_no_backup_is_told_by_what_it_is(past: Earlier, making: Making, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(past.backup.read_bytes().partition(b"\n")[2])
     refused(making(), tmp_path / "other", "other is no backup of a Keyledger: .* Nothing was written.")
 
 
 def test_whoever_changes_a_backup_and_seals_it_anew_meets_the_checkpoints(
-    past: Past, making: Making, tmp_path: Path
+    past: Earlier, making: Making, tmp_path: Path
 ) -> None:
     reader, file = Reader(past.backup.read_bytes().splitlines(keepends=True)), BytesIO()
     writer = Writer(file, reader.header)
@@ -170,7 +170,7 @@ def test_whoever_changes_a_backup_and_seals_it_anew_meets_the_checkpoints(
 
 
 def test_checkpoints_that_do_not_follow_each_other_are_refused(
-    past: Past, making: Making, tmp_path: Path
+    past: Earlier, making: Making, tmp_path: Path
 ) -> None:
     reader, file = Reader(past.backup.read_bytes().splitlines(keepends=True)), BytesIO()
     writer = Writer(file, reader.header)
@@ -183,20 +183,20 @@ def test_checkpoints_that_do_not_follow_each_other_are_refused(
     )
 
 
-def test_without_its_key_a_backup_is_refused_and_no_key_is_made(past: Past, making: Making) -> None:
+def test_without_its_key_a_backup_is_refused_and_no_key_is_made(past: Earlier, making: Making) -> None:
     new = making()
     refused(new, past.backup, r"audit_key.pem is missing, .*: put it back first, or restore --without-")
     assert not new.audit_key_file.exists()
 
 
-def test_with_another_key_a_backup_is_refused(past: Past, making: Making) -> None:
+def test_with_another_key_a_backup_is_refused(past: Earlier, making: Making) -> None:
     new = making()
     assert new.signer.public_key
     refused(new, past.backup, r"audit_key.pem is not the key that signed .*: put that one back first")
 
 
 def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoints_begins(
-    past: Past, making: Making
+    past: Earlier, making: Making
 ) -> None:
     new, expected = making(), past.before._replace(checkpoints=[], anchor=None)
     assert restored(new, past.backup, with_checkpoints=False) == expected
@@ -220,7 +220,7 @@ def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, t
     assert findings(new) == []
 
 
-def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Past, making: Making) -> None:
+def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     grow(new.ledger, 1)
     refused(new, past.backup, "The ledger is not empty")
@@ -229,7 +229,7 @@ def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Past, m
     refused(new, past.backup, "The audit log is not empty")
 
 
-def test_checkpoints_of_another_audit_log_stay_as_they_are(past: Past, making: Making) -> None:
+def test_checkpoints_of_another_audit_log_stay_as_they_are(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     new.audit_log.put_back([b"another\n"])
     refused(new, past.backup, "The audit log is not empty")
@@ -252,7 +252,7 @@ def test_an_audit_log_that_is_ahead_of_the_backup_is_kept_as_evidence(making: Ma
     refused(old, tmp_path / "backup", "The audit log is not empty, .* keep the old one as evidence")
 
 
-def test_a_store_that_a_keyledger_runs_on_is_refused(past: Past, making: Making) -> None:
+def test_a_store_that_a_keyledger_runs_on_is_refused(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     reader = Thread(target=new.tailed_ledger.tail, args=(0, 1, 2_000))
     reader.start()
@@ -262,21 +262,21 @@ def test_a_store_that_a_keyledger_runs_on_is_refused(past: Past, making: Making)
     restored(new, past.backup)
 
 
-def test_too_few_replicas_are_told_of_and_the_restore_can_be_run_again(past: Past, making: Making) -> None:
+def test_too_few_replicas_are_told_of_and_the_restore_can_be_run_again(past: Earlier, making: Making) -> None:
     new = making(past.key_file, ack_replicas=1)
-    with pytest.raises(MovingError, match="0 of 1 replicas have it in time: look after the replicas"):
+    with pytest.raises(TransferError, match="0 of 1 replicas have it in time: look after the replicas"):
         restored(new, past.backup)
     again = EasyParts(replace(new.settings, ack_replicas=0), new.store_url)
     assert restored(again, past.backup) == past.before
     close(again)
 
 
-def test_somebody_who_writes_meanwhile_is_told_of(past: Past, making: Making) -> None:
+def test_somebody_who_writes_meanwhile_is_told_of(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
 
     @contextmanager
     def watching(what: str) -> Iterator[Progress]:
         yield lambda done, _all: grow(new.ledger, 1, "key:x") if (what, done) == ("events", 500) else None
 
-    with pytest.raises(MovingError, match="Somebody else wrote to the ledger meanwhile"):
+    with pytest.raises(TransferError, match="Somebody else wrote to the ledger meanwhile"):
         restore_file(new, past.backup, watching)

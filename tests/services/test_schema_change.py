@@ -9,30 +9,30 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis import Redis
 
-from services.audit.audit_log import AuditLog
-from services.audit.entries import canonical, description_of, stored_event
-from services.audit.integrity import Trust
-from services.audit.integrity import check as check_audit_log
-from services.audit.notes import PublicKey
+from services.audit.integrity.signed_note import PublicKey
+from services.audit.integrity.verify_log import Trust
+from services.audit.integrity.verify_log import check as check_audit_log
+from services.audit.log.entry import canonical, description_of, stored_event
+from services.audit.log.store import AuditLog
 from services.keys.commands import fold
-from services.keys.projector import Projector
-from services.keys.rebuild import check
-from services.keys.schemas import EventSchema
-from services.keys.views import Views
-from shared.descriptions import Change
-from shared.events import (
+from services.keys.read_model.generations import Views
+from services.keys.read_model.projector import Projector
+from services.keys.read_model.rebuild import check
+from services.keys.web.schemas import EventSchema
+from shared.eventstore.descriptions import Change
+from shared.eventstore.events import (
     Actor,
-    Fact,
     KeyCreated,
     KeyToggled,
     NewEvent,
+    Payload,
     Record,
     Request,
     decode,
     encode,
     enveloped,
 )
-from shared.ledger import Ledger
+from shared.eventstore.ledger import Ledger
 
 FIXTURES = Path(__file__).parents[1] / "shared" / "fixtures"
 KEY = "00abcdefghij"
@@ -50,9 +50,9 @@ SWITCHED_OFF = stored("key_toggled_schema_1_with_reason")
 SWITCHED_ON = stored("key_toggled_schema_1_without_reason")
 
 
-def new(fact: Fact, version: int) -> NewEvent:
+def new(payload: Payload, version: int) -> NewEvent:
     return enveloped(
-        [fact],
+        [payload],
         subject=f"key:{KEY}",
         after_version=version - 1,
         workspace="default",
@@ -86,9 +86,9 @@ def log(tmp_path: Path) -> Iterator[AuditLog]:
         (SWITCHED_ON, KeyToggled(enabled=True, reason="")),
     ],
 )
-def test_an_old_event_is_read_in_the_present_form(body: bytes, fact: Fact) -> None:
+def test_an_old_event_is_read_in_the_present_form(body: bytes, payload: Payload) -> None:
     event = decode(Record(2, 5, body))
-    assert (event.data, type(event.data), event.schema) == (fact, KeyToggled, 2)
+    assert (event.data, type(event.data), event.schema) == (payload, KeyToggled, 2)
     assert (event.version, event.actor.label) == (json.loads(body)["version"], "ann@example.org")
 
 

@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from services import up
-from services.audit.signing import SigningError
-from services.parts.audit import AuditParts
-from services.web import AddressError, _secret_key, free_address
-from shared.connections import (
+from services.audit.integrity.signer import SigningError
+from services.audit.manifest import AuditComponents
+from services.runtime import up
+from services.runtime.server import AddressError, _secret_key, free_address
+from shared.settings import Settings
+from shared.store.connections import (
     DataDirectoryError,
     ReadOnlyStoreError,
     StoreUnavailableError,
     connect,
     ensure_usable,
 )
-from shared.embedded import EmbeddedServer
-from shared.settings import Settings
+from shared.store.embedded import EmbeddedServer
 from tests.real import KEYLEDGER, free_port
 from tests.services.patients import configured, examined
 from tests.shared.test_export import toggled
@@ -50,10 +50,10 @@ def settings(data_dir: Path, **changed: object) -> Settings:
 def test_a_data_directory_of_any_name_holds_its_store_and_its_audit_log(tmp_path: Path, name: str) -> None:
     server = EmbeddedServer.in_directory(tmp_path / name)
     with server.joined(), connect(server.url) as store:
-        parts = AuditParts(settings(tmp_path / name), server.url)
+        components = AuditComponents(settings(tmp_path / name), server.url)
         ensure_usable(store)
-        with closing(parts.audit_log):
-            parts.audit_log.append([toggled(1)])
+        with closing(components.audit_log):
+            components.audit_log.append([toggled(1)])
             with examined(tmp_path / name) as installation:
                 assert installation.audit_log.last().position == 1
                 assert installation.database_file == tmp_path / name / "audit.db"

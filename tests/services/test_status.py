@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
+from services.audit.manifest import AuditComponents
 from services.cli import main
-from services.parts import now_ms
-from services.parts.audit import AuditParts
-from services.parts.keys import KeyParts
-from shared.ledger import Ledger
+from services.keys.manifest import KeyComponents
+from shared.components import now_ms
+from shared.eventstore.ledger import Ledger
 from shared.settings import Settings
 from tests.shared.test_export import toggled
 
@@ -32,12 +32,12 @@ def reader(request: pytest.FixtureRequest, ledger: Ledger, valkey_url: str) -> I
     """A reader's command, and what brings it up to the ledger."""
     settings = Settings.from_environment()
     if request.param == "projector":
-        parts = KeyParts(settings, valkey_url)
-        yield "projector", parts.projector.catch_up
-        parts.store.close()
-        parts.waiting_store.close()
+        components = KeyComponents(settings, valkey_url)
+        yield "projector", components.projector.catch_up
+        components.store.close()
+        components.waiting_store.close()
         return
-    log = AuditParts(settings, valkey_url).audit_log
+    log = AuditComponents(settings, valkey_url).audit_log
     yield "audit", lambda: log.append(ledger.read(0, 100))
     log.close()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.up import _programs
+from services.runtime.up import _programs
 from shared.settings import Settings
 
 

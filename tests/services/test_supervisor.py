@@ -1,4 +1,4 @@
-"""What `services.supervisor` promises, with real processes."""
+"""What `services.runtime.supervisor` promises, with real processes."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from services.supervisor import NotReadyError, Process, Supervisor, Timing
+from services.runtime.supervisor import NotReadyError, Process, Supervisor, Timing
 
 SOON = Timing(first_pause=0.02, longest_pause=0.05, settled=30.0, ready=10.0, grace=10.0)
 IDLE = "import time; print('up', flush=True); time.sleep(60)"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from shared.web.environ import FAILURE
-from shared.web.proxies import TrustedProxies
+from shared.web.server.environ import FAILURE
+from shared.web.server.proxies import TrustedProxies
 
 FOR, PROTO, HOST = "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST"
 

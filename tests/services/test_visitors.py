@@ -7,7 +7,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import Client, TestResponse
 
-from shared.web.lane import Answer, Lane
+from shared.web.server.fast_path import Answer, FastPath
 from tests.application import application
 
 _ASKS_THE_STORE = {"/metrics", "/readyz", "/statusz"}  # they report on it, and are kept from outsiders
@@ -72,7 +72,9 @@ def test_an_internal_error_has_the_security_headers_too(
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_answers_of_the_fast_path_have_the_security_headers_too(scheme: str) -> None:
-    lane = Lane(lambda *_: [b"behind"], {"/fast": lambda _: Answer([("Content-Type", "text/plain")], b"")})
+    lane = FastPath(
+        lambda *_: [b"behind"], {"/fast": lambda _: Answer([("Content-Type", "text/plain")], b"")}
+    )
     assert_secured(Client(lane, TestResponse).get("/fast", base_url=f"{scheme}://localhost"), scheme)
 
 

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 from hypothesis import strategies as st
 
-from shared.events import Actor, Fact, NewEvent, Record, Request, encode
+from shared.eventstore.events import Actor, NewEvent, Payload, Record, Request, encode
 
 # Beyond any calendar, any column of SQL and any number of JavaScript, as well as what is usual.
 INTEGERS = st.integers() | st.sampled_from([0, 2**31, 2**53, 2**63, 2**64, 10**30, -(10**30), 10**4000])
@@ -35,22 +35,24 @@ def types_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(struct)}
 
 
-def facts() -> tuple[type[Fact], ...]:
+def payloads() -> tuple[type[Payload], ...]:
     """The classes of all events."""
-    return tuple(Fact.__subclasses__())
+    return tuple(Payload.__subclasses__())
 
 
-def record(fact: Fact, *, subject: str, version: int = 1, position: int = 1, label: str = "ann") -> Record:
+def record(
+    payload: Payload, *, subject: str, version: int = 1, position: int = 1, label: str = "ann"
+) -> Record:
     """An event as a ledger holds it that did not look at what it was given."""
     event = NewEvent(
         id=f"event-{position}",
-        type=fact.TYPE,
-        schema=fact.SCHEMA,
+        type=payload.TYPE,
+        schema=payload.SCHEMA,
         subject=subject,
         version=version,
         workspace="default",
         actor=Actor(kind="account", id="account:ann@example.org", label=label),
         request=Request(id="r1", ip="192.0.2.7", user_agent=None),
-        data=fact,
+        data=payload,
     )
     return Record(position, 1_795_460_361_123, encode(event))

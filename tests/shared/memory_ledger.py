@@ -5,8 +5,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from threading import Condition
 
-from shared.events import Event, NewEvent, Record, decode, encode, name_of
-from shared.ledger import (
+from shared.clock import LAST_TIME
+from shared.eventstore.events import Event, NewEvent, Record, decode, encode, name_of
+from shared.eventstore.ledger import (
     BEGINNING,
     Appended,
     Checkpoint,
@@ -18,7 +19,6 @@ from shared.ledger import (
     VersionConflictError,
     checkpoint_at,
 )
-from shared.timestamps import LAST_TIME
 
 
 def _now() -> int:

@@ -1,4 +1,4 @@
-"""What `shared.connections` promises, on real servers."""
+"""What `shared.store.connections` promises, on real servers."""
 
 import logging
 import shutil
@@ -14,8 +14,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared import embedded
-from shared.connections import (
+from shared.store import embedded
+from shared.store.connections import (
     DURABLE,
     StoreError,
     StoreUnavailableError,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.email_addresses import is_valid_domain, normalized, spellings
+from shared.text.email_addresses import is_valid_domain, normalized, spellings
 
 READABLE, PUNYCODE = "ann@münchen.example", "ann@xn--mnchen-3ya.example"
 

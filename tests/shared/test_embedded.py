@@ -1,4 +1,4 @@
-"""What `shared.embedded` promises, on the real server."""
+"""What `shared.store.embedded` promises, on the real server."""
 
 import fcntl
 import os
@@ -17,8 +17,9 @@ from typing import Any, cast
 
 import pytest
 
-from shared import embedded
-from shared.connections import (
+from shared.settings import Settings
+from shared.store import embedded
+from shared.store.connections import (
     DataDirectoryError,
     DataDirectoryInUseError,
     StoreError,
@@ -27,8 +28,7 @@ from shared.connections import (
     connect,
     ensure_reachable,
 )
-from shared.embedded import EmbeddedServer, open_store
-from shared.settings import Settings
+from shared.store.embedded import EmbeddedServer, open_store
 from tests.real import FakeServer, answers, until
 
 

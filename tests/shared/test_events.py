@@ -8,7 +8,8 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import (
+from shared.clock import LAST_TIME
+from shared.eventstore.events import (
     AccessDenied,
     AccountAdded,
     AccountDisabled,
@@ -18,7 +19,6 @@ from shared.events import (
     AuditChecked,
     AuditExported,
     AuditFinding,
-    Fact,
     KeyCreated,
     KeyDetails,
     KeyDetailsChanged,
@@ -27,6 +27,7 @@ from shared.events import (
     KeyToggled,
     NewEvent,
     PasswordChanged,
+    Payload,
     Record,
     Request,
     SignedIn,
@@ -39,7 +40,6 @@ from shared.events import (
     name_of,
     open_envelope,
 )
-from shared.timestamps import LAST_TIME
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 COUNT = st.integers(0, 2**53 - 1)
@@ -88,9 +88,9 @@ FACTS = st.one_of(
 )
 
 
-def event(fact: Fact, label: str = "op") -> NewEvent:
+def event(payload: Payload, label: str = "op") -> NewEvent:
     return enveloped(
-        [fact],
+        [payload],
         subject="key:a",
         after_version=0,
         workspace="default",
@@ -106,15 +106,15 @@ def body(**changes: object) -> bytes:
 
 
 @given(FACTS, TEXT)
-def test_what_is_stored_is_canonical_json_by_rfc_8785(fact: Fact, label: str) -> None:
-    stored = encode(event(fact, label))
+def test_what_is_stored_is_canonical_json_by_rfc_8785(payload: Payload, label: str) -> None:
+    stored = encode(event(payload, label))
     assert stored == rfc8785.dumps(msgspec.json.decode(stored))
 
 
 @given(FACTS)
-def test_an_event_is_read_as_it_was_written(fact: Fact) -> None:
-    read = decode(Record(7, 1234, encode(event(fact))))
-    assert (read.data, read.position, read.at, read.version, read.type) == (fact, 7, 1234, 1, fact.TYPE)
+def test_an_event_is_read_as_it_was_written(payload: Payload) -> None:
+    read = decode(Record(7, 1234, encode(event(payload))))
+    assert (read.data, read.position, read.at, read.version, read.type) == (payload, 7, 1234, 1, payload.TYPE)
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,15 @@ def test_an_event_stored_by_an_earlier_version_reads_the_same(event: dict[str, A
 
 def test_every_event_type_and_schema_was_stored_by_an_earlier_version() -> None:
     stored = {(row["type"], row["schema"]) for row in (json.loads(event["stored"]) for event in STORED)}
-    assert stored >= {(fact.TYPE, fact.SCHEMA) for fact in Fact.__subclasses__()}
+    assert stored >= {(payload.TYPE, payload.SCHEMA) for payload in Payload.__subclasses__()}
 
 
 def test_events_are_stored_as_an_earlier_version_stored_them() -> None:
     for stored in (event["stored"].encode() for event in STORED):
         envelope = open_envelope(Record(1, 1, stored))
         form = next(
-            f for f in Fact.__subclasses__() if (envelope.type, envelope.schema) == (f.TYPE, f.SCHEMA)
+            f for f in Payload.__subclasses__() if (envelope.type, envelope.schema) == (f.TYPE, f.SCHEMA)
         )
-        fact = msgspec.json.decode(envelope.data, type=form)
-        fields = msgspec.structs.asdict(envelope) | {"data": fact}
+        payload = msgspec.json.decode(envelope.data, type=form)
+        fields = msgspec.structs.asdict(envelope) | {"data": payload}
         assert encode(NewEvent(**fields)) == stored

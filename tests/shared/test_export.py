@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import Actor, NewEvent, Record, Request, encode
-from shared.export import DamagedFileError, ExportError, line_of, lines, record_of, records
-from shared.timestamps import rfc3339
+from shared.clock import rfc3339
+from shared.eventstore.cloudevents import DamagedFileError, ExportError, line_of, lines, record_of, records
+from shared.eventstore.events import Actor, NewEvent, Record, Request, encode
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LAST_MS = 253_402_300_799_999  # of the year 9999

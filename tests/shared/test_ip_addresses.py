@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.ip_addresses import canonical_ip
+from shared.text.ip_addresses import canonical_ip
 
 
 @pytest.mark.parametrize(

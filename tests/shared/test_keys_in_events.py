@@ -8,10 +8,20 @@ import msgspec
 import pytest
 
 from shared.errors import InvalidFieldError
-from shared.events import Actor, ActorKind, Fact, KeyCreated, KeyToggled, NewEvent, Request, encode, enveloped
-from shared.tokens import holds_key
-from shared.web.environ import origin
-from tests.shared.every_event import facts, types_of
+from shared.eventstore.events import (
+    Actor,
+    ActorKind,
+    KeyCreated,
+    KeyToggled,
+    NewEvent,
+    Payload,
+    Request,
+    encode,
+    enveloped,
+)
+from shared.text.key_detection import holds_key
+from shared.web.server.environ import origin
+from tests.shared.every_event import payloads, types_of
 from tests.shared.test_tokens import DISGUISES, TOKEN
 
 CANARIES = [disguise(TOKEN) for disguise in DISGUISES.values()]
@@ -51,7 +61,7 @@ def plain(kind: Any) -> Any:
     return kind(**{name: plain(field) for name, field in types_of(kind).items()})
 
 
-def append(fact: Fact, **changed: Any) -> NewEvent:
+def append(payload: Payload, **changed: Any) -> NewEvent:
     envelope: dict[str, Any] = {
         "subject": "key:3fA9bQ27LmZ0",
         "after_version": 0,
@@ -60,13 +70,13 @@ def append(fact: Fact, **changed: Any) -> NewEvent:
         "request": REQUEST,
         "new_id": lambda: "event-1",
     }
-    return enveloped([fact], **envelope | changed)[0]
+    return enveloped([payload], **envelope | changed)[0]
 
 
-def attempt(fact: Fact) -> NewEvent | InvalidFieldError:
+def attempt(payload: Payload) -> NewEvent | InvalidFieldError:
     """The event, or why there is none."""
     try:
-        return append(fact)
+        return append(payload)
     except InvalidFieldError as error:
         return error
 
@@ -88,13 +98,13 @@ def is_clean(event: NewEvent) -> bool:
     return TOKEN[12:40].encode() not in stored and not any(map(holds_key, texts(msgspec.json.decode(stored))))
 
 
-@pytest.mark.parametrize("kind", facts(), ids=lambda kind: kind.__name__)
-def test_no_field_of_an_event_takes_a_key(kind: type[Fact]) -> None:
+@pytest.mark.parametrize("kind", payloads(), ids=lambda kind: kind.__name__)
+def test_no_field_of_an_event_takes_a_key(kind: type[Payload]) -> None:
     tried = 0
     for canary in CANARIES:
-        for fact in planted(kind, canary):
+        for payload in planted(kind, canary):
             tried += 1
-            outcome = attempt(fact)
+            outcome = attempt(payload)
             if isinstance(outcome, NewEvent):
                 assert kind.REPEATED
                 assert is_clean(outcome)
@@ -105,7 +115,7 @@ def test_no_field_of_an_event_takes_a_key(kind: type[Fact]) -> None:
 
 
 def test_no_key_is_spread_over_the_fields_of_an_event() -> None:
-    fact = KeyCreated(
+    payload = KeyCreated(
         name=TOKEN[:19],
         description=f"{TOKEN[19:36]} {TOKEN[36:]}",
         prefix="kl",
@@ -115,28 +125,28 @@ def test_no_key_is_spread_over_the_fields_of_an_event() -> None:
         expires_at=None,
     )
     with pytest.raises(InvalidFieldError, match="together with other fields") as refused:
-        append(fact)
+        append(payload)
     assert refused.value.field == "description"
-    assert append(msgspec.structs.replace(fact, description="orders")).data.name == TOKEN[:19]
+    assert append(msgspec.structs.replace(payload, description="orders")).data.name == TOKEN[:19]
 
 
 @pytest.mark.parametrize("canary", CANARIES, ids=DISGUISES)
 def test_a_key_is_removed_from_what_a_request_says_of_itself(canary: str) -> None:
-    fact = KeyToggled(enabled=True, reason="")
+    payload = KeyToggled(enabled=True, reason="")
     for request in planted(Request, canary):
-        assert is_clean(append(fact, request=request))
+        assert is_clean(append(payload, request=request))
     for actor in planted(Actor, canary):
-        assert is_clean(append(fact, actor=actor))
+        assert is_clean(append(payload, actor=actor))
 
 
 @pytest.mark.parametrize("canary", CANARIES, ids=DISGUISES)
 def test_a_key_is_refused_as_a_workspace_and_as_an_e_mail_address(canary: str) -> None:
-    fact = KeyToggled(enabled=True, reason="")
+    payload = KeyToggled(enabled=True, reason="")
     with pytest.raises(InvalidFieldError) as refusal:
-        append(fact, workspace=canary)
+        append(payload, workspace=canary)
     assert refusal.value.field == "workspace"
     with pytest.raises(InvalidFieldError) as refusal:
-        append(fact, subject=f"account:{canary}@example.org")
+        append(payload, subject=f"account:{canary}@example.org")
     assert refusal.value.field == "email"
 
 
@@ -163,14 +173,14 @@ def test_a_request_is_not_named_by_a_key() -> None:
 
 
 def test_what_exists_is_not_locked_by_its_name() -> None:
-    fact = KeyToggled(enabled=True, reason="")
-    assert append(fact, subject=f"account:{TOKEN}@example.org", after_version=1).version == 2
+    payload = KeyToggled(enabled=True, reason="")
+    assert append(payload, subject=f"account:{TOKEN}@example.org", after_version=1).version == 2
     workspace = "org_" + "a" * 55
-    assert append(fact, workspace=workspace).workspace == workspace
+    assert append(payload, workspace=workspace).workspace == workspace
 
 
 def test_what_has_no_key_is_kept_as_it_is() -> None:
-    fact = KeyToggled(enabled=True, reason="commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b broke it")
-    event = append(fact)
-    assert event.data is fact
+    payload = KeyToggled(enabled=True, reason="commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b broke it")
+    event = append(payload)
+    assert event.data is payload
     assert (event.actor, event.request) == (ACTOR, REQUEST)

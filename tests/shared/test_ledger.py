@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from redis import Redis, ResponseError
 
-from shared.connections import connect
-from shared.events import Actor, KeyToggled, NewEvent, Record, Request, encode, enveloped
-from shared.ledger import (
+from shared.clock import LAST_TIME
+from shared.eventstore.events import Actor, KeyToggled, NewEvent, Record, Request, encode, enveloped
+from shared.eventstore.ledger import (
     BEGINNING,
     LOG,
     Appended,
@@ -25,7 +25,7 @@ from shared.ledger import (
     VersionConflictError,
     checkpoint_at,
 )
-from shared.timestamps import LAST_TIME
+from shared.store.connections import connect
 from tests.shared.memory_ledger import MemoryLedger
 
 SECRET = "a secret of 32 characters at least"

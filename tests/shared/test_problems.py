@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from shared.web.openapi_parts import HEADERS
+from shared.web.openapi.components import HEADERS
 from shared.web.problems import PROBLEMS, Refusal, challenge
 from tests.application import application
 
@@ -73,7 +73,7 @@ def test_a_status_without_a_code_keeps_itself_and_gets_a_general_one(status: int
 
 
 def test_the_gateways_own_errors_are_of_the_catalogue_too() -> None:
-    written = re.findall(r"return (\d+) '(\{.*\})'", (ROOT / "services/gateway/nginx.conf").read_text())
+    written = re.findall(r"return (\d+) '(\{.*\})'", (ROOT / "deploy/nginx.conf").read_text())
     assert len(written) == 5
     for status, text in written:
         body = json.loads(text)

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from shared.connections import connect
-from shared.embedded import EmbeddedServer
-from shared.events import Actor, KeyCreated, NewEvent, Request, enveloped
-from shared.ledger import Idempotency, Ledger, NotReplicatedError
+from shared.eventstore.events import Actor, KeyCreated, NewEvent, Request, enveloped
+from shared.eventstore.ledger import Idempotency, Ledger, NotReplicatedError
+from shared.store.connections import connect
+from shared.store.embedded import EmbeddedServer
 from tests.real import answers, free_port, until
 
 ASKED = Idempotency("caller", "asked")
 
 
 def created(key_id: str) -> list[NewEvent]:
-    fact = KeyCreated(name="n", description="", prefix="kl", hint="h", digest="d", scopes=(), expires_at=None)
+    payload = KeyCreated(
+        name="n", description="", prefix="kl", hint="h", digest="d", scopes=(), expires_at=None
+    )
     return enveloped(
-        [fact],
+        [payload],
         subject=f"key:{key_id}",
         after_version=0,
         workspace="default",

@@ -7,24 +7,24 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from shared.connections import connect
-from shared.events import (
+from shared.eventstore.events import (
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
     Actor,
-    Fact,
     KeyRevoked,
     KeyToggled,
     NewEvent,
     PasswordChanged,
+    Payload,
     Request,
     SignedIn,
     SignedOutEverywhere,
     enveloped,
 )
-from shared.ledger import Ledger
-from shared.reserve import Reserve, reserve
+from shared.eventstore.ledger import Ledger
+from shared.store.connections import connect
+from shared.store.reserve import Reserve, reserve
 
 MIB = 1024 * 1024
 TAKING_AWAY = [
@@ -62,11 +62,11 @@ def limited(store: Redis, room: int) -> Iterator[None]:
         store.config_set("maxmemory", 0)
 
 
-def event(fact: Fact, version: int) -> list[NewEvent]:
+def event(payload: Payload, version: int) -> list[NewEvent]:
     who = Actor(kind="account", id="account:ada", label="ada")
     request = Request(id="r", ip=None, user_agent=None)
     return enveloped(
-        [fact],
+        [payload],
         subject="key:a",
         after_version=version,
         workspace="default",
@@ -76,10 +76,10 @@ def event(fact: Fact, version: int) -> list[NewEvent]:
     )
 
 
-def appends(ledger: Ledger, fact: Fact) -> bool:
+def appends(ledger: Ledger, payload: Payload) -> bool:
     version = ledger.version("key:a")
     try:
-        ledger.append("key:a", event(fact, version), version)
+        ledger.append("key:a", event(payload, version), version)
     except OutOfMemoryError:
         assert ledger.version("key:a") == version
         return False
@@ -90,8 +90,8 @@ def appends(ledger: Ledger, fact: Fact) -> bool:
 def test_a_full_store_takes_what_takes_access_away_and_nothing_else(server: Redis, room: int) -> None:
     ledger = Ledger(server, reserve=Reserve(server))
     with limited(server, room):
-        assert [fact for fact in TAKING_AWAY if not appends(ledger, fact)] == []
-        assert [fact for fact in ORDINARY if appends(ledger, fact)] == []
+        assert [payload for payload in TAKING_AWAY if not appends(ledger, payload)] == []
+        assert [payload for payload in ORDINARY if appends(ledger, payload)] == []
     assert len(ledger.history("key:a")) == len(TAKING_AWAY)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from marshmallow import ValidationError
 
-from shared.schemas import IfMatchSchema
+from shared.web.schemas import IfMatchSchema
 
 
 def versions(header: str) -> Any:

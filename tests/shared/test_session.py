@@ -14,7 +14,7 @@ from redis import ConnectionError as StoreAwayError
 from werkzeug.exceptions import InternalServerError
 from werkzeug.test import TestResponse
 
-from shared.connections import connect
+from shared.store.connections import connect
 from shared.web.session import ABSOLUTE_LIFE_S, IDLE_LIFE_S, StoredSessions, UnreadableCookieError, renew
 
 HOUR = 60 * 60

@@ -12,18 +12,18 @@ from threading import Thread
 import pytest
 import structlog
 
-from services.accounts.credentials import Passwords
-from services.audit.signing import Signer
-from services.keys.key_material import ApiKey, mint
-from services.parts import now_ms
-from shared.commands import _batching, command, log_in_batches, log_waiting, observe
-from shared.connections import StoreUnavailableError
-from shared.errors import AdvisedError
-from shared.events import Request
+from services.accounts.passwords import Passwords
+from services.audit.integrity.signer import Signer
+from services.keys.model.token import ApiKey, mint
+from shared.clock import rfc3339
+from shared.components import now_ms
+from shared.errors import UserFacingError
+from shared.eventstore.events import Request
+from shared.eventstore.ledger import VersionConflictError
 from shared.identity import ForbiddenError, Principal
-from shared.ledger import VersionConflictError
-from shared.telemetry import configure_logs, redacted, together
-from shared.timestamps import rfc3339
+from shared.process.command_log import _batching, command, log_in_batches, log_waiting, observe
+from shared.process.telemetry import configure_logs, redacted, together
+from shared.store.connections import StoreUnavailableError
 from tests.real import until
 
 PRINCIPAL = Principal(kind="key", id="abc", label="ci", workspace="default", scopes=frozenset())
@@ -117,7 +117,7 @@ def attempt(_: Principal, error: Exception | None, request: Request, result: obj
         (None, "done"),
         (ForbiddenError(PRINCIPAL, "keyledger:admin"), "refused"),
         (VersionConflictError("key:a", 1, 2), "conflict"),
-        (AdvisedError("Look again."), "refused"),
+        (UserFacingError("Look again."), "refused"),
         (StoreUnavailableError("It is away."), "unavailable"),
         (KeyError("a mistake of ours"), "failed"),
     ],
@@ -144,7 +144,7 @@ def test_no_result_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Lines of commands wait for their batch, which does not come by itself; gives what ends that."""
-    monkeypatch.setattr("shared.commands._BATCH_EVERY_S", 3600)
+    monkeypatch.setattr("shared.process.command_log._BATCH_EVERY_S", 3600)
     stop = Stop()
     writer = Thread(target=log_in_batches, args=(stop,))
     writer.start()

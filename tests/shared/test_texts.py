@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.schemas import Text
-from shared.texts import escaped, is_visible, refused_character, trimmed
+from shared.text.characters import escaped, is_visible, refused_character, trimmed
+from shared.web.schemas import Text
 
 # Marks that are not to be seen, by what they do.
 HIDDEN = {

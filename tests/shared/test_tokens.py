@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.keys.key_material import mint
-from shared.tokens import holds_key, redacted, refusal, resembles_key, without_keys
+from services.keys.model.token import mint
+from shared.text.key_detection import holds_key, redacted, refusal, resembles_key, without_keys
 
 TOKEN = mint("kl", "default", random.Random(5).randrange).reveal()
 

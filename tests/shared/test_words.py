@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.words import begin, with_characters, words, words_sought
+from shared.text.words import begin, with_characters, words, words_sought
 
 
 def test_words_are_letters_and_digits_in_a_row_and_single_pictures() -> None:

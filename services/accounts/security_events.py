@@ -1,0 +1,215 @@
+"""What could flood the ledger, which is never trimmed: failed sign-ins and denied calls.
+
+Each is counted in the store. Of each account, address, or caller and scope at most one event a minute tells
+how many there were. An event is appended before its number is subtracted: where a process dies between the
+two, the next event tells those again, and none is lost. An attacker may have any number of addresses: of
+those that try accounts which don't exist, up to 100 a minute get an event each, and all others one together.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from threading import Event as Stop
+from typing import Any, cast
+
+import msgspec
+import structlog
+from redis import Redis, RedisError
+
+from services.accounts.login_throttle import network
+from shared.errors import InvalidFieldError
+from shared.eventstore.events import (
+    ACCESS_SUBJECT,
+    ACCOUNT_SUBJECT,
+    ADDRESS_SUBJECT,
+    SIGN_IN_SUBJECT,
+    AccessDenied,
+    Actor,
+    Request,
+    SignInFailed,
+    UnreadableEventError,
+    open_envelope,
+)
+from shared.eventstore.journal import Journal
+from shared.eventstore.ledger import NAMESPACE, NotReplicatedError, VersionConflictError
+from shared.identity import Principal
+from shared.store.connections import StoreError
+from shared.text.key_detection import without_keys
+
+_OPERATORS_WORKSPACE = "default"
+_EVERY_S = 60
+_LOOK_EVERY_S = 1.0
+_PAGE = 500
+_COUNTS = f"{NAMESPACE}:incidents:counts"
+_LAST = f"{NAMESPACE}:incidents:last"
+_ADDRESSES = f"{NAMESPACE}:incidents:addresses"
+_MAX_ADDRESSES = 100  # a minute that are told singly
+_OTHERS = "others"
+_log = structlog.get_logger(__name__)
+
+# Takes what was told from a count, and the count away if nothing is left of it.
+# KEYS  1 the counts  2 the last incident of each
+# ARGV  1 which one  2 how many were told
+_SUBTRACT = """
+if redis.call('HINCRBY', KEYS[1], ARGV[1], -ARGV[2]) <= 0 then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+  redis.call('HDEL', KEYS[2], ARGV[1])
+end
+"""
+
+
+# Whether an address is one of the first of this minute. KEYS  1 those  ARGV  1 the address  2 how many  3 s
+_IS_AMONG_FIRST = """
+if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then return 1 end
+local count = redis.call('SCARD', KEYS[1])
+if count >= tonumber(ARGV[2]) then return 0 end
+redis.call('SADD', KEYS[1], ARGV[1])
+if count == 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+return 1
+"""
+
+
+class _SecurityEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of the last one of those that are counted together."""
+
+    subject: str
+    workspace: str | None  # None: that of the account
+    scope: str | None  # None: of a sign-in
+    actor: Actor
+    request: Request
+
+
+# What a later try may get over.
+WAITING = (RedisError, StoreError, NotReplicatedError, VersionConflictError)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_SecurityEvent).decode
+
+
+def sign_in_subject(account: str) -> str:
+    """What tells of the sign-ins to an account, by the account's own subject."""
+    return SIGN_IN_SUBJECT + account.removeprefix(ACCOUNT_SUBJECT)
+
+
+class SecurityEventAggregator:
+    """Counts them, and tells them."""
+
+    def __init__(self, store: Redis, journal: Journal) -> None:
+        self._store = store
+        self._journal = journal
+        self._subtract = store.register_script(_SUBTRACT)
+        self._is_among_first = store.register_script(_IS_AMONG_FIRST)
+
+    def sign_in_failed(self, account: str | None, request: Request) -> None:
+        """Counts a try to sign in, to an account by its subject or to none that there is.
+
+        Raises redis.RedisError.
+        """
+        address = network(request.ip)
+        known = account is not None
+        # Asked for known accounts too, so that both take the same time.
+        if not self._is_among_first([_ADDRESSES], [address, _MAX_ADDRESSES, _EVERY_S]) and not known:
+            address = _OTHERS
+        subject = sign_in_subject(account) if account is not None else ADDRESS_SUBJECT + address
+        incident = _SecurityEvent(
+            subject=subject,
+            workspace=None if known else _OPERATORS_WORKSPACE,
+            scope=None,
+            actor=Actor(kind="anonymous", id=address, label=address),
+            request=request,
+        )
+        self._count(incident)
+
+    def access_denied(self, principal: Principal, scope: str, request: Request) -> None:
+        """Counts a call that its caller may not make. Never fails, for that is the caller's answer."""
+        incident = _SecurityEvent(
+            subject=f"{ACCESS_SUBJECT}{principal.kind}:{principal.id}",
+            workspace=principal.workspace,
+            scope=without_keys(scope),
+            actor=principal.actor,
+            request=request,
+        )
+        try:
+            self._count(incident)
+        except (RedisError, StoreError) as error:
+            _log.warning("a denied call is not recorded", error=str(error), request_id=request.id)
+
+    def run(self, stop: Stop) -> None:
+        """Tells until it is to stop. While the store is away it waits for it."""
+        away = False
+        while not stop.wait(_LOOK_EVERY_S):
+            try:
+                self.tell()
+                away = False
+            except WAITING as error:
+                if not away:
+                    _log.warning("failed sign-ins and denials have to wait", error=str(error))
+                away = True
+
+    def tell(self) -> None:
+        """One event for each that has had none for a minute. Raises what is in WAITING."""
+        for names in self._pages():
+            for name, free in zip(names, self._claimed(names), strict=True):
+                if free:
+                    self._tell(name)
+
+    def _count(self, incident: _SecurityEvent) -> None:
+        name = f"{incident.subject} {incident.scope or ''}"
+        with self._store.pipeline() as commands:
+            commands.hincrby(_COUNTS, name, 1)
+            commands.hset(_LAST, name, cast("Any", _encode(incident)))
+            commands.execute()
+
+    def _pages(self) -> Iterator[Sequence[bytes]]:
+        """The names of all that is counted. A scan may give one twice; the claim lets it be told once."""
+        cursor = 0
+        while True:
+            reply = self._store.hscan(_COUNTS, cursor, count=_PAGE)
+            cursor, counts = cast("tuple[int, dict[bytes, bytes]]", reply)
+            yield [*counts]
+            if cursor == 0:
+                return
+
+    def _claimed(self, names: Sequence[bytes]) -> Sequence[bool]:
+        """For each, whether it may be told now, and by this process."""
+        with self._store.pipeline(transaction=False) as commands:
+            for name in names:
+                claim = f"{NAMESPACE}:incidents:told:{hashlib.sha256(name).hexdigest()}"
+                commands.set(claim, 1, nx=True, ex=_EVERY_S)
+            return [bool(done) for done in commands.execute()]
+
+    def _tell(self, name: bytes) -> None:
+        with self._store.pipeline() as commands:
+            commands.hget(_COUNTS, cast("Any", name))
+            commands.hget(_LAST, cast("Any", name))
+            count, body = commands.execute()
+        if not count or not body:
+            return
+        try:
+            incident, attempts = _decode(body), int(count)
+        except msgspec.MsgspecError:
+            return  # of another version of the code, whose next process tells it
+        try:
+            self._record(incident, attempts)
+        except InvalidFieldError as error:
+            _log.error("failed sign-ins or denials cannot be recorded", error=str(error))
+        self._subtract([_COUNTS, _LAST], [cast("Any", name), attempts])
+
+    def _record(self, incident: _SecurityEvent, attempts: int) -> None:
+        self._journal.tell(
+            SignInFailed(attempts=attempts)
+            if incident.scope is None
+            else AccessDenied(scope=incident.scope, attempts=attempts),
+            subject=incident.subject,
+            workspace=incident.workspace or self._workspace(incident.subject),
+            actor=incident.actor,
+            request=incident.request,
+        )
+
+    def _workspace(self, subject: str) -> str:
+        """That of the account that somebody tried to sign in to."""
+        account = ACCOUNT_SUBJECT + subject.removeprefix(SIGN_IN_SUBJECT)
+        first = next(self._journal.ledger.records(account), None)
+        try:
+            return open_envelope(first).workspace if first else _OPERATORS_WORKSPACE
+        except UnreadableEventError:
+            return _OPERATORS_WORKSPACE

@@ -1,0 +1,111 @@
+"""Signing in and out, and what people see and change of their own account."""
+
+import re
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+from marshmallow import ValidationError
+
+from services.accounts.commands import Accounts
+from services.accounts.login_throttle import TooManyAttemptsError
+from services.accounts.model.account import Account
+from services.accounts.passwords import PASSWORD_MIN_LENGTH, HasherBusyError
+from services.accounts.sign_in import SignIn
+from services.accounts.web.schemas import PasswordChangeSchema, SignInSchema
+from shared.errors import InvalidFieldError
+from shared.identity import Principal
+from shared.web.access import attached, begin_session, origin, session_name, signed_in
+
+_HOME = "/"
+# A path of this site. Browsers read `//` and `/\` as the beginning of another host, and leave out
+# control characters before they look.
+_LOCAL_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
+_NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
+_GIVEN = "Somebody else chose your password. Choose one that only you know: press your address in the menu."
+
+blueprint = Blueprint("accounts", __name__, template_folder="templates")
+
+
+@blueprint.route("/sign-in", methods=["GET", "POST"])
+def sign_in() -> ResponseReturnValue:
+    """The form, and what becomes of it."""
+    if request.method != "POST":
+        return _form({})
+    try:
+        form = SignInSchema().load(request.form.to_dict())
+        account = attached(SignIn)(form["email"], form["password"], origin())
+    except ValidationError as error:
+        return _form(error.messages_dict), 422
+    except (TooManyAttemptsError, HasherBusyError) as error:
+        return _form({"form": [str(error)]}), error.status, {"Retry-After": str(error.retry_after)}
+    if account is None:
+        # Not 401: that must carry a challenge, which a form is not.
+        return _form({"form": [_NOT_RIGHT]}), 422
+    begin_session(account.subject, account.version)
+    if account.password_is_given:
+        flash(_GIVEN, "info")
+    return redirect(_next(), 303)
+
+
+@blueprint.post("/sign-out")
+def sign_out() -> ResponseReturnValue:
+    """Ends the session in the store, so that its cookie is worth nothing from now on."""
+    session.clear()
+    return redirect(url_for("accounts.sign_in"), 303)
+
+
+@blueprint.get("/account")
+@signed_in(None)
+def own_account(principal: Principal) -> ResponseReturnValue:
+    """Your account."""
+    return _own_account(principal, {})
+
+
+@blueprint.post("/account/password")
+@signed_in(None)
+def change_password(principal: Principal) -> ResponseReturnValue:
+    """Takes another password: all other sessions end, and this one goes on under a new id."""
+    try:
+        form = PasswordChangeSchema().load(request.form.to_dict())
+        account = attached(Accounts).change_password(
+            principal, form["current_password"], form["password"], origin(), session_name()
+        )
+    except ValidationError as error:
+        return _own_account(principal, error.messages_dict), 422
+    except InvalidFieldError as error:
+        return _own_account(principal, {error.field: [str(error)]}), 422
+    except (TooManyAttemptsError, HasherBusyError) as error:
+        headers = {"Retry-After": str(error.retry_after)}
+        return _own_account(principal, {"form": [str(error)]}), error.status, headers
+    begin_session(account.subject, account.version)
+    flash("Your password is changed. Everywhere else you are signed out.", "success")
+    return redirect(url_for("accounts.own_account"), 303)
+
+
+@blueprint.post("/account/sign-out-everywhere")
+@signed_in(None)
+def sign_out_everywhere(principal: Principal) -> ResponseReturnValue:
+    """Ends all sessions of the account, this one too."""
+    attached(Accounts).sign_out_everywhere(principal, origin())
+    session.clear()
+    flash("You are signed out everywhere.", "success")
+    return redirect(url_for("accounts.sign_in"), 303)
+
+
+def _form(errors: dict[str, Any]) -> str:
+    typed = {"email": request.form.get("email", "")}
+    return render_template("accounts/sign_in.html", form=typed, errors=errors, next=_next())
+
+
+def _own_account(principal: Principal, errors: dict[str, Any]) -> str:
+    account: Account = attached(Accounts).own(principal)
+    return render_template(
+        "accounts/own.html", account=account, errors=errors, password_length=PASSWORD_MIN_LENGTH
+    )
+
+
+def _next() -> str:
+    """Where to go when signed in; never to another site."""
+    target = request.values.get("next", "")
+    return target if _LOCAL_PATH.fullmatch(target) else _HOME

@@ -1,0 +1,93 @@
+"""What the forms take, as marshmallow schemas."""
+
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
+
+from services.accounts.model.account import EMAIL_LENGTH
+from services.accounts.passwords import PASSWORD_MAX_LENGTH
+from shared.identity import ROLES
+from shared.web.schemas import Text
+
+REASON_LENGTH = 500
+_NO_EMAIL = "Enter your e-mail address."
+_NO_PASSWORD = "Enter your password."  # noqa: S105  # a message
+
+
+class _FormSchema(Schema):
+    """A form of a page."""
+
+    class Meta:
+        unknown = EXCLUDE  # the CSRF token and where to go next
+
+
+def _email(missing: str) -> fields.String:
+    return fields.String(
+        required=True,
+        validate=[
+            validate.Regexp(r"\s*\S", error=missing),
+            validate.Length(max=EMAIL_LENGTH, error="Use up to {max} characters."),
+        ],
+        error_messages={"required": missing},
+    )
+
+
+def _password(missing: str) -> fields.String:
+    return fields.String(
+        required=True,
+        validate=[
+            validate.Length(min=1, error=missing),
+            validate.Length(max=PASSWORD_MAX_LENGTH, error="Use up to {max:,} characters."),
+        ],
+        error_messages={"required": missing},
+    )
+
+
+def _role() -> fields.String:
+    return fields.String(
+        required=True,
+        validate=validate.OneOf(list(ROLES), error="Choose one of the roles."),
+        error_messages={"required": "Choose one of the roles."},
+    )
+
+
+class SignInSchema(_FormSchema):
+    """The form of Sign in; whether address and password are good is not for a schema to say."""
+
+    email = _email(_NO_EMAIL)
+    password = _password(_NO_PASSWORD)
+
+
+class NewAccountSchema(_FormSchema):
+    """The form that adds a person."""
+
+    email = _email("Enter the person's e-mail address.")
+    role = _role()
+
+
+class RoleSchema(_FormSchema):
+    """The form of a person's role."""
+
+    role = _role()
+
+
+class ReasonSchema(_FormSchema):
+    """The form that disables an account."""
+
+    reason = Text(
+        load_default="",
+        validate=validate.Length(max=REASON_LENGTH, error="Use up to {max} characters."),
+    )
+
+
+class PasswordChangeSchema(_FormSchema):
+    """The form of one's own password."""
+
+    current_password = _password("Enter your present password.")
+    password = _password("Enter the new password.")
+    repeated = fields.String(load_default="")
+
+    @validates_schema(skip_on_field_errors=True)
+    def _same(self, data: dict[str, str], **_: Any) -> None:
+        if data["password"] != data["repeated"]:
+            raise ValidationError({"repeated": ["This is not the same as above. Type both again."]})

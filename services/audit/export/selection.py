@@ -1,0 +1,38 @@
+"""Which events of the ledger a filter selects, found without the index of the audit log's database."""
+
+from collections import deque
+from collections.abc import Iterator
+
+from services.audit.integrity.comparison import records_between
+from services.audit.log.entry import opened, told_by
+from services.audit.log.search import MAX_NAMINGS, Filters, keys_wanted, namings_wanted, wanted_by
+from services.audit.log.terms import Wanted, has_terms
+from shared.eventstore.events import Record
+from shared.eventstore.ledger import Ledger
+
+
+def selected(ledger: Ledger, filters: Filters, until: int) -> Iterator[int]:
+    """The positions of the events up to one that match, in order. Reads all of them, page by page.
+
+    They are those that an intact index of an intact log finds. Raises redis.RedisError.
+    """
+    wanted = (*wanted_by(filters), *_keys_called(ledger, filters, until))
+    for record in records_between(ledger, 0, until):
+        if _is_within(record, filters) and has_terms(record, wanted):
+            yield record.position
+
+
+def _is_within(record: Record, filters: Filters) -> bool:
+    if filters.since is not None and record.at < filters.since:
+        return False
+    return filters.until is None or record.at < filters.until
+
+
+def _keys_called(ledger: Ledger, filters: Filters, until: int) -> Wanted:
+    """The keys of the workspace that ever had the name, if one is sought."""
+    if filters.name is None:
+        return ()
+    wanted = namings_wanted(filters.workspace, filters.name)
+    named = (record for record in records_between(ledger, 0, until) if has_terms(record, wanted))
+    subjects = deque((told_by(opened(record.body)).key_id for record in named), MAX_NAMINGS)
+    return (keys_wanted({key_id for key_id in subjects if key_id}),)

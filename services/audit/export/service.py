@@ -1,0 +1,172 @@
+"""Exports entries of the audit log. The ledger records each export before it is given."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from typing import Literal, NamedTuple, TypeAlias
+
+from services.audit.export.csv import csv_lines
+from services.audit.export.jsonl import WHOLE, ExportError, lines, scope_of
+from services.audit.export.limit import ExportLimit
+from services.audit.export.selection import selected
+from services.audit.integrity.checkpoint import unverified
+from services.audit.integrity.comparison import Comparison
+from services.audit.integrity.notary import Notary
+from services.audit.integrity.signed_note import NoteError
+from services.audit.integrity.signer import Signer
+from services.audit.log.entry import GENESIS, Entry
+from services.audit.log.search import Filters
+from shared.clock import rfc3339
+from shared.errors import UserFacingError
+from shared.eventstore.events import AUDIT_SUBJECT, AuditExported, Request
+from shared.eventstore.journal import Journal
+from shared.identity import AUDIT_READ, Principal, authorize
+from shared.text.characters import escaped
+from shared.text.key_detection import without_keys
+
+Format: TypeAlias = Literal["jsonl", "csv"]
+
+_PAGE = 1000
+_FILTER_BYTES = 128  # of a filter's value, in the event
+_TRUNCATED = "… (truncated)"
+_SUBJECT = f"{AUDIT_SUBJECT}exports"
+
+
+class AlarmError(UserFacingError):
+    """Nobody has acknowledged an alarm about the audit log."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"There is an alarm about the audit log ({kind}), so nothing is exported by filters. Run "
+            "`keyledger audit check`; docs/runbooks.md says when to acknowledge the alarm."
+        )
+
+
+class IndexingError(UserFacingError):
+    """The search index lacks entries, so an export by filters would lack them too."""
+
+    def __init__(self, indexed: int, position: int) -> None:
+        super().__init__(
+            f"The search index of the audit log is being built: {indexed:,} of {position:,} entries are "
+            "indexed. Export again once it is complete. If it doesn't move, run `keyledger audit reindex`."
+        )
+
+
+class Export(NamedTuple):
+    """A file, line by line, and how far the log went when it was begun."""
+
+    position: int
+    lines: Iterator[bytes]
+
+
+@dataclass(frozen=True)
+class Exports:
+    """Exports of the audit log: of a workspace by filters, or of the whole log.
+
+    Each entry is compared with the ledger before it is given.
+    """
+
+    comparison: Comparison
+    journal: Journal
+    signer: Signer
+    notary: Notary
+    limit: ExportLimit
+    now_ms: Callable[[], int]
+
+    def some(self, principal: Principal, filters: Filters, form: Format, request: Request) -> Export:
+        """The entries of the caller's workspace that match.
+
+        They are complete: the ledger's events are filtered too, and each that matches needs its entry.
+
+        Raises ForbiddenError, TooManyExportsError, TooManyKeysError, SigningError, AlarmError,
+        IndexingError, AuditDatabaseError, VersionConflictError, NotReplicatedError, redis.RedisError; and,
+        also while the lines are read, MismatchError, LedgerShorterError, SearchIndexError,
+        AuditDatabaseError, ExportError and redis.RedisError.
+        """
+        authorize(principal, AUDIT_READ, records=True)
+        self.limit.count(principal)
+        asked = {name: escaped(without_keys(value)) for name, value in asked_by(filters).items()}
+        _ = self.signer.public_key  # what cannot be done is found out before it is told
+        position = self._end()
+        found = self.comparison.log.search.ascending(filters, position)
+        wanted = selected(self.comparison.ledger, filters, position)
+        entries = _begun(self.comparison.complete(found, wanted))
+        self._tell(principal, form, asked, position, request)
+        if form == "csv":
+            return Export(position, csv_lines(entries))
+        scope = scope_of(filters.workspace, asked)
+        return Export(position, lines(entries, [], scope, self.now_ms(), self.signer.sign))
+
+    def whole(
+        self, operator: Principal, form: Format, request: Request, progress: Callable[[int, int], None]
+    ) -> Export:
+        """All entries of all workspaces, with a checkpoint of the last. Only for the command line.
+
+        `progress` is told how many entries are done, and of how many. Raises the same, but for the limit.
+        """
+        note = self.notary.vouch()
+        position = unverified(note).position if note else 0
+        entries = _begun(self.comparison.chain(0, GENESIS, position))
+        self._tell(operator, form, {"scope": WHOLE}, position, request)
+        watched = _watched(entries, position, progress)
+        if form == "csv":
+            return Export(position, csv_lines(watched))
+        vouchers = [each for each in self._vouchers() if each[0] <= position]
+        return Export(position, lines(watched, vouchers, WHOLE, self.now_ms(), self.signer.sign))
+
+    def _end(self) -> int:
+        """How far the log goes, once nothing speaks against a filtered export of it."""
+        comparison = self.comparison
+        comparison.alarms.report_if_backwards()
+        position = comparison.log.last().position
+        comparison.refuse_if_shorter(position)
+        if alarm := comparison.alarms.current():
+            raise AlarmError(alarm.finding.kind)
+        if (indexed := comparison.log.search.indexed()) < position:
+            raise IndexingError(indexed, position)
+        return position
+
+    def _vouchers(self) -> Iterator[tuple[int, bytes]]:
+        for sequence, note in self.comparison.log.checkpoints():
+            try:
+                yield unverified(note).position, note
+            except NoteError as error:
+                raise ExportError(
+                    f"SignedCheckpoint {sequence} is damaged: `keyledger audit check` says more."
+                ) from error
+
+    def _tell(
+        self, principal: Principal, form: Format, asked: dict[str, str], position: int, request: Request
+    ) -> None:
+        kept = {name: _capped(value) for name, value in asked.items()}
+        payload = AuditExported(format=form, filters=kept, position=position)
+        self.journal.tell(
+            payload, subject=_SUBJECT, workspace=principal.workspace, actor=principal.actor, request=request
+        )
+
+
+def asked_by(filters: Filters) -> dict[str, str]:
+    """What was asked for, by name, as a caller writes it. A key in it is still whole, and can be found."""
+    asked = {name: value for name, value in asdict(filters).items() if value is not None}
+    del asked["workspace"]
+    return {name: rfc3339(value) if isinstance(value, int) else value for name, value in asked.items()}
+
+
+def _capped(value: str) -> str:
+    """A filter as the event keeps it. It holds no key any more, so none is cut in half and missed."""
+    encoded = value.encode()
+    if len(encoded) <= _FILTER_BYTES:
+        return value
+    return encoded[: _FILTER_BYTES - len(_TRUNCATED.encode())].decode(errors="ignore") + _TRUNCATED
+
+
+def _begun(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """The same entries. What stops the first ones is raised now."""
+    return chain([*islice(entries, 1)], entries)
+
+
+def _watched(entries: Iterable[Entry], total: int, progress: Callable[[int, int], None]) -> Iterator[Entry]:
+    for done, entry in enumerate(entries, 1):
+        yield entry
+        if done % _PAGE == 0 or done == total:
+            progress(done, total)

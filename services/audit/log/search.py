@@ -1,0 +1,223 @@
+"""Finds entries of the audit log by the terms of its index."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from services.audit.log.database import Database
+from services.audit.log.entry import Entry, key_name, time_of, told
+from services.audit.log.histogram import Activity, activity, edges
+from services.audit.log.rows import end, entries_at, position_at
+from services.audit.log.terms import (
+    Wanted,
+    term_of,
+    terms_by,
+    terms_from,
+    terms_involving,
+    words_of_name,
+    words_sought,
+)
+from shared.clock import printable_time
+from shared.eventstore.events import KEY_SUBJECT, KeyCreated, KeyDetailsChanged
+
+_PAGE = 500
+_MAX_KEYS = 100
+MAX_NAMINGS = 1_000  # the newest; keys that only older ones call so aren't found
+_NAMING = (term_of("type", KeyCreated.TYPE), term_of("type", KeyDetailsChanged.TYPE))
+
+
+class TooManyKeysError(Exception):
+    """A name was sought that too many keys had."""
+
+    def __init__(self) -> None:
+        super().__init__(f"More than {_MAX_KEYS} keys were called so. Type more of the name.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which entries of a workspace; None takes all. Times are ms since 1970, `until` is not among them."""
+
+    workspace: str
+    key_id: str | None = None
+    name: str | None = None  # words of a name that the key ever had
+    actor: str | None = None  # an id or a label, whole
+    actor_kind: str | None = None
+    involving: str | None = None  # the id of an actor or a key: what it did, and what was done to it
+    type: str | None = None
+    ip: str | None = None
+    since: int | None = None
+    until: int | None = None
+    q: str | None = None  # words of what the event tells
+
+
+class Page(NamedTuple):
+    """Some entries, newest first, the cursor of the next page if there is one, and what is missing."""
+
+    entries: list[Entry]
+    next_cursor: int | None
+    missing: Sequence[int]  # positions that match, and have no entry any more
+
+
+class Search:
+    """Questions to the index. All raise AuditDatabaseError, and those with filters TooManyKeysError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(self, filters: Filters, limit: int, cursor: int | None = None) -> Page:
+        """The newest entries that match, before the cursor's position."""
+
+        def look(connection: Connection) -> Page:
+            found = self._find(connection, filters, limit + 1, before=cursor)
+            entries = entries_at(connection, found[:limit])[::-1]
+            missing = sorted({*found[:limit]} - {entry.position for entry in entries})
+            return Page(entries, found[limit - 1] if len(found) > limit else None, missing)
+
+        return self._database.read(look)
+
+    def indexed(self) -> int:
+        """Up to which position entries are found. 0 until an index with old terms is filled again."""
+        index = self._database.index
+        return self._database.read(
+            lambda connection: index.last(connection) if index.is_current(connection) else 0
+        )
+
+    def ascending(self, filters: Filters, until: int | None = None) -> Iterator[Entry]:
+        """All entries up to a position that match by what was known there, oldest first."""
+        after = 0
+        before = None if until is None else until + 1
+
+        def look(connection: Connection) -> list[Entry]:
+            found = self._find(
+                connection, filters, _PAGE, after=after, before=before, known=until, ascending=True
+            )
+            return entries_at(connection, found)
+
+        while entries := self._database.read(look):
+            yield from entries
+            after = entries[-1].position
+
+    def activity(self, filters: Filters) -> Activity | None:
+        """How many entries match in each stretch of time, from the first to the last; None of none."""
+        index = self._database.index
+
+        def look(connection: Connection) -> Activity | None:
+            wanted, between = self._sought(connection, filters)
+            ends = [
+                position
+                for ascending in (True, False)
+                if between
+                for position in index.find(connection, wanted, between, 1, ascending=ascending)
+            ]
+            if not ends:
+                return None
+            # A database that was tampered with may lack an entry, or have any time anywhere.
+            times = [printable_time(time_of(entry.at)) for entry in entries_at(connection, ends)]
+            of = edges(min(times), max(times)) if times else range(0)
+            if not of:
+                return None
+            starts = [min(max(position_at(connection, at), between.start), between.stop) for at in of]
+            return activity(of, index.count(connection, wanted, starts))
+
+        return self._database.read(look)
+
+    def key_names(self, workspace: str, key_ids: Iterable[str]) -> dict[str, str]:
+        """What keys of a workspace were called last, by their ids."""
+        keys = tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(set(key_ids)))
+        wanted: Wanted = ((term_of("workspace", workspace),), keys, _NAMING)
+        if not keys:
+            return {}
+
+        def look(connection: Connection) -> list[Entry]:
+            found = self._database.index.find_few(connection, wanted)
+            return entries_at(connection, found[-MAX_NAMINGS:])
+
+        # Of the same key, the newest comes last and stands.
+        namings = self._database.read(look)
+        return {str(told(entry).key_id): name for entry in namings if (name := key_name(entry)) is not None}
+
+    def _find(
+        self,
+        connection: Connection,
+        filters: Filters,
+        limit: int,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        known: int | None = None,
+        ascending: bool = False,
+    ) -> list[int]:
+        """Where the first entries are that match, between two positions."""
+        wanted, between = self._sought(connection, filters, after, before, known)
+        find = self._database.index.find
+        return find(connection, wanted, between, limit, ascending=ascending) if between else []
+
+    def _sought(
+        self,
+        connection: Connection,
+        filters: Filters,
+        after: int = 0,
+        before: int | None = None,
+        known: int | None = None,
+    ) -> tuple[Wanted, range]:
+        """The terms, and the positions among which they are to be found; none, if nothing can match.
+
+        `known`: names given after this position don't count.
+        """
+        # The ledger's times never go back, so a time is a position.
+        start = after + 1
+        if filters.since is not None:
+            start = max(start, position_at(connection, filters.since))
+        stop = end(connection)[0] + 1 if before is None else before
+        if filters.until is not None:
+            stop = min(stop, position_at(connection, filters.until))
+        wanted = (*wanted_by(filters), *self._keys_called(connection, filters, known))
+        return wanted, range(0) if () in wanted else range(start, stop)
+
+    def _keys_called(self, connection: Connection, filters: Filters, known: int | None) -> Wanted:
+        """The keys of the workspace that ever had the name, if one is sought."""
+        if filters.name is None:
+            return ()
+        wanted = namings_wanted(filters.workspace, filters.name)
+        if () in wanted:
+            return ((),)
+        everywhere = range(1, (end(connection)[0] if known is None else known) + 1)
+        namings = entries_at(
+            connection, self._database.index.find(connection, wanted, everywhere, MAX_NAMINGS)
+        )
+        keys = {key_id for entry in namings if (key_id := told(entry).key_id)}
+        if len(keys) > _MAX_KEYS:
+            raise TooManyKeysError
+        return (keys_wanted(keys),)
+
+
+def namings_wanted(workspace: str, name: str) -> Wanted:
+    """What any event has that gives this name to a key of the workspace."""
+    return ((term_of("workspace", workspace),), *words_of_name(name))
+
+
+def keys_wanted(keys: Iterable[str]) -> tuple[str, ...]:
+    """Of these terms, any event about one of the keys has one."""
+    return tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(keys))
+
+
+def wanted_by(filters: Filters) -> Wanted:
+    """The one place to add a filter."""
+    wanted: list[tuple[str, ...]] = [(term_of("workspace", filters.workspace),)]
+    if filters.key_id is not None:
+        wanted.append((term_of("subject", KEY_SUBJECT + filters.key_id),))
+    if filters.actor is not None:
+        wanted.append(terms_by(filters.actor))
+    if filters.actor_kind is not None:
+        wanted.append((term_of("kind", filters.actor_kind),))
+    if filters.involving is not None:
+        wanted.append(terms_involving(filters.involving))
+    if filters.type is not None:
+        wanted.append((term_of("type", filters.type),))
+    if filters.ip is not None:
+        wanted.append(terms_from(filters.ip))
+    if filters.q is not None:
+        wanted += words_sought(filters.q)
+    return tuple(wanted)

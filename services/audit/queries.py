@@ -1,0 +1,63 @@
+"""What the API and the pages of the audit log work with."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from services.audit.integrity.comparison import Compared, Comparison
+from services.audit.log.entry import told
+from services.audit.log.histogram import Activity
+from services.audit.log.search import Filters
+from services.audit.log.store import AuditLog
+from shared.identity import AUDIT_READ, Principal, authorize
+
+
+class ComparedPage(NamedTuple):
+    """Some entries, newest first, and the cursor of the next page if there is one."""
+
+    entries: list[Compared]
+    next_cursor: int | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit log as a caller may see it: the part of the caller's workspace."""
+
+    comparison: Comparison
+
+    @property
+    def log(self) -> AuditLog:
+        """All of it."""
+        return self.comparison.log
+
+    def page(
+        self, principal: Principal, criteria: Mapping[str, Any], limit: int, cursor: int | None
+    ) -> ComparedPage:
+        """The newest entries that match, each compared with the ledger. Raises an alarm if one is missing.
+
+        `criteria` are the fields of Filters, without the workspace.
+        Raises ForbiddenError, TooManyKeysError, AuditDatabaseError, redis.RedisError.
+        """
+        authorize(principal, AUDIT_READ)
+        found = self.log.search.page(Filters(workspace=principal.workspace, **criteria), limit, cursor)
+        if found.missing:
+            self.comparison.report_missing(found.missing[0])
+        return ComparedPage(self.comparison.compared(found.entries), found.next_cursor)
+
+    def activity(self, principal: Principal, criteria: Mapping[str, Any]) -> Activity | None:
+        """How many entries match when; None if none does. Raises the same."""
+        authorize(principal, AUDIT_READ)
+        return self.log.search.activity(Filters(workspace=principal.workspace, **criteria))
+
+    def key_names(self, principal: Principal, entries: Iterable[Compared]) -> dict[str, str]:
+        """What the keys of the entries are called. Raises ForbiddenError, AuditDatabaseError."""
+        authorize(principal, AUDIT_READ)
+        keys = {key_id for entry, _ in entries if (key_id := told(entry).key_id)}
+        return self.log.search.key_names(principal.workspace, keys)
+
+    def lag(self) -> int:
+        """How many events can't be found yet: they are to be appended, or indexed.
+
+        Raises AuditDatabaseError, redis.RedisError.
+        """
+        return max(self.comparison.ledger.head().position - self.log.search.indexed(), 0)

@@ -1,0 +1,114 @@
+"""The pages that ask about keys. They only translate: who, what, show."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from marshmallow import ValidationError
+from werkzeug.wrappers import Response
+
+from services.audit.forensics import Forensics, LeakLookup, NoSuchKeyError
+from services.audit.integrity.comparison import Compared
+from services.audit.log.entry import description_of, time_of, told
+from services.audit.queries import Audit
+from services.audit.web.forensics_schemas import NOT_A_KEY, TypedVerdictSchema
+from shared.eventstore.point_in_time import PointInTimeError
+from shared.forensics import NotAKeyError
+from shared.identity import AUDIT_READ, Principal
+from shared.text.key_detection import resembles_key
+from shared.web.access import attached, signed_in
+
+_FIELDS = ("key_id", "at", "scopes")
+_NO_TOKENS = "This looks like an API key. Look it up instead: there it comes into no address."
+_NO_SUCH_KEY = "There is no such key in your workspace."
+_NOBODYS = (
+    "This is no key of your workspace, nor was it ever one. It may be another workspace's, or nobody's."
+)
+
+blueprint = Blueprint("audit_inquiries", __name__, template_folder="templates")
+
+
+@blueprint.get("/audit/verdict")
+@signed_in(AUDIT_READ)
+def verdict_page(principal: Principal) -> str | tuple[str, int]:
+    """Whether the key in the address would have been accepted at the moment there."""
+    typed = _typed(request.args)
+    if secret := _secret(typed):
+        return secret
+    if "at" not in request.args:
+        return _verdict(typed)
+    try:
+        given = {name: value for name, value in typed.items() if value or name != "scopes"}
+        query = TypedVerdictSchema().load(given)
+        verdict = attached(Forensics).verdict(principal, **query)
+    except ValidationError as error:
+        return _verdict(typed, errors=error.messages_dict), 422
+    except PointInTimeError as error:
+        return _verdict(typed, errors={"at": [str(error)]}), 422
+    except NoSuchKeyError:
+        return _verdict(typed, errors={"key_id": [_NO_SUCH_KEY]}), 404
+    return _verdict(typed, verdict=verdict)
+
+
+@blueprint.post("/audit/verdict")
+@signed_in(AUDIT_READ)
+def ask_for_verdict(_: Principal) -> Response | tuple[str, int]:
+    """Leads to the verdict that was asked for. What looks like a key comes into no address."""
+    typed = _typed(request.form)
+    chosen: dict[str, Any] = {name: value for name, value in typed.items() if value or name == "at"}
+    return _secret(typed) or redirect(url_for("audit_inquiries.verdict_page", **chosen), 303)
+
+
+@blueprint.route("/audit/lookup", methods=["GET", "POST"])
+@signed_in(AUDIT_READ)
+def lookup_page(principal: Principal) -> str | tuple[str, int]:
+    """Whose the key is that was sent. The answer is this page, so that the key comes into no address."""
+    if request.method == "GET":
+        return _lookup()
+    try:
+        found = attached(Forensics).look_up(principal, request.form.get("api_key", "").strip())
+    except NotAKeyError:
+        return _lookup(errors={"api_key": [NOT_A_KEY]}), 422
+    except NoSuchKeyError:
+        return _lookup(errors={"api_key": [_NOBODYS]}), 404
+    return _lookup(found)
+
+
+def _typed(given: Mapping[str, str]) -> dict[str, str]:
+    return {name: given.get(name, "").strip() for name in _FIELDS}
+
+
+def _secret(typed: Mapping[str, str]) -> tuple[str, int] | None:
+    """The answer to what looks like a key, which does not repeat it."""
+    errors = {name: [_NO_TOKENS] for name, value in typed.items() if resembles_key(value)}
+    return (_verdict(dict(typed) | dict.fromkeys(errors, ""), errors=errors), 422) if errors else None
+
+
+def _verdict(typed: Mapping[str, str], **more: Any) -> str:
+    return render_template("audit/verdict.html", typed=typed, **{"errors": {}, "verdict": None} | more)
+
+
+def _lookup(found: LeakLookup | None = None, errors: Mapping[str, Sequence[str]] | None = None) -> str:
+    return render_template(
+        "audit/lookup.html",
+        found=found,
+        errors=errors or {},
+        deeds=[_deed(compared) for compared in found.entries] if found else [],
+        lag=attached(Audit).lag() if found else 0,
+    )
+
+
+def _deed(compared: Compared) -> dict[str, Any]:
+    """What a key did as a caller: what, when, to what, from where."""
+    entry = compared.entry
+    event = told(entry)
+    return {
+        "position": entry.position,
+        "integrity": compared.integrity,
+        "at": time_of(entry.at),
+        "title": description_of(entry).title,
+        "type": event.type,
+        "key_id": event.key_id,
+        "subject": event.subject,
+        "ip": event.ip,
+    }

@@ -1,0 +1,139 @@
+"""The pages of the audit log: entries, when they were, and their export. They only translate."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from marshmallow import ValidationError
+from werkzeug.wrappers import Response
+
+from services.audit.log.histogram import Activity, Stretch
+from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.queries import Audit
+from services.audit.status import AuditStatus
+from services.audit.web.entry_view import PAGE, cursor_of, row
+from services.audit.web.export_response import exported, map_errors
+from services.audit.web.schemas import TypedFiltersSchema
+from shared.clock import rfc3339
+from shared.eventstore.events import EVENT_TYPES
+from shared.identity import AUDIT_READ, Principal
+from shared.text.key_detection import resembles_key
+from shared.web.access import attached, signed_in
+from shared.web.schemas import ACTOR_KINDS
+
+_FILTERS = ("q", "key_id", "name", "actor", "actor_kind", "type", "ip", "since", "until")
+_NO_KEYS = "This looks like an API key, which the log never holds. Look it up, or search by its id."
+
+blueprint = Blueprint("audit", __name__, template_folder="templates")
+map_errors(blueprint)
+
+
+@blueprint.get("/audit")
+@signed_in(AUDIT_READ)
+def entries_page(principal: Principal) -> str | tuple[str, int]:
+    """The newest entries that match the filter in the address."""
+    typed = _typed(request.args)
+    audit = attached(Audit)
+    try:
+        criteria = TypedFiltersSchema().load(typed)
+        page = audit.page(principal, criteria, PAGE, cursor_of(request.args))
+    except ValidationError as error:
+        return _page(typed, errors=error.messages_dict), 422
+    except TooManyKeysError as error:
+        return _page(typed, errors={"name": [str(error)]}), 422
+    names = audit.key_names(principal, page.entries)
+    return _page(typed, [row(compared, names) for compared in page.entries], next_cursor=page.next_cursor)
+
+
+@blueprint.post("/audit/search")
+@signed_in(AUDIT_READ)
+def search(_: Principal) -> Response | tuple[str, int]:
+    """Leads to the entries that were asked for. What looks like a key comes into no address."""
+    typed = _typed(request.form)
+    return _secret(typed) or redirect(url_for("audit.entries_page", **_chosen(typed)), 303)
+
+
+@blueprint.get("/audit/activity")
+@signed_in(AUDIT_READ)
+def activity_page(principal: Principal) -> str | Response:
+    """When the entries were that match the filter in the address. The page of entries takes it up."""
+    typed = _typed(request.args)
+    try:
+        activity = attached(Audit).activity(principal, TypedFiltersSchema().load(typed))
+    except (ValidationError, TooManyKeysError):
+        # The page of entries tells what is to be mended.
+        return redirect(url_for("audit.entries_page", **_chosen(typed)), 303)
+    chosen = _chosen(typed)
+    return render_template(
+        "audit/activity.html",
+        filters=typed,
+        chosen=chosen,
+        activity=activity,
+        bars=_bars(activity, chosen) if activity else [],
+    )
+
+
+@blueprint.post("/audit/export")
+@signed_in(AUDIT_READ)
+def export(principal: Principal) -> Response | tuple[str, int]:
+    """The file of the entries that match. What looks like a key comes into no event."""
+    typed = _typed(request.form)
+    form = request.form.get("format", "")
+    try:
+        filters = Filters(workspace=principal.workspace, **TypedFiltersSchema().load(typed))
+        return _secret(typed) or exported(principal, filters, "csv" if form == "csv" else "jsonl")
+    except ValidationError as error:
+        return _page(typed, errors=error.messages_dict), 422
+    except TooManyKeysError as error:
+        return _page(typed, errors={"name": [str(error)]}), 422
+
+
+def _typed(given: Mapping[str, str]) -> dict[str, str]:
+    return {name: given.get(name, "").strip() for name in _FILTERS}
+
+
+def _chosen(typed: Mapping[str, str]) -> dict[str, Any]:
+    return {name: value for name, value in typed.items() if value}
+
+
+def _secret(typed: Mapping[str, str]) -> tuple[str, int] | None:
+    """The answer to what looks like a key, which does not repeat it."""
+    errors = {name: [_NO_KEYS] for name, value in typed.items() if resembles_key(value)}
+    return (_page(dict(typed) | dict.fromkeys(errors, ""), errors=errors), 422) if errors else None
+
+
+def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), **more: Any) -> str:
+    standing = attached(AuditStatus)
+    return render_template(
+        "audit/entries.html",
+        filters=typed,
+        chosen=_chosen(typed),
+        entries=entries,
+        event_types=EVENT_TYPES,
+        actor_kinds=ACTOR_KINDS,
+        lag=attached(Audit).lag(),
+        alarm=standing.alarm(),
+        last_check=standing.last_check(),
+        **{"errors": {}, "next_cursor": None} | more,
+    )
+
+
+def _bars(activity: Activity, chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stretches as the chart draws them, each with the address of its entries."""
+    return [
+        {
+            "stretch": stretch,
+            "height": 100 * stretch.entries / max(activity.most, 1),
+            "href": url_for("audit.entries_page", **{**chosen, **_within(stretch)}),
+        }
+        for stretch in activity.stretches
+    ]
+
+
+def _within(stretch: Stretch) -> dict[str, str]:
+    """A stretch as the filter's fields have it."""
+    return {"since": _as_typed(stretch.since), "until": _as_typed(stretch.until)}
+
+
+def _as_typed(at: int) -> str:
+    return rfc3339(at).removesuffix("Z").removesuffix(".000").removesuffix(":00")

@@ -1,0 +1,32 @@
+"""Attaches the audit log's calls and pages to a web application."""
+
+from flask import Flask
+
+from services.audit.export.service import Exports
+from services.audit.forensics import Forensics
+from services.audit.log.database import AuditDatabaseError
+from services.audit.log.search import TooManyKeysError
+from services.audit.queries import Audit
+from services.audit.status import AuditStatus
+from services.audit.web import api, export_api, integrity_pages, pages, timeline_pages
+from services.audit.web import forensics_api as inquiry_api
+from services.audit.web import forensics_pages as inquiry_pages
+from shared.forensics import KeyForensics
+from shared.web.access import attach
+from shared.web.app import JsonApi, attach_calls
+
+
+def register(
+    app: Flask, json_api: JsonApi, standing: AuditStatus, keys: KeyForensics, exports: Exports
+) -> None:
+    """Wiring and error mapping only."""
+    attach(app, Audit(standing.comparison))
+    attach(app, standing)
+    attach(app, Forensics(keys, standing.comparison))
+    attach(app, exports)
+    for calls in (api, export_api, inquiry_api):
+        attach_calls(app, json_api, calls.blueprint)
+    for shown in (pages, timeline_pages, integrity_pages, inquiry_pages):
+        app.register_blueprint(shown.blueprint)
+    app.register_error_handler(TooManyKeysError, api.too_many_keys)
+    app.register_error_handler(AuditDatabaseError, api.database_away)

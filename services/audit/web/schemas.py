@@ -1,0 +1,253 @@
+"""What the audit log's API and page take and give, as marshmallow schemas."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from marshmallow import ValidationError, fields, post_load, pre_dump, pre_load, validate
+
+from services.audit.integrity.alarms import Alarm
+from services.audit.integrity.comparison import Compared, Integrity
+from services.audit.integrity.findings import Kind
+from services.audit.log.entry import Told, description_of, hex_of, stored_event, time_of, told
+from services.audit.status import LastCheckpoint
+from shared.clock import parse_rfc3339, rfc3339, typed_in_utc
+from shared.eventstore.descriptions import Change
+from shared.web.schemas import (
+    ActorSchema,
+    AnswerSchema,
+    PageSchema,
+    RequestSchema,
+    StrictSchema,
+    Timestamp,
+    about,
+    kind_of_actor,
+    next_cursor,
+)
+
+_TEXT_LENGTH = 300
+_AT = "2026-11-23T18:59:21.123Z"
+
+
+class Minute(Timestamp):
+    """The same, and a time as a form's field gives it, in UTC: `2026-11-23T18:59`."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        try:
+            return parse_rfc3339(typed_in_utc(value))
+        except ValueError as error:
+            raise ValidationError("It must be a time like 2026-11-23T18:59.") from error
+
+
+def _text(what: str, example: str | None = None) -> fields.String:
+    longest = validate.Length(max=_TEXT_LENGTH, error="Use up to {max} characters.")
+    return fields.String(load_default=None, validate=longest, metadata=about(what, example))
+
+
+class FiltersSchema(StrictSchema):
+    """The fields of Filters, as `?key_id=&actor=`. An empty one is none."""
+
+    key_id = _text("What happened to this key.", "3fA9bQ27LmZ0")
+    name = _text("What happened to keys that were ever called so: whole words.", "data sync")
+    actor = _text("What this one did: an id or a label.", "ann@example.org")
+    actor_kind = kind_of_actor("What actors of this kind did.", load_default=None)
+    type = _text("Events of this type.", "KeyToggled")
+    ip = _text("What came from this address.", "192.0.2.7")
+    since = Timestamp(load_default=None, metadata=about("From this time on.", _AT))
+    until = Timestamp(load_default=None, metadata=about("Before this time.", _AT))
+    q = _text("Words of what the event tells, whole and in any order.", "leaked")
+
+    @pre_load
+    def _without_empty(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+        return {name: value for name, value in data.items() if value != ""}
+
+
+class QuerySchema(FiltersSchema, PageSchema):
+    """The same, and `&limit=&cursor=`."""
+
+    @post_load
+    def _query(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """The arguments of `Audit.page`."""
+        limit, cursor = data.pop("limit"), data.pop("cursor")
+        return {"criteria": data, "limit": limit, "cursor": cursor}
+
+
+class TypedFiltersSchema(FiltersSchema):
+    """The filters as the page's form sends them."""
+
+    since = Minute(load_default=None)
+    until = Minute(load_default=None)
+
+
+class ChangeSchema(AnswerSchema):
+    """What changed. `before` is null where there was nothing before."""
+
+    field = fields.String(metadata=about("What it is of the key or the account.", "enabled"))
+    before = fields.Raw(allow_none=True, metadata=about("What it was.", example=True))
+    after = fields.Raw(allow_none=True, metadata=about("What it became.", example=False))
+
+
+class EntrySchema(AnswerSchema):
+    """An entry. What an event that this version cannot read does not tell is null."""
+
+    position = fields.Integer(metadata=about("Where the event is in the ledger.", 17))
+    event_id = fields.String(allow_none=True, metadata=about("Its name.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
+    at = Timestamp(metadata=about("When, by the ledger's clock.", _AT))
+    type = fields.String(allow_none=True, metadata=about("What happened.", "KeyToggled"))
+    title = fields.String(metadata=about("The same in words.", "Key switched off"))
+    key_id = fields.String(allow_none=True, metadata=about("To which key.", "3fA9bQ27LmZ0"))
+    subject = fields.String(allow_none=True, metadata=about("To what.", "key:3fA9bQ27LmZ0"))
+    workspace = fields.String(metadata=about("Whose it is.", "default"))
+    actor = fields.Nested(ActorSchema)
+    request = fields.Nested(RequestSchema)
+    data = fields.Raw(
+        allow_none=True,
+        metadata=about("The event's data as the ledger stores it.", {"enabled": False, "reason": "leaked"}),
+    )
+    changes = fields.List(fields.Nested(ChangeSchema), metadata=about("What it changed."))
+    entry_hash = fields.String(
+        metadata=about("The SHA-256 of the hash before and the stored event, in hex.", "9f86d08…")
+    )
+    previous_hash = fields.String(metadata=about("That of the entry before.", "60303ae…"))
+    integrity = fields.String(
+        validate=validate.OneOf(get_args(Integrity)),
+        metadata=about(
+            "`mismatch` if the entry doesn't match the ledger or the entries next to it: it was changed. "
+            "`ledger_shorter` if the ledger ends before it: an old copy of the store came back.",
+            "ok",
+        ),
+    )
+
+    @pre_dump
+    def _unfold(self, compared: Compared, **_: Any) -> dict[str, Any]:
+        entry = compared.entry
+        description, stored, event = description_of(entry), stored_event(entry), told(entry)
+        request = stored.get("request")
+        return event._asdict() | {
+            "position": entry.position,
+            "at": time_of(entry.at),
+            "title": description.title,
+            "changes": [_with_times(change) for change in description.changes],
+            "actor": actor_of(event),
+            "request": request if isinstance(request, dict) else {},
+            "data": stored.get("data"),
+            "entry_hash": hex_of(entry.entry_hash),
+            "previous_hash": hex_of(entry.previous_hash),
+            "integrity": compared.integrity,
+        }
+
+
+class EntriesSchema(AnswerSchema):
+    """A page of entries, newest first."""
+
+    entries = fields.List(fields.Nested(EntrySchema))
+    next_cursor = next_cursor()
+
+
+class FindingSchema(AnswerSchema):
+    """One kind of fault."""
+
+    kind = fields.String(
+        validate=validate.OneOf([kind.value for kind in Kind]),
+        metadata=about("What is wrong with the entry, the log or its checkpoints.", "changed"),
+    )
+    count = fields.Integer(metadata=about("How often.", 1))
+    position = fields.Integer(
+        metadata=about("The first: a position, or the number of a checkpoint that is forged or missing.", 17)
+    )
+    detail = fields.String(
+        metadata=about("The same in words.", "not what its record and the chain say: entry_hash")
+    )
+
+
+class LastCheckSchema(AnswerSchema):
+    """What `keyledger audit check` found."""
+
+    at = Timestamp(metadata=about("When it ended.", _AT))
+    by = fields.String(metadata=about("Who ran it.", "root (command line)"))
+    sound = fields.Boolean(metadata=about("Whether nothing was wrong.", example=True))
+    position = fields.Integer(metadata=about("How far the log went.", 1204))
+    entries = fields.Integer(metadata=about("How many entries were gone through.", 1204))
+    checkpoints = fields.Integer(metadata=about("How many checkpoints.", 3))
+    findings = fields.List(fields.Nested(FindingSchema), metadata=about("What was wrong, each kind once."))
+
+
+class LastCheckpointSchema(AnswerSchema):
+    """What the key signed last. Verify the note yourself: it is given as the database has it."""
+
+    sequence = fields.Integer(metadata=about("Its number; the first is 1.", 3))
+    position = fields.Integer(metadata=about("It vouches for all entries up to here.", 1204))
+    time = Timestamp(metadata=about("When it was signed, by the signer's clock.", _AT))
+    note = fields.String(
+        metadata=about(
+            "The signed note (c2sp.org/signed-note), Ed25519.",
+            "keyledger audit checkpoint v1\nsequence 3\n…\n\n— keyledger-audit AbCd…=\n",
+        )
+    )
+
+    @pre_dump
+    def _unfold(self, vouched: LastCheckpoint, **_: Any) -> dict[str, Any]:
+        return vouched.checkpoint._asdict() | {"note": vouched.note}
+
+
+class AlarmSchema(AnswerSchema):
+    """What was noticed first since an operator acknowledged the last alarm."""
+
+    at = Timestamp(metadata=about("When it was noticed.", _AT))
+    kind = fields.String(
+        validate=validate.OneOf([kind.value for kind in Kind]), metadata=about("What is wrong.", "cut off")
+    )
+    position = fields.Integer(metadata=about("Where, as in a finding.", 17))
+    detail = fields.String(
+        metadata=about("The same in words.", "the log went up to position 57, and later ended at 16")
+    )
+
+    @pre_dump
+    def _unfold(self, alarm: Alarm, **_: Any) -> dict[str, Any]:
+        return alarm.finding._asdict() | {"at": alarm.at}
+
+
+class IntegritySchema(AnswerSchema):
+    """How the audit log stands, of all workspaces together."""
+
+    alarm = fields.Nested(
+        AlarmSchema,
+        allow_none=True,
+        metadata=about("The alarm that nobody has acknowledged; null: there is none."),
+    )
+
+    last_check = fields.Nested(
+        LastCheckSchema, allow_none=True, metadata=about("The last check's result; null: there was none.")
+    )
+    last_checkpoint = fields.Nested(
+        LastCheckpointSchema, allow_none=True, metadata=about("The last checkpoint; null: there is none.")
+    )
+    public_key = fields.String(
+        allow_none=True,
+        metadata=about(
+            "Whose signatures are good; null: it cannot be read.", "keyledger-audit+0a1b2c3d+AbCd…"
+        ),
+    )
+    position = fields.Integer(metadata=about("The last position in the log.", 1204))
+    lag_events = fields.Integer(metadata=about("Events of the ledger that are not in it yet.", 0))
+    lag_seconds = fields.Float(metadata=about("How long the oldest of these waits.", 0.0))
+    in_step = fields.Boolean(
+        metadata=about("Whether the ledger holds what the log ends with; if not, it went backwards.", True)
+    )
+
+
+def actor_of(event: Told) -> dict[str, str | None]:
+    """Who did it, as far as the event tells."""
+    return {"kind": event.actor_kind, "id": event.actor_id, "label": event.actor_label}
+
+
+def _with_times(change: Change) -> dict[str, Any]:
+    return {
+        "field": change.field,
+        "before": _value(change, change.before),
+        "after": _value(change, change.after),
+    }
+
+
+def _value(change: Change, value: Any) -> Any:
+    """A value as the API gives it: the fields that end so are times."""
+    return rfc3339(value) if change.field.endswith("_at") and isinstance(value, int) else value

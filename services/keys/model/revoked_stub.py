@@ -1,0 +1,51 @@
+"""What can be told of a revoked key whose history this version cannot read whole. Pure."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from services.keys.model.key import Key, evolve, key_id
+from shared.eventstore.events import KeyRevoked, Record, UnreadableEventError, decode, open_envelope
+
+
+def is_revoked(record: Record) -> bool:
+    """Whether a record holds the end of a key, in whatever form."""
+    try:
+        return open_envelope(record).type == KeyRevoked.TYPE
+    except UnreadableEventError:
+        return False
+
+
+def remains(records: Sequence[Record]) -> Key:
+    """A revoked key, for those who look at it: nobody must take it for the key's whole state.
+
+    Raises UnreadableEventError, if not even the first event can be opened.
+    """
+    first = open_envelope(records[0])
+    key = Key(
+        id=key_id(first.subject),
+        workspace=first.workspace,
+        name="",
+        description="",
+        hint="",
+        digest="",
+        scopes=(),
+        expires_at=None,
+        previous_digest=None,
+        previous_expires_at=None,
+        enabled=False,
+        revoked=False,
+        created_at=records[0].at,
+        created_position=records[0].position,
+        created_by=first.actor.label,
+        updated_at=records[-1].at,
+        version=len(records),
+        created_by_kind=first.actor.kind,
+    )
+    with suppress(UnreadableEventError):
+        readable: Key | None = None
+        for record in records:
+            readable = evolve(readable, decode(record))
+            key = readable
+    return replace(key, revoked=True, updated_at=records[-1].at, version=len(records))

@@ -1,0 +1,209 @@
+"""The JSON calls on keys. They only translate: who, what, do it, answer."""
+
+from typing import Any
+
+from flask import Response
+
+from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError
+from services.keys.model.key import ChangeKey, Key, KeyRevokedError, RefusedError
+from services.keys.model.point_in_time import NotYetCreatedError
+from services.keys.queries import Keys
+from services.keys.web.create_endpoint import commanded, created, shown_once
+from services.keys.web.schemas import (
+    HistoryQuerySchema,
+    HistorySchema,
+    KeyListSchema,
+    KeyPatchSchema,
+    KeyQuerySchema,
+    KeySchema,
+    ListQuerySchema,
+    NewKeySchema,
+    NewSecretSchema,
+    RevocationSchema,
+    RotationSchema,
+    presented,
+)
+from shared.clock import rfc3339
+from shared.eventstore.point_in_time import PointInTime, PointInTimeError
+from shared.identity import KEYS_READ, KEYS_WRITE, Principal
+from shared.web.access import attached, bearer, idempotency, origin
+from shared.web.app import refuse
+from shared.web.json_requests import Calls
+from shared.web.openapi.document import headers, path_parameter
+from shared.web.schemas import IdempotencySchema, IfMatchSchema, PositionHeaderSchema
+
+_POSITION = "X-Ledger-Position"
+_BEHIND = "X-Ledger-Behind"
+
+ONE_KEY = path_parameter("key_id", "The id of a key.", "3fA9bQ27LmZ0")
+_COMMANDED = headers(_POSITION, "ETag")
+_CREATED = _COMMANDED | headers("Location")
+_READ = headers(_POSITION, _BEHIND)
+
+blueprint = Calls("keys_api", __name__, url_prefix="/v1/keys", description="API keys")
+
+
+@blueprint.route("", methods=["POST"])
+@bearer(KEYS_WRITE)
+@blueprint.without_query
+@blueprint.arguments(IdempotencySchema, location="headers", as_kwargs=True)
+@blueprint.arguments(NewKeySchema)
+@blueprint.response(201, NewSecretSchema, description="The key was created.", headers=_CREATED)
+def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -> Any:
+    """Create a key
+
+    The answer is the only one that ever holds it whole.
+    """
+    keyed = idempotency(principal, idempotency_key)
+    done = attached(Keys).commands.create(principal, new, origin(), keyed)
+    return shown_once(done), 201, created(done)
+
+
+@blueprint.route("", methods=["GET"])
+@bearer(KEYS_READ)
+@blueprint.arguments(PositionHeaderSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(ListQuerySchema, location="query")
+@blueprint.response(200, KeyListSchema, description="A page of the list.", headers=_READ)
+def list_keys(principal: Principal, query: dict[str, Any], ledger_position: int) -> Any:
+    """List the keys of your workspace
+
+    A page looks at so many keys and no more, so where few match, it may be short, even empty, and still not
+    be the last. Follow `next_cursor` until it is null.
+    """
+    reached = attached(Keys).reached(max(query["after"], ledger_position))
+    page = attached(Keys).page(principal, query["limit"], query["cursor"], query["criteria"])
+    return {"keys": map(presented, page.keys), "next_cursor": page.next_cursor}, 200, _told(*reached)
+
+
+@blueprint.route("/<key_id>", methods=["GET"], parameters=ONE_KEY)
+@bearer(KEYS_READ)
+@blueprint.arguments(PositionHeaderSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(KeyQuerySchema, location="query")
+@blueprint.response(200, KeySchema, description="The key.", headers=_READ | headers("ETag"))
+def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, key_id: str) -> Any:
+    """Read a key, as it is or as it was"""
+    if query["at"] is not None:
+        return _past_key(principal, key_id, query["at"])
+    after = max(query["after"], ledger_position)
+    key, reached, behind = attached(Keys).find(principal, key_id, after)
+    return presented(key), 200, _told(reached, behind) | {"ETag": _etag(key)}
+
+
+@blueprint.route("/<key_id>", methods=["PATCH"], parameters=ONE_KEY)
+@bearer(KEYS_WRITE)
+@blueprint.without_query
+@blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(KeyPatchSchema)
+@blueprint.response(200, KeySchema, description="The key as it is now.", headers=_COMMANDED)
+def change_key(principal: Principal, command: ChangeKey, if_match: frozenset[int] | None, key_id: str) -> Any:
+    """Change a key
+
+    Enable, disable or rename it, or change its scopes or expiry. A request that changes nothing does nothing.
+    A revoked key stays as it is.
+    """
+    done = attached(Keys).commands.change(principal, key_id, command, origin(), if_match)
+    return presented(done.key), 200, commanded(done)
+
+
+@blueprint.route("/<key_id>/rotate", methods=["POST"], parameters=ONE_KEY)
+@bearer(KEYS_WRITE)
+@blueprint.without_query
+@blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(IdempotencySchema, location="headers", as_kwargs=True)
+@blueprint.arguments(RotationSchema, required=False)
+@blueprint.response(200, NewSecretSchema, description="The key with its new secret.", headers=_COMMANDED)
+def rotate_key(
+    principal: Principal,
+    rotation: dict[str, int],
+    if_match: frozenset[int] | None,
+    idempotency_key: str | None,
+    key_id: str,
+) -> Any:
+    """Give a key a new secret
+
+    Its id and all else stay. The old secret stays good for the grace that you ask for, and any secret before
+    that ends now. You need every scope that the key holds.
+    """
+    keyed = idempotency(principal, idempotency_key)
+    done = attached(Keys).commands.rotate(
+        principal, key_id, rotation["grace_seconds"], origin(), keyed, if_match
+    )
+    return shown_once(done), 200, commanded(done)
+
+
+@blueprint.route("/<key_id>", methods=["DELETE"], parameters=ONE_KEY)
+@bearer(KEYS_WRITE)
+@blueprint.arguments(IfMatchSchema, location="headers", as_kwargs=True)
+@blueprint.arguments(RevocationSchema, location="query")
+@blueprint.response(200, KeySchema, description="The key, revoked.", headers=_COMMANDED)
+def revoke_key(
+    principal: Principal, query: dict[str, Any], if_match: frozenset[int] | None, key_id: str
+) -> Any:
+    """Revoke a key for good
+
+    It is never good again, but stays in the list and in the audit log. Revoking it again changes nothing.
+    """
+    done = attached(Keys).commands.revoke(principal, key_id, query["reason"], origin(), if_match)
+    return presented(done.key), 200, commanded(done)
+
+
+@blueprint.route("/<key_id>/history", methods=["GET"], parameters=ONE_KEY)
+@bearer(KEYS_READ)
+@blueprint.arguments(HistoryQuerySchema, location="query")
+@blueprint.response(200, HistorySchema, description="A page of the history.")
+def read_history(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
+    """Read the events of a key, oldest first"""
+    after = query["cursor"] or 0
+    events, more = attached(Keys).history(principal, key_id, after, query["limit"])
+    return {"events": events, "next_cursor": after + len(events) if more else None}
+
+
+def no_such_key(_: NoSuchKeyError) -> Response:
+    """404, also for a key of another workspace."""
+    return refuse("key_not_found", "No such key in this workspace. GET /v1/keys lists its keys.")
+
+
+def refused(error: RefusedError) -> Response:
+    """409: the key's state doesn't allow it."""
+    return refuse("key_revoked" if isinstance(error, KeyRevokedError) else "key_expired", str(error))
+
+
+def stale_version(error: StaleVersionError) -> Response:
+    """412: If-Match names other versions than the key's."""
+    detail = (
+        f"The key is at version {error.actual}, which isn't in If-Match. "
+        "Get the key again, then retry with its current ETag."
+    )
+    return refuse("stale_version", detail, {"ETag": f'"{error.actual}"'})
+
+
+def no_such_point_in_time(error: PointInTimeError) -> Response:
+    """422: a point in time that isn't valid, or is yet to come."""
+    rows = [{"field": "at", "message": str(error)}]
+    return refuse(422, f"There is nothing to show at this point in time. {error}", errors=rows)
+
+
+def not_yet_created(error: NotYetCreatedError) -> Response:
+    """404: a key of the caller's own workspace, before it was created."""
+    created = error.created
+    detail = (
+        f"The key was created at {rfc3339(created.at)}, position {created.position}. "
+        "Use that or a later point in time."
+    )
+    return refuse("key_not_created_yet", detail)
+
+
+def _past_key(principal: Principal, key_id: str, moment: PointInTime) -> Any:
+    """Read from the ledger itself, which has all that it acknowledged, so there is nothing to wait for."""
+    past = attached(Keys).past(principal, key_id, moment)
+    answered = {_POSITION: str(past.last.position), "ETag": _etag(past.key)}
+    return presented(past.key, past.at), 200, answered
+
+
+def _told(reached: int, behind: bool) -> dict[str, str]:
+    """Where the views are, and whether that is behind the position which the caller named."""
+    return {_POSITION: str(reached)} | ({_BEHIND: "true"} if behind else {})
+
+
+def _etag(key: Key) -> str:
+    return f'"{key.version}"'

@@ -1,0 +1,93 @@
+"""Creating a key, before Flask: platforms make keys by the thousand.
+
+A request that is not plain and good is left to the view of `api`, which does the same by the same functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from marshmallow import EXCLUDE, ValidationError
+
+from services.keys.commands import CommandResult, KeyCommands
+from services.keys.web.schemas import NewKeySchema, NewSecretSchema, presented
+from shared.identity import KEYS_WRITE, Authenticator, Principal, authorize
+from shared.web.schemas import IdempotencySchema, json_of
+from shared.web.server.environ import caller, idempotency, origin, plain_json
+from shared.web.server.fast_path import Answer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from services.keys.commands import NewKey
+    from shared.web.server.limits import Limits
+
+_SHOWN_ONCE = (
+    "The whole key was in the first answer to this request and is stored nowhere. "
+    "If it was lost, rotate this key: that gives it a new secret."
+)
+_HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+_NEW_KEY = NewKeySchema()
+_NEW_SECRET = NewSecretSchema()
+_IDEMPOTENCY = IdempotencySchema(unknown=EXCLUDE)
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class CreateEndpoint:
+    """`POST /v1/keys`."""
+
+    commands: KeyCommands
+    authenticate: Authenticator
+    limits: Limits
+
+    def __call__(self, environ: WSGIEnvironment) -> Answer | None:
+        """Raises UnauthenticatedError, TooManyRequestsError, and what `create` of the commands raises."""
+        if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
+            return None
+        body = plain_json(environ)
+        if body is None:
+            return None
+        try:
+            new: NewKey = _NEW_KEY.load(json_of(body))
+            key = _idempotency_key(environ)
+        except (ValidationError, ValueError, RecursionError):
+            return None
+        principal = self._caller(environ)
+        keyed = idempotency(environ, principal, key, body) if key else None
+        done = self.commands.create(principal, new, origin(environ), keyed)
+        headers = [*_HEADERS, *created(done).items()]
+        return Answer(headers, _encode(_NEW_SECRET.dump(shown_once(done))), "201 CREATED")
+
+    def _caller(self, environ: WSGIEnvironment) -> Principal:
+        principal = caller(environ, self.authenticate)
+        self.limits.count(principal)
+        authorize(principal, KEYS_WRITE)
+        return principal
+
+
+def shown_once(done: CommandResult) -> dict[str, Any]:
+    """The key with its token, or with a notice where it was shown already."""
+    secret = {"api_key": done.api_key.reveal()} if done.api_key else {"notice": _SHOWN_ONCE}
+    return presented(done.key) | secret
+
+
+def commanded(done: CommandResult) -> dict[str, str]:
+    """The headers of the answer to a command."""
+    return {"X-Ledger-Position": str(done.position), "ETag": f'"{done.key.version}"'}
+
+
+def created(done: CommandResult) -> dict[str, str]:
+    """The headers of the answer to a command that created a key."""
+    return commanded(done) | {"Location": f"/v1/keys/{done.key.id}"}
+
+
+def _idempotency_key(environ: WSGIEnvironment) -> str | None:
+    given = environ.get("HTTP_IDEMPOTENCY_KEY")
+    if given is None:
+        return None
+    named: dict[str, str] = _IDEMPOTENCY.load({"Idempotency-Key": given})
+    return named["idempotency_key"]

@@ -1,0 +1,223 @@
+"""What the calls about verdicts decide, in few steps: a platform makes them on every request of its own.
+
+They stand before Flask. A request that is not plain they leave to the views of `verify_api`, which do the
+same with the same functions; what they raise is told by Flask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, unquote_plus
+
+import msgspec
+from marshmallow import ValidationError
+
+from services.keys.verification.verifier import REFUSALS, Verdict, Verifier
+from services.keys.web.fields import MAX_SCOPES, check_scopes
+from shared.clock import rfc3339
+from shared.identity import (
+    KEYS_VERIFY,
+    PLATFORM_VERIFY,
+    WORKSPACE_RULE,
+    Authenticator,
+    InvalidKeyError,
+    Principal,
+    authorize,
+    is_workspace_name,
+)
+from shared.text.key_detection import resembles_key
+from shared.web.server.environ import bearer_token, caller, plain_json
+from shared.web.server.fast_path import Answer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+FORWARD_AUTH = "/v1/forward-auth"
+UNAVAILABLE = "UNAVAILABLE"  # where no verdict could be given
+_POSITION_DIGITS = 15
+_PARAMETERS = ("scopes", "workspace")  # of forward-auth
+_SHOWN_LENGTH = 50  # of what a caller sent, in an error
+_NO_STORE = ("Cache-Control", "no-store")
+_JSON = [("Content-Type", "application/json"), _NO_STORE]
+
+
+class ScopesLackingError(Exception):
+    """The key of a gateway's request lacks one of the scopes."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__(REFUSALS["INSUFFICIENT_SCOPES"])
+        self.scopes = scopes
+
+
+class InvalidParameterError(Exception):
+    """A query of forward-auth has a parameter that isn't valid, so nobody may pass; the message says why."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = "…" if resembles_key(name) else name[:_SHOWN_LENGTH]
+        super().__init__(f"The parameter “{self.name}” {problem}")
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The body of a good request to verify a key."""
+
+    api_key: str
+    scopes: tuple[str, ...] = ()
+
+
+class _Answer(msgspec.Struct, gc=False):
+    """The verdict as JSON; what is not set is left out."""
+
+    valid: bool
+    code: str
+    position: int
+    key_id: str | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    workspace: str | msgspec.UnsetType = msgspec.UNSET
+    scopes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    expires_at: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_asked = msgspec.json.Decoder(Asked)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class VerdictEndpoints:
+    """Verify, and forward-auth."""
+
+    verifier: Verifier
+    authenticate: Authenticator
+    counted: Callable[[str], object] = lambda _: None  # is told each code, or UNAVAILABLE
+
+    def verify(self, environ: WSGIEnvironment) -> Answer | None:
+        """Raises what `caller` and `verdict` raise."""
+        if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
+            return None
+        asked, least = _body(environ), _least(environ)
+        if asked is None or least is None:
+            return None
+        return Answer(_JSON, told(self.verdict(self.caller(environ), asked, least)))
+
+    def caller(self, environ: WSGIEnvironment) -> Principal:
+        """Who asks for a verdict. Raises UnauthenticatedError, ForbiddenError, redis.RedisError."""
+        principal = caller(environ, self.authenticate)
+        if not principal.may(PLATFORM_VERIFY):
+            authorize(principal, KEYS_VERIFY)
+        return principal
+
+    def verdict(self, caller: Principal, asked: Asked, least: int) -> Verdict:
+        """The verdict that the caller may see. Raises BehindError, UnreadableEventError, redis.RedisError."""
+        workspace = None if caller.may(PLATFORM_VERIFY) else caller.workspace
+        return self._verdict(asked.api_key, asked.scopes, workspace, least)
+
+    def forward_auth(self, environ: WSGIEnvironment) -> Answer:
+        """Raises InvalidParameterError, UnauthenticatedError, ScopesLackingError, UnreadableEventError,
+        redis.RedisError.
+        """
+        scopes, workspace = _gate(environ["QUERY_STRING"])
+        verdict = self._verdict(bearer_token(environ), scopes, workspace, 0)
+        key = verdict.key
+        if verdict.code == "INSUFFICIENT_SCOPES":
+            raise ScopesLackingError(scopes)
+        if verdict.code != "VALID" or key is None:
+            raise InvalidKeyError(REFUSALS[verdict.code])
+        headers = [
+            ("X-Keyledger-Key-Id", key.id),
+            ("X-Keyledger-Workspace", _of_header(key.workspace)),
+            ("X-Keyledger-Scopes", " ".join(map(_of_header, key.scopes))),
+            _NO_STORE,
+        ]
+        return Answer(headers, b"")
+
+    def _verdict(self, token: str, scopes: Sequence[str], workspace: str | None, least: int) -> Verdict:
+        try:
+            verdict = self.verifier(token, scopes, workspace, least)
+        except Exception:
+            self.counted(UNAVAILABLE)
+            raise
+        self.counted(verdict.code)
+        return verdict
+
+
+def told(verdict: Verdict) -> bytes:
+    """A verdict as JSON."""
+    key = verdict.key
+    if key is None:
+        return _encode(_Answer(False, verdict.code, verdict.position))
+    ends = None if key.expires_at is None else rfc3339(key.expires_at)
+    valid = verdict.code == "VALID"
+    return _encode(
+        _Answer(valid, verdict.code, verdict.position, key.id, key.name, key.workspace, key.scopes, ends)
+    )
+
+
+def _body(environ: WSGIEnvironment) -> Asked | None:
+    """What is asked; None where the body is not plain or not good, for somebody else to say why."""
+    body = plain_json(environ)
+    if body is None or _may_repeat(body):
+        return None
+    try:
+        asked = _asked.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return asked if len(asked.scopes) <= MAX_SCOPES else None
+
+
+def _may_repeat(body: bytes) -> bool:
+    """Whether a body may have a name twice, as it is or escaped; msgspec would take the last value."""
+    return body.count(b'"api_key"') > 1 or body.count(b'"scopes"') > 1 or b"\\" in body
+
+
+def _least(environ: WSGIEnvironment) -> int | None:
+    """The position that the verdict has to be at least as new as; None where it is none."""
+    named = environ.get("HTTP_X_LEDGER_POSITION", "0")
+    return int(named) if named.isascii() and named.isdecimal() and len(named) <= _POSITION_DIGITS else None
+
+
+class _Gate(NamedTuple):
+    """What a gateway demands of a key: all the scopes, and maybe one workspace."""
+
+    scopes: tuple[str, ...]
+    workspace: str | None
+
+
+@lru_cache(256)
+def _gate(query: str) -> _Gate:
+    """What the query of forward-auth demands. A parameter left out demands nothing.
+
+    Raises InvalidParameterError on all that it doesn't understand: a rule with a typo must let nobody pass.
+    """
+    given: dict[str, str] = {}
+    for parameter in query.split("&") if query else ():
+        name, _, value = map(unquote_plus, parameter.partition("="))
+        if name not in _PARAMETERS:
+            raise InvalidParameterError(name, f"isn't known. Use {' or '.join(_PARAMETERS)}.")
+        if name in given:
+            raise InvalidParameterError(name, "is repeated. Send it once; separate scopes with commas.")
+        if not value.replace(",", " ").strip():
+            raise InvalidParameterError(name, "is empty. Give it a value or leave it out.")
+        given[name] = value
+    workspace = given.get("workspace")
+    if workspace is not None and not is_workspace_name(workspace):
+        raise InvalidParameterError("workspace", f"must be a workspace's name: {WORKSPACE_RULE}.")
+    return _Gate(_scopes(given.get("scopes", "")), workspace)
+
+
+def _scopes(given: str) -> tuple[str, ...]:
+    scopes = tuple(given.replace(",", " ").split())
+    if len(scopes) > MAX_SCOPES:
+        raise InvalidParameterError("scopes", f"has {len(scopes)} scopes. Up to {MAX_SCOPES} are allowed.")
+    try:
+        check_scopes(scopes)
+    except ValidationError as error:
+        raise InvalidParameterError("scopes", f"isn't valid: {error.messages[0]}") from error
+    return scopes
+
+
+def _of_header(text: str) -> str:
+    """A name as a header may hold it: percent-encoded in UTF-8, unless it is plain ASCII without spaces."""
+    is_plain = text.isascii() and text.isprintable() and " " not in text and "%" not in text
+    return text if is_plain else quote(text)

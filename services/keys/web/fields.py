@@ -1,0 +1,129 @@
+"""The fields of what the API and the forms take of a key, each with its rules and what it means."""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate
+
+from services.keys.read_model.cursor import CursorError, parse_cursor
+from shared.identity import OWN_PREFIX, SCOPES
+from shared.text.key_detection import resembles_key
+from shared.web.schemas import Text, Timestamp, about
+
+NAME_LENGTH = 100
+DESCRIPTION_LENGTH = 500
+_SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
+MAX_SCOPES = 50
+_SHOWN_LENGTH = 50  # of a scope that is refused
+LONGEST = "Use up to {max} characters."
+
+# The same rules once more for JSON Schema, as the description of the interface tells them.
+_NO_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
+_LINE_PATTERN = rf"^[^{_NO_CONTROLS}]*[^\s{_NO_CONTROLS}][^{_NO_CONTROLS}]*$"
+_LINES_PATTERN = r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$"
+_OWN_SCOPES = "|".join(scope.removeprefix(OWN_PREFIX).replace(".", r"\.") for scope in SCOPES)
+_ONE_SCOPE = rf"({OWN_PREFIX}({_OWN_SCOPES})|(?!{OWN_PREFIX})[a-z0-9][a-z0-9._:-]{{0,99}})"
+_SCOPE_PATTERN = rf"^{_ONE_SCOPE}$"
+SCOPE_LIST_PATTERN = rf"^{_ONE_SCOPE}([, ]{_ONE_SCOPE}){{0,49}}$"
+
+
+class StrictBoolean(fields.Boolean):
+    """true or false of a JSON body, and nothing that only looks like it."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def check_scopes(scopes: Sequence[str]) -> None:
+    """Raises ValidationError, naming the first scope that no key can hold."""
+    for scope in scopes:
+        shown = "…" if resembles_key(scope) else scope[:_SHOWN_LENGTH]
+        if not _SCOPE.fullmatch(scope):
+            raise ValidationError(
+                f"“{shown}” isn't a valid scope. Use up to 100 lower-case letters, digits and . _ : -"
+            )
+        if scope.startswith(OWN_PREFIX) and scope not in SCOPES:
+            raise ValidationError(f"“{shown}” is unknown. Keyledger's own scopes are {', '.join(SCOPES)}.")
+
+
+def _in_future(at: int) -> None:
+    if at <= time.time() * 1000:
+        raise ValidationError("It must be in the future.")
+
+
+def name_field(**kwargs: Any) -> Text:
+    """The name of a key."""
+    return Text(
+        validate=[
+            validate.Length(min=1, error="Enter a name; it may not be empty."),
+            validate.Length(max=NAME_LENGTH, error=LONGEST),
+        ],
+        error_messages={"required": "Enter a name.", "invalid": "It must be a text."},
+        metadata=about("What people call the key.", "Data Sync Script", pattern=_LINE_PATTERN),
+        **kwargs,
+    )
+
+
+def description_field(**kwargs: Any) -> Text:
+    """The description of a key."""
+    return Text(
+        lines=True,
+        validate=validate.Length(max=DESCRIPTION_LENGTH, error=LONGEST),
+        error_messages={"invalid": "It must be a text."},
+        metadata=about("What it is for.", "Copies orders every night", pattern=_LINES_PATTERN),
+        **kwargs,
+    )
+
+
+def scopes_field(**kwargs: Any) -> fields.List[str]:
+    """The scopes of a key."""
+    return fields.List(
+        fields.String(metadata={"pattern": _SCOPE_PATTERN}),
+        validate=[
+            validate.Length(max=MAX_SCOPES, error="It may have {max} scopes at most."),
+            check_scopes,
+        ],
+        metadata=about(
+            "What its bearer may do: your platform's own scopes, and Keyledger's. "
+            "You can grant only what you hold.",
+            ["orders:read"],
+        ),
+        **kwargs,
+    )
+
+
+def expires_at_field(none: str, **kwargs: Any) -> Timestamp:
+    """The end of a key; `none` says what no end means."""
+    return Timestamp(
+        allow_none=True,
+        validate=_in_future,
+        metadata=about(f"When it ends, in the future; {none}: never.", "2031-01-01T00:00:00.000Z"),
+        **kwargs,
+    )
+
+
+def reason_field(what: str) -> Text:
+    """A reason; `what` says of what."""
+    return Text(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Length(max=DESCRIPTION_LENGTH, error=LONGEST),
+        metadata=about(
+            f"{what}, for the audit log.", "Found in a public repository", pattern=f"^[^{_NO_CONTROLS}]*$"
+        ),
+    )
+
+
+class Cursor(fields.Field[str]):
+    """Where a page of a list ended, as callers get it and send it back."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
+        try:
+            parse_cursor(str(value))
+        except CursorError as error:
+            raise ValidationError(str(error)) from error
+        return str(value)

@@ -1,0 +1,55 @@
+"""Attaches the keys' calls and pages to the web application."""
+
+from flask import Flask
+from werkzeug.routing import Rule
+
+from services.keys.commands import NoSuchKeyError, StaleVersionError
+from services.keys.model.key import RefusedError
+from services.keys.model.point_in_time import NotYetCreatedError
+from services.keys.queries import Keys
+from services.keys.verification.usage import Usage
+from services.keys.verification.verifier import BehindError
+from services.keys.web import api, pages, verify_api
+from services.keys.web.create_endpoint import CreateEndpoint
+from services.keys.web.fast_path import (
+    FORWARD_AUTH,
+    InvalidParameterError,
+    ScopesLackingError,
+    VerdictEndpoints,
+)
+from shared.eventstore.point_in_time import PointInTimeError
+from shared.web.access import attach
+from shared.web.app import JsonApi, add_fast_path, attach_calls
+from shared.web.server.fast_path import Call
+
+
+def register(
+    app: Flask,
+    json_api: JsonApi,
+    keys: Keys,
+    verdicts: VerdictEndpoints,
+    create: CreateEndpoint,
+    usage: Usage,
+) -> None:
+    """Wiring and error mapping only."""
+    for service in (keys, verdicts, usage):
+        attach(app, service)
+    attach_calls(app, json_api, api.blueprint)
+    attach_calls(app, json_api, verify_api.blueprint)
+    app.register_blueprint(pages.blueprint)
+    app.register_error_handler(NoSuchKeyError, api.no_such_key)
+    app.register_error_handler(RefusedError, api.refused)
+    app.register_error_handler(StaleVersionError, api.stale_version)
+    app.register_error_handler(PointInTimeError, api.no_such_point_in_time)
+    app.register_error_handler(NotYetCreatedError, api.not_yet_created)
+    app.register_error_handler(BehindError, verify_api.behind)
+    app.register_error_handler(InvalidParameterError, verify_api.invalid_parameter)
+    app.register_error_handler(ScopesLackingError, verify_api.scopes_lacking)
+    # Whatever method a gateway's request has.
+    app.url_map.add(Rule(FORWARD_AUTH, endpoint="verify_api.forward_auth", methods=None))
+    lane: dict[str, Call] = {
+        "/v1/keys": create,
+        "/v1/keys/verify": verdicts.verify,
+        FORWARD_AUTH: verdicts.forward_auth,
+    }
+    add_fast_path(app, lane)

@@ -1,0 +1,171 @@
+"""Logs: one line an event, readable on a terminal and JSON elsewhere, without a secret."""
+
+import logging
+import os
+import re
+import select
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from shared.clock import rfc3339
+from shared.text import key_detection as tokens
+
+# What no line may have, whoever wrote it, next to API keys, and what to look for first, for most lines have
+# none of it.
+_SECRETS = (
+    ("$argon2", re.compile(r"\$argon2[^\s\"']+"), "[password]"),
+    ("://", re.compile(r"(?<=://)[^\s/?#@\"']*:[^\s/@\"']*(?=@)"), "[password]"),
+    (
+        "PRIVATE KEY",
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY.*?(?:-----END|\Z)", re.DOTALL),
+        "[private key]",
+    ),
+)
+
+
+# The lines of a block of `together`, and not of another thread.
+_gathered: ContextVar[list[bytes] | None] = ContextVar("keyledger_gathered_lines", default=None)
+
+
+def _stamped(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if "timestamp" not in event:
+        event["timestamp"] = rfc3339(time.time_ns() // 1_000_000)
+    return event
+
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    _stamped,
+]
+
+
+def configure_logs(level: int = logging.INFO) -> None:
+    """Sends our log lines and those of the libraries to standard error, all in one form."""
+    rendering = _rendering()
+    handler = _Handler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for talkative in ("rq", "_granian"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*_SHARED, *rendering],
+        logger_factory=_StandardError,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a secret: an API key, a password's hash or in a URL, a private key."""
+    for sign, secret, shown in _SECRETS:
+        if sign in text:
+            text = secret.sub(shown, text)
+    return tokens.redacted(text)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """The text with what a terminal would obey or not show in escapes, but for blanks and what to keep."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or each in keep or unicodedata.category(each) == "Zs"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Writes the lines of the block at its end, in as few steps as keep each in one piece."""
+    lines: list[bytes] = []
+    token = _gathered.set(lines)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+        step = b""
+        for line in lines:
+            if len(step) + len(line) > select.PIPE_BUF:
+                _send(step)
+                step = b""
+            step += line
+        _send(step)
+
+
+def _write(line: str) -> None:
+    encoded = line.encode(errors="backslashreplace") + b"\n"
+    gathered = _gathered.get()
+    if gathered is None:
+        _send(encoded)
+    else:
+        gathered.append(encoded)
+
+
+def _send(lines: bytes) -> None:
+    """To standard error, in one step. Who read the lines may have gone, which is no reason to stop."""
+    with suppress(OSError):
+        os.write(2, lines)
+
+
+class _Handler(logging.Handler):
+    """Where the lines of libraries go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _write(self.format(record))
+
+
+class _StandardError:
+    """Where ours go: past `logging`, which takes several times as long as a whole line."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def msg(self, line: str) -> None:
+        _write(line)
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _is_terminal() -> bool:
+    return bool(sys.stderr and sys.stderr.isatty())  # none, as Python has it, where the caller closed it
+
+
+def _rendering() -> list[Processor]:
+    form = os.environ.get("KEYLEDGER_LOG_FORMAT", "").strip()
+    form = form or ("text" if _is_terminal() else "json")
+    if form == "text":
+        # Plain tracebacks: the pretty ones print local variables, and a secret may be among them.
+        plain = structlog.dev.plain_traceback
+        console = structlog.dev.ConsoleRenderer(colors=_is_terminal(), exception_formatter=plain)
+        return [structlog.processors.format_exc_info, _escaping, console, _redacting]
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
+        _redacting,
+    ]
+
+
+def _escaping(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {
+        name: escaped(value, "\n" if name == "exception" else "") if isinstance(value, str) else value
+        for name, value in event.items()
+    }
+
+
+def _redacting(_logger: WrappedLogger, _method: str, line: Any) -> Any:
+    return redacted(line)

@@ -1,0 +1,63 @@
+"""How JSON calls read what they are sent."""
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from flask import Request, abort, request
+from flask_smorest import Blueprint
+from marshmallow import ValidationError, missing
+from webargs.flaskparser import FlaskParser
+
+from shared.web.schemas import REPEATED, NoQuerySchema, json_of
+
+
+class StrictParser(FlaskParser):
+    """Refuses unknown arguments in the URL, a body that isn't JSON, and whatever is given twice in either."""
+
+    # None: the schema says. Unknown headers are passed over, for they may be for somebody else.
+    DEFAULT_UNKNOWN_BY_LOCATION = FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION | {"query": None}
+
+    def load_json(self, req: Request, schema: Any) -> Any:
+        """The body; none at all is as good as an empty object."""
+        if not req.is_json and (req.content_length or "Transfer-Encoding" in req.headers):
+            abort(415)
+        # Of a body that does not tell its length, Werkzeug gives what fits, and says nothing of the rest.
+        if req.content_length is None and len(req.get_data()) >= (req.max_content_length or math.inf):
+            abort(413)
+        try:
+            return super().load_json(req, schema)
+        except (RecursionError, ValueError) as error:  # endless nesting, numbers of thousands of digits
+            self._handle_invalid_json_error(error, req)  # type: ignore[arg-type]  # it only passes it on
+
+    def _raw_load_json(self, req: Request) -> Any:
+        """What webargs calls for the value of the body."""
+        body = req.get_data()
+        return json_of(body) if body else missing
+
+    def load_querystring(self, req: Request, schema: Any) -> Any:
+        """The arguments in the URL."""
+        if repeated := {name: [REPEATED] for name, values in req.args.lists() if len(values) > 1}:
+            raise ValidationError(repeated)
+        return super().load_querystring(req, schema)
+
+
+class Calls(Blueprint):  # type: ignore[misc]  # flask-smorest publishes no types
+    """flask-smorest's blueprint, with arguments read strictly."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def arguments(self, schema: Any, **kwargs: Any) -> Any:
+        """The same with a schema that is made once: made at each request it costs more than it does."""
+        return super().arguments(schema() if isinstance(schema, type) else schema, **kwargs)
+
+    def without_query(self, view: Callable[..., Any]) -> Callable[..., Any]:
+        """For a call that takes no arguments in its address, so that none is silently passed over."""
+        checked = self.arguments(NoQuerySchema, location="query", as_kwargs=True)(view)
+
+        @wraps(checked)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            return (checked if request.query_string else view)(*args, **kwargs)
+
+        return guarded

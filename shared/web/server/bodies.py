@@ -1,0 +1,90 @@
+"""Reads the body of each request before anything works on it.
+
+granian reads a body while the application asks for it, on the request's thread and without a time-out. So
+here a body is only read if it is wanted, isn't too large and its sender is known where it has to be; and the
+read ends at a deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
+
+from shared.web.server.connections import ConnectionGuard
+from shared.web.server.environ import BODY, CALLER, FAILURE, MAX_BODY_BYTES, is_call
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_KNOWN_S = 0.1  # after which the sender of a body is authenticated again
+_STALLED_S = 2.0  # a body that ended early after this was ended by the guard, or its client is gone
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class Bodies:
+    """An application whose requests come with their whole body, or with the reason why it was not read.
+
+    `admit` raises for a call whose sender may not send a body. The body of `unread` paths is never wanted.
+    """
+
+    def __init__(
+        self,
+        behind: WSGIApplication,
+        guard: ConnectionGuard,
+        admit: Callable[[WSGIEnvironment], object],
+        unread: Collection[str] = (),
+    ) -> None:
+        self._behind = behind
+        self._guard = guard
+        self._admit = admit
+        self._unread = unread
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        length = environ.get("CONTENT_LENGTH", "0")
+        if length == "0" and "HTTP_TRANSFER_ENCODING" not in environ:
+            return self._behind(environ, start_response)
+        body = None
+        try:
+            if environ["REQUEST_METHOD"].upper() in _WITH_BODY and environ["PATH_INFO"] not in self._unread:
+                body = self._read(environ, length)
+        except Exception as error:  # noqa: BLE001  # whatever it is, Flask's mapping answers it
+            environ[FAILURE] = error
+        environ[BODY] = body or b""
+        environ["wsgi.input"] = BytesIO(environ[BODY])
+        environ["CONTENT_LENGTH"] = str(len(environ[BODY]))
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        # What was not read is still on its way: no other request can follow on this connection.
+        return self._behind(environ, start_response if body is not None else closing(start_response))
+
+    def _read(self, environ: WSGIEnvironment, length: str) -> bytes:
+        declared = None if "HTTP_TRANSFER_ENCODING" in environ else int(length)
+        if declared is not None and declared > MAX_BODY_BYTES:
+            raise RequestEntityTooLarge
+        if is_call(environ):
+            self._admit(environ)
+        began = time.monotonic()
+        with self._guard.reading(environ["REMOTE_ADDR"]):
+            body: bytes = environ["wsgi.input"].read(MAX_BODY_BYTES + 1 if declared is None else declared)
+        took = time.monotonic() - began
+        if took > _KNOWN_S:
+            environ.pop(CALLER, None)
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestEntityTooLarge
+        if len(body) != declared and took >= min(_STALLED_S, self._guard.body_deadline_s):
+            raise RequestTimeout
+        if declared is not None and len(body) < declared:
+            raise BadRequest("The body ended before its Content-Length. Send the request again.")
+        return body
+
+
+def closing(start_response: StartResponse) -> StartResponse:
+    """Says in the answer that no other will follow on its connection."""
+
+    def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        return start_response(status, [*headers, ("Connection", "close")], *error)
+
+    return answer

@@ -1,0 +1,49 @@
+"""How many requests were answered how, and how long that took: by route, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Histogram
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ROUTE = "keyledger.route"  # where the environment has what the request was matched with
+_NO_ROUTE = "none"  # whatever address that was: labels must not grow with what strangers ask for
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+_REQUESTS = Histogram(
+    "keyledger_http_request_duration_seconds",
+    "From the request to the beginning of its answer.",
+    ["method", "route", "status"],
+    buckets=_BUCKETS,
+)
+
+
+class RequestMetrics:
+    """An application, each of whose answers is counted."""
+
+    def __init__(self, behind: WSGIApplication) -> None:
+        self._behind = behind
+        self._known: dict[tuple[str, str, str], Histogram] = {}  # finding a child takes longer than counting
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began = time.perf_counter()
+
+        def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            self._count(environ, status[:3], time.perf_counter() - began)
+            return start_response(status, headers, *error)
+
+        return self._behind(environ, answer)
+
+    def _count(self, environ: WSGIEnvironment, status: str, seconds: float) -> None:
+        method = environ["REQUEST_METHOD"]
+        labels = method if method in _METHODS else "other", environ.get(ROUTE, _NO_ROUTE), status
+        child = self._known.get(labels)
+        if child is None:
+            child = self._known[labels] = _REQUESTS.labels(*labels)
+        child.observe(seconds)

@@ -1,0 +1,52 @@
+"""How many requests a web process works on at once. Each connection has a thread, and most of them wait."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from shared.web.server.environ import FAILURE, is_call
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_MAX_WAIT_S = 1.5
+
+
+class BusyError(Exception):
+    """All requests that the process works on take too long."""
+
+    retry_after = 2  # s
+
+    def __init__(self) -> None:
+        super().__init__("Keyledger is busy. Try again in a few seconds.")
+
+
+class Slots:
+    """An application that works on so many requests at once; others wait for a slot, and not for ever.
+
+    Requests to `exempt` paths and calls that are refused already need none.
+    An answer that comes in parts gives its slot back with the first.
+    """
+
+    def __init__(self, behind: WSGIApplication, count: int, exempt: Collection[str] = ()) -> None:
+        self._behind = behind
+        self._exempt = exempt
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(None)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        refused = FAILURE in environ and is_call(environ)  # which takes no work
+        if refused or environ["PATH_INFO"] in self._exempt:
+            return self._behind(environ, start_response)
+        try:
+            self._free.get(timeout=_MAX_WAIT_S)
+        except Empty:
+            environ.setdefault(FAILURE, BusyError())
+            return self._behind(environ, start_response)
+        try:
+            return self._behind(environ, start_response)
+        finally:
+            self._free.put(None)
