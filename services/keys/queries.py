@@ -82,8 +82,8 @@ class Keys:
     def past(self, principal: Principal, key_id: str, moment: PointInTime) -> KeyAsOf:
         """One of the caller's keys as it was.
 
-        Raises ForbiddenError, NoSuchKeyError, NotYetCreatedError, UnreadableEventError; PointInTimeError, for a
-        point in time in the future.
+        Raises ForbiddenError, NoSuchKeyError, NotYetCreatedError, UnreadableEventError, and PointInTimeError
+        for a point in time in the future.
         """
         self.check_known(principal, key_id)
         return past(self.events(key_id), moment, self.time_of(moment, key_id))

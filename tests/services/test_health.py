@@ -86,17 +86,17 @@ def test_a_process_is_ready_with_all_that_it_needs_and_every_check_is_named(maki
 def test_what_a_web_process_looks_at_every_second_costs_the_same_with_any_number_of_keys(
     making: Making, store: Redis
 ) -> None:
-    parts = making()
+    components = making()
 
     def bytes_read(keys: int) -> int:
         for number in range(keys):
-            parts.keys.commands.create(person(), NewKey(name=f"Key {number}"), REQUEST)
-        parts.projector.catch_up()
-        parts.tail.step(1)
-        watch = Watch(parts, Concern.STATUS | Concern.WEB, 1.0)
+            components.keys.commands.create(person(), NewKey(name=f"Key {number}"), REQUEST)
+        components.projector.catch_up()
+        components.tail.step(1)
+        watch = CheckRunner(components, Concern.STATUS | Concern.WEB, 1.0)
         before = store.info("stats")["total_net_output_bytes"]
         watch.look()
-        Figures(parts, watch, watch).read()
+        Metrics(components, watch, watch).read()
         return int(store.info("stats")["total_net_output_bytes"] - before)
 
     of_one = bytes_read(1)
