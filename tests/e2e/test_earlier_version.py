@@ -1,0 +1,60 @@
+"""What version 0.1.0 wrote, read by this version: a ledger, its views, its audit log and its signatures.
+
+The fixtures were written by the code before its modules were grouped into packages.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.real import Service, until
+
+EARLIER = Path(__file__).parents[1] / "fixtures"
+EXPECTED = json.loads((EARLIER / "expected.json").read_text())
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Service:
+    service = Service(tmp_path)
+    assert service.run("import", str(EARLIER / "ledger.jsonl")).returncode == 0
+    return service
+
+
+def test_its_ledger_gives_the_same_keys_views_and_bytes(imported: Service) -> None:
+    exported = imported.run("export").stdout
+    assert exported.encode() == (EARLIER / "ledger.jsonl").read_bytes()
+    imported.start()
+    try:
+        until(lambda: " 0 events" in imported.run("projector", "status").stdout, what="the views")
+        assert json.loads(imported.run("key", "list", "--json").stdout) == EXPECTED["keys"]
+        digests = re.findall(r"[0-9a-f]{64}", imported.run("replay", "--check").stdout)
+        assert digests == [EXPECTED["views_digest"]] * 2
+    finally:
+        imported.stop()
+
+
+def test_its_ledger_gives_the_same_chain_of_the_audit_log(imported: Service) -> None:
+    chain = re.search(r"chain_hash ([0-9a-f]{64})", (EARLIER / "audit.jsonl").read_text())
+    assert chain
+    imported.start()
+    try:
+        until(
+            lambda: f'"position": {EXPECTED["position"]}' in imported.run("audit", "status", "--json").stdout,
+            what="the audit log",
+        )
+        assert chain[1] in imported.run("audit", "checkpoint").stdout
+        assert imported.run("audit", "check").returncode == 0
+    finally:
+        imported.stop()
+
+
+def test_its_signed_export_is_verified_and_a_changed_byte_is_found(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    key = (EARLIER / "audit.pub").read_text().strip()
+    checked = service.run("audit", "check", "--file", str(EARLIER / "audit.jsonl"), "--public-key", key)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text((EARLIER / "audit.jsonl").read_text().replace("leaked", "leakeD", 1))
+    assert service.run("audit", "check", "--file", str(changed), "--public-key", key).returncode == 1
