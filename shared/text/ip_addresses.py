@@ -1,6 +1,7 @@
 """The canonical form of IP addresses: each client is stored, counted and found under one spelling. Pure."""
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 # `[2001:db8::1]` and `198.51.100.7`, both with or without a port, as proxies write them.
@@ -8,6 +9,7 @@ _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?")
 _WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}")
 
 
+@lru_cache(1024)
 def canonical_ip(text: str) -> str | None:
     """The address without port, brackets and zone, IPv6 compressed in lower case; None if it isn't one.
 

@@ -8,6 +8,7 @@ import hmac
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
@@ -84,10 +85,16 @@ class Verifier:
         position, fresh_until = tail.position, tail.fresh_until
         standing = self._memory.find(token[_ID])
         if standing is not None:
-            verdict = self._judge(token, standing, scopes, workspace, position)
+            now = self._now()
+            verdict = self._judge(token, standing, scopes, workspace, position, now)
             if time.monotonic() <= fresh_until and least <= verdict.position:
-                return self._told(verdict)
-        return self._told(self._read(token, scopes, workspace, least))
+                if verdict.key is not None:
+                    self._used((verdict.key.id, verdict.code, now))
+                return verdict
+        verdict = self._read(token, scopes, workspace, least)
+        if verdict.key is not None:
+            self._used((verdict.key.id, verdict.code, self._now()))
+        return verdict
 
     def _read(self, token: str, scopes: Sequence[str], workspace: str | None, least: int) -> Verdict:
         """The verdict from the ledger, which is kept in memory for the next."""
@@ -103,7 +110,7 @@ class Verifier:
         for _ in range(_TRIES):
             sent = time.monotonic()
             standing = self._memory.load(key_id, self._load)
-            verdict = self._judge(token, standing, scopes, workspace, position)
+            verdict = self._judge(token, standing, scopes, workspace, position, self._now())
             if time.monotonic() <= sent + FRESH_S:
                 return verdict
         raise StoreTimeoutError("The ledger is read too slowly for a verdict.")
@@ -112,21 +119,22 @@ class Verifier:
         return cached_key(self._ledger.history(subject(key_id)))
 
     def _judge(
-        self, token: str, key: CachedKey, scopes: Sequence[str], workspace: str | None, position: int
+        self,
+        token: str,
+        key: CachedKey,
+        scopes: Sequence[str],
+        workspace: str | None,
+        position: int,
+        now: int,
     ) -> Verdict:
-        # A clock that was set back makes no expired key good that had expired before the last event.
-        now = max(self._now(), self._tail.at)
+        # A clock that was set back makes no expired key valid that had expired before the last event.
+        now = max(now, self._tail.at)
         which = _secret_of(token, key)
         if which is None or (workspace is not None and key.workspace != workspace):
             return Verdict(_why_not_found(token), position)
         rotated = which == "previous"
         until = end_of_grace(key) if rotated else end_of(key)
         return Verdict(code_at(key, now, until, scopes), max(position, key.position), key, rotated)
-
-    def _told(self, verdict: Verdict) -> Verdict:
-        if verdict.key is not None:
-            self._used((verdict.key.id, verdict.code, self._now()))
-        return verdict
 
 
 def _secret_of(token: str, key: CachedKey) -> Literal["current", "previous"] | None:
@@ -198,12 +206,16 @@ class KeyAuthenticator:
         verdict = self.verify(token)
         if verdict.key is None or verdict.code != "VALID":
             raise InvalidKeyError(REFUSALS[verdict.code])
-        key = verdict.key
-        return Principal(
-            kind="key",
-            id=key.id,
-            label=key.name,
-            workspace=key.workspace,
-            scopes=frozenset(key.scopes),
-            rotated_secret=verdict.rotated_secret,
-        )
+        return _principal(verdict.key, verdict.rotated_secret)
+
+
+@lru_cache(1024)
+def _principal(key: CachedKey, rotated_secret: bool) -> Principal:
+    return Principal(
+        kind="key",
+        id=key.id,
+        label=key.name,
+        workspace=key.workspace,
+        scopes=frozenset(key.scopes),
+        rotated_secret=rotated_secret,
+    )

@@ -7,7 +7,6 @@ read ends at a deadline.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -66,10 +65,11 @@ class Bodies:
             raise RequestEntityTooLarge
         if is_call(environ):
             self._admit(environ)
-        began = time.monotonic()
-        with self._guard.reading(environ["REMOTE_ADDR"]):
+        read = self._guard.begin_read(environ["REMOTE_ADDR"])
+        try:
             body: bytes = environ["wsgi.input"].read(MAX_BODY_BYTES + 1 if declared is None else declared)
-        took = time.monotonic() - began
+        finally:
+            took = self._guard.end_read(read)
         if took > _KNOWN_S:
             environ.pop(CALLER, None)
         if len(body) > MAX_BODY_BYTES:

@@ -10,10 +10,10 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_network
 from threading import Event as Stop
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import structlog
 
@@ -35,14 +35,11 @@ _IPV6_NETWORK = 64  # bits; a client that has one address has all of these
 # data were received, and how many sent.
 _TCP_INFO = struct.Struct("44x I 4x I 96x I I")
 
+# A read of a body: when it began, by the monotonic clock, and from which IP address. A plain tuple, since
+# each verdict over HTTP makes one, and a named tuple takes longer to make.
+_Read: TypeAlias = tuple[float, str]
+
 _log = structlog.get_logger(__name__)
-
-
-class _Read(NamedTuple):
-    """A read of a body: when it began, by the monotonic clock, and from which IP address."""
-
-    began: float
-    peer: str
 
 
 class _Connection(NamedTuple):
@@ -71,15 +68,18 @@ class ConnectionGuard:
         self._first_seen: dict[int, float] = {}  # by the inode of a socket
         self._waiting_since: dict[int, float] = {}
 
-    @contextmanager
-    def reading(self, peer: str) -> Iterator[None]:
-        """Watches the read of a body from a peer. After the deadline the read ends, with what has arrived."""
+    def begin_read(self, peer: str) -> object:
+        """Watches the read of a body until `end_read` gets what this returns.
+
+        After the deadline the read ends, with what has arrived.
+        """
         read = object()
-        self._reads[read] = _Read(time.monotonic(), peer)
-        try:
-            yield
-        finally:
-            del self._reads[read]
+        self._reads[read] = (time.monotonic(), peer)
+        return read
+
+    def end_read(self, read: object) -> float:
+        """Returns how long the read took, in seconds."""
+        return time.monotonic() - self._reads.pop(read)[0]
 
     def run(self, stop: Stop) -> None:
         """Watches until told to stop."""
@@ -93,7 +93,7 @@ class ConnectionGuard:
     def step(self) -> None:
         """Looks once at the connections, if any of them could hold something."""
         now = time.monotonic()
-        slow = [read for read in list(self._reads.values()) if now - read.began > _SLOW_S]
+        slow = [read for read in list(self._reads.values()) if now - read[0] > _SLOW_S]
         if not slow:
             self._waiting_since.clear()
             # Ten times a second, and faster than by pathlib.
@@ -139,7 +139,7 @@ class ConnectionGuard:
         client that reads earlier answers slowly seems not to wait: after twice the deadline all connections
         of the peer are ended, or, if the peer is a proxy, that one of them all.
         """
-        peers = {read.peer for read in slow}
+        peers = {peer for _, peer in slow}
         self._waiting_since = {
             inode: self._waiting_since.get(inode, now)
             for inode, connection in seen.items()
