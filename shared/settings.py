@@ -1,14 +1,14 @@
-"""What a process is told by its environment, read once and frozen."""
+"""The settings, read from the environment once and frozen: each is one field of `Settings`."""
 
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from environs import EnvError, FileAwareEnv
 from limits import RateLimitItem, parse
@@ -24,201 +24,246 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # int() takes underscores and the digi
 _BRACKETS = re.compile(r"\[([^\[\]]*:[^\[\]]*)\]")  # as in a URL around an IPv6 address
 _PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
 
-
-class Setting(NamedTuple):
-    """What operators are told of a setting. A default in backticks can be set as well, and is the same."""
-
-    default: str
-    meaning: str
-
-
-# All that this process and the others read of `KEYLEDGER_*`. docs/operators.md has the same as a table.
-SETTINGS: Mapping[str, Setting] = MappingProxyType(
-    {
-        "DATA_DIR": Setting("`./data`", "where the embedded store, the audit log and its key lie"),
-        "REDIS_URL": Setting("the embedded Valkey", "a Redis 7.0+ or Valkey 8+ of your own"),
-        "AUDIT_DATABASE_URL": Setting(
-            "SQLite in the data directory",
-            "where the audit log is: `postgresql://…` for PostgreSQL 14+, with encoding UTF8",
-        ),
-        "AUDIT_KEY_FILE": Setting(
-            "made in the data directory",
-            "the Ed25519 key, in PEM, that signs for the audit log; for its owner alone",
-        ),
-        "HOST": Setting(
-            "`127.0.0.1`",
-            "the IP address that the web listens on; of a name its first, IPv4 before IPv6",
-        ),
-        "PORT": Setting("`8000`", "its port, 1 to 65535"),
-        "SECRET_KEY": Setting(
-            "made in the data directory",
-            "authenticates cookies, forms and records of requests: 32 random characters or more, the same in "
-            "every web process; demanded with a store of your own",
-        ),
-        "KEY_PREFIX": Setting(
-            "`kl`", f"what new keys begin with: {PREFIX_RULE}; keys under another stay good"
-        ),
-        "RATE_LIMIT": Setting(
-            "`300/second`",
-            "requests of one key, or of one account on the dashboard, in each web process; `0` for none; "
-            "verifying is not limited",
-        ),
-        "SIGN_IN_LIMIT": Setting(
-            "`10/10 minutes`",
-            "sign-ins to one account, and tries at the current password in one session; an IP address may "
-            "sign in, and an owner may give passwords to people, five times as often; `0` for none",
-        ),
-        "TRUSTED_PROXIES": Setting(
-            "`0`",
-            "proxies in front, each of which appends to `X-Forwarded-For`, and appends to `-Proto` and "
-            "`-Host` or replaces them: without it, all visitors seem to come from the proxy, and cookies are "
-            "not `Secure`",
-        ),
-        "WORKERS": Setting(
-            "2 or the number of CPUs, up to 8", "web processes that share the port; each has its own cache"
-        ),
-        "THREADS": Setting(
-            "8 for each CPU, from 16 to 64",
-            "requests that a web process works on at once; verify and forward-auth are not counted",
-        ),
-        "VERIFIER_KEYS": Setting("`100000`", "keys that a web process remembers for its verdicts"),
-        "ALLOW_UNSAFE_STORE": Setting("`0`", "`1` takes a store that could lose events, with a warning"),
-        "ACK_REPLICAS": Setting(
-            "`0`", "how many replicas of the store must have an event before it is acknowledged"
-        ),
-        "LOG_FORMAT": Setting("`text` on a terminal, else `json`", "the form of the log lines"),
-    }
-)
+_T = TypeVar("_T")
 
 
 class SettingsError(UserFacingError, ValueError):
-    """A setting has no use as it stands; the message names it and says what it may be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Every setting, with the defaults of a first start on one machine."""
-
-    data_dir: Path
-    redis_url: str | None  # None: the embedded server in the data directory
-    audit_database_url: str | None  # None: SQLite in the data directory
-    host: str
-    port: int
-    secret_key: str | None  # None: made and kept in the data directory
-    key_prefix: str
-    allow_unsafe_store: bool
-    ack_replicas: int  # that must have an event before it is acknowledged
-    verifier_keys: int  # that a web process remembers, to give verdicts from memory
-
-    rate_limit: RateLimitItem | None = None  # of each caller, in each web process; None: none
-    sign_in_limit: RateLimitItem | None = None  # of each account; None: none
-    audit_key_file: Path | None = None  # None: in the data directory
-    workers: int = 2  # web processes
-    threads: int = 16  # requests that each of them works on at once
-    trusted_proxies: int = 0  # in front, whose word on the visitor's address and on TLS is taken
-
-    @classmethod
-    def from_environment(cls) -> "Settings":
-        """Reads `KEYLEDGER_*`, each of which may be in a file that `…_FILE` names. Raises SettingsError."""
-        try:
-            return cls._read(_Environment(prefix="KEYLEDGER_", strip_whitespace=True))
-        except EnvError as error:
-            raise SettingsError(str(error)) from error
-
-    @classmethod
-    def _read(cls, env: "_Environment") -> "Settings":
-        data_dir = _path(env.str("DATA_DIR", "data"))
-        key_file = env.str("AUDIT_KEY_FILE", "")
-        redis_url = env.str("REDIS_URL", "") or None
-        secret_key = env.str("SECRET_KEY", "") or None
-        if redis_url and not secret_key:
-            raise SettingsError(
-                "KEYLEDGER_SECRET_KEY is not set. Every web process that shares the store of "
-                "KEYLEDGER_REDIS_URL needs the same one: set it to 32 random characters or more."
-            )
-        if secret_key and len(secret_key) < SECRET_LENGTH:
-            raise SettingsError(
-                f"KEYLEDGER_SECRET_KEY has fewer than {SECRET_LENGTH} characters, so it can be guessed. Set "
-                "it to what `openssl rand -hex 32` prints, the same in every web process."
-            )
-        if env.str("LOG_FORMAT", "text") not in {"text", "json"}:
-            raise SettingsError("KEYLEDGER_LOG_FORMAT must be text or json.")
-        prefix = env.str("KEY_PREFIX", "kl")
-        if not _PREFIX.fullmatch(prefix):
-            raise SettingsError(f"KEYLEDGER_KEY_PREFIX is {prefix!r}. Use {PREFIX_RULE}.")
-        return cls(
-            data_dir=data_dir,
-            redis_url=redis_url,
-            audit_database_url=env.str("AUDIT_DATABASE_URL", "") or None,
-            audit_key_file=_path(key_file) if key_file else None,
-            host=_BRACKETS.sub(r"\1", env.str("HOST", "127.0.0.1")),
-            port=env.whole("PORT", 8000, 1, 65_535),
-            secret_key=secret_key,
-            key_prefix=prefix,
-            allow_unsafe_store=env.switch("ALLOW_UNSAFE_STORE"),
-            ack_replicas=env.whole("ACK_REPLICAS", 0, 0, 1_000),
-            rate_limit=env.rate("RATE_LIMIT", "300/second"),
-            sign_in_limit=env.rate("SIGN_IN_LIMIT", "10/10 minutes"),
-            trusted_proxies=env.whole("TRUSTED_PROXIES", 0, 0, 100),
-            workers=env.whole("WORKERS", min(max(2, _cpus()), 8), 1, 256),
-            threads=env.whole("THREADS", min(max(16, 8 * _cpus()), 64), 1, 1_000),
-            verifier_keys=env.whole("VERIFIER_KEYS", 100_000, 1, 1_000_000_000),
-        )
+    """A setting is invalid; the message names it and says what is allowed."""
 
 
 class _Environment(FileAwareEnv):
-    """The environment, and the files that it names. An empty variable or file is the same as none."""
+    """The environment, and the files that it names. An empty variable or file counts as unset."""
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         try:
             value = super()._get_value(env_key, default)
             return default if isinstance(value, str) and not value.strip() else value
-        except (OSError, ValueError) as error:  # ValueError: it is missing, or no text
+        except (OSError, ValueError) as error:  # ValueError: it is missing, or isn't text
             raise SettingsError(
                 f"{env_key}_FILE isn't a readable text file: correct it, or set {env_key} itself."
             ) from error
 
-    def whole(self, setting: str, default: int, least: int, most: int) -> int:
-        """A whole number in a range."""
-        text = self.str(setting, str(default))
+
+class Setting(NamedTuple):
+    """What is documented of a setting. A default in backticks can be set explicitly, to the same effect."""
+
+    default: str
+    meaning: str
+    read: Callable[[_Environment, str], Any]  # the value, by the name without KEYLEDGER_
+
+
+def _setting(read: Callable[[_Environment, str], _T], default: str, meaning: str) -> _T:
+    """Declares a field of `Settings`, which has no default but the one that `read` uses."""
+    declared: _T = field(metadata={"setting": Setting(default, meaning, read)})
+    return declared
+
+
+def _text(default: str) -> Callable[[_Environment, str], str]:
+    return lambda env, name: str(env.str(name, default))
+
+
+def _optional(env: _Environment, name: str) -> str | None:
+    return env.str(name, "") or None
+
+
+def _path(default: str) -> Callable[[_Environment, str], Path]:
+    return lambda env, name: _absolute(env.str(name, default))
+
+
+def _optional_path(env: _Environment, name: str) -> Path | None:
+    text = env.str(name, "")
+    return _absolute(text) if text else None
+
+
+def _host(env: _Environment, name: str) -> str:
+    return _BRACKETS.sub(r"\1", env.str(name, "127.0.0.1"))
+
+
+def _whole(default: int | Callable[[], int], least: int, most: int) -> Callable[[_Environment, str], int]:
+    """A whole number in a range."""
+
+    def read(env: _Environment, name: str) -> int:
+        text = env.str(name, str(default() if callable(default) else default))
         if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
-            raise SettingsError(f"KEYLEDGER_{setting} must be a whole number from {least} to {most}.")
+            raise SettingsError(f"KEYLEDGER_{name} must be a whole number from {least} to {most}.")
         return int(text)
 
-    def switch(self, setting: str) -> bool:
-        """1 or 0, which is the default."""
-        try:
-            return self.bool(setting, False)
-        except EnvError as error:
-            raise SettingsError(f"KEYLEDGER_{setting} must be 1 or 0.") from error
+    return read
 
-    def rate(self, setting: str, default: str) -> RateLimitItem | None:
-        """One rate as a whole, like 300/second; None for 0."""
-        text = self.str(setting, default).strip()
+
+def _switch(env: _Environment, name: str) -> bool:
+    try:
+        return env.bool(name, False)
+    except EnvError as error:
+        raise SettingsError(f"KEYLEDGER_{name} must be 1 or 0.") from error
+
+
+def _rate(default: str) -> Callable[[_Environment, str], RateLimitItem | None]:
+    """One rate, such as 300/second; None for 0."""
+
+    def read(env: _Environment, name: str) -> RateLimitItem | None:
+        text = env.str(name, default).strip()
         if text == "0":
             return None
         rate = None
-        with suppress(ValueError):  # of a unit that is none
-            # The parser takes what it knows and drops the rest, so the text as a whole is looked at first.
+        with suppress(ValueError):  # of an unknown unit
+            # The parser takes what it knows and drops the rest, so the text as a whole is matched first.
             rate = parse(text) if _RATE.fullmatch(text) else None
         if rate is None or rate.amount > _HIGHEST_RATE or rate.get_expiry() > _LONGEST_PERIOD_S:
             raise SettingsError(
-                f"KEYLEDGER_{setting} is {text!r}; it must be one rate like 300/second or 10/10 minutes, "
+                f"KEYLEDGER_{name} is {text!r}; it must be one rate like 300/second or 10/10 minutes, "
                 "or 0 for no limit."
             )
         return rate
 
+    return read
+
+
+def _secret(env: _Environment, name: str) -> str | None:
+    secret = _optional(env, name)
+    if env.str("REDIS_URL", "") and not secret:
+        raise SettingsError(
+            "KEYLEDGER_SECRET_KEY is not set. Every web process that shares the store of "
+            "KEYLEDGER_REDIS_URL needs the same one: set it to 32 random characters or more."
+        )
+    if secret and len(secret) < SECRET_LENGTH:
+        raise SettingsError(
+            f"KEYLEDGER_SECRET_KEY has fewer than {SECRET_LENGTH} characters, so it can be guessed. Set "
+            "it to what `openssl rand -hex 32` prints, the same in every web process."
+        )
+    return secret
+
+
+def _prefix(env: _Environment, name: str) -> str:
+    prefix: str = env.str(name, "kl")
+    if not _PREFIX.fullmatch(prefix):
+        raise SettingsError(f"KEYLEDGER_KEY_PREFIX is {prefix!r}. Use {PREFIX_RULE}.")
+    return prefix
+
+
+def _log_format(env: _Environment, name: str) -> str | None:
+    form = _optional(env, name)
+    if form not in {None, "text", "json"}:
+        raise SettingsError("KEYLEDGER_LOG_FORMAT must be text or json.")
+    return form
+
 
 def _cpus() -> int:
-    """How many this process may use."""
+    """Returns how many this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _path(text: str) -> Path:
+def _absolute(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
-    except (OSError, RuntimeError) as error:  # the working directory is gone, or nobody has that home
+    except (OSError, RuntimeError) as error:  # the working directory is gone, or that user has no home
         raise SettingsError(
             f"The path {text!r} cannot be resolved: run this from a directory that exists, or set "
             "KEYLEDGER_DATA_DIR and KEYLEDGER_AUDIT_KEY_FILE to absolute paths."
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting: how it is read, its documented default, and its meaning.
+
+    `docs/operators.md` has the same as a table, which `python -m tests.documents` writes.
+    """
+
+    data_dir: Path = _setting(
+        _path("data"), "`./data`", "where the embedded store, the audit log and its key are"
+    )
+    redis_url: str | None = _setting(
+        _optional, "the embedded Valkey", "a Redis 7.0+ or Valkey 8+ of your own"
+    )
+    audit_database_url: str | None = _setting(
+        _optional,
+        "SQLite in the data directory",
+        "where the audit log is: `postgresql://…` for PostgreSQL 14+, with encoding UTF8",
+    )
+    audit_key_file: Path | None = _setting(
+        _optional_path,
+        "created in the data directory",
+        "the Ed25519 key, in PEM, that signs for the audit log; readable only by its owner",
+    )
+    host: str = _setting(
+        _host,
+        "`127.0.0.1`",
+        "the IP address that the web processes listen on; of a host name the first, IPv4 before IPv6",
+    )
+    port: int = _setting(_whole(8000, 1, 65_535), "`8000`", "their port, 1 to 65535")
+    metrics_port: int = _setting(
+        _whole(0, 0, 65_000),
+        "`0`",
+        "the port at which projector, relay and worker serve `/metrics`, each alone on its machine; "
+        "`keyledger up` gives it to the projector, and the next two to relay and worker; `0` for none",
+    )
+    secret_key: str | None = _setting(
+        _secret,
+        "created in the data directory",
+        "authenticates cookies, forms and records of requests: 32 random characters or more, the same in "
+        "every web process; required with a store of your own",
+    )
+    key_prefix: str = _setting(
+        _prefix, "`kl`", f"what new keys begin with: {PREFIX_RULE}; keys with another one keep working"
+    )
+    rate_limit: RateLimitItem | None = _setting(
+        _rate("300/second"),
+        "`300/second`",
+        "requests of one key, or of one account on the dashboard, in each web process; `0` for no limit; "
+        "verifying is not limited",
+    )
+    sign_in_limit: RateLimitItem | None = _setting(
+        _rate("10/10 minutes"),
+        "`10/10 minutes`",
+        "sign-ins to one account, and tries at the current password in one session; an IP address may sign "
+        "in, and an owner may set passwords, five times as often; `0` for no limit",
+    )
+    trusted_proxies: int = _setting(
+        _whole(0, 0, 100),
+        "`0`",
+        "proxies in front, each of which appends to `X-Forwarded-For`, and appends to `-Proto` and `-Host` "
+        "or replaces them: without it, all visitors seem to come from the proxy, and cookies are not "
+        "`Secure`",
+    )
+    workers: int = _setting(
+        _whole(lambda: min(max(2, _cpus()), 8), 1, 256),
+        "2 or the number of CPUs, up to 8",
+        "web processes that share the port; each has its own cache",
+    )
+    threads: int = _setting(
+        _whole(lambda: min(max(16, 8 * _cpus()), 64), 1, 1_000),
+        "8 for each CPU, from 16 to 64",
+        "requests that a web process works on at once; verify and forward-auth are not counted",
+    )
+    verifier_keys: int = _setting(
+        _whole(100_000, 1, 1_000_000_000), "`100000`", "keys that a web process caches for verification"
+    )
+    allow_unsafe_store: bool = _setting(
+        _switch, "`0`", "`1` accepts a store that could lose events, with a warning"
+    )
+    ack_replicas: int = _setting(
+        _whole(0, 0, 1_000),
+        "`0`",
+        "how many replicas of the store must have an event before it is acknowledged",
+    )
+    log_format: str | None = _setting(
+        _log_format, "`text` on a terminal, else `json`", "the format of the log lines"
+    )
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Reads `KEYLEDGER_*`, each of which may be in a file that `…_FILE` names. Raises SettingsError."""
+        env = _Environment(prefix="KEYLEDGER_", strip_whitespace=True)
+        try:
+            return cls(**{name.lower(): setting.read(env, name) for name, setting in SETTINGS.items()})
+        except EnvError as error:
+            raise SettingsError(str(error)) from error
+
+
+def _declared() -> Iterator[tuple[str, Setting]]:
+    for each in fields(Settings):
+        yield each.name.upper(), each.metadata["setting"]
+
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType(dict(_declared()))

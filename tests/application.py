@@ -14,6 +14,6 @@ def application() -> Flask:
     with (
         patch.dict(os.environ, settings),
         patch.object(web, "configure_logs"),
-        patch.object(web, "_run_beside"),
+        patch.object(web, "_run_in_background"),
     ):
         return web.create_web()

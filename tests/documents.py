@@ -11,7 +11,10 @@ from typing import NamedTuple
 import click
 
 from services.cli import main
-from services.doctor.examination import CHECKS, Check, Concern
+from services.doctor.examination import all_checks
+from services.runtime.manifests import MANIFESTS
+from services.runtime.metrics import metric_rows
+from shared.service.checks import Check, Concern
 from shared.settings import SETTINGS
 from shared.web.openapi.components import SCOPES
 from shared.web.problems import PROBLEMS
@@ -81,14 +84,27 @@ def tables() -> dict[tuple[str, str], str]:
     return {
         ("operators.md", "settings"): _table(
             ["setting", "default", "meaning"],
-            ([f"`KEYLEDGER_{name}`", *setting] for name, setting in SETTINGS.items()),
+            ([f"`KEYLEDGER_{name}`", setting.default, setting.meaning] for name, setting in SETTINGS.items()),
         ),
         ("operators.md", "checks"): _table(
             ["check", "a problem", "/readyz", "see"],
             (
                 [f"`{each.name}`", each.fails_if, _stopped(each), f"[runbook](runbooks.md#{each.see})"]
-                for each in CHECKS
+                for each in all_checks(MANIFESTS)
                 if Concern.STATUS in each.concerns
+            ),
+        ),
+        ("operators.md", "metrics"): _table(
+            ["metric", "type", "labels", "meaning", "process"],
+            (
+                [
+                    f"`{row.name}`",
+                    row.kind,
+                    ", ".join(f"`{each}`" for each in row.labels) or "–",
+                    row.help,
+                    row.processes,
+                ]
+                for row in metric_rows(MANIFESTS)
             ),
         ),
         ("operators.md", "commands"): _table(

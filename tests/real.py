@@ -24,9 +24,11 @@ import pytest
 import requests
 from redis import Redis, RedisError
 
+from services.accounts.components import AccountComponents
 from services.cli.terminal import operator, request
 from services.keys.commands import NewKey
-from services.runtime.components import Container
+from services.keys.components import KeyComponents
+from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
@@ -242,14 +244,18 @@ class Service:
         """A new key that holds the scopes."""
         with self.components() as components:
             new = NewKey(name=name, scopes=scopes)
-            made = components.keys.commands.create(operator(workspace or self.workspace), new, request())
+            made = components.of(KeyComponents).keys.commands.create(
+                operator(workspace or self.workspace), new, request()
+            )
         assert made.api_key
         return made.api_key.reveal()
 
     def account(self, email: str, role: str, password: str, workspace: str | None = None) -> str:
         """Lets a person sign in; gives the address."""
         with self.components() as components:
-            components.accounts.add(operator(workspace or self.workspace), email, role, password, request())
+            components.of(AccountComponents).accounts.add(
+                operator(workspace or self.workspace), email, role, password, request()
+            )
         return email
 
     def pid(self, *words: str) -> int:
@@ -265,11 +271,13 @@ class Service:
         """What the command line works with, in this process: another one takes a second to start."""
         with patch.dict(os.environ, self.environment):
             settings = Settings.from_environment()
-        components = Container(settings, settings.redis_url or EmbeddedServer.in_directory(self.data_dir).url)
+        components = Container(
+            SharedComponents(settings, settings.redis_url or EmbeddedServer.in_directory(self.data_dir).url)
+        )
         try:
             yield components
         finally:
-            components.store.close()
+            components.shared.store.close()
 
     def _read(self) -> None:
         assert self._process.stdout

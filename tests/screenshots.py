@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from services.audit.components import AuditComponents
 from services.audit.ingest.job import QUEUE
 from services.audit.status import CHECKS
 from services.cli.terminal import operator, request
@@ -116,12 +117,12 @@ class Scene:
         payload = AuditChecked(entries=31, checkpoints=2, position=31, findings=(finding,))
         with self.service.components() as components:
             who = operator("default")
-            components.journal.tell(
+            components.shared.journal.tell(
                 payload, subject=CHECKS, workspace="default", actor=who.actor, request=request()
             )
-            queue = Queue(QUEUE, connection=components.store, serializer=JSONSerializer)
+            queue = Queue(QUEUE, connection=components.shared.store, serializer=JSONSerializer)
             queue.enqueue("os.mkdir", "/tmp/forged")  # noqa: S108  # nobody makes it
-            until(lambda: components.standing.failures.newest(1))
+            until(lambda: components.of(AuditComponents).status.failures.newest(1))
 
     @property
     def store_url(self) -> str:

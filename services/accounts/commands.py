@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ from shared.errors import InvalidFieldError, UserFacingError
 from shared.eventstore.events import ACCOUNT_SUBJECT, NewEvent, Payloads, Request, enveloped, recorded
 from shared.eventstore.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
-from shared.process.command_log import command
+from shared.process.command_log import CommandLog, command
 from shared.text.email_addresses import normalized, spellings
 from shared.text.key_detection import without_keys
 
@@ -78,6 +78,7 @@ class Accounts:
     passwords: Passwords
     attempts: LoginThrottle
     new_id: Callable[[], str]
+    log: CommandLog = field(default_factory=CommandLog)
 
     @command("add_account")
     def add(self, principal: Principal, email: str, role: str, password: str, request: Request) -> Appended:

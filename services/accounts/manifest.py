@@ -1,45 +1,33 @@
-"""What the processes are made of that have to do with people."""
+"""What the account service adds to Keyledger."""
 
-from functools import cached_property
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from services.accounts.commands import Accounts
-from services.accounts.login_throttle import LoginThrottle
-from services.accounts.passwords import Passwords
-from services.accounts.read_model.account_list import AccountList
-from services.accounts.security_events import SecurityEventAggregator
-from services.accounts.sign_in import SignIn
-from shared.components import StoreComponents, new_id
+from shared.service.manifest import Background, Manifest
+
+if TYPE_CHECKING:
+    from shared.service.components import Container
+    from shared.web.registration import Web
 
 
-class AccountComponents(StoreComponents):
-    """The people, and what lets them in."""
+def _background(components: "Container") -> Sequence[Background]:
+    from services.accounts.components import AccountComponents
 
-    @cached_property
-    def passwords(self) -> Passwords:
-        """What hashes passwords, and verifies them."""
-        return Passwords()
+    events = components.of(AccountComponents).security_events
+    return (Background(events.run, events.tell),)
 
-    @cached_property
-    def attempts(self) -> LoginThrottle:
-        """How often a password may be tried."""
-        return LoginThrottle(self.store, self.settings.sign_in_limit)
 
-    @cached_property
-    def accounts(self) -> Accounts:
-        """The people."""
-        return Accounts(self.ledger, self.passwords, self.attempts, new_id)
+def _web(web: "Web") -> None:
+    from services.accounts.components import AccountComponents
+    from services.accounts.web.register import register
 
-    @cached_property
-    def incidents(self) -> SecurityEventAggregator:
-        """Failed sign-ins and denied calls."""
-        return SecurityEventAggregator(self.store, self.journal)
+    own = web.components.of(AccountComponents)
+    register(web.app, own.accounts, own.sign_in, own.account_list)
 
-    @cached_property
-    def sign_in(self) -> SignIn:
-        """What lets people in."""
-        return SignIn(self.ledger, self.passwords, self.attempts, self.incidents, self.journal)
 
-    @cached_property
-    def directory(self) -> AccountList:
-        """The list of people."""
-        return AccountList(self.store, self.ledger)
+MANIFEST = Manifest(
+    name="accounts",
+    commands={"account": "services.cli.accounts"},
+    background=_background,
+    web=_web,
+)

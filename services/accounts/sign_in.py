@@ -1,6 +1,6 @@
 """Signing in: the same answer after the same work for whoever may not, and every try on record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from redis.exceptions import OutOfMemoryError
@@ -13,7 +13,7 @@ from services.accounts.security_events import SecurityEventAggregator, sign_in_s
 from shared.eventstore.events import Actor, Request, SignedIn, decode
 from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import Ledger
-from shared.process.command_log import command
+from shared.process.command_log import CommandLog, command
 
 _log = structlog.get_logger(__name__)
 
@@ -27,6 +27,7 @@ class SignIn:
     attempts: LoginThrottle
     incidents: SecurityEventAggregator
     journal: Journal
+    log: CommandLog = field(default_factory=CommandLog)
 
     @command("sign_in")
     def __call__(self, email: str, password: str, request: Request) -> Account | None:

@@ -4,14 +4,17 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
+from services.accounts.components import AccountComponents
+from services.audit.components import AuditComponents
 from services.audit.log.store import AuditLog
 from services.backup.files import source
 from services.backup.format import Credential, OtherFileError, events_of
 from services.backup.transfer import Progress, TransferError, fill
 from services.backup.verify import Bar, Proved, prove
-from services.runtime.components import Container
+from services.keys.components import KeyComponents
 from shared.eventstore.cloudevents import DamagedFileError
 from shared.eventstore.ledger import Ledger, NotReplicatedError
+from shared.service.components import Container
 
 _PAGE = 1_000
 
@@ -22,6 +25,7 @@ def restore_file(components: Container, path: Path, bar: Bar, *, with_checkpoint
     Nothing is written before all is known to be right. Killed anywhere, it can be run again with the same
     file. Raises TransferError, FileError, SigningError, AuditDatabaseError, redis.RedisError.
     """
+    ledger, audit = components.shared.ledger, components.of(AuditComponents)
     with source(path) as file:
         try:
             proved = prove(file, components, bar, with_checkpoints=with_checkpoints)
@@ -31,21 +35,21 @@ def restore_file(components: Container, path: Path, bar: Bar, *, with_checkpoint
             raise TransferError(f"{path} is not a whole backup. {error} Nothing was written.") from error
         count = proved.header.events
         # First, for then the audit log of a restore that never came to its end is found to be cut off.
-        _vouch(components, proved)
+        _vouch(audit, proved)
         with bar("events") as progress:
-            fill(components.ledger, events_of(file), count, progress)
-    _let_in(components.ledger, proved.credentials)
+            fill(ledger, events_of(file), count, progress)
+    _let_in(ledger, proved.credentials)
     with bar("audit log") as progress:
-        _chain(components.audit_log, components.ledger, count, progress)
+        _chain(audit.log, ledger, count, progress)
     with bar("views") as progress:
         _project(components, count, progress)
     return proved
 
 
-def _vouch(components: Container, proved: Proved) -> None:
+def _vouch(audit: AuditComponents, proved: Proved) -> None:
     if proved.notes:
-        components.audit_log.put_back(proved.notes)
-        components.signer.keep(proved.notes[-1])
+        audit.log.put_back(proved.notes)
+        audit.signer.keep(proved.notes[-1])
 
 
 def _let_in(ledger: Ledger, credentials: Iterable[Credential]) -> None:
@@ -64,8 +68,9 @@ def _chain(log: AuditLog, ledger: Ledger, count: int, progress: Progress) -> Non
 
 
 def _project(components: Container, count: int, progress: Progress) -> None:
-    done = components.views.live().checkpoint().position
-    while step := components.projector.step(wait_ms=1):
+    keys = components.of(KeyComponents)
+    done = keys.views.live().checkpoint().position
+    while step := keys.projector.step(wait_ms=1):
         done += step
         progress(done, count)
-    components.directory.catch_up()
+    components.of(AccountComponents).account_list.catch_up()

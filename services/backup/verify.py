@@ -1,11 +1,12 @@
 """Whether a backup is right, and may be restored here. Nothing is written."""
 
 from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Container as Contains
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
+from services.audit.components import AuditComponents
 from services.audit.integrity.chain import CheckpointChain
 from services.audit.integrity.checkpoint import SignedCheckpoint, verified
 from services.audit.integrity.findings import Findings
@@ -15,8 +16,8 @@ from services.audit.log.entry import GENESIS, Entry, chain
 from services.audit.log.store import AuditLog
 from services.backup.format import Credential, Header, Reader, events_of, prove_whole
 from services.backup.transfer import Progress, TransferError, from_start, held_of
-from services.runtime.components import Container
 from shared.eventstore.events import Record
+from shared.service.components import Container
 from shared.store.connections import is_read_from
 
 _PAGE = 1_000
@@ -40,16 +41,17 @@ def prove(file: BinaryIO, components: Container, bar: Bar, *, with_checkpoints: 
     OtherFileError, DamagedFileError, TransferError, SigningError, AuditDatabaseError, redis.RedisError.
     """
     prove_whole(from_start(file))
-    if is_read_from(components.store):
+    if is_read_from(components.shared.store):
         raise TransferError("A Keyledger runs on this store: stop it, then restore again.")
     header = Reader(from_start(file)).header
-    held_of(events_of(file), header.events, components.ledger)
+    held_of(events_of(file), header.events, components.shared.ledger)
+    audit = components.of(AuditComponents)
     reader = Reader(from_start(file))
     kept = reader.notes()
     notes = kept if with_checkpoints else []
-    checkpoints = _signed(notes, components.signer, components.audit_key_file)
-    _refuse_later(notes, components.signer)
-    end = _end_of(components.audit_log, notes)
+    checkpoints = _signed(notes, audit.signer, audit.key_file)
+    _refuse_later(notes, audit.signer)
+    end = _end_of(audit.log, notes)
     wanted = {checkpoint.position for checkpoint in checkpoints} | ({end.position} if end else set())
     with bar("reading") as progress:
         hashes = _hashes(reader.records(), wanted, header.events, progress)
@@ -101,7 +103,9 @@ def _end_of(log: AuditLog, notes: Sequence[bytes]) -> Entry | None:
     return log.last_entry()
 
 
-def _hashes(records: Iterable[Record], at: Contains[int], count: int, progress: Progress) -> dict[int, bytes]:
+def _hashes(
+    records: Iterable[Record], at: AbstractSet[int], count: int, progress: Progress
+) -> dict[int, bytes]:
     """What the audit log's chain comes to at these positions."""
     found = {}
     for entry in chain(records, GENESIS):

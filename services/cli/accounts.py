@@ -1,4 +1,4 @@
-"""Commands on people, also for operators who let somebody in again."""
+"""Commands on accounts."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from services.accounts.manifest import AccountComponents
+from services.accounts.components import AccountComponents
 from services.accounts.model.account import Account
 from services.accounts.passwords import new_password
 from services.accounts.read_model.projection import AccountRow
@@ -24,6 +24,7 @@ from services.runtime.output import echo, ensure_writable, note, print_table, re
 from shared.clock import date_utc, rfc3339
 from shared.identity import ROLES
 from shared.process.telemetry import escaped
+from shared.service.components import Container
 
 _PAGE = 200
 _role = click.Choice(list(ROLES))
@@ -34,7 +35,7 @@ _password_stdin = click.option(
 
 @click.group("account")
 def account_command() -> None:
-    """The people who may sign in."""
+    """Manage accounts."""
 
 
 @account_command.command("add")
@@ -44,10 +45,12 @@ def account_command() -> None:
 @workspace_option
 @json_option
 def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_json: bool) -> None:
-    """Let a person sign in."""
+    """Add an account."""
     password = _read_password() if password_stdin else _asked_password()
-    with opened(AccountComponents) as components:
-        added = components.accounts.add(operator(workspace), email, role, password, request())
+    with opened() as components:
+        added = components.of(AccountComponents).accounts.add(
+            operator(workspace), email, role, password, request()
+        )
     address = added.subject.removeprefix("account:")
     line = f"{address} may sign in to workspace {workspace} as {role}."
     fields = {"email": address, "role": role, "workspace": workspace}
@@ -58,8 +61,8 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
 @workspace_option
 @json_option
 def list_accounts(workspace: str, as_json: bool) -> None:
-    """List the people of a workspace."""
-    with opened_workspace(AccountComponents, workspace) as components:
+    """List the accounts of a workspace."""
+    with opened_workspace(workspace) as components:
         people = _people(components, workspace)
     if as_json:
         echo(json.dumps({"accounts": [_as_json(person) for person in people]}))
@@ -82,9 +85,11 @@ def list_accounts(workspace: str, as_json: bool) -> None:
 @click.argument("role", type=_role)
 @workspace_option
 def change_role(email: str, role: str, workspace: str) -> None:
-    """Let a person do other things."""
-    with opened_workspace(AccountComponents, workspace) as components:
-        _print_state(components.accounts.change_role(operator(workspace), email, role, request()))
+    """Change the role of an account."""
+    with opened_workspace(workspace) as components:
+        _print_state(
+            components.of(AccountComponents).accounts.change_role(operator(workspace), email, role, request())
+        )
         _warn_without_owner(components, workspace)
 
 
@@ -93,10 +98,12 @@ def change_role(email: str, role: str, workspace: str) -> None:
 @click.option("--reason", default="", help="Why; it stays in the audit log.")
 @workspace_option
 def disable_account(email: str, reason: str, workspace: str) -> None:
-    """Sign a person out everywhere, and let them sign in no more."""
+    """Disable an account and sign it out everywhere."""
     reason = ReasonSchema().load({"reason": reason})["reason"]
-    with opened_workspace(AccountComponents, workspace) as components:
-        _print_state(components.accounts.disable(operator(workspace), email, reason, request()))
+    with opened_workspace(workspace) as components:
+        _print_state(
+            components.of(AccountComponents).accounts.disable(operator(workspace), email, reason, request())
+        )
         _warn_without_owner(components, workspace)
 
 
@@ -104,9 +111,9 @@ def disable_account(email: str, reason: str, workspace: str) -> None:
 @click.argument("email")
 @workspace_option
 def enable_account(email: str, workspace: str) -> None:
-    """Let a person sign in again."""
-    with opened_workspace(AccountComponents, workspace) as components:
-        _print_state(components.accounts.enable(operator(workspace), email, request()))
+    """Enable a disabled account."""
+    with opened_workspace(workspace) as components:
+        _print_state(components.of(AccountComponents).accounts.enable(operator(workspace), email, request()))
 
 
 @account_command.command("password")
@@ -114,12 +121,14 @@ def enable_account(email: str, workspace: str) -> None:
 @_password_stdin
 @workspace_option
 def reset_password(email: str, password_stdin: bool, workspace: str) -> None:
-    """Give a person another password, and print it: this once and never again."""
+    """Set a new password and print it. It is shown only once."""
     if not password_stdin:
         ensure_writable()
     password = _read_password() if password_stdin else new_password()
-    with opened_workspace(AccountComponents, workspace) as components:
-        components.accounts.reset_password(operator(workspace), email, password, request())
+    with opened_workspace(workspace) as components:
+        components.of(AccountComponents).accounts.reset_password(
+            operator(workspace), email, password, request()
+        )
     if not password_stdin:
         tell_once(
             password,
@@ -138,16 +147,17 @@ def _asked_password() -> str:
     return password
 
 
-def _people(components: AccountComponents, workspace: str) -> list[AccountRow]:
-    page = components.directory.page(operator(workspace), _PAGE)
+def _people(components: Container, workspace: str) -> list[AccountRow]:
+    accounts = components.of(AccountComponents).account_list
+    page = accounts.page(operator(workspace), _PAGE)
     people = page.people
     while page.next_cursor is not None:
-        page = components.directory.page(operator(workspace), _PAGE, page.next_cursor)
+        page = accounts.page(operator(workspace), _PAGE, page.next_cursor)
         people += page.people
     return people
 
 
-def _warn_without_owner(components: AccountComponents, workspace: str) -> None:
+def _warn_without_owner(components: Container, workspace: str) -> None:
     """Only the operator can leave a workspace without an owner, and only they can give it one again."""
     accounts = (person.account for person in _people(components, workspace))
     if not any(account and account.enabled and account.role == "owner" for account in accounts):

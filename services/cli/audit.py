@@ -1,4 +1,4 @@
-"""The audit log's processes, its checkpoints, its export, and the check of both."""
+"""Run, check and export the audit log."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import click
 
+from services.audit.components import AuditComponents
 from services.audit.export.jsonl import WHOLE
 from services.audit.export.service import Format
 from services.audit.export.verify import Proof, prove
@@ -19,7 +20,7 @@ from services.audit.integrity.findings import Finding, Findings
 from services.audit.integrity.signed_note import PublicKey, PublicKeyError
 from services.audit.integrity.verify_log import Result, Trust, as_fact
 from services.audit.integrity.verify_log import check as check_audit_log
-from services.audit.manifest import AuditComponents
+from services.audit.manifest import MANIFEST
 from services.audit.status import CHECKS, LastCheck, LastCheckpoint, Progress
 from services.backup.files import output
 from services.cli.terminal import (
@@ -27,6 +28,7 @@ from services.cli.terminal import (
     json_option,
     lag_facts,
     lag_words,
+    monitor,
     opened,
     operator,
     progress,
@@ -37,7 +39,8 @@ from services.runtime.output import echo, note, report, tell_once
 from services.runtime.server import serve_pages
 from shared.clock import rfc3339
 from shared.identity import DEFAULT_WORKSPACE
-from shared.process.telemetry import configure_logs, escaped
+from shared.process.telemetry import escaped
+from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from shared.store.embedded import ensure_made
 
@@ -51,48 +54,44 @@ def _public_key(_context: click.Context, _parameter: click.Parameter, text: str 
 
 @click.group("audit")
 def audit_command() -> None:
-    """The audit log's processes, its checkpoints, its export, and the check of both."""
+    """Run, check and export the audit log."""
 
 
 @audit_command.command("relay")
 def audit_relay() -> None:
-    """Tell the audit worker of new events."""
-    with opened(AuditComponents) as components:
-        components.relay.run(until_stopped())
+    """Run the relay, which notifies the audit worker of new events."""
+    with opened() as components:
+        monitor(components, MANIFEST)
+        components.of(AuditComponents).relay.run(until_stopped())
 
 
 @audit_command.command("worker")
 def audit_worker() -> None:
-    """Write the audit log."""
-    with opened(AuditComponents) as components:
-        configure_logs()
-        run_worker(
-            components.waiting_store,
-            components.audit_log,
-            components.ledger,
-            components.notary,
-            components.alarms,
-        )
+    """Run the audit worker, which writes the audit log and signs checkpoints."""
+    with opened() as components:
+        monitor(components, MANIFEST)
+        audit, shared = components.of(AuditComponents), components.shared
+        run_worker(shared.waiting_store, audit.log, shared.ledger, audit.notary, audit.alarms)
 
 
 @audit_command.command("web")
 def audit_web() -> None:
-    """Serve the audit pages and calls alone."""
+    """Serve only the audit pages and API."""
     serve_pages("create_audit_web")
 
 
 @audit_command.command("status")
 @json_option
 def audit_status(as_json: bool) -> None:
-    """Say how far the audit log is behind the ledger, what was checked and signed last, and what failed.
+    """Show how far the audit log is behind the ledger, the last check and checkpoint, and failed jobs.
 
-    Ends with exit status 1 if it is more than 1,000 events or 30 s behind, the ledger went backwards, or an
+    Exits with status 1 if it is more than 1,000 events or 30 s behind, the ledger went backwards, or an
     alarm is not acknowledged.
     """
-    with opened(AuditComponents) as components:
-        standing = components.standing
-        found, check, vouched = standing.progress(), standing.last_check(), standing.vouched()
-        alarm = standing.alarm()
+    with opened() as components:
+        status = components.of(AuditComponents).status
+        found, check, vouched = status.progress(), status.last_check(), status.vouched()
+        alarm = status.alarm()
     if as_json:
         fields = lag_facts(found.position, found.lag) | {
             "in_step": found.in_step,
@@ -129,23 +128,23 @@ def _print_status(found: Progress, check: LastCheck | None, vouched: LastCheckpo
 
 @audit_command.command("reindex")
 def audit_reindex() -> None:
-    """Make anew what the filters of the audit log search. The log itself is not touched."""
+    """Rebuild the search index of the audit log. The log itself isn't changed."""
     with progress("indexing") as advance:
-        _parts_without_store().audit_log.reindex(advance)
+        _without_store().log.reindex(advance)
     report("The filters find every entry again.")
 
 
 @audit_command.command("public-key")
 def audit_public_key() -> None:
-    """Print the key that proves who signed. Note it down in a place that nobody here can write to."""
-    echo(str(_parts_without_store().signer.public_key))
+    """Print the public key that verifies signatures. Save it where nobody here can change it."""
+    echo(str(_without_store().signer.public_key))
 
 
 @audit_command.command("checkpoint")
 def audit_checkpoint() -> None:
-    """Sign that the audit log is what it is now, and print that."""
-    with opened(AuditComponents) as components:
-        signed = components.notary.vouch()
+    """Sign and print a checkpoint of the audit log."""
+    with opened() as components:
+        signed = components.of(AuditComponents).notary.vouch()
     if signed is None:
         echo("The audit log is empty.")
     else:
@@ -161,24 +160,26 @@ def audit_checkpoint() -> None:
     type=click.Choice(["jsonl", "csv"]),
     default="jsonl",
     show_default=True,
-    help="JSON lines prove themselves; CSV is for spreadsheets.",
+    help="JSON Lines can be verified; CSV is for spreadsheets.",
 )
 def audit_export(file: Path, form: Format) -> None:
     """Write the whole audit log, of all workspaces, to FILE; verify it with `check --file`."""
-    with opened(AuditComponents) as components, progress("exporting") as advance:
-        export = components.exports.whole(operator(DEFAULT_WORKSPACE), form, request(), advance)
+    with opened() as components, progress("exporting") as advance:
+        export = components.of(AuditComponents).exports.whole(
+            operator(DEFAULT_WORKSPACE), form, request(), advance
+        )
         with output(file) as lines:
             lines.writelines(export.lines)
     note(f"Exported the audit log up to position {export.position:,}.")
 
 
 @audit_command.command("check")
-@click.option("--file", type=click.File("rb"), help="Check an export instead. It needs nothing else.")
+@click.option("--file", type=click.File("rb"), help="Verify an export instead.")
 @click.option(
     "--public-key",
     callback=_public_key,
     metavar="VKEY",
-    help="Who must have signed, as `keyledger audit public-key` once printed it.",
+    help="The public key to verify with, as `keyledger audit public-key` printed it.",
 )
 @click.option(
     "--acknowledge",
@@ -186,7 +187,7 @@ def audit_export(file: Path, form: Format) -> None:
     help="Acknowledge the alarm about the audit log, if the check finds nothing else.",
 )
 def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge: bool) -> None:
-    """Go through the audit log: its chain, its checkpoints, and the ledger's events beside them."""
+    """Verify the audit log: its chain, its checkpoints, and each entry against the ledger."""
     if file is not None:
         if acknowledge:
             raise click.UsageError("An export has no alarm: leave out --acknowledge or --file.")
@@ -197,7 +198,7 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge
             )
         found: Findings = _check_file(file, public_key)
     else:
-        with opened(AuditComponents) as components:
+        with opened() as components:
             found = _check_log(components, public_key, acknowledge=acknowledge)
     for finding in found.findings:
         count = found.counts[finding.kind]
@@ -207,23 +208,24 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge
     sys.exit(0 if found.ok else 1)
 
 
-def _parts_without_store() -> AuditComponents:
+def _without_store() -> AuditComponents:
     settings = Settings.from_environment()
     if not (settings.audit_database_url and settings.audit_key_file):
         ensure_made(settings)
-    return AuditComponents(settings, store_url="")
+    return AuditComponents(SharedComponents(settings, store_url=""))
 
 
 def _words(finding: Finding, count: int = 1) -> str:
     return f"{finding.kind} ({count}), first at {finding.position}: {escaped(finding.detail)}"
 
 
-def _check_log(components: AuditComponents, public_key: PublicKey | None, *, acknowledge: bool) -> Result:
-    trust = Trust(public_key or components.signer.public_key, components.signer.anchor())
-    components.alarms.report_if_backwards()
-    alarm = components.alarms.current()
+def _check_log(components: Container, public_key: PublicKey | None, *, acknowledge: bool) -> Result:
+    audit = components.of(AuditComponents)
+    trust = Trust(public_key or audit.signer.public_key, audit.signer.anchor())
+    audit.alarms.report_if_backwards()
+    alarm = audit.alarms.current()
     with progress("checking") as advance:
-        found = check_audit_log(components.audit_log, components.ledger, trust, advance)
+        found = check_audit_log(audit.log, components.shared.ledger, trust, advance)
     lines = [
         f"{found.entries} entries, {found.checkpoints} checkpoints, {found.behind} events not yet in the log"
     ]
@@ -234,7 +236,7 @@ def _check_log(components: AuditComponents, public_key: PublicKey | None, *, ack
     if not _record(components, found):
         lines.append("The check wasn't recorded, because the ledger ends before the log.")
     if alarm and acknowledge and intact:
-        components.alarms.acknowledge()
+        audit.alarms.acknowledge()
         _record(components, intact)
         lines.append(f"acknowledged {_words(alarm.finding)}")
         found = intact
@@ -243,12 +245,12 @@ def _check_log(components: AuditComponents, public_key: PublicKey | None, *, ack
     return found
 
 
-def _record(components: AuditComponents, found: Result) -> bool:
-    """Appends to the ledger that the log was checked, unless the ledger ends before the log."""
+def _record(components: Container, found: Result) -> bool:
+    """Records the check in the ledger, unless the ledger ends before the log."""
     if found.ledger_position < found.log_position:
         return False
     actor = operator(DEFAULT_WORKSPACE)
-    components.journal.tell(
+    components.shared.journal.tell(
         as_fact(found),
         subject=CHECKS,
         workspace=actor.workspace,

@@ -1,30 +1,29 @@
-"""Commands that take a backup, and restore it."""
+"""The commands that back up an installation and restore it."""
 
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from services.audit.manifest import AuditComponents
+from services.audit.components import AuditComponents
 from services.backup.backup import backup_file
 from services.backup.restore import restore_file
 from services.cli.terminal import opened, progress
-from services.runtime.components import Container
 from services.runtime.output import echo, note, report
-from shared.components import now_ms
+from shared.service.components import now_ms
 
 
 @click.command("backup")
 @click.argument("file", type=click.Path(path_type=Path))
 def backup_command(file: Path) -> None:
-    """Write what cannot be made anew to FILE, or to a program by -: ledger, checkpoints, password hashes.
+    """Back up the ledger, checkpoints and password hashes to FILE, or to standard output if it is -.
 
-    Not in it: the private key that signs for the audit log, which is kept apart; sessions; how often keys
-    were used; idempotency keys and limits, which last a day at most.
+    The backup doesn't have the private key that signs for the audit log, sessions, usage counts,
+    idempotency keys and limits.
     """
-    with opened(AuditComponents) as components, progress("backing up") as advance:
-        taken = backup_file(components.ledger, components.audit_log, file, now_ms(), advance)
-        key_file = components.audit_key_file
+    with opened() as components, progress("backing up") as advance:
+        audit = components.of(AuditComponents)
+        taken = backup_file(components.shared.ledger, audit.log, file, now_ms(), advance)
     header = taken.header
     counts = _counts(header.events, header.checkpoints, taken.passwords)
     note(f"Backed up {counts}: keep it secret.")
@@ -33,7 +32,7 @@ def backup_command(file: Path) -> None:
             f"Checkpoint {header.checkpoints + 1} and what follows it cannot be backed up: "
             "`keyledger audit check` says why."
         )
-    note(f"Not in it: sessions, counts of use, and {key_file}. Back it up separately.")
+    note(f"Not in it: sessions, counts of use, and {audit.key_file}. Back it up separately.")
 
 
 @click.command("restore")
@@ -41,14 +40,14 @@ def backup_command(file: Path) -> None:
 @click.option(
     "--without-checkpoints",
     is_flag=True,
-    help="Begin a new chain of checkpoints, where the key that signed the old ones is lost.",
+    help="Start a new chain of checkpoints if the key that signed the old ones is lost.",
 )
 def restore_command(file: Path, without_checkpoints: bool) -> None:
-    """Make an empty store and audit log what they were from FILE, which a backup wrote, or - for a program.
+    """Restore a backup from FILE, or from standard input if it is -, into an empty store and audit log.
 
-    A file that is not whole writes nothing. A restore that was interrupted is run again with the same file.
+    Nothing is written if the file is incomplete. Run an interrupted restore again with the same file.
     """
-    with opened(Container, makes=True) as components:
+    with opened(creates=True) as components:
         restored = restore_file(components, file, progress, with_checkpoints=not without_checkpoints)
     counts = _counts(restored.header.events, len(restored.notes), len(restored.credentials))
     report(f"Restored {counts}, as of {restored.header.taken_at}.")

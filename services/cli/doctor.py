@@ -1,4 +1,4 @@
-"""The command that looks whether all is well, and says what to do where it is not."""
+"""The command that checks the installation."""
 
 import json
 import shutil
@@ -10,10 +10,11 @@ from textwrap import wrap
 import click
 
 from services.cli.terminal import json_option
-from services.doctor.examination import CheckResult, examine
-from services.doctor.findings import Level
+from services.doctor.examination import CheckResult, all_checks, examine
+from services.runtime.manifests import MANIFESTS
 from services.runtime.output import echo, echo_coloured
 from shared.process.telemetry import escaped
+from shared.service.checks import Level
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.SKIPPED: "cyan"}
 _LEVEL_WIDTH = 9
@@ -25,26 +26,26 @@ _INDENT = " " * (_LEVEL_WIDTH + _CHECK_WIDTH)
 @click.command("doctor")
 @json_option
 def doctor_command(as_json: bool) -> None:
-    """Look whether all is well, and say what to do where it is not. Nothing is changed.
+    """Check this installation and suggest fixes. Nothing is changed.
 
-    Ends with exit status 1 if there is a problem.
+    Exits with status 1 if there is a problem.
     """
-    told = []
-    for each in examine():
-        told.append(each)
+    results = []
+    for each in examine(all_checks(MANIFESTS)):
+        results.append(each)
         if not as_json:
             _print(each)
-    counts = Counter(finding.level for _, finding in told)
+    counts = Counter(finding.level for _, finding in results)
     if as_json:
-        rows = [_as_json(each) for each in told]
+        rows = [_as_json(each) for each in results]
         echo(json.dumps({"ok": not counts[Level.PROBLEM], "findings": rows}))
     else:
         echo(f"\n{_summary(counts)}")
     sys.exit(1 if counts[Level.PROBLEM] else 0)
 
 
-def _print(told: CheckResult) -> None:
-    check, finding = told
+def _print(result: CheckResult) -> None:
+    check, finding = result
     mark = click.style(f"{finding.level:<{_LEVEL_WIDTH}}", fg=_COLOURS[finding.level], bold=True)
     echo_coloured(f"{mark}{check:<{_CHECK_WIDTH}}{_hanging(escaped(finding.found))}")
     if finding.advice:
@@ -71,6 +72,6 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _as_json(told: CheckResult) -> dict[str, str | None]:
-    check, finding = told
+def _as_json(result: CheckResult) -> dict[str, str | None]:
+    check, finding = result
     return {"check": check, "level": finding.level, "found": finding.found, "advice": finding.advice}

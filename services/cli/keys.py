@@ -6,39 +6,34 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from services.accounts.manifest import AccountComponents
 from services.cli.terminal import json_option, opened_workspace, operator, request, workspace_option
 from services.keys.commands import CommandResult
-from services.keys.manifest import KeyComponents
+from services.keys.components import KeyComponents
 from services.keys.model.key import MAX_GRACE_SECONDS, ChangeKey
 from services.keys.web.schemas import KeyChangeSchema, KeySchema, NewKeySchema, RevocationSchema, presented
 from services.runtime.output import echo, ensure_writable, note, print_table, tell_once
 from shared.clock import date_utc
-from shared.components import now_ms
 from shared.process.telemetry import escaped
-
-
-class _Parts(KeyComponents, AccountComponents):
-    """The keys, and whether there is a workspace."""
+from shared.service.components import now_ms
 
 
 @click.group("key")
 def key_command() -> None:
-    """Create, list and switch API keys."""
+    """Manage API keys."""
 
 
 @key_command.command("create")
 @click.argument("name")
 @click.option("--description", default="", help="What it is for.")
-@click.option("--scope", "scopes", multiple=True, help="A scope that the key holds; may be repeated.")
+@click.option("--scope", "scopes", multiple=True, help="A scope to grant. Repeat it for more.")
 @workspace_option
 @json_option
 def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: str, as_json: bool) -> None:
-    """Create a key, and print it: this once and never again."""
+    """Create a key and print it. It is shown only once."""
     new = NewKeySchema().load({"name": name, "description": description, "scopes": list(scopes)})
     ensure_writable()
-    with opened_workspace(_Parts, workspace) as components:
-        done = components.keys.commands.create(operator(workspace), new, request())
+    with opened_workspace(workspace) as components:
+        done = components.of(KeyComponents).keys.commands.create(operator(workspace), new, request())
     _print_once(done, as_json, "created")
 
 
@@ -48,10 +43,11 @@ def create_key(name: str, description: str, scopes: tuple[str, ...], workspace: 
 def list_keys(workspace: str, as_json: bool) -> None:
     """List the keys, newest first."""
     principal, keys, cursor = operator(workspace), [], None
-    with opened_workspace(_Parts, workspace) as components:
-        components.projector.catch_up()
+    with opened_workspace(workspace) as components:
+        own = components.of(KeyComponents)
+        own.projector.catch_up()
         while True:
-            page = components.keys.page(principal, 200, cursor)
+            page = own.keys.page(principal, 200, cursor)
             keys += page.keys
             cursor = page.next_cursor
             if cursor is None:
@@ -79,7 +75,7 @@ def list_keys(workspace: str, as_json: bool) -> None:
 @workspace_option
 @json_option
 def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
-    """Switch a key on."""
+    """Enable a key."""
     _change(key_id, ChangeKey(enabled=True), workspace, as_json)
 
 
@@ -89,7 +85,7 @@ def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
 @workspace_option
 @json_option
 def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
-    """Switch a key off."""
+    """Disable a key."""
     command = KeyChangeSchema().load({"enabled": False, "reason": reason})
     _change(key_id, command, workspace, as_json)
 
@@ -102,15 +98,17 @@ def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) 
     type=click.IntRange(0, MAX_GRACE_SECONDS),
     default=0,
     show_default=True,
-    help="For how many seconds the old secret stays good.",
+    help="How many seconds the old secret keeps working.",
 )
 @workspace_option
 @json_option
 def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -> None:
-    """Give a key a new secret, and print it: this once and never again."""
+    """Give a key a new secret and print it. It is shown only once."""
     ensure_writable()
-    with opened_workspace(_Parts, workspace) as components:
-        done = components.keys.commands.rotate(operator(workspace), key_id, grace_seconds, request())
+    with opened_workspace(workspace) as components:
+        done = components.of(KeyComponents).keys.commands.rotate(
+            operator(workspace), key_id, grace_seconds, request()
+        )
     _print_once(done, as_json, "rotated")
 
 
@@ -120,16 +118,20 @@ def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -
 @workspace_option
 @json_option
 def revoke_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
-    """End a key for good."""
+    """Revoke a key permanently."""
     reason = RevocationSchema().load({"reason": reason})["reason"]
-    with opened_workspace(_Parts, workspace) as components:
-        done = components.keys.commands.revoke(operator(workspace), key_id, reason, request())
+    with opened_workspace(workspace) as components:
+        done = components.of(KeyComponents).keys.commands.revoke(
+            operator(workspace), key_id, reason, request()
+        )
     _print_state(done, as_json)
 
 
 def _change(key_id: str, command: ChangeKey, workspace: str, as_json: bool) -> None:
-    with opened_workspace(_Parts, workspace) as components:
-        done = components.keys.commands.change(operator(workspace), key_id, command, request())
+    with opened_workspace(workspace) as components:
+        done = components.of(KeyComponents).keys.commands.change(
+            operator(workspace), key_id, command, request()
+        )
     _print_state(done, as_json)
 
 
@@ -146,8 +148,6 @@ def _print_once(done: CommandResult, as_json: bool, what: str) -> None:
 
 
 def _print_state(done: CommandResult, as_json: bool) -> None:
-    state = "revoked" if done.key.revoked else "on" if done.key.enabled else "off"
+    state = "revoked" if done.key.revoked else "enabled" if done.key.enabled else "disabled"
     line = f"{escaped(done.key.name)} ({done.key.hint}) is {state}."
-    tell_once(
-        json.dumps(KeySchema().dump(presented(done.key))) if as_json else line, f"CommandResult: {line}"
-    )
+    tell_once(json.dumps(KeySchema().dump(presented(done.key))) if as_json else line, f"Done: {line}")

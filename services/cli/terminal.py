@@ -1,4 +1,4 @@
-"""What the commands have in common: the parts, who runs them, options, and progress."""
+"""What the commands share: the components, the operator, options, and progress."""
 
 import os
 import pwd
@@ -6,14 +6,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event as Stop
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.accounts.manifest import AccountComponents
-from shared.components import StoreComponents, new_id
+from services.accounts.components import AccountComponents
 from shared.errors import UserFacingError
 from shared.eventstore.events import Request
 from shared.eventstore.lag import Lag
@@ -27,17 +26,16 @@ from shared.identity import (
 )
 from shared.process.signals import set_by_signal
 from shared.process.telemetry import configure_logs
+from shared.service.components import Container, SharedComponents, new_id
+from shared.service.manifest import Manifest
 from shared.settings import Settings
 from shared.store.connections import ensure_usable
 from shared.store.embedded import ensure_made, open_store
 from shared.text.key_detection import without_keys
 
-P = TypeVar("P", bound=StoreComponents)
-W = TypeVar("W", bound=AccountComponents)
-
 
 class UnknownWorkspaceError(UserFacingError):
-    """Nobody was ever added to the workspace that a command names."""
+    """No account was ever added to the workspace that a command names."""
 
 
 def _named_workspace(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
@@ -53,31 +51,32 @@ workspace_option = click.option(
     default=DEFAULT_WORKSPACE,
     show_default=True,
     callback=_named_workspace,
-    help="Whose keys or people they are.",
+    help="Workspace.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for another program.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Output JSON.")
 
 
 @contextmanager
-def opened(kind: type[P], *, makes: bool = False) -> Iterator[P]:
-    """Container on the store that the settings name; an embedded one runs meanwhile.
+def opened(*, creates: bool = False) -> Iterator[Container]:
+    """The components on the store that the settings name; an embedded store runs meanwhile.
 
-    `makes`: in a data directory without a Keyledger the command makes one.
+    `creates`: the command creates a Keyledger in a data directory that has none.
     """
     settings = Settings.from_environment()
-    if not makes:
+    if not creates:
         ensure_made(settings)
     with open_store(settings) as url:
-        components = kind(settings, url)
-        ensure_usable(components.store)
+        components = Container(SharedComponents(settings, url))
+        ensure_usable(components.shared.store)
         yield components
 
 
 @contextmanager
-def opened_workspace(kind: type[W], workspace: str) -> Iterator[W]:
-    """The same of a workspace that is known: of one that is mistyped there would be a second."""
-    with opened(kind) as components:
-        if workspace != DEFAULT_WORKSPACE and not components.directory.page(operator(workspace), 1).people:
+def opened_workspace(workspace: str) -> Iterator[Container]:
+    """The same, if the workspace exists: a mistyped name would otherwise create one."""
+    with opened() as components:
+        accounts = components.of(AccountComponents).account_list
+        if workspace != DEFAULT_WORKSPACE and not accounts.page(operator(workspace), 1).people:
             raise UnknownWorkspaceError(
                 f"There is no workspace {workspace!r}: check the name, or create it: `keyledger account add`."
             )
@@ -86,7 +85,7 @@ def opened_workspace(kind: type[W], workspace: str) -> Iterator[W]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Any]:
-    """A bar with rate and time left; nothing where standard error is no terminal."""
+    """Shows a bar with the rate and the time left, if standard error is a terminal."""
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -106,12 +105,12 @@ def progress(what: str) -> Iterator[Any]:
 
 
 def lag_words(position: int, lag: Lag) -> str:
-    """How far a reader of the ledger is, in a line."""
+    """Describes how far a reader of the ledger is, in one line."""
     return f"position {position} of {lag.head}, {lag.events} events and {lag.ms / 1000:.3f} s behind"
 
 
 def lag_facts(position: int, lag: Lag) -> dict[str, Any]:
-    """The same for another program."""
+    """The same as JSON fields."""
     return {
         "position": position,
         "head": lag.head,
@@ -121,13 +120,20 @@ def lag_facts(position: int, lag: Lag) -> dict[str, Any]:
 
 
 def exit_status(lag: Lag, *, in_step: bool) -> int:
-    """The exit status by which other programs see whether somebody has to look after a reader."""
+    """Returns 1 if a reader of the ledger needs attention, and 0 if not."""
     return 0 if in_step and not lag.is_long else 1
 
 
+def monitor(components: Container, manifest: Manifest) -> None:
+    """Starts the logs and metrics of a long-running process of a service. Raises AddressError."""
+    # Imported late: a web process must set PROMETHEUS_MULTIPROC_DIR before prometheus-client is imported.
+    from services.runtime.metrics import serve_metrics
+
+    serve_metrics(components, manifest, configure_logs())
+
+
 def until_stopped() -> Stop:
-    """For a process that goes on until then: what is set by SIGTERM or Ctrl-C. It also tells what it does."""
-    configure_logs()
+    """Returns an event that is set by SIGTERM or Ctrl-C."""
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: set_by_signal(stop))
@@ -135,7 +141,7 @@ def until_stopped() -> Stop:
 
 
 def operator(workspace: str) -> Principal:
-    """Anyone who can run commands on this machine can do everything."""
+    """Returns the principal of a command: anyone who can run one on this machine may do everything."""
     name = _user()
     scopes = frozenset({ADMIN, PLATFORM_VERIFY})
     return Principal(
@@ -144,7 +150,7 @@ def operator(workspace: str) -> Principal:
 
 
 def _user() -> str:
-    """By the system's own list of users: a variable of the environment may say anything."""
+    """Returns the system user's name; an environment variable could be forged."""
     number = os.geteuid()
     try:
         return pwd.getpwuid(number).pw_name
@@ -153,5 +159,5 @@ def _user() -> str:
 
 
 def request() -> Request:
-    """What the events tell of a command."""
+    """Returns what events record of a command."""
     return Request(id=new_id(), ip=None, user_agent=None)

@@ -1,4 +1,4 @@
-"""The command that starts everything."""
+"""The command that starts all processes."""
 
 import click
 
@@ -8,5 +8,5 @@ from shared.settings import Settings
 
 @click.command("up")
 def up_command() -> None:
-    """Start everything: the embedded store, the web, the projector, the audit relay and worker."""
+    """Start all processes: the embedded store, web, projector, audit relay and audit worker."""
     run_everything(Settings.from_environment())

@@ -1,4 +1,4 @@
-"""The views that are built from the ledger: the process that does it, and building them anew."""
+"""The projector, and rebuilding the views."""
 
 import json
 import sys
@@ -10,36 +10,39 @@ from services.cli.terminal import (
     json_option,
     lag_facts,
     lag_words,
+    monitor,
     opened,
     progress,
     until_stopped,
 )
-from services.keys.manifest import KeyComponents
+from services.keys.components import KeyComponents
+from services.keys.manifest import MANIFEST
 from services.keys.read_model.operations import Status, retry, status
 from services.keys.read_model.rebuild import check, replay
 from services.runtime.output import echo, report
-from shared.components import now_ms
 from shared.process.telemetry import escaped
+from shared.service.components import Container, now_ms
 
 
 @click.group("projector", invoke_without_command=True)
 @click.pass_context
 def projector_command(context: click.Context) -> None:
-    """Build the key list and key details from the ledger; or ask how far that is."""
+    """Run the projector, which builds the key list and key details from the ledger."""
     if context.invoked_subcommand is None:
-        with opened(KeyComponents) as components:
-            components.projector.run(until_stopped())
+        with opened() as components:
+            monitor(components, MANIFEST)
+            components.of(KeyComponents).projector.run(until_stopped())
 
 
 @projector_command.command("status")
 @json_option
 def projector_status(as_json: bool) -> None:
-    """Say how far the views are behind the ledger, and which keys are parked.
+    """Show how far the views are behind the ledger, and which keys are parked.
 
-    Ends with exit status 1 if they are more than 1,000 events or 30 s behind, or the ledger went backwards.
+    Exits with status 1 if they are more than 1,000 events or 30 s behind, or the ledger went backwards.
     """
-    with opened(KeyComponents) as components:
-        found = status(components.ledger, components.views, now_ms())
+    with opened() as components:
+        found = status(components.shared.ledger, components.of(KeyComponents).views, now_ms())
     if as_json:
         fields = {"in_step": found.in_step, "parked": found.parked}
         echo(json.dumps(lag_facts(found.position, found.lag) | fields))
@@ -58,9 +61,9 @@ def _print_status(found: Status) -> None:
 
 @projector_command.command("retry")
 def projector_retry() -> None:
-    """Take parked keys up again, with the code that runs now."""
-    with opened(KeyComponents) as components:
-        outcomes = retry(components.ledger, components.views)
+    """Retry parked keys with the current version."""
+    with opened() as components:
+        outcomes = retry(components.shared.ledger, components.of(KeyComponents).views)
     for key_id, reason in outcomes.items():
         name = escaped(key_id)
         report(f"{name} is still parked: {escaped(reason)}" if reason else f"{name} is in the views again")
@@ -72,20 +75,20 @@ def projector_retry() -> None:
 @click.command("replay")
 @click.option("--check", "only_check", is_flag=True, help="Only compare the views with a rebuilt copy.")
 def replay_command(only_check: bool) -> None:
-    """Build the views anew from the ledger, and put them in the place of the old ones."""
-    with opened(KeyComponents) as components:
+    """Rebuild the views from the ledger and swap them in."""
+    with opened() as components:
         if only_check:
             _check(components)
             return
         with progress("replaying") as advance:
-            position = replay(components.ledger, components.views, advance)
+            position = replay(components.shared.ledger, components.of(KeyComponents).views, advance)
         report(f"The views were rebuilt to position {position} and are live.")
 
 
-def _check(components: KeyComponents) -> None:
-    components.projector.catch_up()
+def _check(components: Container) -> None:
+    components.of(KeyComponents).projector.catch_up()
     with progress("checking") as advance:
-        found = check(components.ledger, components.views, advance)
+        found = check(components.shared.ledger, components.of(KeyComponents).views, advance)
     echo(f"position  {found.position}\nlive      {found.live_digest}\nrebuilt   {found.copy_digest}")
     if found.equal:
         echo("equal")

@@ -1,4 +1,4 @@
-"""The command that serves pages and calls."""
+"""The command that serves the dashboard and the API."""
 
 import click
 
@@ -7,5 +7,5 @@ from services.runtime.server import serve_pages
 
 @click.command("web")
 def web_command() -> None:
-    """Serve all pages and calls."""
+    """Serve the dashboard and the API."""
     serve_pages("create_web")

@@ -1,5 +1,5 @@
-"""What `keyledger doctor`, `/readyz` and `/statusz` look at.
+"""The examination that `keyledger doctor`, `/readyz` and `/statusz` run.
 
-A check is a function that looks at an installation and yields findings, in the module of what it looks at.
-`examination.CHECKS` has a row for each, which says whom it concerns: that is the one place to add another.
+Here are the checks of the settings, this machine, the store and the ledger; each service brings its own, as
+`checks` of its manifest.
 """

@@ -1,13 +1,14 @@
 """Who can reach the store."""
 
+import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import cast
 
 from redis import Redis
 
-from services.doctor.addresses import is_loopback
-from services.doctor.findings import Finding, ok, warning
-from services.doctor.installation import Installation
+from shared.service.checks import Finding, ok, warning
+from shared.service.installation import Installation
 
 
 def check_access(installation: Installation) -> Iterator[Finding]:
@@ -40,3 +41,12 @@ def _open_addresses(store: Redis) -> str:
         return ""
     addresses = (address.removeprefix("-") for address in settings["bind"].split() or ["*"])
     return ", ".join(address for address in addresses if address == "*" or not is_loopback(address))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host: all addresses of a name, and False for an unknown one."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from services.doctor.findings import Finding, ok, problem, warning
-from services.doctor.installation import Installation
+from services.audit.monitoring.inspection import AuditInspection
+from shared.service.checks import Finding, ok, problem, warning
+from shared.service.installation import Installation
 
 _FULL = 64 * 1024**2  # bytes
 _SCARCE = 1024**3  # bytes
@@ -16,7 +17,7 @@ _SCARCE_SHARE = 0.1
 
 def check_disk(installation: Installation) -> Iterator[Finding]:
     """Where the embedded store lies, and the file of the audit log."""
-    file = installation.database_file
+    file = installation.of(AuditInspection).database_file
     places = {installation.settings.data_dir: bool(installation.embedded)} | (
         {file.parent: True} if file else {}
     )

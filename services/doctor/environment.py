@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import replace
 
-from services.doctor.findings import Finding, problem
+from shared.service.checks import Finding, problem
 from shared.settings import Settings, SettingsError
 
 _NAME = re.compile(r"KEYLEDGER_[A-Z_]+")

@@ -6,8 +6,9 @@ from pathlib import Path
 from stat import S_IMODE
 
 from services.audit.integrity.signer import SigningError
-from services.doctor.findings import Finding, ok, problem, warning
-from services.doctor.installation import Installation
+from services.audit.monitoring.inspection import AuditInspection
+from shared.service.checks import Finding, ok, problem, warning
+from shared.service.installation import Installation
 from shared.store.embedded import is_made
 
 _OTHERS = 0o007
@@ -42,7 +43,8 @@ def _data_directory(data_dir: Path, *, holds_store: bool) -> Iterator[Finding]:
 
 
 def _audit_key(installation: Installation) -> Iterator[Finding]:
-    file, signer = installation.audit_key_file, installation.signer
+    audit = installation.of(AuditInspection)
+    file, signer = audit.key_file, audit.signer
     if file.exists():
         try:
             key = signer.public_key

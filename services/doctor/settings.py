@@ -1,12 +1,14 @@
-"""The settings: those of no use, names that are none, and choices that are a risk."""
+"""The settings: invalid values, unknown names and risky choices; and the versions that run."""
 
 import os
+import platform
 from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib.metadata import version
 
-from services.doctor.addresses import is_loopback
-from services.doctor.findings import Finding, ok, warning
-from services.doctor.installation import Installation
+from services.doctor.access import is_loopback
+from shared.service.checks import Finding, ok, warning
+from shared.service.installation import Installation
 from shared.settings import SETTINGS, Settings
 
 _PREFIX = "KEYLEDGER_"
@@ -41,3 +43,8 @@ def _risks(settings: Settings) -> Iterator[Finding]:
             f"the web listens on {settings.host}, and trusts no proxy: keys may travel in the clear",
             "Put a proxy with TLS in front, and set KEYLEDGER_TRUSTED_PROXIES to how many there are.",
         )
+
+
+def check_versions(_: Installation) -> Iterator[Finding]:
+    """Reports Keyledger's and Python's version; the store and the database report their own."""
+    yield ok(f"Keyledger {version('keyledger')} on Python {platform.python_version()}")

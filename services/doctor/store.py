@@ -8,8 +8,8 @@ from redis import Redis, ResponseError
 from redis.exceptions import OutOfMemoryError
 from rich.filesize import decimal
 
-from services.doctor.findings import Finding, ok, problem, warning
-from services.doctor.installation import Installation
+from shared.service.checks import Finding, ok, problem, warning
+from shared.service.installation import Installation
 from shared.store.connections import DURABLE, ReadOnlyStoreError, refuse_read_only
 from shared.store.reserve import reserve
 

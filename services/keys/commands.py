@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import repeat
 
@@ -37,7 +37,7 @@ from shared.eventstore.events import (
 )
 from shared.eventstore.ledger import Appended, Idempotency, Ledger, VersionConflictError
 from shared.identity import KEYS_WRITE, Principal, authorize, visible
-from shared.process.command_log import command
+from shared.process.command_log import CommandLog, command
 from shared.text.key_detection import without_keys
 
 _ATTEMPTS = 5
@@ -89,6 +89,7 @@ class KeyCommands:
     below: Callable[[int], int]
     new_id: Callable[[], str]
     now: Callable[[], int]
+    log: CommandLog = field(default_factory=CommandLog)
 
     @command("create_key")
     def create(

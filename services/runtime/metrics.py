@@ -1,157 +1,192 @@
-"""The figures of a Keyledger for Prometheus: what its web processes counted, and the current status.
+"""The metrics of Keyledger: those of all services, and those of the store, the ledger and the process.
 
-By the conventions of Prometheus: base units, the unit at the end of the name, `_total` behind what only
-grows.
+Each metric is one line of a table, here or in a service's manifest; `metric_rows` returns them all.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from threading import Event as Stop
+from threading import Thread
+from typing import Any, NamedTuple
 
-from prometheus_client import Counter, Histogram, Metric
-from prometheus_client.core import GaugeMetricFamily as Gauge
-from redis import RedisError
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, start_http_server
+from prometheus_client.registry import Collector
 
-from services.audit.log.database import AuditDatabaseError
-from services.keys.read_model.operations import status
-from services.keys.verification.verifier import CODES
-from services.keys.web.fast_path import UNAVAILABLE
-from services.runtime.checks import CheckRunner
-from services.runtime.components import Container
-from shared.components import now_ms
-from shared.eventstore.lag import Lag, lag_of
-from shared.process.command_log import Outcome
+from services.runtime.addresses import free_address
+from shared.eventstore.events import Record
+from shared.process.command_log import Observer, Outcome
+from shared.process.telemetry import ErrorClock
+from shared.service.components import Container
+from shared.service.manifest import Manifest
+from shared.service.metrics import Counted, Gauge, Polled, Source
+from shared.settings import Settings
 from shared.store.disk import free
 from shared.web.health import Report
+from shared.web.server.request_metrics import REQUESTS
 
-_READ_EVERY_S = 2.0
-_FRESH_S = 10.0  # for which they are shown; a figure that stands still hides what an alert waits for
-
-_COMMANDS = Counter("keyledger_commands", "Commands that ended.", ["command", "outcome"])
-_COMMAND_SECONDS = Histogram("keyledger_command_duration_seconds", "How long commands took.", ["command"])
-_VERDICTS = Counter("keyledger_verdicts", "Verdicts given to callers and gateways.", ["code"])
-_COUNT = {code: _VERDICTS.labels(code).inc for code in (*CODES, UNAVAILABLE)}
+COMMANDS = Counted("keyledger_commands", "counter", "Commands that ended.", ("command", "outcome"))
+COMMAND_SECONDS = Counted(
+    "keyledger_command_duration_seconds", "histogram", "How long commands took.", ("command",)
+)
 
 
-def count_verdict(code: str) -> None:
-    """What `VerdictEndpoints` tells of each verdict."""
-    _COUNT[code]()
+class _Ledger(NamedTuple):
+    memory: Mapping[str, Any]
+    head: int
+    last: Record | None
 
 
-def count_command(name: str, outcome: Outcome, seconds: float) -> None:
-    """What `shared.process.command_log` tells of each command."""
-    ended, took = _of_command(name, outcome)
-    ended.inc()
-    took.observe(seconds)
+def _ledger(components: Container) -> _Ledger:
+    ledger = components.shared.ledger
+    return _Ledger(components.shared.store.info("memory"), ledger.head().position, ledger.newest())
 
 
-@cache
-def _of_command(name: str, outcome: Outcome) -> tuple[Counter, Histogram]:
-    return _COMMANDS.labels(name, outcome), _COMMAND_SECONDS.labels(name)
+LEDGER = Source(
+    _ledger,
+    (
+        Gauge("keyledger_store_memory_bytes", "What the store uses.", lambda it: it.memory["used_memory"]),
+        Gauge(
+            "keyledger_store_memory_limit_bytes",
+            "What the store may use; 0: no limit.",
+            lambda it: it.memory["maxmemory"],
+        ),
+        Gauge("keyledger_ledger_position", "The last position of the ledger.", lambda it: it.head),
+        Gauge(
+            "keyledger_ledger_last_event_timestamp_seconds",
+            "When the last event happened; later than now, if a clock was set back.",
+            lambda it: it.last.at / 1000 if it.last else 0,
+        ),
+    ),
+)
 
 
-class Metrics:
-    """How everything stood when it was looked at last, so that asking for it costs nothing.
+class Process(NamedTuple):
+    """What a process knows of itself; the reports only in a web process."""
 
-    What can't be asked is left out, and `keyledger_status` says why.
+    settings: Settings
+    readiness: Callable[[], Report] | None = None
+    status: Callable[[], Report] | None = None
+    errors: ErrorClock | None = None
+
+
+WEB = (
+    Gauge(
+        "keyledger_ready",
+        "Whether a check of /readyz passes.",
+        lambda it: it.readiness and _passes(it.readiness()),
+        "check",
+    ),
+    Gauge(
+        "keyledger_status",
+        "Whether a check of /statusz passes.",
+        lambda it: it.status and _passes(it.status()),
+        "check",
+    ),
+    Gauge(
+        "keyledger_disk_free_bytes",
+        "What is free where the data directory is.",
+        lambda it: free(it.settings.data_dir),
+    ),
+)
+PROGRAM = (
+    Gauge(
+        "keyledger_process_last_error_timestamp_seconds",
+        "When this process last logged a warning or an error; 0: never.",
+        lambda it: it.errors and it.errors.last_at,
+    ),
+)
+
+
+def _passes(report: Report) -> dict[str, float]:
+    return {check: float(check not in report.wrong) for check in report.checks}
+
+
+class Current(Collector):
+    """Gauges that are computed at each scrape, because that costs nothing."""
+
+    def __init__(self, process: Process, gauges: Sequence[Gauge]) -> None:
+        self._process = process
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        """Returns the metrics."""
+        for gauge in self._gauges:
+            yield from gauge.family(self._process)
+
+
+def sources(manifests: Sequence[Manifest]) -> Sequence[Source]:
+    """Returns the sources of the ledger and of the services."""
+    return (LEDGER, *(source for manifest in manifests for source in manifest.metrics()))
+
+
+def count_commands() -> Observer:
+    """Returns an observer of commands that counts them and how long they took."""
+    commands, seconds = COMMANDS.counter(), COMMAND_SECONDS.histogram()
+
+    @cache
+    def of_command(name: str, outcome: Outcome) -> tuple[Counter, Histogram]:
+        return commands.labels(name, outcome), seconds.labels(name)
+
+    def count(name: str, outcome: Outcome, took: float) -> None:
+        ended, duration = of_command(name, outcome)
+        ended.inc()
+        duration.observe(took)
+
+    return count
+
+
+def serve_metrics(components: Container, manifest: Manifest, errors: ErrorClock) -> None:
+    """Serves the metrics of a process without pages at KEYLEDGER_METRICS_PORT, if that is set.
+
+    Raises AddressError.
     """
-
-    def __init__(self, components: Container, readiness: CheckRunner, status: CheckRunner) -> None:
-        self._components = components
-        self._readiness = readiness
-        self._status = status
-        self._read: Sequence[Metric] = ()
-        self._read_at = float("-inf")
-
-    def __call__(self) -> Iterator[Metric]:
-        """The figures."""
-        yield _levels("keyledger_ready", "Whether a check of /readyz passes.", self._readiness.report())
-        yield _levels("keyledger_status", "Whether a check of /statusz passes.", self._status.report())
-        yield Gauge(
-            "keyledger_disk_free_bytes",
-            "What is free where the data directory is.",
-            free(self._components.settings.data_dir),
-        )
-        if time.monotonic() - self._read_at < _FRESH_S:
-            yield from self._read
-
-    def run(self, stop: Stop) -> None:
-        """Reads them again and again until told to stop."""
-        while not stop.is_set():
-            self.read()
-            stop.wait(_READ_EVERY_S)
-
-    def read(self) -> None:
-        """Reads them once."""
-        self._read = [*_asked(self._components)]
-        self._read_at = time.monotonic()
+    settings = components.shared.settings
+    if not settings.metrics_port:
+        return
+    polled = Polled(components, sources([manifest]))
+    registry = CollectorRegistry()
+    registry.register(polled)
+    registry.register(Current(Process(settings, errors=errors), PROGRAM))
+    address = free_address(settings.host, settings.metrics_port, "KEYLEDGER_METRICS_PORT")
+    start_http_server(settings.metrics_port, address, registry)
+    Thread(target=polled.run, args=(Stop(),), daemon=True).start()
 
 
-def _levels(name: str, meaning: str, report: Report) -> Metric:
-    gauge = Gauge(name, meaning, labels=["check"])
-    for check in report.checks:
-        gauge.add_metric([check], check not in report.wrong)
-    return gauge
+class MetricRow(NamedTuple):
+    """A metric as the documentation describes it."""
+
+    name: str
+    kind: str
+    labels: Sequence[str]
+    help: str
+    processes: str
 
 
-def _asked(components: Container) -> Iterator[Metric]:
-    with suppress(RedisError):
-        yield from [*_of_store(components), *_of_views(components), *_of_queue(components)]
-    with suppress(RedisError, AuditDatabaseError):
-        yield from [*_of_audit(components)]
+def metric_rows(manifests: Sequence[Manifest]) -> Iterator[MetricRow]:
+    """Yields every metric, by the name that Prometheus stores."""
+    programs = {manifest.name: [each.name for each in manifest.programs] for manifest in manifests}
+    everyone = ", ".join(["web", *(name for names in programs.values() for name in names)])
+    for gauge in WEB:
+        yield _row(gauge, "web")
+    for counted in (COMMANDS, COMMAND_SECONDS, REQUESTS):
+        yield _counted_row(counted)
+    for gauge in LEDGER.gauges:
+        yield _row(gauge, everyone)
+    for manifest in manifests:
+        for counted in manifest.counted():
+            yield _counted_row(counted)
+        for gauge in (gauge for source in manifest.metrics() for gauge in source.gauges):
+            yield _row(gauge, ", ".join(["web", *programs[manifest.name]]))
+    for gauge in PROGRAM:
+        yield _row(gauge, everyone.removeprefix("web, "))
 
 
-def _of_store(components: Container) -> Iterator[Metric]:
-    last = components.ledger.newest()
-    memory = components.store.info("memory")
-    yield Gauge("keyledger_store_memory_bytes", "What the store uses.", memory["used_memory"])
-    yield Gauge(
-        "keyledger_store_memory_limit_bytes", "What the store may use; 0: no limit.", memory["maxmemory"]
-    )
-    yield Gauge(
-        "keyledger_ledger_position", "The last position of the ledger.", components.ledger.head().position
-    )
-    yield Gauge(
-        "keyledger_ledger_last_event_timestamp_seconds",
-        "When the last event happened; later than now, if a clock was set back.",
-        last.at / 1000 if last else 0,
-    )
+def _row(gauge: Gauge, processes: str) -> MetricRow:
+    return MetricRow(gauge.name, "gauge", [gauge.label] if gauge.label else [], gauge.help, processes)
 
 
-def _of_views(components: Container) -> Iterator[Metric]:
-    views = status(components.ledger, components.views, now_ms())
-    yield Gauge("keyledger_projector_position", "The last position in the views.", views.position)
-    yield from _lag("projector", "the views", views.lag)
-    yield Gauge("keyledger_projector_parked_keys", "Keys set aside by the projector.", len(views.parked))
-
-
-def _of_queue(components: Container) -> Iterator[Metric]:
-    failures = components.standing.failures
-    yield Gauge("keyledger_audit_queue_depth", "Jobs that wait for the audit worker.", failures.waiting())
-    yield Gauge(
-        "keyledger_audit_failed_jobs", "Jobs that failed within the last hour.", failures.count(now_ms())
-    )
-    if check := components.standing.last_check():
-        yield Gauge("keyledger_audit_sound", "Whether the last check found nothing wrong.", check.sound)
-        yield Gauge(
-            "keyledger_audit_checked_timestamp_seconds", "When the last check ended.", check.at / 1000
-        )
-
-
-def _of_audit(components: Container) -> Iterator[Metric]:
-    position = components.audit_log.last().position
-    yield Gauge("keyledger_audit_position", "The last position in the audit log.", position)
-    yield from _lag("audit", "the audit log", lag_of(position, components.ledger, now_ms()))
-    alarm = components.standing.alarm()
-    yield Gauge("keyledger_audit_alarm", "Whether an alarm is not acknowledged.", alarm is not None)
-
-
-def _lag(reader: str, place: str, lag: Lag) -> Iterator[Metric]:
-    yield Gauge(f"keyledger_{reader}_lag_events", f"Events that are not in {place}.", lag.events)
-    yield Gauge(
-        f"keyledger_{reader}_lag_seconds",
-        f"How long the oldest event waits that is not in {place}.",
-        lag.ms / 1000,
-    )
+def _counted_row(counted: Counted) -> MetricRow:
+    name = f"{counted.name}_total" if counted.kind == "counter" else counted.name
+    return MetricRow(name, counted.kind, counted.labels, counted.help, "web")

@@ -1,10 +1,8 @@
 """Serves a web application with granian: one process group, each worker built by a factory."""
 
-import errno
 import os
 import resource
 import secrets
-import socket
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +14,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from shared.errors import UserFacingError
+from services.runtime.addresses import free_address
 from shared.process.telemetry import configure_logs
 from shared.settings import SECRET_LENGTH, Settings
 from shared.store.connections import DataDirectoryError, connect, ensure_usable
@@ -33,50 +31,6 @@ _DESCRIPTORS = 8192  # that a worker may have open, where the system lets it; co
 _STOP_S = 8
 
 
-class AddressError(UserFacingError):
-    """The address cannot be listened on; the message says what to do."""
-
-
-def free_address(settings: Settings) -> str:
-    """The IP address to listen on, for the server takes no names: of a name the first, IPv4 before IPv6.
-
-    Finds out before anything is started that nobody else listens there. Raises AddressError.
-    """
-    try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except (OSError, UnicodeError) as error:
-        raise AddressError(
-            f"Can't listen on {settings.host!r} ({_reason(error)}): set KEYLEDGER_HOST to an IP address or "
-            "a name of this machine, without a port."
-        ) from error
-    try:
-        family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise AddressError(
-            f"Can't listen on {settings.host} port {settings.port} ({_reason(error)}): {_advice(error)}."
-        ) from error
-    return str(address[0])
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _advice(error: OSError) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return "stop the program that uses it, or set KEYLEDGER_PORT to a free port"
-        case errno.EACCES:
-            return "set KEYLEDGER_PORT to a port that this user may listen on, such as 8000"
-        case _:
-            return "set KEYLEDGER_HOST to an IP address or a name of this machine"
-
-
 def serve_pages(factory: str) -> None:
     """Serves what a factory of `services.runtime.web` makes, until it is told to stop.
 
@@ -86,7 +40,7 @@ def serve_pages(factory: str) -> None:
     """
     configure_logs()
     settings = Settings.from_environment()
-    address = free_address(settings)
+    address = free_address(settings.host, settings.port)
     ensure_made(settings)
     with open_store(settings) as store_url:
         ensure_usable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))

@@ -1,12 +1,13 @@
-"""What all commands have in common: each is told in the log when it ended, with its outcome, and observed."""
+"""Logs each command when it ends, with its outcome, and reports it to observers."""
 
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import wraps
 from threading import Event as Stop
 from threading import Lock
-from typing import Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import structlog
 from redis import RedisError
@@ -19,90 +20,98 @@ from shared.identity import ForbiddenError, Principal
 from shared.process.telemetry import together
 from shared.store.connections import StoreError
 
-# done, also where nothing was left to do; refused by a rule; in conflict with another; the store is away or
-# the history not readable, so that it is not known or not possible; a mistake of ours.
+# "done" is also a command that had nothing to change. "unavailable": the store is unavailable or the history
+# unreadable, so the outcome is unknown or impossible. "failed" is a bug.
 Outcome: TypeAlias = Literal["done", "refused", "conflict", "unavailable", "failed"]
-Observer: TypeAlias = Callable[[str, Outcome, float], object]  # the command's name, and how long it took in s
+Observer: TypeAlias = Callable[[str, Outcome, float], object]  # the command's name, and its duration in s
 
 _BATCH_EVERY_S = 0.1
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-_observers: list[Observer] = []
-_waiting: deque[dict[str, object]] = deque()  # lines that are not written yet
-_writing = Lock()
-_batching = Stop()  # set while a thread of this process writes them
 _log = structlog.get_logger(__name__)
 
 
-def observe(observer: Observer) -> None:
-    """Tells it of each command that ends in this process from now on."""
-    _observers.append(observer)
+@dataclass(frozen=True)
+class CommandLog:
+    """The commands of one process. Each line is written at once, unless `write_in_batches` runs."""
+
+    observers: list[Observer] = field(default_factory=list)
+    _waiting: deque[dict[str, object]] = field(default_factory=deque)  # lines that are not written yet
+    _writing: Lock = field(default_factory=Lock)
+    _batching: Stop = field(default_factory=Stop)  # set while `write_in_batches` runs
+
+    def write_in_batches(self, stop: Stop) -> None:
+        """Writes the lines ten times a second until `stop` is set.
+
+        A line written on its own makes its command several times as long: what renders it is in no cache,
+        and each write lets the other threads of a busy process go first. Call `flush` before the process
+        ends; a killed process loses the last of these lines, and none of their events.
+        """
+        self._batching.set()
+        while not stop.wait(_BATCH_EVERY_S):
+            self.flush()
+        self._batching.clear()
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the waiting lines, and waits for another thread that writes some."""
+        with self._writing, together():
+            while self._waiting:
+                _log.info(**self._waiting.popleft())
+
+    def ended(
+        self, name: str, outcome: Outcome, seconds: float, given: tuple[object, ...], error: str | None = None
+    ) -> None:
+        """Records a command. The error is a class name alone, because a message may repeat user input."""
+        for observe in self.observers:
+            observe(name, outcome, seconds)
+        line: dict[str, object] = {
+            "event": name,
+            "timestamp": rfc3339(time.time_ns() // 1_000_000),
+            "outcome": outcome,
+            "ms": round(seconds * 1000, 1),
+        }
+        if error is not None:
+            line["error"] = error
+        for argument in given:
+            if isinstance(argument, Principal):
+                line |= {"actor": argument.id, "workspace": argument.workspace}
+            elif isinstance(argument, Request):
+                line["request_id"] = argument.id
+        self._waiting.append(line)
+        if not self._batching.is_set():
+            self.flush()
 
 
-def log_in_batches(stop: Stop) -> None:
-    """Writes the lines of commands ten times a second instead of each at once, until told to stop.
-
-    A line by itself takes the call that it tells of several times as long as one of many: what renders it
-    is in no cache, and each write lets the other threads of a busy process go first. Who ends the process
-    calls `log_waiting`; one that is killed loses the last of these lines, and none of their events.
-    """
-    _batching.set()
-    while not stop.wait(_BATCH_EVERY_S):
-        log_waiting()
-    _batching.clear()
-    log_waiting()
+class _Logged(Protocol):
+    @property
+    def log(self) -> CommandLog: ...
 
 
-def log_waiting() -> None:
-    """Writes the lines that wait. Afterwards none of another thread's is still under way."""
-    with _writing, together():
-        while _waiting:
-            _log.info(**_waiting.popleft())
+_S = TypeVar("_S", bound=_Logged)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def command(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """For what changes something when somebody asks for it. None as its result is a refusal."""
+def command(name: str) -> Callable[[Callable[Concatenate[_S, _P], _R]], Callable[Concatenate[_S, _P], _R]]:
+    """Logs each call of a method in its object's `log`. A result of None counts as refused."""
 
-    def decorate(act: Callable[_P, _R]) -> Callable[_P, _R]:
+    def decorate(act: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, _P], _R]:
         @wraps(act)
-        def told(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            began = time.perf_counter()
+        def logged(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            began, given = time.perf_counter(), (*args, *kwargs.values())
             try:
-                result = act(*args, **kwargs)
+                result = act(self, *args, **kwargs)
             except Exception as error:
-                _ended(name, _outcome(error), began, (*args, *kwargs.values()), type(error).__name__)
+                took = time.perf_counter() - began
+                self.log.ended(name, _outcome(error), took, given, type(error).__name__)
                 raise
-            _ended(name, "done" if result is not None else "refused", began, (*args, *kwargs.values()))
+            outcome: Outcome = "done" if result is not None else "refused"
+            self.log.ended(name, outcome, time.perf_counter() - began, given)
             return result
 
-        return told
+        return logged
 
     return decorate
-
-
-def _ended(
-    name: str, outcome: Outcome, began: float, given: tuple[object, ...], error: str | None = None
-) -> None:
-    seconds = time.perf_counter() - began
-    for observer in _observers:
-        observer(name, outcome, seconds)
-    line: dict[str, object] = {
-        "event": name,
-        "timestamp": rfc3339(time.time_ns() // 1_000_000),
-        "outcome": outcome,
-        "ms": round(seconds * 1000, 1),
-    }
-    if error is not None:  # its name alone, for its words may repeat what was typed
-        line["error"] = error
-    for thing in given:
-        if isinstance(thing, Principal):
-            line |= {"actor": thing.id, "workspace": thing.workspace}
-        elif isinstance(thing, Request):
-            line["request_id"] = thing.id
-    _waiting.append(line)
-    if not _batching.is_set():
-        log_waiting()
 
 
 def _outcome(error: Exception) -> Outcome:

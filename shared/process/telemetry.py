@@ -48,9 +48,22 @@ _SHARED: list[Processor] = [
 ]
 
 
-def configure_logs(level: int = logging.INFO) -> None:
+class ErrorClock:
+    """When the process last logged a warning or an error, in seconds since 1970; 0 if it never did."""
+
+    def __init__(self) -> None:
+        self.last_at = 0.0
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Notes the time; structlog calls this for each line."""
+        if method in {"warning", "error", "critical", "exception"}:
+            self.last_at = time.time()
+        return event
+
+
+def configure_logs(level: int = logging.INFO) -> ErrorClock:
     """Sends our log lines and those of the libraries to standard error, all in one form."""
-    rendering = _rendering()
+    rendering, errors = _rendering(), ErrorClock()
     handler = _Handler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -62,11 +75,12 @@ def configure_logs(level: int = logging.INFO) -> None:
     for talkative in ("rq", "_granian"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*_SHARED, *rendering],
+        processors=[errors, *_SHARED, *rendering],
         logger_factory=_StandardError,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+    return errors
 
 
 def redacted(text: str) -> str:

@@ -34,12 +34,12 @@ class Access:
 
 def attach(app: Flask, service: object) -> None:
     """Hands an app what its views work with; they get it back by its class."""
-    app.extensions[f"keyledger.{type(service).__name__}"] = service
+    app.extensions.setdefault("keyledger", {})[type(service)] = service
 
 
 def attached(kind: type[_S]) -> _S:
     """What was attached to the app of this request."""
-    service: _S = current_app.extensions[f"keyledger.{kind.__name__}"]
+    service: _S = current_app.extensions["keyledger"][kind]
     return service
 
 

@@ -131,7 +131,7 @@ def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collectio
     surrounded: WSGIApplication = RequestMetrics(app.wsgi_app)
     if proxies:
         surrounded = TrustedProxies(surrounded, proxies)
-    access: Access = app.extensions["keyledger.Access"]
+    access: Access = app.extensions["keyledger"][Access]
     admit = partial(environ.caller, authenticate=access.authenticate)
     app.wsgi_app = Bodies(surrounded, guard, admit, unread)  # type: ignore[method-assign]  # as Flask documents
 

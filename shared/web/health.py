@@ -1,4 +1,4 @@
-"""Whether the service is alive, whether it is ready, its current status, and its figures for Prometheus."""
+"""The endpoints for operators: liveness, readiness, status and metrics."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -6,49 +6,39 @@ from threading import Lock
 from typing import NamedTuple
 
 from flask import Blueprint, Flask, jsonify
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from werkzeug.wrappers import Response
 
 
 class Report(NamedTuple):
-    """The level of each check, and what is wrong, in words that everybody may read."""
+    """The level of each check, and what is wrong, in words that anyone may read."""
 
     checks: Mapping[str, str]
     wrong: Mapping[str, str]
-
-
-class Metrics(Collector):
-    """Metrics that are read when they are asked for, so that every process gives the same."""
-
-    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        """What prometheus-client calls."""
-        return self._read()
 
 
 def attach_health(
     app: Flask,
     readiness: Callable[[], Report],
     status: Callable[[], Report],
-    figures: Callable[[], Iterable[Metric]],
+    collectors: Iterable[Collector],
 ) -> None:
-    """The endpoints for operators, which ask for no key. None of them waits for a store or a database.
+    """Attaches the endpoints for operators, which need no key and wait for no store or database.
 
-    `/healthz`: the process answers. `/readyz`: 200 if it can do its work, else 503. `/statusz`: the same of
-    everything around it. `/metrics`: the figures, and what all processes counted that share
-    PROMETHEUS_MULTIPROC_DIR, as Prometheus reads them.
+    `/healthz`: the process answers. `/readyz`: 200 if it can do its work, else 503. `/statusz`: the same for
+    everything around it. `/metrics`: what the collectors return, and what all processes that share
+    PROMETHEUS_MULTIPROC_DIR counted.
     """
     blueprint = Blueprint("health", __name__)
     registry = CollectorRegistry()
-    registry.register(Metrics(figures))
+    for collector in collectors:
+        registry.register(collector)
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it publishes no types
 
-    writing = Lock()  # one at a time, for they take long to write and are asked for without a key
+    writing = Lock()  # one at a time: a scrape takes long and needs no key
 
     @blueprint.get("/metrics")
     def metrics() -> Response:

@@ -10,18 +10,25 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
+from services.audit.components import AuditComponents
 from services.audit.ingest.job import catch_up
 from services.audit.integrity.signer import Signer
 from services.audit.log.database import AuditDatabaseError, Database
 from services.audit.log.store import AuditLog
+from services.audit.monitoring.checks import (
+    check_audit_log,
+    check_checkpoints,
+    check_database,
+    check_database_clock,
+    check_integrity,
+)
+from services.audit.monitoring.inspection import AuditInspection
 from services.audit.status import CHECKS
-from services.doctor.audit import check_audit_log, check_checkpoints, check_database, check_integrity
-from services.doctor.clock import check_database_clock
-from services.doctor.findings import Level
-from services.doctor.installation import Installation
-from shared.components import now_ms
 from shared.eventstore.events import AuditChecked, AuditFinding
 from shared.eventstore.ledger import Ledger
+from shared.service.checks import Level
+from shared.service.components import now_ms
+from shared.service.installation import Installation
 from tests.audit.histories import created, grow, notary_of, record
 from tests.audit.tampering import Tampered
 from tests.services.patients import examined, expect, expect_ok
@@ -53,7 +60,7 @@ def test_a_database_that_is_not_there_yet_is_well_and_is_not_made(
     expect_ok(check_database(installation), "yet; the audit worker")
     assert not [*tmp_path.iterdir()]
     with (
-        closing(AuditLog(installation.audit_database_url, read_only=True)) as log,
+        closing(AuditLog(AuditComponents(installation.shared).database_url, read_only=True)) as log,
         pytest.raises(AuditDatabaseError),
     ):
         log.last()
@@ -234,9 +241,9 @@ def test_the_clock_of_a_server_is_looked_at(
     installation: Installation, log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.last()
-    if installation.database_file:
+    if installation.of(AuditInspection).database_file:
         assert not [*check_database_clock(installation)]
         return
     expect_ok(check_database_clock(installation), "the database's and this machine's are within")
-    monkeypatch.setattr("services.doctor.clock.time.time", time.monotonic)
+    monkeypatch.setattr("shared.service.clocks.time.time", time.monotonic)
     expect(check_database_clock(installation), Level.PROBLEM, "the database's is", "NTP")

@@ -209,9 +209,9 @@ def test_who_may_not_read_the_audit_log_is_refused(client: FlaskClient) -> None:
 
 
 def test_a_database_that_is_away_is_a_503(app: Flask, ledger: Ledger, client: FlaskClient) -> None:
-    app.extensions["keyledger.Audit"].log.close()
+    app.extensions["keyledger"][Audit].log.close()
     nowhere = Comparison(AuditLog("sqlite:////nowhere/audit.db"), ledger, Mock(Alarms))
-    app.extensions["keyledger.Audit"] = Audit(nowhere)
+    app.extensions["keyledger"][Audit] = Audit(nowhere)
     response = get(client)
     assert response.status_code == 503
     assert response.content_type == "application/problem+json"

@@ -17,6 +17,7 @@ import requests
 
 from services.cli.terminal import operator, request
 from services.keys.commands import NewKey
+from services.keys.components import KeyComponents
 from tests.drills.attacks import ATTACKS
 from tests.real import Service, children
 from tests.web_client import Visitor
@@ -112,12 +113,15 @@ def new_keys(service: Service) -> list[str]:
     """The ids of enough keys to be revoked during all attacks."""
     with service.components() as components:
         owner, new = operator(service.workspace), NewKey(name="revoked under attack")
-        return [components.keys.commands.create(owner, new, request()).key.id for _ in range(300)]
+        return [
+            components.of(KeyComponents).keys.commands.create(owner, new, request()).key.id
+            for _ in range(300)
+        ]
 
 
 def memory(service: Service) -> int:
     with service.components() as components:
-        used = components.store.info("memory")
+        used = components.shared.store.info("memory")
     return int(used["used_memory"] - used["mem_not_counted_for_evict"])
 
 

@@ -15,12 +15,15 @@ import pytest
 from redis import RedisError
 
 from bench.events import event_of
+from services.accounts.components import AccountComponents
+from services.audit.components import AuditComponents
 from services.audit.ingest.job import catch_up
 from services.backup.backup import Taken
 from services.backup.restore import restore_file
+from services.keys.components import KeyComponents
 from services.keys.read_model.rebuild import check as check_views
-from services.runtime.components import Container
 from shared.eventstore.events import Record, encode
+from shared.service.components import Container
 from shared.store.embedded import EmbeddedServer
 from tests.drills.writing import start_writer, stop_writer
 from tests.keys.people import REQUEST
@@ -90,20 +93,28 @@ class _Person:
     """Somebody whose password is changed all the time."""
 
     def __init__(self, components: Container) -> None:
-        self._components = components
+        self._accounts = components.of(AccountComponents).accounts
         self.last = 0
-        components.accounts.add(OPERATOR, _EMAIL, "owner", self.password(0), REQUEST)
+        self._accounts.add(OPERATOR, _EMAIL, "owner", self.password(0), REQUEST)
 
     def change_password(self) -> None:
-        self._components.accounts.reset_password(OPERATOR, _EMAIL, self.password(self.last + 1), REQUEST)
+        self._accounts.reset_password(OPERATOR, _EMAIL, self.password(self.last + 1), REQUEST)
         self.last += 1
 
     def newer_password(self, components: Container) -> int:
         """How many changes the password of a restored Keyledger is ahead of its ledger."""
         subject = f"account:{_EMAIL}"
-        by_ledger, kept = components.ledger.version(subject) - 1, components.ledger.credential(subject)
+        by_ledger, kept = (
+            components.shared.ledger.version(subject) - 1,
+            components.shared.ledger.credential(subject),
+        )
         tries = range(by_ledger, self.last + 1)
-        return next(n for n in tries if components.passwords.verify(kept, self.password(n))) - by_ledger
+        return (
+            next(
+                n for n in tries if components.of(AccountComponents).passwords.verify(kept, self.password(n))
+            )
+            - by_ledger
+        )
 
     @staticmethod
     def password(number: int) -> str:
@@ -114,16 +125,17 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
     taken: list[Taken] = []
     with _keyledger(tmp_path / "old") as components:
         old, auditor, ann = components(), components(), _Person(components())
-        writers = [start_writer(old.store_url, number) for number in range(_WRITERS)]
+        writers = [start_writer(old.shared.store_url, number) for number in range(_WRITERS)]
 
         def work() -> None:
-            catch_up(auditor.audit_log, auditor.ledger, pages=1)
-            auditor.notary.vouch()
+            audit = auditor.of(AuditComponents)
+            catch_up(audit.log, auditor.shared.ledger, pages=1)
+            audit.notary.vouch()
 
         with _repeated(ann.change_password), _repeated(work):
             for number in range(_BACKUPS):
-                goal = old.ledger.head().position + _BETWEEN
-                while old.ledger.head().position < goal:
+                goal = old.shared.ledger.head().position + _BETWEEN
+                while old.shared.ledger.head().position < goal:
                     time.sleep(0.02)  # the test's own time-out is the deadline
                 taken.append(backed_up(old, tmp_path / f"backup-{number}"))
         appended = sum(len(stop_writer(writer)) for writer in writers)
@@ -147,21 +159,21 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
             assert now.people == [_EMAIL]
             assert (len(now.passwords), each.left_out) == (1, 0)
             assert findings(new) == []
-            assert check_views(new.ledger, new.views).equal
+            assert check_views(new.shared.ledger, new.of(KeyComponents).views).equal
 
 
 def _filled(components: Container) -> None:
     """100,000 events, nearly all of keys that are created and switched off, and two checkpoints."""
     live(components)
-    head = components.ledger.head().position
+    head = components.shared.ledger.head().position
     bodies = [encode(event_of(f"{n:012d}", version)) for n in range(_EVENTS // 2) for version in (1, 2)]
     for first in range(head, _EVENTS, _PAGE):
         last = min(first + _PAGE, _EVENTS)
-        at = components.ledger.read(head - 1, 1)[0].at
+        at = components.shared.ledger.read(head - 1, 1)[0].at
         page = [Record(position, at, bodies[position - head - 1]) for position in range(first + 1, last + 1)]
-        components.ledger.fill(first, page)
+        components.shared.ledger.fill(first, page)
     vouch(components)
-    components.projector.catch_up()
+    components.of(KeyComponents).projector.catch_up()
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +214,13 @@ def test_a_restore_that_is_killed_at_each_of_its_stages_comes_to_its_end(
     assert full.run("backup", str(tmp_path / "backup")).returncode == 0
     components = parts_in(empty.data_dir, EmbeddedServer.in_directory(empty.data_dir).url)
     stages: list[tuple[Callable[[], int], int]] = [
-        (lambda: len(components.audit_log.checkpoints()), 1),
-        (lambda: components.ledger.head().position, 1),
-        (lambda: components.ledger.head().position, _EVENTS // 2),
-        (lambda: components.audit_log.last().position, 1),
-        (lambda: components.audit_log.last().position, _EVENTS // 2),
-        (lambda: components.views.live().checkpoint().position, 1),
-        (lambda: components.views.live().checkpoint().position, _EVENTS // 2),
+        (lambda: len(components.of(AuditComponents).log.checkpoints()), 1),
+        (lambda: components.shared.ledger.head().position, 1),
+        (lambda: components.shared.ledger.head().position, _EVENTS // 2),
+        (lambda: components.of(AuditComponents).log.last().position, 1),
+        (lambda: components.of(AuditComponents).log.last().position, _EVENTS // 2),
+        (lambda: components.of(KeyComponents).views.live().checkpoint().position, 1),
+        (lambda: components.of(KeyComponents).views.live().checkpoint().position, _EVENTS // 2),
     ]
     for reached, wanted in stages:
         restore = _restore(empty, tmp_path / "backup")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import requests
 
+from services.audit.components import AuditComponents
 from services.keys.model.token import parse
 from shared.clock import rfc3339
 from tests.documents import DOCS, DOCUMENTS, ROOT, blocks
@@ -109,7 +110,7 @@ GUIDES = [
 TROUBLES = {
     "Keyledger is not ready": (['"status":"ready"'], URL),
     "Keyledger needs attention": (['"status":"ok"'], URL),
-    "A key leaked": (["is off.\nkl_", "is revoked."], {ANY_ID: "key_id"}),
+    "A key leaked": (["is disabled.\nkl_", "is revoked."], {ANY_ID: "key_id"}),
     "The views are behind": (["0 events", "No key is parked", "equal", "were rebuilt"], {}),
     "The audit log is behind": (["jobs wait"], {}),
     "The audit log is not sound": (["log is sound", "export is sound", "find every entry"], {}),
@@ -136,10 +137,13 @@ def own(keyledger: Service) -> dict[str, str]:
     """What stands here where everybody has to put their own."""
     key = keyledger.key("orders:read", name="Data Sync Script")
     with keyledger.components() as components:
-        public_key, head = str(components.signer.public_key), components.ledger.head().position
-        until(lambda: components.audit_log.last().position >= head, what="the audit log")
-        created_at = rfc3339(components.ledger.read(head - 1, 1)[0].at)
-        components.audit_log.close()
+        public_key, head = (
+            str(components.of(AuditComponents).signer.public_key),
+            components.shared.ledger.head().position,
+        )
+        until(lambda: components.of(AuditComponents).log.last().position >= head, what="the audit log")
+        created_at = rfc3339(components.shared.ledger.read(head - 1, 1)[0].at)
+        components.of(AuditComponents).log.close()
     typed = "--password-stdin <<< 'a long password'"
     return {
         "url": keyledger.url,

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from services.doctor.examination import CHECKS, Concern
+from services.doctor.examination import all_checks
+from services.runtime.manifests import MANIFESTS
+from shared.service.checks import Concern
 from tests.real import Service, free_port, until
 
 CANARY = "c4nary"
@@ -20,7 +22,7 @@ def wrong(service: Service) -> set[str]:
     told = json.loads(ended.stdout)
     assert (ended.returncode == 0) == told["ok"]
     assert {finding["check"] for finding in told["findings"]} >= {
-        check.name for check in CHECKS if Concern.DOCTOR in check.concerns
+        check.name for check in all_checks(MANIFESTS) if Concern.DOCTOR in check.concerns
     } - {
         "replicas",
         "database clock",

@@ -8,6 +8,7 @@ import requests
 
 from services.cli.terminal import operator, request
 from services.keys.commands import NewKey
+from services.keys.components import KeyComponents
 from services.keys.model.key import subject
 from shared.eventstore.events import KeyToggled, enveloped
 from tests.real import Service, until
@@ -20,7 +21,7 @@ EVENTS = TOGGLES + 1
 @pytest.fixture(scope="module")
 def key_id(service: Service) -> str:
     with service.components() as components:
-        who, commands = operator(service.workspace), components.keys.commands
+        who, commands = operator(service.workspace), components.of(KeyComponents).keys.commands
         key = commands.create(who, NewKey(name="Toggled"), request()).key
         payloads = [KeyToggled(enabled=bool(number % 2), reason="") for number in range(TOGGLES)]
         events = enveloped(
@@ -33,7 +34,9 @@ def key_id(service: Service) -> str:
             new_id=commands.new_id,
         )
         end = commands.ledger.append(subject(key.id), events, 1).position
-        until(lambda: components.views.live().checkpoint().position >= end, what="the views")
+        until(
+            lambda: components.of(KeyComponents).views.live().checkpoint().position >= end, what="the views"
+        )
     return key.id
 
 

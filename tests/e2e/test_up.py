@@ -140,9 +140,9 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
     listed = service.run("key", "list")
     assert "Alone" in listed.stdout
     key_id = listed.stdout.split("│")[1].strip() if "│" in listed.stdout else ""
-    assert service.run("key", "disable", key_id, "--reason", "leaked").stdout.endswith("is off.\n")
+    assert service.run("key", "disable", key_id, "--reason", "leaked").stdout.endswith("is disabled.\n")
     assert "Inactive" in service.run("key", "list").stdout
-    assert service.run("key", "enable", key_id).stdout.endswith("is on.\n")
+    assert service.run("key", "enable", key_id).stdout.endswith("is enabled.\n")
     rotated = service.run("key", "rotate", key_id, "--grace", "60").stdout.removesuffix("\n")
     assert (parse(rotated).id, rotated) == (key_id, rotated) != (key_id, made.stdout.removesuffix("\n"))
     assert service.run("key", "revoke", key_id, "--reason", "leaked").stdout.endswith("is revoked.\n")

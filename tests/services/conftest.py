@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from services.runtime.components import Container
+from services.audit.components import AuditComponents
+from shared.service.components import Container
 from shared.store.connections import connect
 from tests.services.keyledgers import Earlier, Making, backed_up, close, live, parts_in, seen
 
@@ -20,7 +21,9 @@ def past(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Earlier:
         store.flushall()
     components = live(parts_in(directory, valkey_url))
     taken = backed_up(components, directory / "backup.jsonl")
-    found = Earlier(directory / "backup.jsonl", taken, seen(components), components.audit_key_file)
+    found = Earlier(
+        directory / "backup.jsonl", taken, seen(components), components.of(AuditComponents).key_file
+    )
     close(components)
     return found
 

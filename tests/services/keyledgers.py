@@ -10,7 +10,9 @@ from typing import NamedTuple, TypeAlias
 from argon2 import PasswordHasher
 from redis import Redis
 
+from services.accounts.components import AccountComponents
 from services.accounts.passwords import Passwords
+from services.audit.components import AuditComponents
 from services.audit.ingest.job import catch_up
 from services.audit.integrity.findings import Finding
 from services.audit.integrity.verify_log import Trust, check
@@ -19,9 +21,10 @@ from services.audit.log.store import Numbered
 from services.backup.backup import Taken, backup_file
 from services.backup.transfer import Progress
 from services.keys.commands import NewKey
+from services.keys.components import KeyComponents
 from services.keys.model.key import ChangeKey
-from services.runtime.components import Container
 from shared.eventstore.events import Record
+from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from tests.audit.histories import grow
 from tests.keys.people import REQUEST, now, person
@@ -54,91 +57,99 @@ class Earlier(NamedTuple):
     key_file: Path
 
 
-class EasyParts(Container):
-    """The parts, with passwords that are fast to hash."""
-
-    passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+def with_fast_passwords(settings: Settings, store_url: str) -> Container:
+    """Components whose passwords are fast to hash."""
+    components = Container(SharedComponents(settings, store_url))
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    vars(components.of(AccountComponents))["passwords"] = Passwords(hasher)
+    return components
 
 
 def parts_in(
     directory: Path, store_url: str, database: str | None = None, ack_replicas: int = 0
 ) -> Container:
     """What a Keyledger is made of that has everything but its store in a directory."""
-    settings = Settings(
+    settings = replace(
+        Settings.from_environment(),
         data_dir=directory,
         redis_url=store_url,
         audit_database_url=database,
-        host="127.0.0.1",
         port=0,
         secret_key="s" * 32,
-        key_prefix="kl",
-        allow_unsafe_store=False,
         ack_replicas=ack_replicas,
         verifier_keys=10,
+        rate_limit=None,
+        sign_in_limit=None,
     )
-    return EasyParts(settings, store_url)
+    return with_fast_passwords(settings, store_url)
 
 
 def close(components: Container) -> None:
     """Closes its connections; another use opens new ones."""
-    components.audit_log.close()
-    components.store.close()
+    components.of(AuditComponents).log.close()
+    components.shared.store.close()
 
 
 def live(components: Container) -> Container:
     """Uses it: keys, people, and checkpoints, the last of them not of everything."""
-    commands = components.keys.commands
+    commands = components.of(KeyComponents).keys.commands
     made = [commands.create(person(), NewKey(name=f"Key {n}"), REQUEST).key.id for n in range(3)]
     commands.change(person(), made[0], ChangeKey(enabled=False, reason="leaked"), REQUEST)
-    grow(components.ledger, EVENTS - 7, f"key:{made[1]}")
+    grow(components.shared.ledger, EVENTS - 7, f"key:{made[1]}")
     vouch(components)
     for email in ("ann@example.org", "bob@example.org"):
-        components.accounts.add(OPERATOR, email, "owner", PASSWORD, REQUEST)
+        components.of(AccountComponents).accounts.add(OPERATOR, email, "owner", PASSWORD, REQUEST)
     vouch(components)
     commands.change(person(), made[2], ChangeKey(name="Renamed"), REQUEST)
     audit(components)
-    components.projector.catch_up()
-    components.directory.catch_up()
+    components.of(KeyComponents).projector.catch_up()
+    components.of(AccountComponents).account_list.catch_up()
     return components
 
 
 def audit(components: Container) -> None:
     """What the audit worker does."""
-    while catch_up(components.audit_log, components.ledger):
+    while catch_up(components.of(AuditComponents).log, components.shared.ledger):
         pass
 
 
 def vouch(components: Container) -> bytes:
     """The same, with a checkpoint of everything."""
     audit(components)
-    note = components.notary.vouch()
+    note = components.of(AuditComponents).notary.vouch()
     assert note
     return note
 
 
 def findings(components: Container) -> list[Finding]:
     """What the check of the audit log finds."""
-    trust = Trust(components.signer.public_key, components.signer.anchor())
-    return check(components.audit_log, components.ledger, trust, silently).findings
+    trust = Trust(
+        components.of(AuditComponents).signer.public_key, components.of(AuditComponents).signer.anchor()
+    )
+    return check(components.of(AuditComponents).log, components.shared.ledger, trust, silently).findings
 
 
 def backed_up(components: Container, path: Path, progress: Progress | None = None) -> Taken:
     """Takes a backup."""
-    return backup_file(components.ledger, components.audit_log, path, now(), progress or silently)
+    return backup_file(
+        components.shared.ledger, components.of(AuditComponents).log, path, now(), progress or silently
+    )
 
 
 def seen(components: Container) -> Seen:
     """What there is."""
-    store: Redis = components.store
+    store: Redis = components.shared.store
     return Seen(
-        log=[record for page in components.ledger.pages(0, 1_000) for record in page],
+        log=[record for page in components.shared.ledger.pages(0, 1_000) for record in page],
         indices=dict(_indices(store)),
         passwords={name: store.get(name) for name in store.scan_iter("{kl:0}:credential:*")},
-        entries=list(components.audit_log.walk(2**62)),
-        checkpoints=components.audit_log.checkpoints(),
-        anchor=components.signer.anchor(),
-        views=set(components.views.live().entries()),
-        people=[row.email for row in components.directory.page(person(), 100).people],
+        entries=list(components.of(AuditComponents).log.walk(2**62)),
+        checkpoints=components.of(AuditComponents).log.checkpoints(),
+        anchor=components.of(AuditComponents).signer.anchor(),
+        views=set(components.of(KeyComponents).views.live().entries()),
+        people=[
+            row.email for row in components.of(AccountComponents).account_list.page(person(), 100).people
+        ],
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from redis import Redis
 
-from services.doctor.findings import Finding, Level
-from services.doctor.installation import Installation, visited
+from shared.service.checks import Finding, Level
+from shared.service.installation import Installation
+from shared.service.installation import examined as visited
 from shared.settings import Settings
 
 

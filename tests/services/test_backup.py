@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from services.accounts.components import AccountComponents
+from services.audit.components import AuditComponents
 from services.backup.restore import restore_file
 from services.backup.transfer import TransferError
 from services.keys.commands import NewKey
+from services.keys.components import KeyComponents
 from shared.eventstore.ledger import Checkpoint
 from tests.audit.tampering import Tampered
 from tests.keys.people import REQUEST, person
@@ -57,37 +60,39 @@ def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Makin
 
     def meanwhile(done: int, _all: int) -> None:
         if not reached:
-            old.accounts.reset_password(OPERATOR, "ann@example.org", "another long password", REQUEST)
-            old.accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
+            old.of(AccountComponents).accounts.reset_password(
+                OPERATOR, "ann@example.org", "another long password", REQUEST
+            )
+            old.of(AccountComponents).accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
             vouch(old)
         reached.append(done)
 
     taken = backed_up(old, path, meanwhile)
     assert (taken.header.events, taken.header.checkpoints, taken.passwords) == (EVENTS, 2, 2)
     assert reached[-1] == EVENTS
-    new = making(old.audit_key_file)
+    new = making(old.of(AuditComponents).key_file)
     restore_file(new, path, quietly)
-    assert len(new.audit_log.checkpoints()) == 2
-    assert new.sign_in("ann@example.org", "another long password", REQUEST)
-    assert not new.sign_in("eve@example.org", PASSWORD, REQUEST)
-    new.accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
+    assert len(new.of(AuditComponents).log.checkpoints()) == 2
+    assert new.of(AccountComponents).sign_in("ann@example.org", "another long password", REQUEST)
+    assert not new.of(AccountComponents).sign_in("eve@example.org", PASSWORD, REQUEST)
+    new.of(AccountComponents).accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
 
 
 def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(
     making: Making, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = live(making())
-    checkpoints = old.audit_log.checkpoints
+    checkpoints = old.of(AuditComponents).log.checkpoints
 
     def read_late() -> object:
-        old.keys.commands.create(person(), NewKey(name="late"), REQUEST)
+        old.of(KeyComponents).keys.commands.create(person(), NewKey(name="late"), REQUEST)
         vouch(old)
         return checkpoints()
 
-    monkeypatch.setattr(old.audit_log, "checkpoints", read_late)
+    monkeypatch.setattr(old.of(AuditComponents).log, "checkpoints", read_late)
     taken = backed_up(old, path)
     assert (taken.header.events, taken.header.checkpoints) == (EVENTS + 1, 3)
-    new = making(old.audit_key_file)
+    new = making(old.of(AuditComponents).key_file)
     restore_file(new, path, quietly)
     assert findings(new) == []
 
@@ -96,7 +101,7 @@ def test_a_checkpoint_of_more_than_the_ledger_has_is_left_out_and_told_of(
     making: Making, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = live(making())
-    monkeypatch.setattr(old.ledger, "head", lambda: Checkpoint(EVENTS - 3, "older"))
+    monkeypatch.setattr(old.shared.ledger, "head", lambda: Checkpoint(EVENTS - 3, "older"))
     taken = backed_up(old, path)
     assert (taken.header.events, taken.header.checkpoints, taken.left_out) == (EVENTS - 3, 1, 1)
 
@@ -113,15 +118,15 @@ def test_from_a_damaged_checkpoint_on_they_are_left_out_and_it_is_told(
     making: Making, path: Path, damage: str, readable: int
 ) -> None:
     old = live(making())
-    way = Tampered(f"sqlite:///{old.settings.data_dir / 'audit.db'}")
+    way = Tampered(f"sqlite:///{old.shared.settings.data_dir / 'audit.db'}")
     way.disarm()
     way.run(damage)
     way.close()
     taken = backed_up(old, path)
     assert (taken.header.checkpoints, taken.left_out) == (readable, 1)
-    new = making(old.audit_key_file)
+    new = making(old.of(AuditComponents).key_file)
     restore_file(new, path, quietly)
-    assert len(new.audit_log.checkpoints()) == readable
+    assert len(new.of(AuditComponents).log.checkpoints()) == readable
 
 
 def test_a_backup_is_not_shown_on_a_terminal(making: Making) -> None:
@@ -141,7 +146,7 @@ def test_a_failed_backup_leaves_the_one_before(making: Making, path: Path) -> No
     old = live(making())
     backed_up(old, path)
     whole = path.read_bytes()
-    old.store.xdel("{kl:0}:log", "0-2")
+    old.shared.store.xdel("{kl:0}:log", "0-2")
     with pytest.raises(TransferError, match="no event at position 2"):
         backed_up(old, path)
     assert path.read_bytes() == whole

@@ -10,15 +10,15 @@ from click.testing import CliRunner
 
 from services.audit.integrity.signer import Signer
 from services.cli.doctor import doctor_command
-from services.doctor.addresses import is_loopback
-from services.doctor.clock import skewed
+from services.doctor.access import is_loopback
 from services.doctor.disk import check_disk, room
 from services.doctor.environment import read_settings
-from services.doctor.examination import CHECKS, CheckResult, Concern, examine
+from services.doctor.examination import CheckResult, all_checks, examine
 from services.doctor.files import check_files
-from services.doctor.findings import Level, ok, problem, skipped, warning
-from services.doctor.settings import _KNOWN, check_settings
-from services.doctor.versions import check_versions
+from services.doctor.settings import _KNOWN, check_settings, check_versions
+from services.runtime.manifests import MANIFESTS
+from shared.service.checks import Concern, Level, ok, problem, skipped, warning
+from shared.service.clocks import skewed
 from shared.store.embedded import EmbeddedServer
 from tests.real import free_port
 from tests.services.patients import examined, expect, expect_ok
@@ -233,9 +233,9 @@ def test_of_a_store_that_does_not_run_all_else_is_told_and_nothing_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
-    told = [*examine()]
+    told = [*examine(all_checks(MANIFESTS))]
     assert {each.check for each in told} == {
-        check.name for check in CHECKS if Concern.DOCTOR in check.concerns
+        check.name for check in all_checks(MANIFESTS) if Concern.DOCTOR in check.concerns
     } - {"replicas", "database clock"}
     levels = {each.check: each.finding.level for each in told}
     assert {name for name, level in levels.items() if level is Level.OK} == {
@@ -257,7 +257,7 @@ def test_what_cannot_be_asked_stops_no_check_and_shows_no_secret(monkeypatch: py
     secrets["AUDIT_DATABASE_URL"] = f"postgresql://me:{CANARY}@{nobody}/keyledger?sslpassword={CANARY}"
     for name, value in secrets.items():
         monkeypatch.setenv(f"KEYLEDGER_{name}", value)
-    told = [*examine()]
+    told = [*examine(all_checks(MANIFESTS))]
     problems = {check: finding for check, finding in told if finding.level is Level.PROBLEM}
     assert problems.keys() == {"store", "database"}
     assert "does not answer" in problems["store"].found
@@ -274,7 +274,7 @@ def test_what_cannot_be_asked_stops_no_check_and_shows_no_secret(monkeypatch: py
 def test_a_url_of_no_use_is_told_without_showing_it(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
     monkeypatch.setenv(f"KEYLEDGER_{setting}", f"nonsense://me:{CANARY}@127.0.0.1:port")
-    told = [*examine()]
+    told = [*examine(all_checks(MANIFESTS))]
     expect((each.finding for each in told), Level.PROBLEM, f"KEYLEDGER_{setting}", "")
     assert CANARY not in str(told)
 
@@ -294,7 +294,7 @@ TOLD = [
 
 @pytest.fixture
 def _told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.cli.doctor.examine", lambda: iter(request.param))
+    monkeypatch.setattr("services.cli.doctor.examine", lambda _: iter(request.param))
 
 
 @pytest.mark.parametrize("_told", [TOLD], indirect=True)

@@ -14,18 +14,20 @@ from zlib import compress
 import pytest
 from redis import Redis
 
+from services.audit.monitoring.queue import check_queue, check_worker
 from services.doctor.access import check_access
-from services.doctor.clock import check_clock
-from services.doctor.examination import _made, examine
-from services.doctor.findings import Level, skipped
-from services.doctor.installation import Installation
-from services.doctor.ledger import check_expiry_times, check_ledger, check_views
-from services.doctor.queue import check_queue, check_worker
+from services.doctor.examination import _made, all_checks, examine
+from services.doctor.ledger import check_clock, check_ledger
 from services.doctor.store import check_durability, check_memory, check_replicas, check_store, room
+from services.keys.monitoring import check_expiry_times, check_views
+from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
+from services.runtime.manifests import MANIFESTS
 from shared.clock import LAST_TIME, rfc3339
-from shared.components import now_ms
 from shared.eventstore.ledger import LOG
+from shared.service.checks import Level, skipped
+from shared.service.components import now_ms
+from shared.service.installation import Installation
 from shared.store.connections import DURABLE
 from shared.store.embedded import EmbeddedServer
 from tests.audit.histories import created, grow, record
@@ -52,7 +54,7 @@ def embedded(tmp_path: Path) -> EmbeddedServer:
 
 
 def project(installation: Installation) -> None:
-    Projector(installation.ledger, installation.views).catch_up()
+    Projector(installation.shared.ledger, Views(installation.store)).catch_up()
 
 
 def test_a_store_that_is_well_is_told_with_its_version(installation: Installation) -> None:
@@ -107,7 +109,7 @@ def test_an_embedded_store_that_is_kept_and_does_not_answer_is_told(embedded: Em
 def test_an_embedded_store_that_says_nothing_is_told(
     embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.doctor.installation._START_S", 0.1)
+    monkeypatch.setattr("shared.service.installation._START_S", 0.1)
     with embedded.held() as lock, subprocess.Popen(embedded.command, pass_fds=[lock]) as server:
         until(embedded.is_ready)
         os.kill(server.pid, signal.SIGSTOP)
@@ -225,12 +227,12 @@ def test_memory_is_told_of_before_it_is_used_up(used: int, limited: bool, level:
 
 def test_a_ledger_without_a_gap_is_well(installation: Installation) -> None:
     expect_ok(check_ledger(installation), "empty")
-    grow(installation.ledger, 3)
+    grow(installation.shared.ledger, 3)
     expect_ok(check_ledger(installation), "ends at position 3, and no event is missing")
 
 
 def test_a_gap_in_the_ledger_is_told(installation: Installation, store: Redis) -> None:
-    grow(installation.ledger, 3)
+    grow(installation.shared.ledger, 3)
     store.xdel(LOG, "0-2")
     expect(check_ledger(installation), Level.PROBLEM, "ends at position 3 and has 2 events", "audit check")
 
@@ -242,7 +244,7 @@ def test_what_is_no_ledger_is_told_and_stops_no_other_check(
     monkeypatch.setenv("KEYLEDGER_REDIS_URL", valkey_url)
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
-    told = [*examine()]
+    told = [*examine(all_checks(MANIFESTS))]
     expect(
         (each.finding for each in told if each.check == "ledger"),
         Level.PROBLEM,
@@ -252,7 +254,7 @@ def test_what_is_no_ledger_is_told_and_stops_no_other_check(
     assert told[-1].check == "clock"
     store.delete(LOG)
     store.xadd(LOG, {CANARY: CANARY})
-    told = [*examine()]
+    told = [*examine(all_checks(MANIFESTS))]
     expect(
         (each.finding for each in told if each.check == "ledger"),
         Level.PROBLEM,
@@ -263,20 +265,20 @@ def test_what_is_no_ledger_is_told_and_stops_no_other_check(
 
 
 def test_views_that_keep_up_are_well(installation: Installation) -> None:
-    grow(installation.ledger, 2)
+    grow(installation.shared.ledger, 2)
     expect_ok(check_views(installation), "at position 0 of 2")
-    installation.ledger.fill(2, [record(3, at=now_ms() - 60_000)])
+    installation.shared.ledger.fill(2, [record(3, at=now_ms() - 60_000)])
     expect_ok(check_views(installation), "at position 0 of 3")
 
 
 def test_views_that_nobody_builds_are_told(installation: Installation) -> None:
-    installation.ledger.fill(0, [record(1, at=now_ms() - 60_000), record(2, at=now_ms())])
+    installation.shared.ledger.fill(0, [record(1, at=now_ms() - 60_000), record(2, at=now_ms())])
     told = expect(check_views(installation), Level.PROBLEM, "at position 0 of 2, ", "`keyledger projector`")
     assert re.search(r", 6\d s behind$", told)
 
 
 def test_a_key_that_is_set_aside_is_told_with_the_reason(installation: Installation) -> None:
-    grow(installation.ledger, 1, subject="key:000000000001")
+    grow(installation.shared.ledger, 1, subject="key:000000000001")
     project(installation)
     expect(
         check_views(installation), Level.PROBLEM, "1 set aside, the first 000000000001: ", "projector retry"
@@ -284,10 +286,10 @@ def test_a_key_that_is_set_aside_is_told_with_the_reason(installation: Installat
 
 
 def test_a_ledger_that_went_backwards_is_seen_by_the_views(installation: Installation, store: Redis) -> None:
-    grow(installation.ledger, 1, subject="key:000000000001", payloads=[created()])
+    grow(installation.shared.ledger, 1, subject="key:000000000001", payloads=[created()])
     project(installation)
     store.delete(LOG, "{kl:0}:subject:key:000000000001")
-    grow(installation.ledger, 1, subject="key:000000000001", payloads=[created()])
+    grow(installation.shared.ledger, 1, subject="key:000000000001", payloads=[created()])
     expect(check_views(installation), Level.PROBLEM, "went backwards", "docs/runbooks.md")
 
 
@@ -321,19 +323,19 @@ def test_a_worker_that_is_missing_or_silent_is_told(installation: Installation, 
 
 
 def test_clocks_that_agree_are_well(installation: Installation) -> None:
-    grow(installation.ledger, 1)
+    grow(installation.shared.ledger, 1)
     expect_ok(check_clock(installation), "the store's and this machine's are within")
 
 
 def test_a_clock_that_was_set_back_is_told(installation: Installation) -> None:
-    installation.ledger.fill(0, [record(1, at=now_ms() + 60_500)])
+    installation.shared.ledger.fill(0, [record(1, at=now_ms() + 60_500)])
     expect(check_clock(installation), Level.PROBLEM, "60 s ahead of this clock", "NTP")
 
 
 def test_a_store_whose_clock_differs_is_told(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.doctor.clock.time.time", time.monotonic)
+    monkeypatch.setattr("shared.service.clocks.time.time", time.monotonic)
     expect(check_clock(installation), Level.PROBLEM, "ahead of this machine's", "NTP")
 
 
@@ -341,7 +343,7 @@ def test_nothing_is_written_to_the_store(
     store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with examined(tmp_path, redis_url=valkey_url) as installation:
-        grow(installation.ledger, 3)
+        grow(installation.shared.ledger, 3)
         project(installation)
     store.sadd("rq:workers", "rq:worker:gone")
     store.sadd("rq:workers:audit", "rq:worker:gone")
@@ -350,7 +352,7 @@ def test_nothing_is_written_to_the_store(
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
     before, changes = sorted(everything(store)), store.info("persistence")["rdb_changes_since_last_save"]
-    assert {each.finding.level for each in examine()} >= {Level.OK}
+    assert {each.finding.level for each in examine(all_checks(MANIFESTS))} >= {Level.OK}
     assert store.info("persistence")["rdb_changes_since_last_save"] == changes
     assert sorted(everything(store)) == before
     assert not (tmp_path / "data").exists()
@@ -359,7 +361,7 @@ def test_nothing_is_written_to_the_store(
 def test_a_key_whose_stored_expiry_cannot_be_printed_is_named(installation: Installation) -> None:
     expiries = {"key:000000000001": LAST_TIME, "key:000000000002": 2**63, "key:000000000003": LAST_TIME + 1}
     for subject, at in expiries.items():
-        grow(installation.ledger, 1, subject=subject, payloads=[created(expires_at=at)])
+        grow(installation.shared.ledger, 1, subject=subject, payloads=[created(expires_at=at)])
     project(installation)
     found = expect(check_expiry_times(installation), Level.WARNING, "an expiry outside", "Set another")
     assert "000000000001" not in found

@@ -11,6 +11,8 @@ import yaml
 
 from services.keys.model.token import mint
 from services.keys.verification.verifier import CODES
+from services.runtime.manifests import MANIFESTS
+from services.runtime.metrics import metric_rows
 from shared.identity import ROLES
 from shared.settings import SETTINGS, Settings
 from shared.store.connections import DURABLE
@@ -44,6 +46,9 @@ TROUBLES = {
     "Somebody cannot sign in",
 }
 
+PARTS = ("_bucket", "_sum", "_count")  # of a histogram
+UNITS = ("events", "seconds")  # of a lag
+
 by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -71,14 +76,16 @@ def test_a_table_that_is_made_from_the_code_is_as_the_code_has_it(document: str,
 
 
 def test_every_setting_that_is_read_is_in_the_table_and_no_other() -> None:
-    read = in_code(r"\benv\.\w+\(\s*\"(\w+)\"") | in_code(r"environ[^\n]*\"KEYLEDGER_(\w+)\"")
-    assert read == set(SETTINGS)
+    read = in_code(r"\bsettings\.(\w+)\b") | {"log_format"}  # which `telemetry` reads before all others
+    assert {name.lower() for name in SETTINGS} <= read
+    named = in_code(r"KEYLEDGER_([A-Z_]*[A-Z])\b") - {*SETTINGS}
+    assert named <= set(), named
 
 
 def test_a_default_that_can_be_set_is_the_default() -> None:
     literal = {name: re.fullmatch(r"`([^`]+)`", setting.default) for name, setting in SETTINGS.items()}
     written = {f"KEYLEDGER_{name}": found[1] for name, found in literal.items() if found}
-    assert len(written) == 10
+    assert len(written) == 11
     with patch.dict(os.environ, clear=True):
         unset = Settings.from_environment()
     with patch.dict(os.environ, written, clear=True):
@@ -132,11 +139,20 @@ def test_every_service_of_compose_that_is_named_exists() -> None:
 
 
 def test_every_figure_that_is_named_exists() -> None:
-    known = in_code(r"keyledger_\w+") | {
-        *re.findall(r"keyledger_\w+", (ROOT / "deploy/alerts.yml").read_text())
+    known = {row.name: row.kind for row in metric_rows(MANIFESTS)}
+    alerts = {*re.findall(r"keyledger_\w+", (ROOT / "deploy/alerts.yml").read_text())}
+    named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)} | alerts
+    parts = {f"{name}{part}" for name, kind in known.items() if kind == "histogram" for part in PARTS}
+    assert known.keys() <= named <= known.keys() | parts
+
+
+def test_every_metric_in_the_code_is_a_line_of_the_table() -> None:
+    declared = in_code(r"(?:Gauge|Counted)\(\s*\"(keyledger_\w+)")
+    rows = {row.name.removesuffix("_total") for row in metric_rows(MANIFESTS)}
+    assert rows - declared == {
+        f"keyledger_{it}_lag_{unit}" for it in ("projector", "audit") for unit in UNITS
     }
-    named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)}
-    assert {"keyledger_audit_sound", "keyledger_projector_parked_keys"} <= named <= known
+    assert declared <= rows
 
 
 def test_every_place_in_the_code_that_is_named_exists() -> None:

@@ -12,14 +12,15 @@ from flask.testing import FlaskClient
 from redis import Redis
 from structlog.testing import capture_logs
 
-from services.doctor import examination
-from services.doctor.examination import Check, Concern
-from services.doctor.findings import ok, problem, skipped
+from services.doctor.examination import all_checks
 from services.keys.commands import NewKey
+from services.keys.components import KeyComponents
 from services.runtime.checks import CheckRunner
-from services.runtime.components import Container
-from services.runtime.metrics import Metrics
-from shared.components import now_ms
+from services.runtime.manifests import MANIFESTS
+from services.runtime.metrics import sources
+from shared.service.checks import Check, Concern, ok, problem, skipped
+from shared.service.components import Container, now_ms
+from shared.service.metrics import Polled
 from shared.web.health import Report, attach_health
 from tests.application import application
 from tests.keys.people import REQUEST, person
@@ -42,7 +43,7 @@ def making(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Making]:
         components = parts_in(tmp_path / CANARY, url, database, ack_replicas)
         made.append(components)
         with suppress(Exception):
-            components.tail.step(1)
+            components.of(KeyComponents).invalidator.step(1)
         return components
 
     yield make
@@ -52,7 +53,7 @@ def making(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Making]:
 
 def found(components: Container, concern: Concern) -> Report:
     """What a look of one who is concerned finds."""
-    watch = CheckRunner(components, concern, 1.0)
+    watch = CheckRunner(components, all_checks(MANIFESTS), concern, 1.0)
     watch.look()
     return watch.report()
 
@@ -64,12 +65,12 @@ def wrong(components: Container, concern: Concern = Concern.WEB) -> set[str]:
 
 def test_a_database_that_is_away_and_late_views_do_not_stop_a_process_from_serving(making: Making) -> None:
     components = making(database=NOWHERE)
-    components.ledger.fill(0, [toggled(1, now_ms() - 60_000)])
-    made = components.keys.commands.create(person(), NewKey(name="Served"), REQUEST)
-    components.tail.step(1)
+    components.shared.ledger.fill(0, [toggled(1, now_ms() - 60_000)])
+    made = components.of(KeyComponents).keys.commands.create(person(), NewKey(name="Served"), REQUEST)
+    components.of(KeyComponents).invalidator.step(1)
     assert wrong(components) == set()
     assert made.api_key
-    assert components.verifier(made.api_key.reveal()).code == "VALID"
+    assert components.of(KeyComponents).verifier(made.api_key.reveal()).code == "VALID"
     assert {"database", "views"} <= wrong(components, Concern.STATUS)
     assert wrong(components, Concern.AUDIT_WEB) == {"database"}
 
@@ -90,13 +91,13 @@ def test_what_a_web_process_looks_at_every_second_costs_the_same_with_any_number
 
     def bytes_read(keys: int) -> int:
         for number in range(keys):
-            components.keys.commands.create(person(), NewKey(name=f"Key {number}"), REQUEST)
-        components.projector.catch_up()
-        components.tail.step(1)
-        watch = CheckRunner(components, Concern.STATUS | Concern.WEB, 1.0)
+            components.of(KeyComponents).keys.commands.create(person(), NewKey(name=f"Key {number}"), REQUEST)
+        components.of(KeyComponents).projector.catch_up()
+        components.of(KeyComponents).invalidator.step(1)
+        watch = CheckRunner(components, all_checks(MANIFESTS), Concern.STATUS | Concern.WEB, 1.0)
         before = store.info("stats")["total_net_output_bytes"]
         watch.look()
-        Metrics(components, watch, watch).read()
+        Polled(components, sources(MANIFESTS)).read()
         return int(store.info("stats")["total_net_output_bytes"] - before)
 
     of_one = bytes_read(1)
@@ -111,7 +112,7 @@ def test_a_store_that_is_away_stops_both_applications(making: Making) -> None:
 
 def test_a_process_that_does_not_follow_the_ledger_is_not_ready(making: Making) -> None:
     components = making()
-    components.tail.fresh_until = time.monotonic() - 60
+    components.of(KeyComponents).invalidator.fresh_until = time.monotonic() - 60
     assert wrong(components) == {"verifier"}
     assert wrong(components, Concern.AUDIT_WEB) == {"verifier"}
 
@@ -153,13 +154,10 @@ def test_strangers_read_no_address_path_or_name(making: Making) -> None:
         assert "nowhere" not in json.dumps(report)
 
 
-def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_no_longer_does(
-    making: Making, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_passes_again(making: Making) -> None:
     findings = [ok("well")]
     check = Check("store", lambda _: iter(findings), Concern.WEB, "It fails.", "keyledger-is-not-ready")
-    monkeypatch.setattr(examination, "CHECKS", [check])
-    watch = CheckRunner(making(), Concern.WEB, 1.0)
+    watch = CheckRunner(making(), [check], Concern.WEB, 1.0)
     with capture_logs() as lines:
         for findings[0] in (
             problem("not started yet", "Wait."),
@@ -180,7 +178,9 @@ def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_no_longer_does(
 
 
 def test_checks_that_never_end_are_a_problem_themselves(making: Making) -> None:
-    assert CheckRunner(making(), Concern.WEB, 1.0).report().wrong == {"checks": "The checks don't finish."}
+    assert CheckRunner(making(), [], Concern.WEB, 1.0).report().wrong == {
+        "checks": "The checks don't finish."
+    }
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_each_endpoint_says_by_its_status_whether_something_is_wrong() -> None:
     app = Flask("health")
     good, bad = Report({"store": "ok"}, {}), Report({"store": "problem"}, {"store": "It's away."})
     reports = {"/readyz": good, "/statusz": good}
-    attach_health(app, lambda: reports["/readyz"], lambda: reports["/statusz"], list)
+    attach_health(app, lambda: reports["/readyz"], lambda: reports["/statusz"], [])
     client = app.test_client()
     for path, words in {"/readyz": ("ready", "not ready"), "/statusz": ("ok", "problem")}.items():
         for report, status, word in ((good, 200, words[0]), (bad, 503, words[1])):
@@ -216,13 +216,9 @@ def test_each_endpoint_says_by_its_status_whether_something_is_wrong() -> None:
 
 
 def test_a_figure_that_stands_still_is_not_shown(making: Making) -> None:
-    components = making()
-    figures = Metrics(
-        components, CheckRunner(components, Concern.WEB, 1.0), CheckRunner(components, Concern.STATUS, 1.0)
-    )
-    names = {metric.name for metric in figures()}
-    assert "keyledger_audit_lag_seconds" not in names
-    figures.read()
-    assert "keyledger_audit_lag_seconds" in {metric.name for metric in figures()}
-    figures._read_at -= 60
-    assert "keyledger_audit_lag_seconds" not in {metric.name for metric in figures()}
+    polled = Polled(making(), sources(MANIFESTS))
+    assert "keyledger_audit_lag_seconds" not in {metric.name for metric in polled.collect()}
+    polled.read()
+    assert "keyledger_audit_lag_seconds" in {metric.name for metric in polled.collect()}
+    polled._read_at -= 60
+    assert "keyledger_audit_lag_seconds" not in {metric.name for metric in polled.collect()}

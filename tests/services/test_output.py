@@ -15,15 +15,17 @@ import pytest
 from click.testing import CliRunner, Result
 from structlog import get_logger
 
+from services.accounts.components import AccountComponents
+from services.audit.components import AuditComponents
 from services.audit.ingest.job import catch_up
 from services.audit.integrity.findings import Finding, Kind
 from services.cli import main
 from services.cli.terminal import operator, request
 from services.keys.queries import Keys
 from services.runtime import output
-from services.runtime.components import Container
 from shared.eventstore.ledger import Ledger
 from shared.process.telemetry import configure_logs, escaped
+from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
@@ -40,8 +42,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     server = EmbeddedServer.in_directory(directory)
     with server.joined():
         components = parts_in(directory, server.url)
-        components.accounts.add(operator("default"), OWNER, "owner", "a long password", request())
-        components.store.close()
+        components.of(AccountComponents).accounts.add(
+            operator("default"), OWNER, "owner", "a long password", request()
+        )
+        components.shared.store.close()
         yield directory
 
 
@@ -148,9 +152,9 @@ def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
     ledger: Ledger, data_dir: Path, words: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     components = parts_in(data_dir, EmbeddedServer.found_in(data_dir).url)
-    catch_up(components.audit_log, components.ledger)
-    components.notary.vouch()
-    components.alarms.report(Finding(Kind.CUT_OFF, 1, "by a test"))
+    catch_up(components.of(AuditComponents).log, components.shared.ledger)
+    components.of(AuditComponents).notary.vouch()
+    components.of(AuditComponents).alarms.report(Finding(Kind.CUT_OFF, 1, "by a test"))
     before = ledger.head().position
     monkeypatch.setattr(output, "_write", no_room)
     ended = run(*words.split())
@@ -159,7 +163,7 @@ def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
     assert said in line
     if "check " in words:
         assert ledger.head().position == before + 2  # with the alarm, and without
-        assert components.alarms.current() is None
+        assert components.of(AuditComponents).alarms.current() is None
     close(components)
 
 
@@ -314,9 +318,11 @@ def test_the_first_owner_is_not_made_where_the_password_cannot_be_printed(
 
     with EmbeddedServer.in_directory(tmp_path).joined():
         monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path))
-        components = Container(Settings.from_environment(), EmbeddedServer.found_in(tmp_path).url)
+        components = Container(
+            SharedComponents(Settings.from_environment(), EmbeddedServer.found_in(tmp_path).url)
+        )
         monkeypatch.setattr(output, "_try_to_write", no_room)
         with pytest.raises(output.OutputError, match="Nothing was done"):
             _welcome(components)
-        assert components.ledger.head().position == 0
-        components.store.close()
+        assert components.shared.ledger.head().position == 0
+        components.shared.store.close()

@@ -9,13 +9,16 @@ from threading import Thread
 
 import pytest
 
+from services.accounts.components import AccountComponents
 from services.accounts.read_model import account_list as directory
+from services.audit.components import AuditComponents
 from services.backup.format import Reader, Writer
 from services.backup.restore import restore_file
 from services.backup.transfer import Progress, TransferError
 from services.keys.commands import NewKey
+from services.keys.components import KeyComponents
 from services.keys.read_model.rebuild import check as check_views
-from services.runtime.components import Container
+from shared.service.components import Container
 from shared.store.connections import is_read_from
 from tests.audit.histories import grow
 from tests.audit.tampering import Tampered
@@ -24,7 +27,6 @@ from tests.real import until
 from tests.services.keyledgers import (
     PASSWORD,
     Earlier,
-    EasyParts,
     Making,
     Seen,
     audit,
@@ -35,6 +37,7 @@ from tests.services.keyledgers import (
     quietly,
     seen,
     vouch,
+    with_fast_passwords,
 )
 
 NOTHING = Seen([], {}, {}, [], [], None, set(), [])
@@ -97,15 +100,15 @@ def test_a_restore_brings_everything_back_and_it_goes_on(
     new = making(past.key_file, database)
     found = restore_file(new, past.backup, quietly)
     assert (found.header, len(found.credentials)) == (past.taken.header, 2)
-    assert new.store.hlen(directory._ROWS) == 2  # nobody has asked for the list of people yet
+    assert new.shared.store.hlen(directory._ROWS) == 2  # nobody has asked for the list of people yet
     assert seen(new) == past.before
     assert len(past.before.checkpoints) == 2
-    assert check_views(new.ledger, new.views).equal
+    assert check_views(new.shared.ledger, new.of(KeyComponents).views).equal
     assert findings(new) == []
-    assert new.sign_in("ann@example.org", PASSWORD, REQUEST)
-    assert not new.sign_in("bob@example.org", PASSWORD + "r", REQUEST)
+    assert new.of(AccountComponents).sign_in("ann@example.org", PASSWORD, REQUEST)
+    assert not new.of(AccountComponents).sign_in("bob@example.org", PASSWORD + "r", REQUEST)
     vouch(new)
-    assert [each.sequence for each in new.audit_log.checkpoints()] == [1, 2, 3]
+    assert [each.sequence for each in new.of(AuditComponents).log.checkpoints()] == [1, 2, 3]
     assert findings(new) == []
 
 
@@ -113,7 +116,7 @@ def test_a_backup_of_nothing_is_restored_to_nothing(making: Making, tmp_path: Pa
     backed_up(making(), tmp_path / "backup")
     new = making()
     assert restored(new, tmp_path / "backup") == NOTHING
-    assert not new.audit_key_file.exists()
+    assert not new.of(AuditComponents).key_file.exists()
 
 
 @pytest.mark.parametrize(
@@ -186,12 +189,12 @@ def test_checkpoints_that_do_not_follow_each_other_are_refused(
 def test_without_its_key_a_backup_is_refused_and_no_key_is_made(past: Earlier, making: Making) -> None:
     new = making()
     refused(new, past.backup, r"audit_key.pem is missing, .*: put it back first, or restore --without-")
-    assert not new.audit_key_file.exists()
+    assert not new.of(AuditComponents).key_file.exists()
 
 
 def test_with_another_key_a_backup_is_refused(past: Earlier, making: Making) -> None:
     new = making()
-    assert new.signer.public_key
+    assert new.of(AuditComponents).signer.public_key
     refused(new, past.backup, r"audit_key.pem is not the key that signed .*: put that one back first")
 
 
@@ -202,7 +205,7 @@ def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoin
     assert restored(new, past.backup, with_checkpoints=False) == expected
     assert restored(new, past.backup, with_checkpoints=False) == expected
     vouch(new)
-    assert [each.sequence for each in new.audit_log.checkpoints()] == [1]
+    assert [each.sequence for each in new.of(AuditComponents).log.checkpoints()] == [1]
     assert findings(new) == []
 
 
@@ -210,28 +213,28 @@ def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, t
     old = live(making())
     backed_up(old, tmp_path / "backup")
     later = vouch(old)
-    new = making(old.audit_key_file)
-    new.signer.keep(later)
+    new = making(old.of(AuditComponents).key_file)
+    new.of(AuditComponents).signer.keep(later)
     for with_checkpoints in (True, False):
         message = "has a checkpoint that would not be restored"
         refused(new, tmp_path / "backup", message, with_checkpoints=with_checkpoints)
-    new.signer.anchor_file.unlink()
+    new.of(AuditComponents).signer.anchor_file.unlink()
     restored(new, tmp_path / "backup")
     assert findings(new) == []
 
 
 def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
-    grow(new.ledger, 1)
+    grow(new.shared.ledger, 1)
     refused(new, past.backup, "The ledger is not empty")
     audit(new)
-    new.store.flushall()
+    new.shared.store.flushall()
     refused(new, past.backup, "The audit log is not empty")
 
 
 def test_checkpoints_of_another_audit_log_stay_as_they_are(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
-    new.audit_log.put_back([b"another\n"])
+    new.of(AuditComponents).log.put_back([b"another\n"])
     refused(new, past.backup, "The audit log is not empty")
 
 
@@ -239,24 +242,24 @@ def test_an_audit_log_that_outlived_the_store_is_gone_on_with(making: Making, tm
     old = live(making())
     backed_up(old, tmp_path / "backup")
     before = seen(old)
-    old.store.flushall()
+    old.shared.store.flushall()
     assert restored(old, tmp_path / "backup") == before
 
 
 def test_an_audit_log_that_is_ahead_of_the_backup_is_kept_as_evidence(making: Making, tmp_path: Path) -> None:
     old = live(making())
     backed_up(old, tmp_path / "backup")
-    old.keys.commands.create(person(), NewKey(name="lost"), REQUEST)
+    old.of(KeyComponents).keys.commands.create(person(), NewKey(name="lost"), REQUEST)
     audit(old)
-    old.store.flushall()
+    old.shared.store.flushall()
     refused(old, tmp_path / "backup", "The audit log is not empty, .* keep the old one as evidence")
 
 
 def test_a_store_that_a_keyledger_runs_on_is_refused(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
-    reader = Thread(target=new.tailed_ledger.tail, args=(0, 1, 2_000))
+    reader = Thread(target=new.shared.tailed_ledger.tail, args=(0, 1, 2_000))
     reader.start()
-    until(lambda: is_read_from(new.store), what="the reader's wait")
+    until(lambda: is_read_from(new.shared.store), what="the reader's wait")
     refused(new, past.backup, "A Keyledger runs on this store: stop it")
     reader.join()
     restored(new, past.backup)
@@ -266,7 +269,7 @@ def test_too_few_replicas_are_told_of_and_the_restore_can_be_run_again(past: Ear
     new = making(past.key_file, ack_replicas=1)
     with pytest.raises(TransferError, match="0 of 1 replicas have it in time: look after the replicas"):
         restored(new, past.backup)
-    again = EasyParts(replace(new.settings, ack_replicas=0), new.store_url)
+    again = with_fast_passwords(replace(new.shared.settings, ack_replicas=0), new.shared.store_url)
     assert restored(again, past.backup) == past.before
     close(again)
 
@@ -276,7 +279,11 @@ def test_somebody_who_writes_meanwhile_is_told_of(past: Earlier, making: Making)
 
     @contextmanager
     def watching(what: str) -> Iterator[Progress]:
-        yield lambda done, _all: grow(new.ledger, 1, "key:x") if (what, done) == ("events", 500) else None
+        yield (
+            lambda done, _all: (
+                grow(new.shared.ledger, 1, "key:x") if (what, done) == ("events", 500) else None
+            )
+        )
 
     with pytest.raises(TransferError, match="Somebody else wrote to the ledger meanwhile"):
         restore_file(new, past.backup, watching)

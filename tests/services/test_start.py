@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from services.audit.components import AuditComponents
 from services.audit.integrity.signer import SigningError
-from services.audit.manifest import AuditComponents
+from services.audit.monitoring.inspection import AuditInspection
 from services.runtime import up
-from services.runtime.server import AddressError, _secret_key, free_address
+from services.runtime.addresses import AddressError, free_address
+from services.runtime.server import _secret_key
+from shared.service.components import SharedComponents
 from shared.settings import Settings
 from shared.store.connections import (
     DataDirectoryError,
@@ -50,13 +53,13 @@ def settings(data_dir: Path, **changed: object) -> Settings:
 def test_a_data_directory_of_any_name_holds_its_store_and_its_audit_log(tmp_path: Path, name: str) -> None:
     server = EmbeddedServer.in_directory(tmp_path / name)
     with server.joined(), connect(server.url) as store:
-        components = AuditComponents(settings(tmp_path / name), server.url)
+        components = AuditComponents(SharedComponents(settings(tmp_path / name), server.url))
         ensure_usable(store)
-        with closing(components.audit_log):
-            components.audit_log.append([toggled(1)])
+        with closing(components.log):
+            components.log.append([toggled(1)])
             with examined(tmp_path / name) as installation:
-                assert installation.audit_log.last().position == 1
-                assert installation.database_file == tmp_path / name / "audit.db"
+                assert installation.of(AuditInspection).log.last().position == 1
+                assert installation.of(AuditInspection).database_file == tmp_path / name / "audit.db"
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert {"audit.db", "store"} <= {path.name for path in (tmp_path / name).iterdir()}
 
@@ -65,27 +68,27 @@ def test_a_data_directory_of_any_name_holds_its_store_and_its_audit_log(tmp_path
     ("host", "address"),
     [("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")],  # noqa: S104  # only a probe listens there
 )
-def test_a_name_stands_for_the_address_that_is_listened_on(tmp_path: Path, host: str, address: str) -> None:
-    assert free_address(settings(tmp_path, host=host, port=free_port())) == address
+def test_a_name_stands_for_the_address_that_is_listened_on(host: str, address: str) -> None:
+    assert free_address(host, free_port()) == address
 
 
 @pytest.mark.parametrize(
     "host", ["nowhere.invalid", "a..b", "a" * 70, "a b", "127.0.0.1:80", "256.1.1.1", "192.0.2.1", "http://x"]
 )
-def test_a_host_that_nobody_can_listen_on_is_refused_with_its_setting(tmp_path: Path, host: str) -> None:
+def test_a_host_that_nobody_can_listen_on_is_refused_with_its_setting(host: str) -> None:
     with pytest.raises(
         AddressError, match=r"^Can't listen on [^\n]*: set KEYLEDGER_HOST to [^\n]*$"
     ) as refusal:
-        free_address(settings(tmp_path, host=host, port=free_port()))
+        free_address(host, free_port())
     assert "uses it" not in str(refusal.value)
 
 
-def test_a_port_in_use_is_refused_at_the_address_of_a_name(tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused_at_the_address_of_a_name() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
         pytest.raises(AddressError, match=r"in use.* a free port"),
     ):
-        free_address(settings(tmp_path, host="localhost", port=other.getsockname()[1]))
+        free_address("localhost", other.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from services.audit.manifest import AuditComponents
+from services.audit.components import AuditComponents
 from services.cli import main
-from services.keys.manifest import KeyComponents
-from shared.components import now_ms
+from services.keys.components import KeyComponents
 from shared.eventstore.ledger import Ledger
+from shared.service.components import Container, SharedComponents, now_ms
 from shared.settings import Settings
 from tests.shared.test_export import toggled
 
@@ -32,12 +32,12 @@ def reader(request: pytest.FixtureRequest, ledger: Ledger, valkey_url: str) -> I
     """A reader's command, and what brings it up to the ledger."""
     settings = Settings.from_environment()
     if request.param == "projector":
-        components = KeyComponents(settings, valkey_url)
-        yield "projector", components.projector.catch_up
-        components.store.close()
-        components.waiting_store.close()
+        components = Container(SharedComponents(settings, valkey_url))
+        yield "projector", components.of(KeyComponents).projector.catch_up
+        components.shared.store.close()
+        components.shared.waiting_store.close()
         return
-    log = AuditComponents(settings, valkey_url).audit_log
+    log = AuditComponents(SharedComponents(settings, valkey_url)).log
     yield "audit", lambda: log.append(ledger.read(0, 100))
     log.close()
 

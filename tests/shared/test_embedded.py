@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,18 +34,7 @@ from tests.real import FakeServer, answers, until
 
 
 def settings(data_dir: Path, redis_url: str | None = None) -> Settings:
-    return Settings(
-        data_dir=data_dir,
-        redis_url=redis_url,
-        audit_database_url=None,
-        host="127.0.0.1",
-        port=8000,
-        secret_key=None,
-        key_prefix="kl",
-        allow_unsafe_store=False,
-        verifier_keys=1,
-        ack_replicas=0,
-    )
+    return replace(Settings.from_environment(), data_dir=data_dir, redis_url=redis_url)
 
 
 def use(data_dir: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import select
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from secrets import randbelow
 from threading import Event as Stop
 from threading import Thread
@@ -16,13 +17,13 @@ from services.accounts.passwords import Passwords
 from services.audit.integrity.signer import Signer
 from services.keys.model.token import ApiKey, mint
 from shared.clock import rfc3339
-from shared.components import now_ms
 from shared.errors import UserFacingError
 from shared.eventstore.events import Request
 from shared.eventstore.ledger import VersionConflictError
 from shared.identity import ForbiddenError, Principal
-from shared.process.command_log import _batching, command, log_in_batches, log_waiting, observe
+from shared.process.command_log import CommandLog, command
 from shared.process.telemetry import configure_logs, redacted, together
+from shared.service.components import now_ms
 from shared.store.connections import StoreUnavailableError
 from tests.real import until
 
@@ -103,12 +104,20 @@ def test_other_words_stay_as_they_are() -> None:
     assert redacted(words) == words
 
 
-@command("try_it")
-def attempt(_: Principal, error: Exception | None, request: Request, result: object = True) -> object:
-    assert request
-    if error:
-        raise error
-    return result
+@dataclass(frozen=True)
+class Commands:
+    """Something with a command."""
+
+    log: CommandLog = field(default_factory=CommandLog)
+
+    @command("try_it")
+    def attempt(
+        self, _: Principal, error: Exception | None, request: Request, result: object = True
+    ) -> object:
+        assert request
+        if error:
+            raise error
+        return result
 
 
 @pytest.mark.parametrize(
@@ -126,9 +135,12 @@ def test_a_command_is_told_once_with_its_outcome(
     capfd: pytest.CaptureFixture[str], error: Exception | None, outcome: str
 ) -> None:
     seen: list[tuple[str, str]] = []
-    observe(lambda name, how, seconds: seen.append((name, how)) if seconds >= 0 else None)
+    commands = Commands()
+    commands.log.observers.append(
+        lambda name, how, seconds: seen.append((name, how)) if seconds >= 0 else None
+    )
     with pytest.raises(type(error)) if error else nullcontext():
-        attempt(PRINCIPAL, error, request=REQUEST)
+        commands.attempt(PRINCIPAL, error, request=REQUEST)
     (line,) = lines(capfd)
     told = {"event": "try_it", "outcome": outcome, "actor": "abc", "workspace": "default"}
     assert told | {"request_id": "edge-1"} == {name: line[name] for name in (*told, "request_id")}
@@ -137,47 +149,50 @@ def test_a_command_is_told_once_with_its_outcome(
 
 
 def test_no_result_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
-    assert attempt(PRINCIPAL, None, REQUEST, None) is None
+    assert Commands().attempt(PRINCIPAL, None, REQUEST, None) is None
     assert lines(capfd)[0]["outcome"] == "refused"
 
 
 @pytest.fixture
-def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Commands, Callable[[], None]]]:
     """Lines of commands wait for their batch, which does not come by itself; gives what ends that."""
     monkeypatch.setattr("shared.process.command_log._BATCH_EVERY_S", 3600)
-    stop = Stop()
-    writer = Thread(target=log_in_batches, args=(stop,))
+    stop, commands = Stop(), Commands()
+    writer = Thread(target=commands.log.write_in_batches, args=(stop,))
     writer.start()
-    until(_batching.is_set)
+    until(commands.log._batching.is_set)
 
     def end() -> None:
         stop.set()
         writer.join()
 
-    yield end
+    yield commands, end
     end()
 
 
 def test_lines_of_commands_are_written_together_with_the_times_at_which_they_ended(
-    capfd: pytest.CaptureFixture[str], batching: Callable[[], None]
+    capfd: pytest.CaptureFixture[str], batching: tuple[Commands, Callable[[], None]]
 ) -> None:
+    commands, end = batching
     earliest = rfc3339(now_ms())
     for number in range(100):
-        attempt(PRINCIPAL, None, Request(id=f"edge-{number}", ip=None, user_agent=None))
+        commands.attempt(PRINCIPAL, None, Request(id=f"edge-{number}", ip=None, user_agent=None))
     latest = rfc3339(now_ms())
     assert lines(capfd) == []
-    batching()
-    attempt(PRINCIPAL, None, Request(id="edge-100", ip=None, user_agent=None))
+    end()
+    commands.attempt(PRINCIPAL, None, Request(id="edge-100", ip=None, user_agent=None))
     written = lines(capfd)
     assert [line["request_id"] for line in written] == [f"edge-{number}" for number in range(101)]
     assert all(earliest <= str(line["timestamp"]) <= latest for line in written[:100])
 
 
-@pytest.mark.usefixtures("batching")
-def test_who_ends_a_process_writes_the_lines_that_wait(capfd: pytest.CaptureFixture[str]) -> None:
-    attempt(PRINCIPAL, None, REQUEST)
+def test_who_ends_a_process_writes_the_lines_that_wait(
+    capfd: pytest.CaptureFixture[str], batching: tuple[Commands, Callable[[], None]]
+) -> None:
+    commands, _ = batching
+    commands.attempt(PRINCIPAL, None, REQUEST)
     assert lines(capfd) == []
-    log_waiting()
+    commands.log.flush()
     assert [line["request_id"] for line in lines(capfd)] == ["edge-1"]
 
 

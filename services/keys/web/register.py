@@ -4,15 +4,18 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from services.keys.commands import NoSuchKeyError, StaleVersionError
+from services.keys.components import KeyComponents
 from services.keys.model.key import RefusedError
 from services.keys.model.point_in_time import NotYetCreatedError
+from services.keys.monitoring import VERDICTS
 from services.keys.queries import Keys
 from services.keys.verification.usage import Usage
-from services.keys.verification.verifier import BehindError
+from services.keys.verification.verifier import CODES, BehindError
 from services.keys.web import api, pages, verify_api
 from services.keys.web.create_endpoint import CreateEndpoint
 from services.keys.web.fast_path import (
     FORWARD_AUTH,
+    UNAVAILABLE,
     InvalidParameterError,
     ScopesLackingError,
     VerdictEndpoints,
@@ -20,7 +23,18 @@ from services.keys.web.fast_path import (
 from shared.eventstore.point_in_time import PointInTimeError
 from shared.web.access import attach
 from shared.web.app import JsonApi, add_fast_path, attach_calls
+from shared.web.registration import Web
 from shared.web.server.fast_path import Call
+
+
+def attach_service(web: Web, components: KeyComponents) -> None:
+    """Attaches the service, with what the others lend it."""
+    counter = VERDICTS.counter()
+    count = {code: counter.labels(code).inc for code in (*CODES, UNAVAILABLE)}
+    verdicts = VerdictEndpoints(components.verifier, web.authenticator, lambda code: count[code]())
+    create = CreateEndpoint(components.keys.commands, web.authenticator, web.limits)
+    register(web.app, web.api, components.keys, verdicts, create, components.usage)
+    web.unread.add(FORWARD_AUTH)
 
 
 def register(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Histogram
 
+from shared.service.metrics import Counted
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -16,11 +18,11 @@ _NO_ROUTE = "none"  # whatever address that was: labels must not grow with what 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-_REQUESTS = Histogram(
+REQUESTS = Counted(
     "keyledger_http_request_duration_seconds",
+    "histogram",
     "From the request to the beginning of its answer.",
-    ["method", "route", "status"],
-    buckets=_BUCKETS,
+    ("method", "route", "status"),
 )
 
 
@@ -29,6 +31,7 @@ class RequestMetrics:
 
     def __init__(self, behind: WSGIApplication) -> None:
         self._behind = behind
+        self._seconds = REQUESTS.histogram(_BUCKETS)
         self._known: dict[tuple[str, str, str], Histogram] = {}  # finding a child takes longer than counting
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -45,5 +48,5 @@ class RequestMetrics:
         labels = method if method in _METHODS else "other", environ.get(ROUTE, _NO_ROUTE), status
         child = self._known.get(labels)
         if child is None:
-            child = self._known[labels] = _REQUESTS.labels(*labels)
+            child = self._known[labels] = self._seconds.labels(*labels)
         child.observe(seconds)

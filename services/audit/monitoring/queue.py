@@ -9,10 +9,10 @@ from rq.worker_registration import get_keys
 
 from services.audit.ingest.failures import Failures
 from services.audit.ingest.job import QUEUE
-from services.doctor.findings import Finding, ok, problem, warning
-from services.doctor.installation import Installation
 from shared.clock import parse_rfc3339
-from shared.components import now_ms
+from shared.service.checks import Finding, ok, problem, warning
+from shared.service.components import now_ms
+from shared.service.installation import Installation
 
 _SILENT_S = 60  # a worker that is well says every 15 s that it is
 

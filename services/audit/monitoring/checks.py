@@ -2,14 +2,29 @@
 
 from collections.abc import Iterator
 
+from sqlalchemy import func, select
+
 from services.audit.integrity.checkpoint import DUE_MS, unverified
 from services.audit.integrity.signed_note import NoteError
 from services.audit.log.store import AuditLog
-from services.doctor.findings import Finding, ok, problem, warning
-from services.doctor.installation import Installation
-from services.doctor.ledger import WENT_BACKWARDS, standing
+from services.audit.monitoring.inspection import AuditInspection
+from services.audit.monitoring.queue import check_queue, check_worker
 from shared.clock import date_utc
-from shared.components import now_ms
+from shared.service.checks import (
+    CLOCK,
+    EVERYWHERE,
+    WENT_BACKWARDS,
+    Check,
+    Concern,
+    Finding,
+    keeps_up,
+    ok,
+    problem,
+    warning,
+)
+from shared.service.clocks import skew_of, skewed
+from shared.service.components import now_ms
+from shared.service.installation import Installation
 
 _DAY_MS = 24 * 60 * 60 * 1000
 _CHECK_EVERY_MS = 7 * _DAY_MS
@@ -19,13 +34,14 @@ _OLDEST_POSTGRESQL = 14  # has CREATE OR REPLACE TRIGGER
 
 def check_database(installation: Installation) -> Iterator[Finding]:
     """Whether it can be read, and what it is."""
-    if installation.database_away:
-        yield installation.database_away
+    audit = installation.of(AuditInspection)
+    if audit.database_away:
+        yield audit.database_away
         return
-    version = installation.database.read(lambda connection: connection.dialect.server_version_info or ())
+    version = audit.database.read(lambda connection: connection.dialect.server_version_info or ())
     number = ".".join(map(str, version))
-    if installation.database_file:
-        yield ok(f"SQLite {number} reads {installation.database_file}")
+    if audit.database_file:
+        yield ok(f"SQLite {number} reads {audit.database_file}")
     elif version < (_OLDEST_POSTGRESQL,):
         yield problem(f"PostgreSQL {number} is too old", f"Run {_OLDEST_POSTGRESQL} or later.")
     else:
@@ -34,13 +50,14 @@ def check_database(installation: Installation) -> Iterator[Finding]:
 
 def check_audit_log(installation: Installation) -> Iterator[Finding]:
     """Whether it keeps up with the ledger."""
-    progress = installation.standing.progress()
+    audit = installation.of(AuditInspection)
+    progress = audit.status.progress()
     if progress.in_step:
         advice = (
             "See that `keyledger audit relay` and `audit worker` run; `keyledger audit status` says more."
         )
-        yield standing(progress.lag, advice)
-        indexed = installation.audit_log.search.indexed()
+        yield keeps_up(progress.lag, advice)
+        indexed = audit.log.search.indexed()
         if indexed < progress.position:
             yield warning(
                 f"{progress.position - indexed:,} entries aren't indexed yet, so searches miss them and "
@@ -57,8 +74,8 @@ def check_audit_log(installation: Installation) -> Iterator[Finding]:
 def check_integrity(installation: Installation) -> Iterator[Finding]:
     """When it was checked, and what was found. A log is due for the first time when it is so old."""
     advice = "Run `keyledger audit check`, and let a timer run it every day."
-    check, now = installation.standing.last_check(), now_ms()
-    first = installation.ledger.read(0, 1)
+    check, now = installation.of(AuditInspection).status.last_check(), now_ms()
+    first = installation.shared.ledger.read(0, 1)
     since = check.at if check else first[0].at if first else now
     if check and not check.sound:
         yield problem(
@@ -78,7 +95,7 @@ def check_integrity(installation: Installation) -> Iterator[Finding]:
 
 def check_alarm(installation: Installation) -> Iterator[Finding]:
     """Whether an operator has acknowledged every alarm."""
-    if alarm := installation.alarms.current():
+    if alarm := installation.of(AuditInspection).alarms.current():
         kind, position, detail = alarm.finding
         yield problem(
             f"{kind} at {position:,}: {detail}",
@@ -90,8 +107,9 @@ def check_alarm(installation: Installation) -> Iterator[Finding]:
 
 def check_checkpoints(installation: Installation) -> Iterator[Finding]:
     """Whether one vouches for it, and none that was signed is gone."""
-    log, file = installation.audit_log, installation.signer.anchor_file
-    kept, anchor = log.last_checkpoint(), installation.signer.anchor()
+    audit = installation.of(AuditInspection)
+    log, file = audit.log, audit.signer.anchor_file
+    kept, anchor = log.last_checkpoint(), audit.signer.anchor()
     try:
         last = unverified(kept.note) if kept else None
         signed = unverified(anchor) if anchor else None
@@ -124,3 +142,42 @@ def _unvouched(log: AuditLog, position: int) -> int:
     """How long, in ms, the oldest entry waits that lies behind the last checkpoint."""
     first = next(log.walk(log.last().position, position), None)
     return now_ms() - first.at if first else 0
+
+
+def check_database_clock(installation: Installation) -> Iterator[Finding]:
+    """Compares this machine's clock with that of a database server."""
+    audit = installation.of(AuditInspection)
+    if audit.database_file:
+        return
+    now = select(func.extract("epoch", func.clock_timestamp()))
+    skew = audit.database.read(
+        lambda connection: skew_of(lambda: 1000 * float(connection.execute(now).scalar_one()))
+    )
+    yield skewed(skew, "the database's")
+
+
+_BEHIND = "the-audit-log-is-behind"
+_INTACT = "the-audit-log-is-not-sound"
+
+CHECKS = (
+    Check(
+        "database", check_database, Concern.AUDIT_WEB | EVERYWHERE, "The audit log can't be read.", _BEHIND
+    ),
+    Check(
+        "audit log", check_audit_log, EVERYWHERE, "The audit log is behind or ahead of the ledger.", _BEHIND
+    ),
+    Check("integrity", check_integrity, EVERYWHERE, "The last check of the audit log failed.", _INTACT),
+    Check(
+        "alarm",
+        check_alarm,
+        EVERYWHERE,
+        "The audit log was changed, cut off, replaced or restored.",
+        "an-alarm-about-the-audit-log",
+    ),
+    Check(
+        "checkpoints", check_checkpoints, EVERYWHERE, "A signed checkpoint is missing or overdue.", _INTACT
+    ),
+    Check("queue", check_queue, EVERYWHERE, "Never. It warns of jobs that wait or failed.", _BEHIND),
+    Check("worker", check_worker, EVERYWHERE, "No audit worker runs.", _BEHIND),
+    Check("database clock", check_database_clock, EVERYWHERE, "The database's clock is over 5 s off.", CLOCK),
+)
