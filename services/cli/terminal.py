@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.accounts.components import AccountComponents
 from shared.errors import UserFacingError
 from shared.eventstore.events import Request
 from shared.eventstore.lag import Lag
@@ -74,6 +73,10 @@ def opened(*, creates: bool = False) -> Iterator[Container]:
 @contextmanager
 def opened_workspace(workspace: str) -> Iterator[Container]:
     """The same, if the workspace exists: a mistyped name would otherwise create one."""
+    from services.accounts.components import (
+        AccountComponents,  # which the projector and the worker don't need
+    )
+
     with opened() as components:
         accounts = components.of(AccountComponents).account_list
         if workspace != DEFAULT_WORKSPACE and not accounts.page(operator(workspace), 1).people:

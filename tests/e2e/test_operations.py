@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -13,16 +14,24 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.real import Service, children, until
+from services.runtime.manifests import MANIFESTS
+from services.runtime.metrics import metric_rows
+from tests.real import Service, children, free_ports, until
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = ("projector", "relay", "worker")
 RULES = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     odd = tmp_path_factory.mktemp("data") / "a b%20?mode=ro#ü"  # a URL would take it apart
-    service = Service(odd, KEYLEDGER_LOG_FORMAT="json", KEYLEDGER_HOST="localhost")
+    service = Service(
+        odd,
+        KEYLEDGER_LOG_FORMAT="json",
+        KEYLEDGER_HOST="localhost",
+        KEYLEDGER_METRICS_PORT=str(free_ports(len(PROGRAMS))),
+    )
     service.start()
     yield service
     assert service.stop() == 0
@@ -33,8 +42,17 @@ def headers(running: Service) -> dict[str, str]:
     return {"Authorization": f"Bearer {running.key('keyledger:admin')}"}
 
 
-def figures(service: Service) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = requests.get(f"{service.url}/metrics", timeout=60).text
+def exposed(service: Service, process: str) -> str:
+    """The metrics of a process."""
+    url = service.url
+    if process in PROGRAMS:
+        first = int(service.environment["KEYLEDGER_METRICS_PORT"])
+        url = f"http://127.0.0.1:{first + PROGRAMS.index(process)}"
+    return requests.get(f"{url}/metrics", timeout=60).text
+
+
+def figures(service: Service, process: str = "web") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = exposed(service, process)
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -67,6 +85,34 @@ def test_what_every_web_process_counted_is_added_up(running: Service, headers: d
             assert figure(running, "keyledger_verdicts_total", code=code) - before[code] == count
         assert figure(running, counted, **route) - requests_before == codes.total()
     assert len(children(running.pid("services.cli", "web"))) > 1
+
+
+@pytest.mark.parametrize("process", ["web", *PROGRAMS])
+def test_a_process_exposes_the_metrics_that_the_documentation_has_for_it(
+    running: Service, headers: dict[str, str], process: str
+) -> None:
+    assert "sound" in running.run("audit", "check").stdout  # its metrics are left out before the first check
+    documented = {row.name for row in metric_rows(MANIFESTS) if process in row.processes.split(", ")}
+
+    def names() -> set[str]:
+        requests.post(f"{running.url}/v1/keys", headers=headers, json={"name": "A"}, timeout=60)
+        families = text_string_to_metric_families(exposed(running, process))
+        return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+
+    until(lambda: names() == documented)
+
+
+def test_a_process_reports_its_position_and_its_last_error(running: Service) -> None:
+    head = figure(running, "keyledger_ledger_position")
+    for process, position in {"projector": "projector", "relay": "audit", "worker": "audit"}.items():
+        name = f"keyledger_{position}_position"
+        until(partial(_is_at, running, process, name, head))
+        found = figures(running, process)["keyledger_process_last_error_timestamp_seconds", frozenset()]
+        assert 0 <= found <= time.time()
+
+
+def _is_at(service: Service, process: str, name: str, position: float) -> bool:
+    return figures(service, process).get((name, frozenset()), 0) >= position
 
 
 def test_commands_are_counted_by_kind_and_outcome(running: Service, headers: dict[str, str]) -> None:
