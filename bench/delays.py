@@ -9,10 +9,11 @@ from redis import Redis
 
 from bench.figures import Figure
 from services.keys.commands import KeyCommands, NewKey
+from shared.clock import now_ms
 from shared.eventstore.events import Request
 from shared.eventstore.ledger import Ledger
 from shared.identity import ADMIN, Principal
-from shared.service.components import new_id, now_ms
+from shared.service.components import new_id
 from tests.real import until
 
 _RATE = 200  # commands a second

@@ -28,9 +28,9 @@ from services.keys.verification.cache import KeyCache
 from services.keys.verification.invalidation import CacheInvalidator
 from services.keys.verification.usage import Usage
 from services.keys.verification.verifier import Verifier
+from shared.clock import now_ms
 from shared.eventstore.events import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
-from shared.service.components import now_ms
 from shared.store.connections import connect
 from shared.text.key_detection import checksum
 from tests.real import Service, children, free_port, until

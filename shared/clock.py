@@ -1,10 +1,14 @@
-"""Times as people and other programs write them; inside, a time is milliseconds since 1970 in UTC.
+"""The clock, and times as users and other programs write them.
+
+Inside Keyledger, a time is milliseconds since 1970 in UTC. Rules never read the clock: they take the time as
+an argument.
 
 What can be printed are the years 1 to 9999 in UTC. `parse_rfc3339` accepts nothing else; an event that was
 stored or imported before may hold any integer, so the functions that print are total.
 """
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,6 +24,11 @@ _RFC3339 = re.compile(
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 _EXPECTED = "It must be a time like 2026-11-23T18:59:21.123Z."
+
+
+def now_ms() -> int:
+    """Returns the current time in ms since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def printable_time(at: int) -> int:

@@ -17,7 +17,8 @@ from services.audit.integrity.notary import Notary
 from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
 from services.audit.status import AuditStatus
-from shared.service.components import SharedComponents, now_ms
+from shared.clock import now_ms
+from shared.service.components import SharedComponents
 from shared.store.embedded import make_data_directory
 
 

@@ -10,7 +10,7 @@ from services.backup.backup import backup_file
 from services.backup.restore import restore_file
 from services.cli.terminal import opened, progress
 from services.runtime.output import echo, note, report
-from shared.service.components import now_ms
+from shared.clock import now_ms
 
 
 @click.command("backup")

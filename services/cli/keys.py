@@ -12,9 +12,8 @@ from services.keys.components import KeyComponents
 from services.keys.model.key import MAX_GRACE_SECONDS, ChangeKey
 from services.keys.web.schemas import KeyChangeSchema, KeySchema, NewKeySchema, RevocationSchema, presented
 from services.runtime.output import echo, ensure_writable, note, print_table, tell_once
-from shared.clock import date_utc
+from shared.clock import date_utc, now_ms
 from shared.process.telemetry import escaped
-from shared.service.components import now_ms
 
 
 @click.group("key")

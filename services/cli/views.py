@@ -20,8 +20,9 @@ from services.keys.manifest import MANIFEST
 from services.keys.read_model.operations import Status, retry, status
 from services.keys.read_model.rebuild import check, replay
 from services.runtime.output import echo, report
+from shared.clock import now_ms
 from shared.process.telemetry import escaped
-from shared.service.components import Container, now_ms
+from shared.service.components import Container
 
 
 @click.group("projector", invoke_without_command=True)

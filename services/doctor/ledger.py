@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from shared.clock import now_ms
 from shared.eventstore.ledger import LOG
 from shared.service.checks import Finding, ok, problem
 from shared.service.clocks import WRONG_MS, skew_of, skewed
-from shared.service.components import now_ms
 from shared.service.installation import Installation
 
 

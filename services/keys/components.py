@@ -13,8 +13,9 @@ from services.keys.verification.cache import KeyCache
 from services.keys.verification.invalidation import CacheInvalidator
 from services.keys.verification.usage import Usage
 from services.keys.verification.verifier import KeyAuthenticator, Verifier
+from shared.clock import now_ms
 from shared.eventstore.ledger import Ledger
-from shared.service.components import SharedComponents, new_id, now_ms
+from shared.service.components import SharedComponents, new_id
 
 # Longer than the invalidator's blocking read, and short enough to notice a dead connection.
 _FOLLOW_READ_S = 1.0

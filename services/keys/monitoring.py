@@ -7,6 +7,7 @@ from itertools import islice
 from services.keys.components import KeyComponents
 from services.keys.read_model.generations import Views
 from services.keys.read_model.operations import Status, keys_with_unprintable_expiry, status
+from shared.clock import now_ms
 from shared.service.checks import (
     EVERYWHERE,
     NOT_READY,
@@ -20,7 +21,7 @@ from shared.service.checks import (
     problem,
     warning,
 )
-from shared.service.components import Container, now_ms
+from shared.service.components import Container
 from shared.service.installation import Installation
 from shared.service.metrics import Counted, Gauge, Source, lag_gauges
 

@@ -1,6 +1,5 @@
 """What the API and the pages of keys work with."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -116,7 +115,7 @@ class Keys:
                     f"The ledger is at position {ledger.head().position}, and not yet there."
                 )
             return there[0].at
-        if moment.at > time.time_ns() // 1_000_000:
+        if moment.at > self.commands.now():
             newest = ledger.page(subject(key_id), max(ledger.version(subject(key_id)) - 1, 0), 1)
             if not newest or moment.at > newest[0].at:
                 raise PointInTimeError("It's in the future. Use a time up to now.")

@@ -12,7 +12,7 @@ from typing import Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 import structlog
 from redis import RedisError
 
-from shared.clock import rfc3339
+from shared.clock import now_ms, rfc3339
 from shared.errors import UserFacingError
 from shared.eventstore.events import Request, UnreadableEventError
 from shared.eventstore.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
@@ -66,7 +66,7 @@ class CommandLog:
             observe(name, outcome, seconds)
         line: dict[str, object] = {
             "event": name,
-            "timestamp": rfc3339(time.time_ns() // 1_000_000),
+            "timestamp": rfc3339(now_ms()),
             "outcome": outcome,
             "ms": round(seconds * 1000, 1),
         }

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from shared.clock import rfc3339
+from shared.clock import now_ms, rfc3339
 from shared.text import key_detection as tokens
 
 # What no line may have, whoever wrote it, next to API keys, and what to look for first, for most lines have
@@ -37,7 +37,7 @@ _gathered: ContextVar[list[bytes] | None] = ContextVar("keyledger_gathered_lines
 
 def _stamped(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if "timestamp" not in event:
-        event["timestamp"] = rfc3339(time.time_ns() // 1_000_000)
+        event["timestamp"] = rfc3339(now_ms())
     return event
 
 

@@ -4,7 +4,6 @@ A process imports and builds only what it uses: an audit worker needs no web fra
 SQL database. Nothing connects before it is used.
 """
 
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,11 +23,6 @@ _ANSWER_S = 1.5
 _BLOCKING_READ_S = 5.0
 
 C = TypeVar("C")
-
-
-def now_ms() -> int:
-    """Returns the current time in ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def new_id() -> str:

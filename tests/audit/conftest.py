@@ -16,9 +16,9 @@ from services.audit.integrity.notary import Notary
 from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
 from services.audit.status import AuditStatus
+from shared.clock import now_ms
 from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import Ledger
-from shared.service.components import now_ms
 from tests.audit.histories import AT, notary_of
 from tests.audit.tampering import Tampered
 

@@ -16,9 +16,9 @@ from services.audit.integrity.comparison import Comparison
 from services.audit.integrity.notary import Notary
 from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
+from shared.clock import now_ms
 from shared.eventstore.ledger import Ledger
 from shared.process.signals import set_by_signal
-from shared.service.components import now_ms
 from shared.store.connections import connect
 
 

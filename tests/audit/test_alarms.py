@@ -15,8 +15,8 @@ from services.audit.integrity.alarms import Alarms
 from services.audit.integrity.findings import Kind
 from services.audit.log.store import AuditLog, GapError
 from services.audit.status import AuditStatus
+from shared.clock import now_ms
 from shared.eventstore.ledger import NAMESPACE, Ledger
-from shared.service.components import now_ms
 from tests.audit.histories import grow, in_step, notary_of
 from tests.audit.tampering import Tampered
 

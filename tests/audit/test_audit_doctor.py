@@ -24,10 +24,10 @@ from services.audit.monitoring.checks import (
 )
 from services.audit.monitoring.inspection import AuditInspection
 from services.audit.status import CHECKS
+from shared.clock import now_ms
 from shared.eventstore.events import AuditChecked, AuditFinding
 from shared.eventstore.ledger import Ledger
 from shared.service.checks import Level
-from shared.service.components import now_ms
 from shared.service.installation import Installation
 from tests.audit.histories import created, grow, notary_of, record
 from tests.audit.tampering import Tampered

@@ -24,11 +24,11 @@ from services.keys.model.token import ApiKey, mint_again
 from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
 from services.keys.verification.usage import Usage
-from shared.clock import parse_rfc3339, rfc3339
+from shared.clock import now_ms, parse_rfc3339, rfc3339
 from shared.eventstore.events import Request
 from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
-from shared.service.components import new_id, now_ms
+from shared.service.components import new_id
 from shared.web.access import Access
 from shared.web.app import create_app
 from shared.web.server.limits import Limits

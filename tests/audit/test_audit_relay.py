@@ -17,8 +17,8 @@ from services.audit.ingest.relay import Relay
 from services.audit.integrity.signer import Signer
 from services.audit.integrity.verify_log import Trust, check
 from services.audit.log.store import AuditLog
+from shared.clock import now_ms
 from shared.eventstore.ledger import LOG, Checkpoint, Ledger
-from shared.service.components import now_ms
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
 from tests.audit.histories import AT, grow, in_step, notary_of

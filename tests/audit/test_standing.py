@@ -16,10 +16,10 @@ from services.audit.ingest.job import FUNCTION, QUEUE, catch_up
 from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
 from services.audit.status import CHECKS, AuditStatus
+from shared.clock import now_ms
 from shared.eventstore.events import Actor, AuditChecked, AuditFinding, Request
 from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import Ledger
-from shared.service.components import now_ms
 from tests.audit.histories import AT, grow, notary_of
 from tests.audit.processes import running, work
 from tests.real import until

@@ -39,9 +39,10 @@ from services.keys.read_model import projector, rebuild
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
 from services.keys.read_model.rebuild import replay
+from shared.clock import now_ms
 from shared.eventstore.ledger import Idempotency, Ledger
 from shared.process.telemetry import configure_logs
-from shared.service.components import new_id, now_ms
+from shared.service.components import new_id
 from shared.store.connections import connect
 from tests.keys.people import REQUEST, person
 

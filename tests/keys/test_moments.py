@@ -111,7 +111,7 @@ def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
-    monkeypatch.setattr("services.keys.queries.time.time_ns", lambda: 0)
+    monkeypatch.setattr("shared.clock.time.time_ns", lambda: 0)
     assert keys.past(person(), key.id, Time(key.created_at)).at == key.created_at
     with pytest.raises(PointInTimeError):
         keys.past(person(), key.id, Time(key.created_at + 1))

@@ -23,10 +23,9 @@ from services.keys.monitoring import check_expiry_times, check_views
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
 from services.runtime.manifests import MANIFESTS
-from shared.clock import LAST_TIME, rfc3339
+from shared.clock import LAST_TIME, now_ms, rfc3339
 from shared.eventstore.ledger import LOG
 from shared.service.checks import Level, skipped
-from shared.service.components import now_ms
 from shared.service.installation import Installation
 from shared.store.connections import DURABLE
 from shared.store.embedded import EmbeddedServer

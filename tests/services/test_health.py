@@ -18,8 +18,9 @@ from services.keys.components import KeyComponents
 from services.runtime.checks import CheckRunner
 from services.runtime.manifests import MANIFESTS
 from services.runtime.metrics import sources
+from shared.clock import now_ms
 from shared.service.checks import Check, Concern, ok, problem, skipped
-from shared.service.components import Container, now_ms
+from shared.service.components import Container
 from shared.service.metrics import Polled
 from shared.web.health import Report, attach_health
 from tests.application import application

@@ -10,8 +10,9 @@ from redis import Redis
 from services.audit.components import AuditComponents
 from services.cli import main
 from services.keys.components import KeyComponents
+from shared.clock import now_ms
 from shared.eventstore.ledger import Ledger
-from shared.service.components import Container, SharedComponents, now_ms
+from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from tests.shared.test_export import toggled
 

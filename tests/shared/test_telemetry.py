@@ -16,14 +16,13 @@ import structlog
 from services.accounts.passwords import Passwords
 from services.audit.integrity.signer import Signer
 from services.keys.model.token import ApiKey, mint
-from shared.clock import rfc3339
+from shared.clock import now_ms, rfc3339
 from shared.errors import UserFacingError
 from shared.eventstore.events import Request
 from shared.eventstore.ledger import VersionConflictError
 from shared.identity import ForbiddenError, Principal
 from shared.process.command_log import CommandLog, command
 from shared.process.telemetry import configure_logs, redacted, together
-from shared.service.components import now_ms
 from shared.store.connections import StoreUnavailableError
 from tests.real import until
 

@@ -9,7 +9,7 @@ from services.audit.integrity.signed_note import NoteError
 from services.audit.log.store import AuditLog
 from services.audit.monitoring.inspection import AuditInspection
 from services.audit.monitoring.queue import check_queue, check_worker
-from shared.clock import date_utc
+from shared.clock import date_utc, now_ms
 from shared.service.checks import (
     CLOCK,
     EVERYWHERE,
@@ -23,7 +23,6 @@ from shared.service.checks import (
     warning,
 )
 from shared.service.clocks import skew_of, skewed
-from shared.service.components import now_ms
 from shared.service.installation import Installation
 
 _DAY_MS = 24 * 60 * 60 * 1000

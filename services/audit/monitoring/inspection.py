@@ -15,8 +15,8 @@ from services.audit.integrity.signer import Signer
 from services.audit.log.database import ENTRIES, AuditDatabaseError, Database
 from services.audit.log.store import AuditLog
 from services.audit.status import AuditStatus
+from shared.clock import now_ms
 from shared.service.checks import Finding, SkippedError, ok, problem
-from shared.service.components import now_ms
 from shared.service.installation import Installation
 from shared.store.connections import StoreError
 

@@ -8,8 +8,9 @@ from services.audit.components import AuditComponents
 from services.audit.ingest.failures import Failures
 from services.audit.log.database import AuditDatabaseError
 from services.audit.status import LastCheck
+from shared.clock import now_ms
 from shared.eventstore.lag import Lag, lag_of
-from shared.service.components import Container, now_ms
+from shared.service.components import Container
 from shared.service.metrics import Gauge, Source, lag_gauges
 
 

@@ -9,9 +9,8 @@ from rq.worker_registration import get_keys
 
 from services.audit.ingest.failures import Failures
 from services.audit.ingest.job import QUEUE
-from shared.clock import parse_rfc3339
+from shared.clock import now_ms, parse_rfc3339
 from shared.service.checks import Finding, ok, problem, warning
-from shared.service.components import now_ms
 from shared.service.installation import Installation
 
 _SILENT_S = 60  # a worker that is well says every 15 s that it is

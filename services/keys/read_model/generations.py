@@ -22,6 +22,7 @@ from services.keys.read_model.criteria import ALL, Criteria
 from services.keys.read_model.index import moves
 from services.keys.read_model.projection import VERSION, Changes, Read, key_ids, project
 from services.keys.read_model.query import Listing, Page
+from shared.clock import now_ms
 from shared.errors import UserFacingError
 from shared.eventstore.ledger import BEGINNING, NAMESPACE, Checkpoint
 
@@ -180,7 +181,7 @@ class Generation:
 
         It looks at so many keys and no more, so where few match, the page may be short and not the last.
         """
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         listing = Listing(self.store, partial(self._index, workspace), self.rows, workspace, now)
         return listing.page(limit, cursor, criteria)
 

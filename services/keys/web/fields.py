@@ -1,13 +1,13 @@
 """The fields of what the API and the forms take of a key, each with its rules and what it means."""
 
 import re
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
 from services.keys.read_model.cursor import CursorError, parse_cursor
+from shared.clock import now_ms
 from shared.identity import OWN_PREFIX, SCOPES
 from shared.text.key_detection import resembles_key
 from shared.web.schemas import Text, Timestamp, about
@@ -51,7 +51,7 @@ def check_scopes(scopes: Sequence[str]) -> None:
 
 
 def _in_future(at: int) -> None:
-    if at <= time.time() * 1000:
+    if at <= now_ms():
         raise ValidationError("It must be in the future.")
 
 

@@ -1,6 +1,5 @@
 """What the API and the forms take and give, as marshmallow schemas."""
 
-import time
 from typing import Any, ClassVar
 
 import msgspec
@@ -20,7 +19,7 @@ from services.keys.web.fields import (
     reason_field,
     scopes_field,
 )
-from shared.clock import rfc3339
+from shared.clock import now_ms, rfc3339
 from shared.eventstore.events import EVENT_TYPES, Event
 from shared.web.schemas import (
     ActorSchema,
@@ -269,5 +268,5 @@ def _with_times(data: dict[str, Any]) -> dict[str, Any]:
 
 def presented(key: Key, at: int | None = None) -> dict[str, Any]:
     """A key with its status at a time in ms, or at this moment, as schemas and templates take it."""
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     return msgspec.structs.asdict(key) | {"status": key.status(now if at is None else at)}
