@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shared.service.manifest import Background, Manifest
+from shared.identity import ADMIN
+from shared.service.manifest import Background, Manifest, NavigationItem
 
 if TYPE_CHECKING:
     from shared.service.components import Container
@@ -30,4 +31,5 @@ MANIFEST = Manifest(
     commands={"account": "services.cli.accounts"},
     background=_background,
     web=_web,
+    navigation=(NavigationItem("people.list_people", "people", "Accounts", ADMIN),),
 )

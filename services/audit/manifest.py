@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shared.service.manifest import Manifest, Program
+from shared.identity import AUDIT_READ
+from shared.service.manifest import Manifest, NavigationItem, Program
 
 if TYPE_CHECKING:
     from shared.service.checks import Check
@@ -38,4 +39,5 @@ MANIFEST = Manifest(
     checks=_checks,
     metrics=_metrics,
     web=_web,
+    navigation=(NavigationItem("audit.entries_page", "ledger", "Audit log", AUDIT_READ),),
 )

@@ -12,14 +12,7 @@ from services.accounts.model.account import Account
 from services.accounts.passwords import new_password
 from services.accounts.read_model.projection import AccountRow
 from services.accounts.web.schemas import ReasonSchema
-from services.cli.terminal import (
-    json_option,
-    opened,
-    opened_workspace,
-    operator,
-    request,
-    workspace_option,
-)
+from services.cli.terminal import json_option, opened, opened_workspace, operator, request, workspace_option
 from services.runtime.output import echo, ensure_writable, note, print_table, report, tell_once
 from shared.clock import date_utc, rfc3339
 from shared.identity import ROLES

@@ -251,11 +251,7 @@ def _record(components: Container, found: Result) -> bool:
         return False
     actor = operator(DEFAULT_WORKSPACE)
     components.shared.journal.tell(
-        as_fact(found),
-        subject=CHECKS,
-        workspace=actor.workspace,
-        actor=actor.actor,
-        request=request(),
+        as_fact(found), subject=CHECKS, workspace=actor.workspace, actor=actor.actor, request=request()
     )
     return True
 

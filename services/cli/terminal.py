@@ -46,11 +46,7 @@ def _named_workspace(_context: click.Context, _parameter: click.Parameter, name:
 
 
 workspace_option = click.option(
-    "--workspace",
-    default=DEFAULT_WORKSPACE,
-    show_default=True,
-    callback=_named_workspace,
-    help="Workspace.",
+    "--workspace", default=DEFAULT_WORKSPACE, show_default=True, callback=_named_workspace, help="Workspace."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Output JSON.")
 
@@ -114,12 +110,7 @@ def lag_words(position: int, lag: Lag) -> str:
 
 def lag_facts(position: int, lag: Lag) -> dict[str, Any]:
     """The same as JSON fields."""
-    return {
-        "position": position,
-        "head": lag.head,
-        "lag_events": lag.events,
-        "lag_seconds": lag.ms / 1000,
-    }
+    return {"position": position, "head": lag.head, "lag_events": lag.events, "lag_seconds": lag.ms / 1000}
 
 
 def exit_status(lag: Lag, *, in_step: bool) -> int:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shared.service.manifest import Background, Manifest, Program
+from shared.identity import KEYS_READ
+from shared.service.manifest import Background, Manifest, NavigationItem, Program
 
 if TYPE_CHECKING:
     from shared.service.checks import Check
@@ -46,15 +47,12 @@ def _web(web: "Web") -> None:
 
 MANIFEST = Manifest(
     name="keys",
-    commands={
-        "key": "services.cli.keys",
-        "projector": "services.cli.views",
-        "replay": "services.cli.views",
-    },
+    commands={"key": "services.cli.keys", "projector": "services.cli.views", "replay": "services.cli.views"},
     programs=(Program("projector", ["projector"]),),
     checks=_checks,
     metrics=_metrics,
     counted=_counted,
     background=_background,
     web=_web,
+    navigation=(NavigationItem("keys.list_keys", "key", "API Keys", KEYS_READ),),
 )

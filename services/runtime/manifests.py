@@ -7,8 +7,4 @@ from services.audit.manifest import MANIFEST as AUDIT
 from services.keys.manifest import MANIFEST as KEYS
 from shared.service.manifest import Manifest
 
-MANIFESTS: Sequence[Manifest] = (
-    KEYS,
-    ACCOUNTS,
-    AUDIT,
-)
+MANIFESTS: Sequence[Manifest] = (KEYS, AUDIT, ACCOUNTS)

@@ -45,7 +45,7 @@ def create_web() -> Flask:
 
 def create_audit_web() -> Flask:
     """The audit pages and calls alone, with those of sign-in."""
-    return build_web(_components(), (ACCOUNTS, AUDIT), home="audit.entries_page", ready=Concern.AUDIT_WEB)
+    return build_web(_components(), (AUDIT, ACCOUNTS), home="audit.entries_page", ready=Concern.AUDIT_WEB)
 
 
 def _components() -> Container:
@@ -92,6 +92,8 @@ def build_web(components: Container, attached: Sequence[Manifest], home: str, re
     web = Web(app, api, components, limits, keys.authenticator, keys.forensics)
     for manifest in attached:
         manifest.web(web)
+    navigation = [item for manifest in attached for item in manifest.navigation]
+    app.context_processor(lambda: {"navigation": navigation})
     guard = ConnectionGuard(None if settings.trusted_proxies else MAX_PER_PEER)
     Thread(target=guard.run, args=(Stop(),), daemon=True).start()
     surround(app, settings.trusted_proxies, guard, web.unread)

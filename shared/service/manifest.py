@@ -21,6 +21,15 @@ class Program(NamedTuple):
     command: Sequence[str]
 
 
+class NavigationItem(NamedTuple):
+    """A link in the dashboard's menu, for accounts that hold the scope."""
+
+    endpoint: str
+    icon: str
+    label: str
+    scope: str
+
+
 class Background(NamedTuple):
     """A thread of each web process, and what to call once more when the process ends."""
 
@@ -53,3 +62,4 @@ class Manifest:
     counted: Callable[[], Sequence[Counted]] = tuple
     background: Callable[[Container], Sequence[Background]] = _no_background
     web: Callable[[Web], None] = _no_web
+    navigation: Sequence[NavigationItem] = ()

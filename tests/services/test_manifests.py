@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from flask import Blueprint
+from flask import Blueprint, render_template
 from redis import Redis
 
 from services.cli import Keyledger
@@ -18,13 +18,15 @@ from services.doctor.examination import all_checks, look
 from services.runtime import manifests, up, web
 from services.runtime.manifests import MANIFESTS
 from services.runtime.metrics import metric_rows, sources
+from shared.identity import ADMIN
 from shared.service.checks import Check, Concern, Finding, ok
 from shared.service.components import Container, SharedComponents
 from shared.service.installation import Installation
-from shared.service.manifest import Background, Manifest, Program
+from shared.service.manifest import Background, Manifest, NavigationItem, Program
 from shared.service.metrics import Gauge, Polled, Source
 from shared.settings import Settings
 from shared.web.registration import Web
+from tests.keys.people import person
 from tests.services.keyledgers import parts_in
 
 
@@ -69,6 +71,7 @@ GREETER = Manifest(
     ),
     background=lambda _: (Background(lambda _: None),),
     web=attach,
+    navigation=(NavigationItem("greeter.greeting", "key", "Greeting", ADMIN),),
 )
 ALL = (*MANIFESTS, GREETER)
 
@@ -100,6 +103,10 @@ def test_a_manifest_adds_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     components = Container(SharedComponents(Settings.from_environment(), "unix:///nowhere.sock"))
     app = web.build_web(components, ALL, home="keys.list_keys", ready=Concern.WEB)
     assert app.test_client().get("/greeting").text == "Hello from kl"
+    with app.test_request_context("/greeting"):
+        app.preprocess_request()
+        page = render_template("navigation.html", principal=person())
+    assert '<a href="/greeting" aria-current="page">' in " ".join(page.split())
 
 
 def test_a_manifest_adds_a_process_with_a_port_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +121,7 @@ def test_a_manifest_adds_a_process_with_a_port_of_its_own(monkeypatch: pytest.Mo
 
 def test_the_services_are_listed_once() -> None:
     source = Path(manifests.__file__).read_text()
-    assert [manifest.name for manifest in MANIFESTS] == ["keys", "accounts", "audit"]
+    assert [manifest.name for manifest in MANIFESTS] == ["keys", "audit", "accounts"]
     assert source.count("services.") == len(MANIFESTS)
 
 
