@@ -13,7 +13,7 @@ from shared.eventstore.events import Request
 from shared.eventstore.ledger import Idempotency
 from shared.identity import Authenticator, Principal, authorize
 from shared.web.openapi.document import documented, needs_scope
-from shared.web.server import environ
+from shared.web.server.context import RequestContext
 from shared.web.server.limits import Limits
 from shared.web.session import renew
 
@@ -80,7 +80,7 @@ def bearer(
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R]:
         @wraps(view)
         def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            principal = environ.caller(request.environ, attached(Access).authenticate)
+            principal = context().caller(attached(Access).authenticate)
             if limited:
                 attached(Limits).count(principal)
             authorize(principal, scope)
@@ -92,9 +92,14 @@ def bearer(
     return decorate
 
 
+def context() -> RequestContext:
+    """The request that Flask works on."""
+    return RequestContext(request.environ)
+
+
 def origin() -> Request:
-    """What the events tell of this request."""
-    return environ.origin(request.environ)
+    """What events record of this request."""
+    return context().origin
 
 
 def idempotency(principal: Principal, key: str | None) -> Idempotency | None:
@@ -103,8 +108,8 @@ def idempotency(principal: Principal, key: str | None) -> Idempotency | None:
 
 
 def idempotency_of(principal: Principal, key: str, body: bytes) -> Idempotency:
-    """The same, of a key and a body from elsewhere: the forms carry theirs in a field."""
-    return environ.idempotency(request.environ, principal, key, body)
+    """The same for a key and a body from elsewhere: forms carry theirs in a field."""
+    return context().idempotency(principal, key, body)
 
 
 def begin_session(subject: str, version: int) -> None:

@@ -25,20 +25,18 @@ from shared.eventstore.ledger import IdempotencyConflictError, NotReplicatedErro
 from shared.identity import ForbiddenError, InvalidKeyError, RotatedSecretError, UnauthenticatedError
 from shared.store.connections import StoreError
 from shared.text.characters import escaped
-from shared.web.access import Access, attach, attached, origin
+from shared.web.access import Access, attach, attached, context, origin
 from shared.web.openapi.document import SchemaRules, completed
 from shared.web.openapi.routes import attach_interface
 from shared.web.problems import Refusal, challenge, problem
 from shared.web.schemas import ProblemSchema, Timestamp, field_errors
-from shared.web.server import environ
 from shared.web.server.bodies import Bodies
 from shared.web.server.connections import BODY_DEADLINE_S, ConnectionGuard
-from shared.web.server.environ import FAILURE, MAX_BODY_BYTES, request_id
-from shared.web.server.fast_path import Call, FastPath
-from shared.web.server.headers import security_headers
+from shared.web.server.context import FAILURE, MAX_BODY_BYTES, RequestContext, begin_request, response_headers
+from shared.web.server.fast_path import FastPath, WsgiEndpoint
 from shared.web.server.limits import Limits, TooManyRequestsError
 from shared.web.server.proxies import TrustedProxies
-from shared.web.server.request_metrics import ROUTE, RequestMetrics
+from shared.web.server.request_metrics import RequestMetrics
 from shared.web.server.slots import BusyError, Slots
 from shared.web.session import UnreadableCookieError
 
@@ -117,9 +115,9 @@ def limit_concurrency(app: Flask, threads: int) -> None:
     app.wsgi_app = Slots(app.wsgi_app, threads, _PROBES)  # type: ignore[method-assign]  # as Flask documents
 
 
-def add_fast_path(app: Flask, calls: Mapping[str, Call]) -> None:
-    """Lets the calls of some paths be answered before Flask, with the headers of every answer."""
-    app.wsgi_app = FastPath(app.wsgi_app, calls)  # type: ignore[method-assign]  # as Flask documents
+def add_fast_path(app: Flask, endpoints: Mapping[str, WsgiEndpoint]) -> None:
+    """Answers requests to some paths before Flask, with the headers of every response."""
+    app.wsgi_app = FastPath(app.wsgi_app, endpoints)  # type: ignore[method-assign]  # as Flask documents
 
 
 def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collection[str]) -> None:
@@ -132,7 +130,7 @@ def surround(app: Flask, proxies: int, guard: ConnectionGuard, unread: Collectio
     if proxies:
         surrounded = TrustedProxies(surrounded, proxies)
     access: Access = app.extensions["keyledger"][Access]
-    admit = partial(environ.caller, authenticate=access.authenticate)
+    admit = partial(RequestContext.caller, authenticate=access.authenticate)
     app.wsgi_app = Bodies(surrounded, guard, admit, unread)  # type: ignore[method-assign]  # as Flask documents
 
 
@@ -143,11 +141,10 @@ def _shown(value: object) -> object:
 
 def _begin() -> AnyResponse | None:
     """Names the request, and tells first of all what went wrong with it before Flask."""
-    g.request_id = request_id(request.environ)
+    route = request.url_rule.rule if request.url_rule else None
+    g.request_id = begin_request(request.environ, route).id
     clear_contextvars()
     bind_contextvars(request_id=g.request_id)
-    if request.url_rule:
-        request.environ[ROUTE] = request.url_rule.rule
     if failure := request.environ.get(FAILURE):
         raise failure
     if request.method not in _SAFE_METHODS and (coding := _content_coding()):
@@ -198,15 +195,14 @@ def _host_of(sent_from: str) -> str:
 
 def _finish(response: Response) -> Response:
     headers = response.headers
-    headers["X-Request-Id"] = g.request_id
-    headers.extend(security_headers(request.environ))
+    headers.extend(response_headers(context()))
     if request.endpoint != "static":
         headers.setdefault("Cache-Control", "no-store")
     return response
 
 
 def _is_call() -> bool:
-    return environ.is_call(request.environ)
+    return context().is_api
 
 
 def _map_errors(app: Flask) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from shared.web.server.headers import security_headers
+from shared.web.server.context import security_headers
 from tests.deployment import COMPOSE, OURS, SERVICES, WEBS, Deployment, deployed
 from tests.real import until
 from tests.web_client import Visitor

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 import requests
 
-from shared.web.server.headers import security_headers
+from shared.web.server.context import security_headers
 from tests.deployment import Deployment
 from tests.real import until
 

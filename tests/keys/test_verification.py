@@ -23,7 +23,7 @@ from shared.eventstore.events import UnreadableEventError
 from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import KEYS_VERIFY, UnauthenticatedError
 from shared.text.key_detection import checksum
-from shared.web.server.environ import BODY
+from shared.web.server.context import BODY, RequestContext
 from shared.web.server.limits import Limits
 from tests.keys.people import REQUEST, now, person
 
@@ -370,26 +370,33 @@ def test_a_workspace_of_any_name_fits_a_header(
     assert done.api_key
     calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"bearer {done.api_key.reveal()}"}
-    assert dict(calls.forward_auth(asked).headers)["X-Keyledger-Workspace"] == sent
+    assert dict(calls.forward_auth(RequestContext(asked)).headers)["X-Keyledger-Workspace"] == sent
 
 
 def test_scopes_of_any_text_fit_a_header_and_stay_apart(process: Process, commands: KeyCommands) -> None:
     _, token = created(commands, scopes=("orders:read", "a\r\nX-Evil: 1", "é", "b c", "100%"))
     calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
-    answer = calls.forward_auth({"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"Bearer {token}"})
+    answer = calls.forward_auth(gateway("", token))
     sent = dict(answer.headers)["X-Keyledger-Scopes"]
     assert sent == "orders:read a%0D%0AX-Evil%3A%201 %C3%A9 b%20c 100%25"
 
 
-def plain(body: bytes, token: str = "") -> dict[str, object]:
+def gateway(query: str, token: str) -> RequestContext:
+    """A request to forward-auth."""
+    return RequestContext({"QUERY_STRING": query, "HTTP_AUTHORIZATION": f"Bearer {token}"})
+
+
+def plain(body: bytes, token: str = "") -> RequestContext:
     """A request that the fast path may answer."""
-    return {
-        "REQUEST_METHOD": "POST",
-        "QUERY_STRING": "",
-        "CONTENT_TYPE": "application/json",
-        "HTTP_AUTHORIZATION": f"Bearer {token}",
-        BODY: body,
-    }
+    return RequestContext(
+        {
+            "REQUEST_METHOD": "POST",
+            "QUERY_STRING": "",
+            "CONTENT_TYPE": "application/json",
+            "HTTP_AUTHORIZATION": f"Bearer {token}",
+            BODY: body,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +469,7 @@ def test_forward_auth_refuses_a_rule_that_it_cannot_read_and_names_the_parameter
     calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     for _ in range(2):  # the second time, what was read before may come from a cache
         with pytest.raises(InvalidParameterError) as refused:
-            calls.forward_auth({"QUERY_STRING": query, "HTTP_AUTHORIZATION": f"Bearer {token}"})
+            calls.forward_auth(gateway(query, token))
         assert refused.value.name == name
         assert "a1B2" not in str(refused.value)
 
@@ -473,7 +480,7 @@ def test_a_key_that_was_pasted_as_a_scope_is_not_repeated_in_the_error(
     _, token = created(commands)
     calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     with pytest.raises(InvalidParameterError) as refused:
-        calls.forward_auth({"QUERY_STRING": f"scopes={token}", "HTTP_AUTHORIZATION": f"Bearer {token}"})
+        calls.forward_auth(gateway(f"scopes={token}", token))
     assert token not in str(refused.value)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shared.web.server import connections
 from shared.web.server.bodies import Bodies
 from shared.web.server.connections import ConnectionGuard
-from shared.web.server.environ import BODY, FAILURE
+from shared.web.server.context import BODY, FAILURE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -23,7 +23,7 @@ from services.keys.read_model.index import moves
 from services.keys.verification.as_of import verdict_of
 from services.keys.verification.cache import cached_key
 from services.keys.verification.verifier import Verdict, code_at, end_of
-from services.keys.web.fast_path import told
+from services.keys.web.fast_path import to_json
 from services.keys.web.forms import texts_of
 from services.keys.web.pages import _moment
 from services.keys.web.schemas import EventSchema, KeySchema, presented
@@ -87,7 +87,7 @@ def test_a_key_of_any_events_is_listed_verified_and_told(app: Flask, life: list[
     assert json.dumps(EventSchema(many=True).dump(events))
     standing = cached_key(events)
     verdict = Verdict(code_at(standing, NOW, end_of(standing), ()), 1, standing)
-    assert json.loads(told(verdict))["key_id"] == KEY.partition(":")[2]
+    assert json.loads(to_json(verdict))["key_id"] == KEY.partition(":")[2]
     assert verdict_of(past(events, Position(len(events)), NOW), ["a"]).words
     assert key is not None
     _show_details(app, key, events)

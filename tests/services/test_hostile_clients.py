@@ -18,7 +18,7 @@ from shared.identity import UnauthenticatedError
 from shared.web.server import bodies, slots
 from shared.web.server.bodies import Bodies
 from shared.web.server.connections import ConnectionGuard
-from shared.web.server.environ import BODY, CALLER, FAILURE, MAX_BODY_BYTES
+from shared.web.server.context import BODY, CALLER, FAILURE, MAX_BODY_BYTES
 from shared.web.server.slots import BusyError, Slots
 from tests.real import free_port, until
 from tests.services.guarded_application import CROWDED, PER_PEER
@@ -234,7 +234,9 @@ def test_a_chunked_body_is_no_larger_than_another() -> None:
 
 def test_the_sender_of_a_slow_body_is_authenticated_again(monkeypatch: pytest.MonkeyPatch) -> None:
     behind = Application()
-    application: Any = Bodies(behind, ConnectionGuard(), lambda environ: environ.update({CALLER: "a caller"}))
+    application: Any = Bodies(
+        behind, ConnectionGuard(), lambda context: context.environ.update({CALLER: "a caller"})
+    )
     request = {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/v1/keys",

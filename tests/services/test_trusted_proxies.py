@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.web.server.environ import FAILURE
+from shared.web.server.context import FAILURE
 from shared.web.server.proxies import TrustedProxies
 
 FOR, PROTO, HOST = "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST"

@@ -7,7 +7,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import Client, TestResponse
 
+from shared.web.server.context import RequestContext
 from shared.web.server.fast_path import Answer, FastPath
+from shared.web.server.proxies import TrustedProxies
 from tests.application import application
 
 _ASKS_THE_STORE = {"/metrics", "/readyz", "/statusz"}  # they report on it, and are kept from outsiders
@@ -72,10 +74,28 @@ def test_an_internal_error_has_the_security_headers_too(
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_answers_of_the_fast_path_have_the_security_headers_too(scheme: str) -> None:
-    lane = FastPath(
+    fast_path = FastPath(
         lambda *_: [b"behind"], {"/fast": lambda _: Answer([("Content-Type", "text/plain")], b"")}
     )
-    assert_secured(Client(lane, TestResponse).get("/fast", base_url=f"{scheme}://localhost"), scheme)
+    assert_secured(Client(fast_path, TestResponse).get("/fast", base_url=f"{scheme}://localhost"), scheme)
+
+
+@pytest.mark.parametrize("reported", [None, "http", "https"])
+def test_the_fast_path_and_flask_answer_with_the_same_headers(app: Flask, reported: str | None) -> None:
+    def plain_only(context: RequestContext) -> Answer | None:
+        if context.environ["QUERY_STRING"]:
+            return None
+        return Answer([("Content-Type", "text/html; charset=utf-8"), ("Cache-Control", "no-store")], b"")
+
+    client = Client(TrustedProxies(FastPath(app.wsgi_app, {"/sign-in": plain_only}), 1), TestResponse)
+    sent = {"X-Request-Id": "checkout-42"} | ({"X-Forwarded-Proto": reported} if reported else {})
+    fast, flask = client.get("/sign-in", headers=sent), client.get("/sign-in?by=flask", headers=sent)
+    assert (fast.data, b"<form" in flask.data) == (b"", True)
+    of_flask_alone = {"Content-Length", "Set-Cookie", "Vary"}
+    assert sorted(fast.headers) == sorted(
+        (name, value) for name, value in flask.headers if name not in of_flask_alone
+    )
+    assert ("Strict-Transport-Security" in fast.headers) == (reported == "https")
 
 
 def assert_secured(answer: TestResponse, scheme: str) -> None:

@@ -20,7 +20,7 @@ from shared.eventstore.events import (
     enveloped,
 )
 from shared.text.key_detection import holds_key
-from shared.web.server.environ import origin
+from shared.web.server.context import RequestContext
 from tests.shared.every_event import payloads, types_of
 from tests.shared.test_tokens import DISGUISES, TOKEN
 
@@ -154,7 +154,7 @@ def test_a_key_is_refused_as_a_workspace_and_as_an_e_mail_address(canary: str) -
 @pytest.mark.parametrize("canary", [TOKEN, DISGUISES["percent-encoded twice"](TOKEN)])
 def test_a_user_agent_is_cut_only_after_keys_were_removed(before: int, canary: str) -> None:
     user_agent = ("agent/1.0 " * 30)[:before] + canary + " more" * 20
-    kept = origin({"HTTP_USER_AGENT": user_agent, "REMOTE_ADDR": "192.0.2.7"}).user_agent
+    kept = RequestContext({"HTTP_USER_AGENT": user_agent, "REMOTE_ADDR": "192.0.2.7"}).origin.user_agent
     assert kept
     assert len(kept) <= 300
     assert TOKEN[8:14] not in kept
@@ -162,14 +162,14 @@ def test_a_user_agent_is_cut_only_after_keys_were_removed(before: int, canary: s
 
 
 def test_a_user_agent_without_its_key_is_plain_text() -> None:
-    kept = origin({"HTTP_USER_AGENT": f"agent {TOKEN}", "REMOTE_ADDR": "192.0.2.7"}).user_agent
+    kept = RequestContext({"HTTP_USER_AGENT": f"agent {TOKEN}"}).origin.user_agent
     assert kept == f"agent kl_{TOKEN[3:7]}..."
 
 
 def test_a_request_is_not_named_by_a_key() -> None:
     for name in (TOKEN, TOKEN[-38:], TOKEN[-39:]):
-        assert name[-24:-8] not in origin({"HTTP_X_REQUEST_ID": name, "REMOTE_ADDR": "192.0.2.7"}).id
-    assert origin({"HTTP_X_REQUEST_ID": "checkout-42", "REMOTE_ADDR": ""}).id == "checkout-42"
+        assert name[-24:-8] not in RequestContext({"HTTP_X_REQUEST_ID": name}).id
+    assert RequestContext({"HTTP_X_REQUEST_ID": "checkout-42", "REMOTE_ADDR": ""}).origin.id == "checkout-42"
 
 
 def test_what_exists_is_not_locked_by_its_name() -> None:

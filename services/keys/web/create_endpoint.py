@@ -1,6 +1,6 @@
-"""Creating a key, before Flask: platforms make keys by the thousand.
+"""Creates keys on the fast path: platforms create them by the thousand.
 
-A request that is not plain and good is left to the view of `api`, which does the same by the same functions.
+Any request that isn't plain and valid is left to the view in `api`, which calls the same functions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from services.keys.commands import CommandResult, KeyCommands
 from services.keys.web.schemas import NewKeySchema, NewSecretSchema, presented
 from shared.identity import KEYS_WRITE, Authenticator, Principal, authorize
 from shared.web.schemas import IdempotencySchema, json_of
-from shared.web.server.environ import caller, idempotency, origin, plain_json
+from shared.web.server.context import RequestContext
 from shared.web.server.fast_path import Answer
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
     from services.keys.commands import NewKey
     from shared.web.server.limits import Limits
 
@@ -44,26 +42,27 @@ class CreateEndpoint:
     authenticate: Authenticator
     limits: Limits
 
-    def __call__(self, environ: WSGIEnvironment) -> Answer | None:
+    def __call__(self, context: RequestContext) -> Answer | None:
         """Raises UnauthenticatedError, TooManyRequestsError, and what `create` of the commands raises."""
+        environ = context.environ
         if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
             return None
-        body = plain_json(environ)
+        body = context.plain_json
         if body is None:
             return None
         try:
             new: NewKey = _NEW_KEY.load(json_of(body))
-            key = _idempotency_key(environ)
+            key = _idempotency_key(environ.get("HTTP_IDEMPOTENCY_KEY"))
         except (ValidationError, ValueError, RecursionError):
             return None
-        principal = self._caller(environ)
-        keyed = idempotency(environ, principal, key, body) if key else None
-        done = self.commands.create(principal, new, origin(environ), keyed)
+        principal = self._caller(context)
+        keyed = context.idempotency(principal, key, body) if key else None
+        done = self.commands.create(principal, new, context.origin, keyed)
         headers = [*_HEADERS, *created(done).items()]
         return Answer(headers, _encode(_NEW_SECRET.dump(shown_once(done))), "201 CREATED")
 
-    def _caller(self, environ: WSGIEnvironment) -> Principal:
-        principal = caller(environ, self.authenticate)
+    def _caller(self, context: RequestContext) -> Principal:
+        principal = context.caller(self.authenticate)
         self.limits.count(principal)
         authorize(principal, KEYS_WRITE)
         return principal
@@ -85,8 +84,7 @@ def created(done: CommandResult) -> dict[str, str]:
     return commanded(done) | {"Location": f"/v1/keys/{done.key.id}"}
 
 
-def _idempotency_key(environ: WSGIEnvironment) -> str | None:
-    given = environ.get("HTTP_IDEMPOTENCY_KEY")
+def _idempotency_key(given: str | None) -> str | None:
     if given is None:
         return None
     named: dict[str, str] = _IDEMPOTENCY.load({"Idempotency-Key": given})

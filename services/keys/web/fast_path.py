@@ -1,7 +1,7 @@
-"""What the calls about verdicts decide, in few steps: a platform makes them on every request of its own.
+"""Verify and forward-auth on the fast path: a platform calls them for each of its own requests.
 
-They stand before Flask. A request that is not plain they leave to the views of `verify_api`, which do the
-same with the same functions; what they raise is told by Flask.
+Any request that isn't plain is left to the views in `verify_api`, which call the same functions. Flask
+answers the errors that they raise.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
 
 import msgspec
@@ -29,11 +29,8 @@ from shared.identity import (
     is_workspace_name,
 )
 from shared.text.key_detection import resembles_key
-from shared.web.server.environ import bearer_token, caller, plain_json
+from shared.web.server.context import RequestContext
 from shared.web.server.fast_path import Answer
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
 
 FORWARD_AUTH = "/v1/forward-auth"
 UNAVAILABLE = "UNAVAILABLE"  # where no verdict could be given
@@ -61,7 +58,7 @@ class InvalidParameterError(Exception):
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The body of a good request to verify a key."""
+    """The body of a valid request to verify a key."""
 
     api_key: str
     scopes: tuple[str, ...] = ()
@@ -90,20 +87,22 @@ class VerdictEndpoints:
 
     verifier: Verifier
     authenticate: Authenticator
-    counted: Callable[[str], object] = lambda _: None  # is told each code, or UNAVAILABLE
+    counted: Callable[[str], object] = lambda _: None  # called with each code, or UNAVAILABLE
 
-    def verify(self, environ: WSGIEnvironment) -> Answer | None:
+    def verify(self, context: RequestContext) -> Answer | None:
         """Raises what `caller` and `verdict` raise."""
+        environ = context.environ
         if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
             return None
-        asked, least = _body(environ), _least(environ)
+        asked = _body(context)
+        least = _minimum_position(environ.get("HTTP_X_LEDGER_POSITION", "0"))
         if asked is None or least is None:
             return None
-        return Answer(_JSON, told(self.verdict(self.caller(environ), asked, least)))
+        return Answer(_JSON, to_json(self.verdict(self.caller(context), asked, least)))
 
-    def caller(self, environ: WSGIEnvironment) -> Principal:
-        """Who asks for a verdict. Raises UnauthenticatedError, ForbiddenError, redis.RedisError."""
-        principal = caller(environ, self.authenticate)
+    def caller(self, context: RequestContext) -> Principal:
+        """Returns who asks for a verdict. Raises UnauthenticatedError, ForbiddenError, redis.RedisError."""
+        principal = context.caller(self.authenticate)
         if not principal.may(PLATFORM_VERIFY):
             authorize(principal, KEYS_VERIFY)
         return principal
@@ -113,12 +112,12 @@ class VerdictEndpoints:
         workspace = None if caller.may(PLATFORM_VERIFY) else caller.workspace
         return self._verdict(asked.api_key, asked.scopes, workspace, least)
 
-    def forward_auth(self, environ: WSGIEnvironment) -> Answer:
+    def forward_auth(self, context: RequestContext) -> Answer:
         """Raises InvalidParameterError, UnauthenticatedError, ScopesLackingError, UnreadableEventError,
         redis.RedisError.
         """
-        scopes, workspace = _gate(environ["QUERY_STRING"])
-        verdict = self._verdict(bearer_token(environ), scopes, workspace, 0)
+        scopes, workspace = _gate(context.environ["QUERY_STRING"])
+        verdict = self._verdict(context.bearer_token, scopes, workspace, 0)
         key = verdict.key
         if verdict.code == "INSUFFICIENT_SCOPES":
             raise ScopesLackingError(scopes)
@@ -142,7 +141,7 @@ class VerdictEndpoints:
         return verdict
 
 
-def told(verdict: Verdict) -> bytes:
+def to_json(verdict: Verdict) -> bytes:
     """A verdict as JSON."""
     key = verdict.key
     if key is None:
@@ -154,9 +153,9 @@ def told(verdict: Verdict) -> bytes:
     )
 
 
-def _body(environ: WSGIEnvironment) -> Asked | None:
-    """What is asked; None where the body is not plain or not good, for somebody else to say why."""
-    body = plain_json(environ)
+def _body(context: RequestContext) -> Asked | None:
+    """Returns None where the body isn't plain or isn't valid; Flask's view then says why."""
+    body = context.plain_json
     if body is None or _may_repeat(body):
         return None
     try:
@@ -171,9 +170,8 @@ def _may_repeat(body: bytes) -> bool:
     return body.count(b'"api_key"') > 1 or body.count(b'"scopes"') > 1 or b"\\" in body
 
 
-def _least(environ: WSGIEnvironment) -> int | None:
-    """The position that the verdict has to be at least as new as; None where it is none."""
-    named = environ.get("HTTP_X_LEDGER_POSITION", "0")
+def _minimum_position(named: str) -> int | None:
+    """The position that the verdict has to be at least as new as; None where the header isn't valid."""
     return int(named) if named.isascii() and named.isdecimal() and len(named) <= _POSITION_DIGITS else None
 
 

@@ -24,7 +24,7 @@ from shared.eventstore.point_in_time import PointInTimeError
 from shared.web.access import attach
 from shared.web.app import JsonApi, add_fast_path, attach_calls
 from shared.web.registration import Web
-from shared.web.server.fast_path import Call
+from shared.web.server.fast_path import WsgiEndpoint
 
 
 def attach_service(web: Web, components: KeyComponents) -> None:
@@ -61,9 +61,9 @@ def register(
     app.register_error_handler(ScopesLackingError, verify_api.scopes_lacking)
     # Whatever method a gateway's request has.
     app.url_map.add(Rule(FORWARD_AUTH, endpoint="verify_api.forward_auth", methods=None))
-    lane: dict[str, Call] = {
+    endpoints: dict[str, WsgiEndpoint] = {
         "/v1/keys": create,
         "/v1/keys/verify": verdicts.verify,
         FORWARD_AUTH: verdicts.forward_auth,
     }
-    add_fast_path(app, lane)
+    add_fast_path(app, endpoints)

@@ -1,11 +1,11 @@
-"""The calls about verdicts and uses, for whatever `verify_calls` left to Flask, and for the description."""
+"""Verdicts and usage over the API: what `fast_path` leaves to Flask, and its description in OpenAPI."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import structlog
-from flask import Response, request
+from flask import Response
 
 from services.keys.queries import Keys
 from services.keys.verification.usage import Usage
@@ -16,12 +16,12 @@ from services.keys.web.fast_path import (
     InvalidParameterError,
     ScopesLackingError,
     VerdictEndpoints,
-    told,
+    to_json,
 )
 from services.keys.web.fields import SCOPE_LIST_PATTERN
 from services.keys.web.verify_schemas import UsageQuerySchema, UsageSchema, VerdictSchema, VerifySchema
 from shared.identity import KEYS_READ, KEYS_VERIFY, WORKSPACE_PATTERN, Principal
-from shared.web.access import attached, bearer
+from shared.web.access import attached, bearer, context
 from shared.web.app import refuse
 from shared.web.json_requests import Calls
 from shared.web.openapi.document import documented, headers, needs_scope, query_parameter
@@ -39,7 +39,7 @@ blueprint = Calls("verify_api", __name__, url_prefix="/v1", description="Verdict
 def _by_verifiers(view: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        return view(attached(VerdictEndpoints).caller(request.environ), *args, **kwargs)
+        return view(attached(VerdictEndpoints).caller(context()), *args, **kwargs)
 
     documented(guarded, needs_scope(KEYS_VERIFY, limited=False))
     return guarded
@@ -61,7 +61,7 @@ def verify_key(
     """
     asked = Asked(body["api_key"], tuple(body["scopes"]))
     verdict = attached(VerdictEndpoints).verdict(caller, asked, max(query["after"], ledger_position))
-    return Response(told(verdict), content_type="application/json")
+    return Response(to_json(verdict), content_type="application/json")
 
 
 @blueprint.route("/forward-auth", methods=_METHODS)
@@ -91,7 +91,7 @@ def forward_auth() -> Response:
     The bearer of the request is the key in question, of any workspace. A parameter that is unknown, empty,
     repeated or not valid is refused with 400, so that a rule with a typo denies every request.
     """
-    answer = attached(VerdictEndpoints).forward_auth(request.environ)
+    answer = attached(VerdictEndpoints).forward_auth(context())
     return Response(answer.body, answer.status, answer.headers)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 from shared.web.server.connections import ConnectionGuard
-from shared.web.server.environ import BODY, CALLER, FAILURE, MAX_BODY_BYTES, is_call
+from shared.web.server.context import BODY, CALLER, FAILURE, MAX_BODY_BYTES, RequestContext
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -27,14 +27,15 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 class Bodies:
     """An application whose requests come with their whole body, or with the reason why it was not read.
 
-    `admit` raises for a call whose sender may not send a body. The body of `unread` paths is never wanted.
+    `admit` raises for an API request whose sender may not send a body. The body of `unread` paths is never
+    wanted.
     """
 
     def __init__(
         self,
         behind: WSGIApplication,
         guard: ConnectionGuard,
-        admit: Callable[[WSGIEnvironment], object],
+        admit: Callable[[RequestContext], object],
         unread: Collection[str] = (),
     ) -> None:
         self._behind = behind
@@ -63,8 +64,9 @@ class Bodies:
         declared = None if "HTTP_TRANSFER_ENCODING" in environ else int(length)
         if declared is not None and declared > MAX_BODY_BYTES:
             raise RequestEntityTooLarge
-        if is_call(environ):
-            self._admit(environ)
+        context = RequestContext(environ)
+        if context.is_api:
+            self._admit(context)
         read = self._guard.begin_read(environ["REMOTE_ADDR"])
         try:
             body: bytes = environ["wsgi.input"].read(MAX_BODY_BYTES + 1 if declared is None else declared)

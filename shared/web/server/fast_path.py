@@ -1,7 +1,7 @@
-"""A way past Flask for the few calls that a platform makes on every request of its own.
+"""Answers the few API requests that a platform makes for each of its own requests, without Flask.
 
-Flask with its hooks takes several times as long as such a call itself. Only good answers are given here:
-what goes wrong is told by Flask, so that errors have one mapping.
+Flask with its hooks takes several times as long as such a request itself. Only successful responses are made
+here: Flask answers errors, so that they have one mapping.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from shared.web.server.environ import FAILURE, request_id
-from shared.web.server.headers import security_headers
-from shared.web.server.request_metrics import ROUTE
+from shared.web.server.context import FAILURE, RequestContext, begin_request, response_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -20,7 +18,7 @@ Headers: TypeAlias = list[tuple[str, str]]
 
 
 class Answer(NamedTuple):
-    """What a call answers."""
+    """A successful response; the headers that every response has are added."""
 
     headers: Headers
     body: bytes
@@ -28,29 +26,28 @@ class Answer(NamedTuple):
 
 
 # None leaves the request to Flask, with its body as it came.
-Call: TypeAlias = "Callable[[WSGIEnvironment], Answer | None]"
+WsgiEndpoint: TypeAlias = Callable[[RequestContext], Answer | None]
 
 
 class FastPath:
-    """Answers the calls of some paths itself, and hands all else to the application behind it."""
+    """Answers requests to the paths of some endpoints; the application behind it answers all others."""
 
-    def __init__(self, behind: WSGIApplication, calls: Mapping[str, Call]) -> None:
+    def __init__(self, behind: WSGIApplication, endpoints: Mapping[str, WsgiEndpoint]) -> None:
         self._behind = behind
-        self._calls = calls
+        self._endpoints = endpoints
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        call = self._calls.get(path)
-        if call is None or FAILURE in environ:
+        endpoint = self._endpoints.get(path)
+        if endpoint is None or FAILURE in environ:
             return self._behind(environ, start_response)
-        environ[ROUTE] = path
+        context = begin_request(environ, path)
         try:
-            answer = call(environ)
-        except Exception as error:  # noqa: BLE001  # whatever it is, Flask's mapping tells it
+            answer = endpoint(context)
+        except Exception as error:  # noqa: BLE001  # Flask's mapping answers every error
             environ[FAILURE] = error
             answer = None
         if answer is None:
             return self._behind(environ, start_response)
-        headers = [*answer.headers, ("X-Request-Id", request_id(environ)), *security_headers(environ)]
-        start_response(answer.status, headers)
+        start_response(answer.status, answer.headers + response_headers(context))
         return [answer.body]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from werkzeug.exceptions import BadRequest
 
 from shared.text.ip_addresses import canonical_ip
-from shared.web.server.environ import FAILURE
+from shared.web.server.context import FAILURE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import Histogram
 
 from shared.service.metrics import Counted
+from shared.web.server.context import ROUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-ROUTE = "keyledger.route"  # where the environment has what the request was matched with
 _NO_ROUTE = "none"  # whatever address that was: labels must not grow with what strangers ask for
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

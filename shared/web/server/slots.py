@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from shared.web.server.environ import FAILURE, is_call
+from shared.web.server.context import FAILURE, RequestContext
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -38,7 +38,7 @@ class Slots:
             self._free.put(None)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        refused = FAILURE in environ and is_call(environ)  # which takes no work
+        refused = FAILURE in environ and RequestContext(environ).is_api  # which takes no work
         if refused or environ["PATH_INFO"] in self._exempt:
             return self._behind(environ, start_response)
         try:
