@@ -64,7 +64,7 @@ def lost(tmp_path_factory: pytest.TempPathFactory) -> Lost:
     service.account("ann@example.org", "auditor", PASSWORD)
     entries = audited(service, 6)
     assert follow(service, "Backup", **places) == 0
-    assert follow(service, "The key that signs", **places) == 0
+    assert follow(service, "The signing key", **places) == 0
     (backup,) = Path(places["BACKUPS"]).iterdir()
     found = Lost(
         service=service,
@@ -112,7 +112,7 @@ def test_the_runbook_brings_back_all_that_was_lost_with_the_store(lost: Lost) ->
 def test_the_runbook_goes_on_where_the_key_is_lost_too(lost: Lost, tmp_path: Path) -> None:
     new = Service(tmp_path / "new")
     assert f"{new.data_dir / 'audit_key.pem'} is missing" in refusal(new.run("restore", str(lost.backup)))
-    assert follow(new, "The key that signed is lost too", **lost.places) == 0
+    assert follow(new, "The signing key is lost too", **lost.places) == 0
     assert new.run("audit", "checkpoint").stdout.startswith("keyledger audit checkpoint v1\nsequence 1\n")
     assert audited(new, 6) == lost.entries
     assert new.run("audit", "check").returncode == 0

@@ -113,10 +113,10 @@ TROUBLES = {
     "A key leaked": (["is disabled.\nkl_", "is revoked."], {ANY_ID: "key_id"}),
     "The views are behind": (["0 events", "No key is parked", "equal", "were rebuilt"], {}),
     "The audit log is behind": (["jobs wait"], {}),
-    "The audit log is not sound": (["log is sound", "export is sound", "find every entry"], {}),
+    "The audit log is not intact": (["log is sound", "export is sound", "find every entry"], {}),
     "The store or a disk is full": (["Use%", "/store"], {}),
     "A clock is wrong": (["UTC"], {}),
-    "Somebody cannot sign in": (["owner@example.org", "owner@example.org may sign in"], {}),
+    "Someone cannot sign in": (["owner@example.org", "owner@example.org may sign in"], {}),
 }
 
 

@@ -40,10 +40,10 @@ TROUBLES = {
     "The ledger went backwards",
     "The views are behind",
     "The audit log is behind",
-    "The audit log is not sound",
+    "The audit log is not intact",
     "The store or a disk is full",
     "A clock is wrong",
-    "Somebody cannot sign in",
+    "Someone cannot sign in",
 }
 
 PARTS = ("_bucket", "_sum", "_count")  # of a histogram

@@ -156,7 +156,7 @@ def check_database_clock(installation: Installation) -> Iterator[Finding]:
 
 
 _BEHIND = "the-audit-log-is-behind"
-_INTACT = "the-audit-log-is-not-sound"
+_INTACT = "the-audit-log-is-not-intact"
 
 CHECKS = (
     Check(
