@@ -16,8 +16,8 @@ from services.runtime.manifests import MANIFESTS
 from services.runtime.metrics import metric_rows
 from shared.service.checks import Check, Concern
 from shared.settings import SETTINGS
+from shared.web.errors.problems import PROBLEMS
 from shared.web.openapi.components import SCOPES
-from shared.web.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from services.keys.model.token import parse
-from shared.web.problems import Refusal
+from shared.web.errors.problems import Refusal
 from tests.real import Service, until
 
 Json = dict[str, Any]

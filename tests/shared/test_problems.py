@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from shared.web.errors.problems import PROBLEMS, Refusal, challenge
 from shared.web.openapi.components import HEADERS
-from shared.web.problems import PROBLEMS, Refusal, challenge
 from tests.application import application
 
 ROOT = Path(__file__).parents[2]

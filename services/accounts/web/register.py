@@ -11,7 +11,7 @@ from services.accounts.sign_in import SignIn
 from services.accounts.web import account_pages as account_pages
 from services.accounts.web import pages
 from shared.web.access import attach
-from shared.web.app import refuse
+from shared.web.errors.handlers import refuse
 
 
 def register(app: Flask, accounts: Accounts, sign_in: SignIn, directory: AccountList) -> None:

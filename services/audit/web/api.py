@@ -12,7 +12,7 @@ from services.audit.status import AuditStatus
 from services.audit.web.schemas import EntriesSchema, IntegritySchema, QuerySchema
 from shared.identity import AUDIT_READ, Principal
 from shared.web.access import attached, bearer
-from shared.web.app import refuse
+from shared.web.errors.handlers import refuse
 from shared.web.json_requests import Calls
 
 blueprint = Calls("audit_api", __name__, url_prefix="/v1/audit", description="The audit log")

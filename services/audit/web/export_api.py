@@ -11,7 +11,7 @@ from services.audit.web.schemas import FiltersSchema
 from shared.identity import AUDIT_READ, Principal
 from shared.text.key_detection import resembles_key
 from shared.web.access import bearer
-from shared.web.app import refuse
+from shared.web.errors.handlers import refuse
 from shared.web.json_requests import Calls
 
 _EXAMPLES = {

@@ -15,7 +15,7 @@ from shared.errors import UserFacingError
 from shared.eventstore.ledger import VersionConflictError
 from shared.identity import Principal
 from shared.web.access import attached, origin
-from shared.web.app import refuse
+from shared.web.errors.handlers import refuse
 
 MEDIA = {"jsonl": "application/jsonl", "csv": "text/csv"}
 _BROKEN_OFF = {

@@ -16,7 +16,7 @@ from shared.eventstore.point_in_time import PointInTimeError
 from shared.forensics import NotAKeyError
 from shared.identity import AUDIT_READ, Principal
 from shared.web.access import attached, bearer
-from shared.web.app import refuse
+from shared.web.errors.handlers import refuse
 from shared.web.json_requests import Calls
 
 blueprint = Calls("inquiry_api", __name__, url_prefix="/v1/audit", description="Forensics into API keys")

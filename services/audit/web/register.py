@@ -13,7 +13,7 @@ from services.audit.web import forensics_api as inquiry_api
 from services.audit.web import forensics_pages as inquiry_pages
 from shared.forensics import KeyForensics
 from shared.web.access import attach
-from shared.web.app import JsonApi, attach_calls
+from shared.web.app import JsonApi, attach_api
 
 
 def register(
@@ -25,7 +25,7 @@ def register(
     attach(app, Forensics(keys, standing.comparison))
     attach(app, exports)
     for calls in (api, export_api, inquiry_api):
-        attach_calls(app, json_api, calls.blueprint)
+        attach_api(app, json_api, calls.blueprint)
     for shown in (pages, timeline_pages, integrity_pages, inquiry_pages):
         app.register_blueprint(shown.blueprint)
     app.register_error_handler(TooManyKeysError, api.too_many_keys)

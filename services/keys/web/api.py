@@ -27,7 +27,7 @@ from shared.clock import rfc3339
 from shared.eventstore.point_in_time import PointInTime, PointInTimeError
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
 from shared.web.access import attached, bearer, idempotency, origin
-from shared.web.app import refuse
+from shared.web.errors.handlers import refuse
 from shared.web.json_requests import Calls
 from shared.web.openapi.document import headers, path_parameter
 from shared.web.schemas import IdempotencySchema, IfMatchSchema, PositionHeaderSchema

@@ -22,7 +22,7 @@ from services.keys.web.fast_path import (
 )
 from shared.eventstore.point_in_time import PointInTimeError
 from shared.web.access import attach
-from shared.web.app import JsonApi, add_fast_path, attach_calls
+from shared.web.app import JsonApi, add_fast_path, attach_api
 from shared.web.registration import Web
 from shared.web.server.fast_path import WsgiEndpoint
 
@@ -48,8 +48,8 @@ def register(
     """Wiring and error mapping only."""
     for service in (keys, verdicts, usage):
         attach(app, service)
-    attach_calls(app, json_api, api.blueprint)
-    attach_calls(app, json_api, verify_api.blueprint)
+    attach_api(app, json_api, api.blueprint)
+    attach_api(app, json_api, verify_api.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_error_handler(NoSuchKeyError, api.no_such_key)
     app.register_error_handler(RefusedError, api.refused)

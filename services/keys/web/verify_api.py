@@ -22,10 +22,10 @@ from services.keys.web.fields import SCOPE_LIST_PATTERN
 from services.keys.web.verify_schemas import UsageQuerySchema, UsageSchema, VerdictSchema, VerifySchema
 from shared.identity import KEYS_READ, KEYS_VERIFY, WORKSPACE_PATTERN, Principal
 from shared.web.access import attached, bearer, context
-from shared.web.app import refuse
+from shared.web.errors.handlers import refuse
+from shared.web.errors.problems import challenge
 from shared.web.json_requests import Calls
 from shared.web.openapi.document import documented, headers, needs_scope, query_parameter
-from shared.web.problems import challenge
 from shared.web.schemas import AfterSchema, PositionHeaderSchema
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from apispec import BasePlugin
 from flask import Flask
 
+from shared.web.errors.problems import PROBLEMS, Refusal
 from shared.web.openapi.components import BEARER, FRAME, HEADERS, INFO, REQUEST_ID
-from shared.web.problems import PROBLEMS, Refusal
 
 Json = dict[str, Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 from flask import Blueprint, Flask, render_template
 from werkzeug.wrappers import Response
 
+from shared.web.errors.problems import CATALOGUE, PROBLEMS
 from shared.web.openapi.components import SCOPES
 from shared.web.openapi.docs_page import groups, spans
-from shared.web.problems import CATALOGUE, PROBLEMS
 
 Json = dict[str, Any]
 
