@@ -305,10 +305,10 @@ def test_a_verdict_is_as_new_as_was_asked_for(process: Process, commands: KeyCom
     off = commands.change(person(), done.key.id, OFF, REQUEST)
     # The tail has not followed yet, so that memory is behind.
     assert process.code(token) == "VALID"
-    verdict = process.verify(token, least=off.position)
+    verdict = process.verify(token, min_position=off.position)
     assert (verdict.code, verdict.position) == ("DISABLED", off.position)
     with pytest.raises(BehindError) as raised:
-        process.verify(token, least=off.position + 1)
+        process.verify(token, min_position=off.position + 1)
     assert raised.value.head == off.position
 
 

@@ -25,7 +25,7 @@ from services.keys.verification.cache import cached_key
 from services.keys.verification.verifier import Verdict, code_at, end_of
 from services.keys.web.fast_path import to_json
 from services.keys.web.forms import texts_of
-from services.keys.web.pages import _moment
+from services.keys.web.presentation import event_row
 from services.keys.web.schemas import EventSchema, KeySchema, presented
 from shared.clock import LAST_TIME, rfc3339
 from shared.eventstore.cloudevents import line_of, record_of
@@ -99,9 +99,9 @@ def _show_details(app: Flask, key: Key, events: Sequence[Event]) -> None:
         "keys/details.html",
         key=presented(key),
         old_secret_ends_at=key.previous_expires_at,
-        lifecycle={"moments": [_moment(event) for event in events]},
+        lifecycle={"events": [event_row(event) for event in events]},
         past=past(events, Position(len(events)), NOW),
-        last=_moment(events[-1]),
+        last=event_row(events[-1]),
         errors={},
     )
     assert key.id in shown

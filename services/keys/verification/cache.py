@@ -1,4 +1,4 @@
-"""What a process remembers of the keys that it was asked about: as much as a verdict needs, and bounded."""
+"""Bounded LRU cache of keys, with as much of each as a verdict needs."""
 
 import sys
 from collections import OrderedDict
@@ -33,7 +33,7 @@ class CachedKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     position: int
 
 
-# Stands for a key that is not there. No token has this digest, so that it takes the way of any other.
+# Stands for a key that doesn't exist. No token has this digest, so it needs no special case.
 UNKNOWN = CachedKey(
     id="",
     digest=bytes(32),
@@ -50,12 +50,12 @@ UNKNOWN = CachedKey(
 
 
 def cached_key(history: Sequence[Event]) -> CachedKey:
-    """How a key stands by its events, oldest first. Raises UnreadableEventError."""
+    """Builds a cached key from its events, oldest first. Raises UnreadableEventError."""
     return cached_key_after(fold(history), history[-1]) if history else UNKNOWN
 
 
 def cached_key_after(key: Key, last: Event) -> CachedKey:
-    """How a key stands whose last event this was. Raises UnreadableEventError."""
+    """Builds a cached key whose last event this was. Raises UnreadableEventError."""
     try:
         digest = bytes.fromhex(key.digest)
         previous = None if key.previous_digest is None else bytes.fromhex(key.previous_digest)
@@ -86,17 +86,17 @@ def _shared(scopes: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(eq=False)
 class _Load:
-    """A reading of the ledger under way, which an event of the key may overtake."""
+    """A read of the ledger in progress, which an event of the key may overtake."""
 
     key_id: str
     overtaken: bool = False
 
 
 class KeyCache:
-    """Standings by key id, the least lately asked for going first.
+    """LRU cache of keys by ID.
 
-    Unknown ids have room of their own, so that nobody pushes good keys out by guessing. `find` takes no
-    lock: each of its steps is one under the interpreter's own.
+    Unknown IDs have a limit of their own, so that guessing IDs evicts no keys. `find` takes no lock: each of
+    its steps is atomic under the GIL.
     """
 
     def __init__(self, limit: int) -> None:
@@ -110,31 +110,31 @@ class KeyCache:
         return len(self._known)
 
     def find(self, key_id: str) -> CachedKey | None:
-        """The standing, or UNKNOWN; None where nothing is remembered."""
-        standing = self._known.get(key_id)
-        if standing is None:
+        """The cached key, UNKNOWN if there is no such key, or None if it isn't cached."""
+        key = self._known.get(key_id)
+        if key is None:
             return self._unknown.get(key_id)
         try:
             self._known.move_to_end(key_id)
         except KeyError:  # forgotten in between
             return None
-        return standing
+        return key
 
     def load(self, key_id: str, read: Callable[[str], CachedKey]) -> CachedKey:
-        """Reads a standing and remembers it, unless an event of the key came meanwhile.
+        """Reads a key and caches it, unless an event of the key arrived meanwhile.
 
-        What was read may lack that event, and nothing would ever take it out again. For the asker it is as
-        good as any reading that began after they asked.
+        What was read may lack that event, and nothing would evict it later. It is still current enough for
+        this caller, since the read began after the call.
         """
         with self._under_way(key_id) as load:
-            standing = read(key_id)
+            key = read(key_id)
             with self._lock:
                 if not load.overtaken:
-                    self._remember(key_id, standing)
-        return standing
+                    self._remember(key_id, key)
+        return key
 
     def forget(self, key_id: str) -> None:
-        """To be called for each event of a key."""
+        """Evicts a key. Call this for each event of the key."""
         with self._lock:
             self._known.pop(key_id, None)
             self._unknown.pop(key_id, None)
@@ -142,7 +142,7 @@ class KeyCache:
                 load.overtaken |= load.key_id == key_id
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Evicts everything."""
         with self._lock:
             self._known.clear()
             self._unknown.clear()
@@ -160,11 +160,11 @@ class KeyCache:
             with self._lock:
                 self._loads.discard(load)
 
-    def _remember(self, key_id: str, standing: CachedKey) -> None:
-        if standing is UNKNOWN:
+    def _remember(self, key_id: str, key: CachedKey) -> None:
+        if key is UNKNOWN:
             rows, limit = self._unknown, max(self._limit // _UNKNOWN_SHARE, 1)
         else:
             rows, limit = self._known, self._limit
-        rows[key_id] = standing
+        rows[key_id] = key
         if len(rows) > limit:
             rows.popitem(last=False)

@@ -1,7 +1,4 @@
-"""The verdict on a presented key: from memory where that is current, else from the ledger itself.
-
-Never from a view, which may lag, and never a guess.
-"""
+"""Verdicts on API keys: from the cache while it is fresh, else from the ledger, never from a view."""
 
 import hashlib
 import hmac
@@ -53,64 +50,64 @@ class BehindError(Exception):
 
 
 class Verifier:
-    """Gives verdicts. `used` is told of each on a key that was found: (key id, code, ms since 1970).
+    """Gives verdicts. `used` records each verdict on a known key: (key ID, code, ms since 1970).
 
-    A verdict is the first that holds of malformed, unknown, of another workspace (which is as unknown),
-    revoked, disabled, expired, scopes lacking.
+    The first of these that applies is the verdict: malformed, unknown (also for a key of another workspace),
+    revoked, disabled, expired, missing scopes.
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        memory: KeyCache,
-        tail: CacheInvalidator,
+        cache: KeyCache,
+        invalidator: CacheInvalidator,
         now: Callable[[], int],
         used: Callable[[tuple[str, str, int]], object],
     ) -> None:
         self._ledger = ledger
-        self._memory = memory
-        self._tail = tail
+        self._cache = cache
+        self._invalidator = invalidator
         self._now = now
         self._used = used
 
     def __call__(
-        self, token: str, scopes: Sequence[str] = (), workspace: str | None = None, least: int = 0
+        self, token: str, scopes: Sequence[str] = (), workspace: str | None = None, min_position: int = 0
     ) -> Verdict:
-        """The verdict on a token that has to hold the scopes; of the keys of one workspace, or of all.
+        """The verdict on a token that needs the scopes, among the keys of one workspace or of all.
 
-        It is at least as new as position `least`. Raises BehindError, UnreadableEventError where the key's
-        history cannot be read whole, and redis.RedisError.
+        It is at least as new as `min_position`. Raises BehindError, UnreadableEventError if the key's history
+        can't be read completely, and redis.RedisError.
         """
-        tail = self._tail
-        position, fresh_until = tail.position, tail.fresh_until
-        standing = self._memory.find(token[_ID])
-        if standing is not None:
+        invalidator = self._invalidator
+        position, fresh_until = invalidator.position, invalidator.fresh_until
+        key = self._cache.find(token[_ID])
+        if key is not None:
             now = self._now()
-            verdict = self._judge(token, standing, scopes, workspace, position, now)
-            if time.monotonic() <= fresh_until and least <= verdict.position:
+            verdict = self._judge(token, key, scopes, workspace, position, now)
+            if time.monotonic() <= fresh_until and min_position <= verdict.position:
                 if verdict.key is not None:
                     self._used((verdict.key.id, verdict.code, now))
                 return verdict
-        verdict = self._read(token, scopes, workspace, least)
+        verdict = self._read(token, scopes, workspace, min_position)
         if verdict.key is not None:
             self._used((verdict.key.id, verdict.code, self._now()))
         return verdict
 
-    def _read(self, token: str, scopes: Sequence[str], workspace: str | None, least: int) -> Verdict:
-        """The verdict from the ledger, which is kept in memory for the next."""
-        position = self._tail.position
+    def _read(self, token: str, scopes: Sequence[str], workspace: str | None, min_position: int) -> Verdict:
+        """The verdict from the ledger. The key is cached for the next one."""
+        position = self._invalidator.position
         try:
             key_id = parse(token).id
         except MalformedKeyError:
             return Verdict("MALFORMED", position)
-        if least > position:
+        if min_position > position:
             position = self._ledger.head().position
-            if least > position:
+            if min_position > position:
                 raise BehindError(position)
         for _ in range(_TRIES):
             sent = time.monotonic()
-            standing = self._memory.load(key_id, self._load)
-            verdict = self._judge(token, standing, scopes, workspace, position, self._now())
+            key = self._cache.load(key_id, self._load)
+            verdict = self._judge(token, key, scopes, workspace, position, self._now())
             if time.monotonic() <= sent + FRESH_S:
                 return verdict
         raise StoreTimeoutError("The ledger is read too slowly for a verdict.")
@@ -128,7 +125,7 @@ class Verifier:
         now: int,
     ) -> Verdict:
         # A clock that was set back makes no expired key valid that had expired before the last event.
-        now = max(now, self._tail.at)
+        now = max(now, self._invalidator.at)
         which = _secret_of(token, key)
         if which is None or (workspace is not None and key.workspace != workspace):
             return Verdict(_why_not_found(token), position)
@@ -138,7 +135,7 @@ class Verifier:
 
 
 def _secret_of(token: str, key: CachedKey) -> Literal["current", "previous"] | None:
-    """Which of the key's secrets the token has; None: neither."""
+    """Which of the key's secrets the token has, or None."""
     try:
         digest = hashlib.sha256(token.encode()).digest()
     except UnicodeEncodeError:
@@ -154,12 +151,12 @@ _NEVER = float("inf")
 
 
 def end_of(key: CachedKey) -> float:
-    """When the time of the key and its present secret is over, in ms."""
+    """When the key and its current secret expire, in ms."""
     return _NEVER if key.expires_at is None else key.expires_at
 
 
 def end_of_grace(key: CachedKey) -> float:
-    """When that of the secret before the last rotation is over; 0, if there is none."""
+    """When the secret before the last rotation expires, in ms; 0 if there is none."""
     return min(end_of(key), key.previous_expires_at)
 
 
@@ -172,7 +169,7 @@ def _why_not_found(token: str) -> Code:
 
 
 def code_at(key: CachedKey, now: int, until: float, scopes: Sequence[str]) -> Code:
-    """What is so of a known key at a time in ms, if the time of the secret in question is over at `until`."""
+    """The verdict on a known key at a time in ms, with a secret that expires at `until`."""
     if key.revoked:
         return "REVOKED"
     if not key.enabled:
@@ -197,7 +194,7 @@ REFUSALS: dict[Code, str] = {
 
 @dataclass(frozen=True)
 class KeyAuthenticator:
-    """Tells who presents a key as a bearer token: the key itself, with its scopes, in its workspace."""
+    """Authenticates a bearer token: the principal is the key itself, with its scopes and workspace."""
 
     verify: Verifier
 

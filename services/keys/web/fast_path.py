@@ -95,10 +95,10 @@ class VerdictEndpoints:
         if environ["REQUEST_METHOD"] != "POST" or environ["QUERY_STRING"]:
             return None
         asked = _body(context)
-        least = _minimum_position(environ.get("HTTP_X_LEDGER_POSITION", "0"))
-        if asked is None or least is None:
+        min_position = _minimum_position(environ.get("HTTP_X_LEDGER_POSITION", "0"))
+        if asked is None or min_position is None:
             return None
-        return Answer(_JSON, to_json(self.verdict(self.caller(context), asked, least)))
+        return Answer(_JSON, to_json(self.verdict(self.caller(context), asked, min_position)))
 
     def caller(self, context: RequestContext) -> Principal:
         """Returns who asks for a verdict. Raises UnauthenticatedError, ForbiddenError, redis.RedisError."""
@@ -107,10 +107,10 @@ class VerdictEndpoints:
             authorize(principal, KEYS_VERIFY)
         return principal
 
-    def verdict(self, caller: Principal, asked: Asked, least: int) -> Verdict:
+    def verdict(self, caller: Principal, asked: Asked, min_position: int) -> Verdict:
         """The verdict that the caller may see. Raises BehindError, UnreadableEventError, redis.RedisError."""
         workspace = None if caller.may(PLATFORM_VERIFY) else caller.workspace
-        return self._verdict(asked.api_key, asked.scopes, workspace, least)
+        return self._verdict(asked.api_key, asked.scopes, workspace, min_position)
 
     def forward_auth(self, context: RequestContext) -> Answer:
         """Raises InvalidParameterError, UnauthenticatedError, ScopesLackingError, UnreadableEventError,
@@ -131,9 +131,11 @@ class VerdictEndpoints:
         ]
         return Answer(headers, b"")
 
-    def _verdict(self, token: str, scopes: Sequence[str], workspace: str | None, least: int) -> Verdict:
+    def _verdict(
+        self, token: str, scopes: Sequence[str], workspace: str | None, min_position: int
+    ) -> Verdict:
         try:
-            verdict = self.verifier(token, scopes, workspace, least)
+            verdict = self.verifier(token, scopes, workspace, min_position)
         except Exception:
             self.counted(UNAVAILABLE)
             raise

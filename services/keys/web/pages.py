@@ -1,7 +1,7 @@
-"""The dashboard's pages on keys. They only translate: who, what, do it, show."""
+"""The dashboard's pages for keys."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -11,20 +11,16 @@ from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from services.keys.commands import CommandResult, NoSuchKeyError, StaleVersionError, fold
-from services.keys.model.key import Key, subject
+from services.keys.model.key import Key
 from services.keys.model.point_in_time import NotYetCreatedError
 from services.keys.model.token import MalformedKeyError, parse
 from services.keys.queries import Keys
-from services.keys.verification.usage import Usage
-from services.keys.verification.usage_chart import DAYS, chart
 from services.keys.web.forms import read, rules, texts_of, typed_in
-from services.keys.web.list_page import chosen, listed, place_of
+from services.keys.web.presentation import chosen, details, listed, past_details, place_of
 from services.keys.web.schemas import KeyChangeSchema, NewKeySchema, RevocationSchema, presented
-from shared.clock import date_utc, typed_in_utc
-from shared.eventstore.descriptions import actor_name, describe
-from shared.eventstore.events import Event
+from shared.clock import date_utc
 from shared.eventstore.ledger import Idempotency, IdempotencyConflictError
-from shared.eventstore.point_in_time import PointInTimeError, parse_point_in_time
+from shared.eventstore.point_in_time import PointInTimeError
 from shared.identity import KEYS_READ, KEYS_WRITE, ForbiddenError, Principal
 from shared.text.characters import escaped
 from shared.text.key_detection import resembles_key
@@ -32,7 +28,6 @@ from shared.web.access import Access, attached, idempotency_of, origin, signed_i
 from shared.web.schemas import field_errors
 
 _GRACES = {0: "no time at all", 3600: "1 hour", 86_400: "1 day", 604_800: "7 days", 2_592_000: "30 days"}
-_LIFECYCLE_PAGE = 20  # events
 _MADE_ALREADY = (
     "This form has made a key already, and it said something else then. "
     "To make another key as it stands here, press Create again."
@@ -59,7 +54,7 @@ def list_keys(principal: Principal) -> str:
 @blueprint.post("/keys/search")
 @signed_in(KEYS_READ)
 def find_keys(principal: Principal) -> Response | tuple[str, int]:
-    """Leads to what was sought. Of a pasted key nothing but its id comes into an address."""
+    """Redirects to the list, or from a pasted key to its details, with only its ID in the URL."""
     sought, query = request.form.get("search", "").strip(), chosen(request.form)
     if not resembles_key(sought):
         return redirect(url_for("keys.list_keys", **query), 303)
@@ -88,7 +83,7 @@ def new_key(_: Principal) -> str:
 @blueprint.post("/keys/new")
 @signed_in(KEYS_WRITE)
 def create_key(principal: Principal) -> str | Response | tuple[str, int]:
-    """Makes the key and shows it, this once. The same form sent again makes no second key."""
+    """Creates the key and shows it once. The same form sent again creates no second key."""
     typed = typed_in(request.form)
     try:
         new = NewKeySchema().load(read(typed))
@@ -106,30 +101,31 @@ def create_key(principal: Principal) -> str | Response | tuple[str, int]:
 @blueprint.get("/keys/<key_id>")
 @signed_in(KEYS_READ)
 def key_details(principal: Principal, key_id: str) -> str | tuple[str, int]:
-    """One key, with its lifecycle; with `?at=` as it was."""
+    """One key with its lifecycle, or with `?at=` as it was at that point in time."""
     at = request.args.get("at", "")
+    page = partial(render_template, "keys/details.html")
     if not at:
-        return _details(principal, key_id)
+        return page(**details(principal, key_id), errors={})
     try:
-        return _past_details(principal, key_id, at)
+        return page(**past_details(principal, key_id, at), errors={})
     except PointInTimeError as error:
-        return _details(principal, key_id, [str(error)]), 422
+        return page(**details(principal, key_id), errors={"at": [str(error)]}), 422
     except NotYetCreatedError as error:
         created = f"The key was created at {date_utc(error.created.at)}. Ask for that moment or a later one."
-        return _details(principal, key_id, [created]), 404
+        return page(**details(principal, key_id), errors={"at": [created]}), 404
 
 
 @blueprint.post("/keys/<key_id>/status")
 @signed_in(KEYS_WRITE)
 def set_status(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
-    """The switch. Before a key is switched off, a page asks, unless somebody was asked already."""
+    """Enables or disables a key. Disabling asks for confirmation and a reason first."""
     reason = request.form.get("reason")
     if request.form.get("enabled") == "false" and reason is None:
-        return _switching_off(principal, key_id, {})
+        return _confirm_disabling(principal, key_id, {})
     try:
         command = KeyChangeSchema().load({"enabled": request.form.get("enabled"), "reason": reason or None})
     except ValidationError as error:
-        return _switching_off(principal, key_id, _by_field(error)), 422
+        return _confirm_disabling(principal, key_id, _by_field(error)), 422
     done = attached(Keys).commands.change(principal, key_id, command, origin())
     return redirect(_back(key_id, after=done.position), 303)
 
@@ -137,7 +133,7 @@ def set_status(principal: Principal, key_id: str) -> str | Response | tuple[str,
 @blueprint.route("/keys/<key_id>/change", methods=["GET", "POST"])
 @signed_in(KEYS_WRITE)
 def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
-    """The form of a key's details, and what was typed into it. What was left as it is changes nothing."""
+    """Changes the details that were edited in the form, and nothing else."""
     keys = attached(Keys)
     key = keys.present(principal, key_id)
     version = max(1, request.form.get("version", key.version, type=int))
@@ -145,7 +141,7 @@ def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
     shown = texts_of(seen)
     typed = typed_in(request.form, shown)
     changed = {name: text for name, text in typed.items() if text not in {shown[name], escaped(shown[name])}}
-    # What somebody else changed meanwhile stands, unless it was typed over.
+    # What another user changed meanwhile is kept, unless the form changes it too.
     form = texts_of(key) | changed | {"reason": request.form.get("reason", "")}
     page = partial(render_template, "keys/change.html", key=key, form=form, rules=rules())
     if request.method == "GET":
@@ -168,7 +164,7 @@ def change_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
 @blueprint.route("/keys/<key_id>/rotate", methods=["GET", "POST"])
 @signed_in(KEYS_WRITE)
 def rotate_key(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
-    """Asks for how long the old secret stays good, and shows the new one, this once."""
+    """Asks how long the old secret stays valid, then shows the new one once."""
     page = partial(_rotation, principal, key_id)
     if request.method == "GET":
         return page({})
@@ -188,7 +184,7 @@ def rotate_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
 @blueprint.route("/keys/<key_id>/revoke", methods=["GET", "POST"])
 @signed_in(KEYS_WRITE)
 def revoke_key(principal: Principal, key_id: str) -> str | Response | tuple[str, int]:
-    """Asks whether it is meant, and why."""
+    """Asks for confirmation and a reason, then revokes the key."""
     page = partial(render_template, "keys/revoke.html", form=request.form, rules=rules())
     if request.method == "GET":
         return page(key=_present(principal, key_id), errors={})
@@ -205,7 +201,7 @@ def _present(principal: Principal, key_id: str) -> Key:
 
 
 def _not_held(error: ForbiddenError) -> str:
-    """What people read who grant a scope that they don't hold. It is recorded like any other denial."""
+    """The message for granting a scope that the user doesn't hold. It is recorded like any other denial."""
     return f"You don't hold {_denied(error).scope}, so you can't grant it. Remove it, or ask an owner."
 
 
@@ -215,13 +211,13 @@ def _denied(error: ForbiddenError) -> ForbiddenError:
 
 
 def _asked(principal: Principal, what: str) -> Idempotency:
-    """The name of this one request, which the form carries, with what is asked for."""
+    """Identifies this submission of the form by the token that the form carries, and what it asks for."""
     token = request.form.get("idempotency_key") or secrets.token_urlsafe()
     return idempotency_of(principal, token, what.encode())
 
 
 def _by_field(error: ValidationError) -> dict[str, list[str]]:
-    """What is wrong with each field; what is wrong with an item of a list, with the list."""
+    """The messages of each field. Those of an item of a list belong to the list."""
     messages: dict[str, list[str]] = {}
     for row in field_errors(error.messages_dict):
         messages.setdefault(row["field"].partition(".")[0], []).append(row["message"])
@@ -241,7 +237,7 @@ def _shown_once(principal: Principal, done: CommandResult, *, rotated: bool = Fa
     )
 
 
-def _switching_off(principal: Principal, key_id: str, errors: Mapping[str, Any]) -> str:
+def _confirm_disabling(principal: Principal, key_id: str, errors: Mapping[str, Any]) -> str:
     return render_template(
         "keys/switch_off.html",
         key=_present(principal, key_id),
@@ -253,72 +249,15 @@ def _switching_off(principal: Principal, key_id: str, errors: Mapping[str, Any])
 
 
 def _back(key_id: str, **position: Any) -> str:
-    """Where a switch was: the key's own page, or a list."""
+    """The page that the switch was on: the key's details or the list."""
     place = request.form.get("back", "")
     if place == "details":
         return url_for("keys.key_details", key_id=key_id)
     return url_for("keys.list_keys", **place_of(place), **position)
 
 
-def _details(principal: Principal, key_id: str, no_moment: Sequence[str] = ()) -> str:
-    """One key now; with what is wrong with the moment of the past that was asked for, if one was."""
-    keys = attached(Keys)
-    key, now = keys.present(principal, key_id), keys.commands.now()
-    grace_ends_at = key.previous_expires_at or 0
-    return render_template(
-        "keys/details.html",
-        key=presented(key, now),
-        old_secret_ends_at=grace_ends_at if grace_ends_at > now else None,
-        lifecycle=_lifecycle(principal, key_id, key.version),
-        use=chart(attached(Usage).read(key_id, DAYS, now), now),
-        errors={"at": no_moment} if no_moment else {},
-    )
-
-
-def _past_details(principal: Principal, key_id: str, at: str) -> str:
-    """One key as it was, with the steps to what happened before and after. What is typed is UTC."""
-    moment = parse_point_in_time(typed_in_utc(at))
-    past = attached(Keys).past(principal, key_id, moment)
-    return render_template(
-        "keys/details.html",
-        key=presented(past.key, past.at),
-        lifecycle=_lifecycle(principal, key_id, past.key.version + _LIFECYCLE_PAGE // 2),
-        past=past,
-        last=_moment(past.last),
-        errors={},
-    )
-
-
-def _lifecycle(principal: Principal, key_id: str, newest: int) -> dict[str, Any]:
-    """A page of a key's events, newest first: from version `newest`, or before the one that the URL names.
-
-    `older` and `newer` are the versions that the neighbouring pages come before, where there are such.
-    """
-    keys = attached(Keys)
-    version = keys.commands.ledger.version(subject(key_id))
-    end = min(max(1, request.args.get("before", newest + 1, type=int) - 1), version)
-    start = max(end - _LIFECYCLE_PAGE, 0)
-    events = keys.history(principal, key_id, start, end - start).events
-    return {
-        "moments": [_moment(event) for event in reversed(events)],
-        "older": start + 1 if start else None,
-        "newer": min(end + _LIFECYCLE_PAGE, version) + 1 if end < version else None,
-    }
-
-
-def _moment(event: Event) -> dict[str, Any]:
-    """What happened to a key: when, by whom, from where, from what to what."""
-    return {
-        "at": event.at,
-        "actor": actor_name(event.actor.label, event.actor.kind),
-        "ip": event.request.ip,
-        "position": event.position,
-        **describe(event.data)._asdict(),
-    }
-
-
 def _form(typed: Mapping[str, str], errors: Mapping[str, Any]) -> str:
-    """The form with what was typed, what is wrong with it, and the name of this one request."""
+    """The form with its values and errors, and a token that identifies this submission."""
     token = secrets.token_urlsafe()
     return render_template("keys/new.html", form=typed, errors=errors, rules=rules(), idempotency_key=token)
 

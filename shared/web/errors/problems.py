@@ -259,7 +259,7 @@ class Refusal(NamedTuple):
 
     def body(self, detail: str, request_id: str, errors: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
         """The problem as JSON. `errors` has `field` and `message` for each field that isn't valid."""
-        told = {
+        problem = {
             "type": f"{CATALOGUE}#{self.code}",
             "code": self.code,
             "title": self.title,
@@ -267,7 +267,7 @@ class Refusal(NamedTuple):
             "detail": detail,
             "request_id": request_id,
         }
-        return told | ({"errors": [dict(row) for row in errors]} if errors else {})
+        return problem | ({"errors": [dict(row) for row in errors]} if errors else {})
 
 
 def problem(
