@@ -25,8 +25,8 @@ _LISTEN = "0A"  # as /proc/net/tcp has it
 _SERVE = "from services.runtime.server import serve_application as serve; serve({!r}, '127.0.0.1', {})"
 # No verdict depends on the machine's speed: nothing is given up in the time that a test may take.
 _UNHURRIED = (
-    "from shared.web import draining; draining._LONGEST_S = 100.0; "
-    "from services import web; web._STOP_S = 110; "
+    "from shared.web.server import draining; draining._LONGEST_S = 100.0; "
+    "from services.runtime import server; server._STOP_S = 110; "
 )
 # For clients that send when this process comes to it, on a machine that is busy with others.
 _PATIENTLY = "draining._QUIET_S = 2.0; "

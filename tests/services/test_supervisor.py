@@ -380,7 +380,7 @@ def test_a_process_inherits_the_descriptors_that_it_is_given_and_no_others() -> 
 
 UP = """
 import sys
-from services.supervisor import Process, supervise
+from services.runtime.supervisor import Process, supervise
 names = ["store", "web"]
 processes = [Process(name=n, argv=[sys.executable, "-c", code]) for n, code in zip(names, sys.argv[1:])]
 supervise(processes, when_ready=lambda: print("all are ready", flush=True))

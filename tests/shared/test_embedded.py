@@ -111,7 +111,7 @@ def test_many_commands_at_once_share_one_server_and_the_last_stops_it(tmp_path: 
 COMMAND = """
 import sys, time
 from pathlib import Path
-from shared.embedded import EmbeddedServer
+from shared.store.embedded import EmbeddedServer
 with EmbeddedServer.in_directory(Path(sys.argv[1])).joined():
     print("joined", flush=True)
     time.sleep(60)

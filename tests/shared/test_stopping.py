@@ -7,7 +7,7 @@ import sys
 _ROUNDS = """
 import random, signal, sys
 from threading import Event
-from shared.stopping import set_by_signal
+from shared.process.signals import set_by_signal
 
 for _ in range(200):
     stop = Event()
