@@ -55,7 +55,7 @@ def prove(file: BinaryIO, components: Container, bar: Bar, *, with_checkpoints: 
     wanted = {checkpoint.position for checkpoint in checkpoints} | ({end.position} if end else set())
     with bar("reading") as progress:
         hashes = _hashes(reader.records(), wanted, header.events, progress)
-    _refuse_unvouched(checkpoints, hashes)
+    _refuse_uncovered(checkpoints, hashes)
     if end and hashes.get(end.position) != end.entry_hash:
         raise _other_audit_log()
     return Proved(header, notes, reader.credentials())
@@ -116,7 +116,7 @@ def _hashes(
     return found
 
 
-def _refuse_unvouched(checkpoints: Iterable[SignedCheckpoint], hashes: dict[int, bytes]) -> None:
+def _refuse_uncovered(checkpoints: Iterable[SignedCheckpoint], hashes: dict[int, bytes]) -> None:
     for checkpoint in checkpoints:
         if hashes.get(checkpoint.position) != checkpoint.chain_hash:
             raise _untrue(f"checkpoint {checkpoint.sequence} vouches for other events than the backup has")

@@ -64,7 +64,7 @@ class Keyledger(click.Group):
             rows = field_errors(error.messages)
             raise _FailedCommand(" ".join(f"{row['field']}: {row['message']}" for row in rows)) from error
         except RedisError as error:
-            raise _FailedCommand(f"The store doesn't answer as it should ({error}): try again.") from error
+            raise _FailedCommand(f"The store gave an unexpected answer ({error}): try again.") from error
         except BrokenPipeError as error:  # the reader has closed its end
             raise SystemExit(1) from error
         except OSError as error:

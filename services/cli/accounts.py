@@ -45,7 +45,7 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
             operator(workspace), email, role, password, request()
         )
     address = added.subject.removeprefix("account:")
-    line = f"{address} may sign in to workspace {workspace} as {role}."
+    line = f"Added {address} to “{workspace}” as {role}."
     fields = {"email": address, "role": role, "workspace": workspace}
     tell_once(json.dumps(fields) if as_json else line, f"Done: {line}")
 
@@ -70,7 +70,7 @@ def list_accounts(workspace: str, as_json: bool) -> None:
     if people:
         print_table(table)
     else:
-        echo(f"Nobody may sign in to workspace {workspace}.")
+        echo(f"Workspace {workspace} has no accounts.")
 
 
 @account_command.command("role")
@@ -88,7 +88,7 @@ def change_role(email: str, role: str, workspace: str) -> None:
 
 @account_command.command("disable")
 @click.argument("email")
-@click.option("--reason", default="", help="Why; it stays in the audit log.")
+@click.option("--reason", default="", help="The reason, which is kept in the audit log.")
 @workspace_option
 def disable_account(email: str, reason: str, workspace: str) -> None:
     """Disable an account and sign it out everywhere."""
@@ -161,7 +161,7 @@ def _warn_without_owner(components: Container, workspace: str) -> None:
 
 
 def _print_state(account: Account) -> None:
-    state = "may sign in" if account.enabled else "is disabled"
+    state = "is enabled" if account.enabled else "is disabled"
     report(f"{account.email} {state} in workspace {account.workspace} as {account.role}.")
 
 

@@ -115,13 +115,13 @@ def audit_status(as_json: bool) -> None:
 def _print_status(found: Progress, check: LastCheck | None, vouched: LastCheckpoint | None) -> None:
     echo(lag_words(found.position, found.lag))
     if not found.in_step:
-        echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the log ends with")
-    sound = "sound" if check and check.sound else "NOT sound"
-    echo(f"found {sound} at {rfc3339(check.at)}" if check else "never checked")
+        echo("THE LEDGER WENT BACKWARDS: it doesn't have the last event of the log")
+    outcome = "verified" if check and check.sound else "VERIFICATION FAILED"
+    echo(f"{outcome} at {rfc3339(check.at)}" if check else "never verified")
     if vouched:
         last = vouched.checkpoint
         echo(f"checkpoint {last.sequence} at position {last.position}, {rfc3339(last.time)}")
-    echo(f"{found.waiting} jobs wait, {found.failed} failed within the last hour")
+    echo(f"{found.waiting} jobs waiting, {found.failed} failed within the last hour")
     for failure in found.failures:
         echo(f"failed {rfc3339(failure.at)}: {escaped(failure.reason)}")
 
@@ -131,7 +131,7 @@ def audit_reindex() -> None:
     """Rebuild the search index of the audit log. The log itself isn't changed."""
     with progress("indexing") as advance:
         _without_store().log.reindex(advance)
-    report("The filters find every entry again.")
+    report("The search index is complete.")
 
 
 @audit_command.command("public-key")
@@ -184,7 +184,7 @@ def audit_export(file: Path, form: Format) -> None:
 @click.option(
     "--acknowledge",
     is_flag=True,
-    help="Acknowledge the alarm about the audit log, if the check finds nothing else.",
+    help="Acknowledge the alarm if verification finds nothing else.",
 )
 def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge: bool) -> None:
     """Verify the audit log: its chain, its checkpoints, and each entry against the ledger."""
@@ -204,7 +204,7 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge
         count = found.counts[finding.kind]
         echo(_words(finding, count))
     what = "the audit log" if file is None else "the export"
-    echo(f"{what} is sound" if found.ok else f"{what} is not sound".upper())
+    echo(f"{what} is intact" if found.ok else f"{what} is not intact".upper())
     sys.exit(0 if found.ok else 1)
 
 
@@ -234,13 +234,13 @@ def _check_log(components: Container, public_key: PublicKey | None, *, acknowled
         found.add(alarm.finding)
     # Printing can fail, so all is done before. What is acknowledged stays on record as well.
     if not _record(components, found):
-        lines.append("The check wasn't recorded, because the ledger ends before the log.")
+        lines.append("The verification wasn't recorded, because the ledger ends before the log.")
     if alarm and acknowledge and intact:
         audit.alarms.acknowledge()
         _record(components, intact)
         lines.append(f"acknowledged {_words(alarm.finding)}")
         found = intact
-    outcome = "sound" if found.ok else "NOT SOUND"
+    outcome = "intact" if found.ok else "NOT INTACT"
     tell_once("\n".join(lines), f"The audit log is {outcome}: {'; '.join(lines).rstrip('.')}.")
     return found
 

@@ -29,10 +29,10 @@ def backup_command(file: Path) -> None:
     note(f"Backed up {counts}: keep it secret.")
     if taken.left_out:
         note(
-            f"Checkpoint {header.checkpoints + 1} and what follows it cannot be backed up: "
-            "`keyledger audit check` says why."
+            f"Checkpoint {header.checkpoints + 1} and what follows it can't be backed up: "
+            "`keyledger audit check` shows why."
         )
-    note(f"Not in it: sessions, counts of use, and {audit.key_file}. Back it up separately.")
+    note(f"Not included: sessions, usage counts, and {audit.key_file}. Back that file up separately.")
 
 
 @click.command("restore")
@@ -52,9 +52,9 @@ def restore_command(file: Path, without_checkpoints: bool) -> None:
     counts = _counts(restored.header.events, len(restored.notes), len(restored.credentials))
     report(f"Restored {counts}, as of {restored.header.taken_at}.")
     if without_checkpoints:
-        echo("The old checkpoints stay in the backup, and a new chain of them begins: keep it.")
-    echo("Keys and passwords work as before; everybody signs in again, and use is counted from now on.")
-    with suppress(OSError):  # standard input has no such file
+        echo("A new chain of checkpoints starts; keep the backup, which has the old ones.")
+    echo("Keys and passwords work as before. Everyone must sign in again, and usage counts start from zero.")
+    with suppress(OSError):  # standard input isn't a file
         if file.stat().st_mode & 0o077:
             note(f"Others can read {file}, which has password hashes: `chmod 600 {file}`.")
 

@@ -53,7 +53,7 @@ def _print(result: CheckResult) -> None:
 
 
 def _hanging(text: str) -> str:
-    """A text in as many lines as a terminal needs; elsewhere one line is easier to search."""
+    """Wraps a text for a terminal; elsewhere one line is easier to search."""
     on_terminal = sys.stdout and sys.stdout.isatty()  # None where the caller closed it
     room = shutil.get_terminal_size().columns - len(_INDENT) if on_terminal else 0
     if room < _NARROWEST:
@@ -63,9 +63,9 @@ def _hanging(text: str) -> str:
 
 def _summary(counts: Mapping[Level, int]) -> str:
     bad = [_counted(counts[level], level) for level in (Level.PROBLEM, Level.WARNING) if counts[level]]
-    found = " and ".join(bad) or "Nothing wrong was found"
+    found = " and ".join(bad) or "No problems found"
     unmade = counts[Level.SKIPPED]
-    return f"{found}; {_counted(unmade, 'check')} could not be made." if unmade else f"{found}."
+    return f"{found}; {_counted(unmade, 'check')} couldn't run." if unmade else f"{found}."
 
 
 def _counted(count: int, what: str) -> str:

@@ -23,7 +23,7 @@ def key_command() -> None:
 
 @key_command.command("create")
 @click.argument("name")
-@click.option("--description", default="", help="What it is for.")
+@click.option("--description", default="", help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, help="A scope to grant. Repeat it for more.")
 @workspace_option
 @json_option
@@ -80,7 +80,7 @@ def enable_key(key_id: str, workspace: str, as_json: bool) -> None:
 
 @key_command.command("disable")
 @click.argument("key_id")
-@click.option("--reason", help="Why; it stays in the key's history.")
+@click.option("--reason", help="The reason, which is kept in the key's history.")
 @workspace_option
 @json_option
 def disable_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
@@ -113,7 +113,7 @@ def rotate_key(key_id: str, grace_seconds: int, workspace: str, as_json: bool) -
 
 @key_command.command("revoke")
 @click.argument("key_id")
-@click.option("--reason", help="Why; it stays in the key's history.")
+@click.option("--reason", help="The reason, which is kept in the key's history.")
 @workspace_option
 @json_option
 def revoke_key(key_id: str, reason: str | None, workspace: str, as_json: bool) -> None:
@@ -143,7 +143,7 @@ def _print_once(done: CommandResult, as_json: bool, what: str) -> None:
         f"Key {key_id} was {what}, but its secret is lost: rotate it with `keyledger key rotate {key_id}`.",
     )
     if not as_json:
-        note(f"This is the only time that the key of {done.key.name!r} is shown.")
+        note(f"The key of {done.key.name!r} is shown only this once.")
 
 
 def _print_state(done: CommandResult, as_json: bool) -> None:

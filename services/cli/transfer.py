@@ -15,7 +15,7 @@ def export_command(file: Path | None) -> None:
     """Export the ledger to FILE, or to standard output, as CloudEvents in JSON Lines."""
     with opened() as components, progress("exporting") as advance:
         count = export_file(components.shared.ledger, file, advance)
-    note(f"Exported {count:,} events. No password is among them.")
+    note(f"Exported {count:,} events. Passwords aren't included.")
 
 
 @click.command("import")
@@ -25,4 +25,4 @@ def import_command(file: Path) -> None:
     with opened(creates=True) as components, progress("importing") as advance:
         count = import_file(components.shared.ledger, file, advance)
     report(f"Imported {count:,} events. The views and the audit log follow while Keyledger runs.")
-    echo("Keys work as before. Passwords stayed behind: let people in by `keyledger account password`.")
+    echo("Keys work as before. Passwords aren't imported: set them with `keyledger account password`.")

@@ -55,7 +55,7 @@ def projector_status(as_json: bool) -> None:
 def _print_status(found: Status) -> None:
     echo(lag_words(found.position, found.lag))
     if not found.in_step:
-        echo("THE LEDGER WENT BACKWARDS: it does not hold the event that the views end with")
+        echo("THE LEDGER WENT BACKWARDS: it doesn't have the last event of the views")
     for key_id, reason in found.parked.items():
         echo(f"parked {escaped(key_id)}: {escaped(reason)}")
 
@@ -67,9 +67,9 @@ def projector_retry() -> None:
         outcomes = retry(components.shared.ledger, components.of(KeyComponents).views)
     for key_id, reason in outcomes.items():
         name = escaped(key_id)
-        report(f"{name} is still parked: {escaped(reason)}" if reason else f"{name} is in the views again")
+        report(f"{name} is still parked: {escaped(reason)}" if reason else f"{name} is no longer parked")
     if not outcomes:
-        echo("No key is parked.")
+        echo("No keys are parked.")
     sys.exit(1 if any(outcomes.values()) else 0)
 
 

@@ -1,4 +1,4 @@
-"""Who can reach the store."""
+"""The check of who can reach the store."""
 
 import socket
 from collections.abc import Iterator
@@ -12,30 +12,30 @@ from shared.service.installation import Installation
 
 
 def check_access(installation: Installation) -> Iterator[Finding]:
-    """Whether others can reach it without a password."""
+    """Checks whether others can reach it without a password."""
     if installation.embedded:
-        yield ok("through a socket that belongs to this user alone")
+        yield ok("through a socket that only this user can open")
         return
     options = installation.store.connection_pool.connection_kwargs
     if options.get("password") or options.get("ssl_certfile"):
-        yield ok("it asks who connects")
+        yield ok("it requires authentication")
     elif "path" not in options and not is_loopback(options.get("host", "localhost")):
         yield _open_to_others(f"at {options['host']}")
     elif addresses := _open_addresses(installation.store):
         yield _open_to_others(f"at {addresses}")
     else:
-        yield ok("it can be reached from this machine alone")
+        yield ok("it can be reached only from this machine")
 
 
 def _open_to_others(where: str) -> Finding:
     return warning(
-        f"it takes everybody who can reach it {where}, without a password",
-        "Set `requirepass`, and the password in KEYLEDGER_REDIS_URL; and let nobody else reach it.",
+        f"anyone who can reach it {where} may use it without a password",
+        "Set `requirepass`, add the password to KEYLEDGER_REDIS_URL, and restrict who can reach it.",
     )
 
 
 def _open_addresses(store: Redis) -> str:
-    """Where a server without a password lets others in than those on its machine; nothing, if nowhere."""
+    """Returns the addresses at which other machines can reach a server without a password."""
     settings = cast("dict[str, str]", store.config_get("port", "bind", "protected-mode"))
     if settings["port"] == "0" or settings["protected-mode"] == "yes":
         return ""

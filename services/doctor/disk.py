@@ -1,4 +1,4 @@
-"""Room on the disks that this machine writes to. Those of a store of one's own it cannot see."""
+"""The check of the disks that this machine writes to. Those of a separate store aren't visible here."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _SCARCE_SHARE = 0.1
 
 
 def check_disk(installation: Installation) -> Iterator[Finding]:
-    """Where the embedded store lies, and the file of the audit log."""
+    """Checks the disks of the embedded store and of the audit log's file."""
     file = installation.of(AuditInspection).database_file
     places = {installation.settings.data_dir: bool(installation.embedded)} | (
         {file.parent: True} if file else {}
@@ -28,10 +28,10 @@ def check_disk(installation: Installation) -> Iterator[Finding]:
 
 
 def room(place: Path, free: int, total: int) -> Finding:
-    """What is to be said of a disk with so many bytes free."""
+    """Describes a disk with so many free bytes."""
     found = f"{decimal(free)} of {decimal(total)} are free at {place}"
     if free < _FULL:
-        return problem(found, "Make room now: without it no event can be written, and the store ends.")
+        return problem(found, "Free some space now: without it no event can be written, and the store stops.")
     if free < _SCARCE or free < _SCARCE_SHARE * total:
-        return warning(found, "Make room soon, or move the data directory: the ledger only ever grows.")
+        return warning(found, "Free some space soon, or move the data directory: the ledger only ever grows.")
     return ok(found)

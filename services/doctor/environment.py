@@ -1,4 +1,4 @@
-"""Reads the settings although some are of no use, so that all else can be looked at."""
+"""Reads the settings even if some are invalid, so that everything else can be checked."""
 
 import os
 import re
@@ -12,9 +12,9 @@ _STORE = "KEYLEDGER_REDIS_URL"
 
 
 def read_settings() -> tuple[Settings, list[Finding]]:
-    """The settings as if those of no use were not set, and what is wrong with those.
+    """Returns the settings as if the invalid ones were unset, and what is wrong with those.
 
-    Raises SettingsError for what no setting is the cause of.
+    Raises SettingsError for an error that no setting causes.
     """
     environment, findings, aside = dict(os.environ), list[Finding](), set[str]()
     try:
@@ -22,22 +22,19 @@ def read_settings() -> tuple[Settings, list[Finding]]:
             try:
                 settings = Settings.from_environment()
             except SettingsError as error:
-                # One that was set aside may be missed afterwards, which is not another fault.
+                # A setting that was unset here may be missing afterwards, which isn't another problem.
                 if aside.isdisjoint(_NAME.findall(str(error))):
-                    findings.append(problem(str(error), "Set it right: no process starts before."))
+                    findings.append(problem(str(error), "Correct it: until then no process starts."))
                 aside.add(_set_aside(error))
             else:
-                # It was set aside if only the secret is missing that belongs to it.
+                # The store was unset here if only the secret that belongs to it is missing.
                 return replace(settings, redis_url=environment.get(_STORE) or None), findings
     finally:
         os.environ.update(environment)
 
 
 def _set_aside(error: SettingsError) -> str:
-    """Unsets the first setting that is set of those that an error names, also one that a file holds.
-
-    Returns its name.
-    """
+    """Unsets the first of the settings that an error names, also one from a file, and returns its name."""
     names: list[str] = _NAME.findall(str(error))
     for name in names:
         value, file = os.environ.pop(name, ""), os.environ.pop(f"{name}_FILE", "")

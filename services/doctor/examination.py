@@ -98,9 +98,9 @@ def _made(check: Look, installation: Installation) -> Iterator[Finding]:
     except SkippedError as error:
         yield skipped(f"not checked: {error}")
     except (RedisError, UserFacingError, OSError) as error:
-        yield problem(f"cannot be told: {error}", "Fix what it says, and run this again.")
-    except (ValueError, LookupError, UnreadableEventError) as error:  # its words may tell what is kept there
+        yield problem(f"the check failed: {error}", "Fix that, and run this again.")
+    except (ValueError, LookupError, UnreadableEventError) as error:  # its message may contain stored data
         yield problem(
-            f"the answer is none that this version can read ({type(error).__name__})",
-            "See that store, database and Keyledger belong together, and run the version that wrote them.",
+            f"this version can't read the answer ({type(error).__name__})",
+            "Check that store, database and Keyledger belong together, and run the version that wrote them.",
         )

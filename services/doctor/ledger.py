@@ -10,7 +10,7 @@ from shared.service.installation import Installation
 
 
 def check_ledger(installation: Installation) -> Iterator[Finding]:
-    """Checks where it ends, and whether any position is missing."""
+    """Checks where the ledger ends, and whether a position is missing."""
     ledger, store = installation.shared.ledger, installation.store
     least, head, most = store.xlen(LOG), ledger.head().position, store.xlen(LOG)
     if least <= head <= most:
@@ -18,7 +18,7 @@ def check_ledger(installation: Installation) -> Iterator[Finding]:
         return
     yield problem(
         f"it ends at position {head:,} and has {most:,} events",
-        "`keyledger audit check` names the missing ones. Bring the store's files back from a copy.",
+        "`keyledger audit check` names the missing ones. Restore the store's files from a copy.",
     )
 
 
@@ -36,5 +36,5 @@ def check_clock(installation: Installation) -> Iterator[Finding]:
     if ahead > WRONG_MS:
         yield problem(
             f"the ledger's last event is {ahead / 1000:,.0f} s ahead of this clock: a clock was set back",
-            "Set the clocks right by NTP. Until then all new events bear the time of that one.",
+            "Synchronize the clocks by NTP. Until then all new events have the time of that one.",
         )

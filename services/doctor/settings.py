@@ -16,7 +16,7 @@ _KNOWN = {f"{_PREFIX}{name}{suffix}" for name in SETTINGS for suffix in ("", "_F
 
 
 def check_settings(installation: Installation) -> Iterator[Finding]:
-    """Whether each can be read, is one, and is a good idea."""
+    """Checks whether each setting exists, is valid, and is safe."""
     named = sorted(name for name in os.environ if name.startswith(_PREFIX) and os.environ[name])
     findings = [
         *installation.unusable,
@@ -29,19 +29,19 @@ def check_settings(installation: Installation) -> Iterator[Finding]:
 def _unknown(name: str) -> Finding:
     near = get_close_matches(name, _KNOWN, n=1)
     meant = f"Did you mean {near[0]}? " if near else ""
-    return warning(f"{name} is no setting, and does nothing", f"{meant}Correct its name, or unset it.")
+    return warning(f"{name} isn't a setting, and has no effect", f"{meant}Correct the name, or unset it.")
 
 
 def _risks(settings: Settings) -> Iterator[Finding]:
     if settings.allow_unsafe_store:
         yield warning(
-            "KEYLEDGER_ALLOW_UNSAFE_STORE is set: a store that could lose events is taken",
-            "Unset it wherever keys are real.",
+            "KEYLEDGER_ALLOW_UNSAFE_STORE is set: a store that could lose events is accepted",
+            "Unset it in production.",
         )
     if not settings.trusted_proxies and not is_loopback(settings.host):
         yield warning(
-            f"the web listens on {settings.host}, and trusts no proxy: keys may travel in the clear",
-            "Put a proxy with TLS in front, and set KEYLEDGER_TRUSTED_PROXIES to how many there are.",
+            f"the web processes listen on {settings.host}, and trust no proxy: keys may travel unencrypted",
+            "Put a proxy with TLS in front, and set KEYLEDGER_TRUSTED_PROXIES to the number of proxies.",
         )
 
 

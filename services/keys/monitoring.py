@@ -36,8 +36,8 @@ def check_verifier(installation: Installation) -> Iterator[Finding]:
         yield ok("follows the ledger")
         return
     yield problem(
-        "this web process does not follow the ledger: it reads it for every verdict, or gives none",
-        "It follows again once the store answers in time. If the store is well, restart this process.",
+        "this web process doesn't follow the ledger: it reads it for each verification, or answers 503",
+        "It recovers once the store answers in time. If the store is healthy, restart this process.",
     )
 
 
@@ -46,17 +46,17 @@ def check_views(installation: Installation) -> Iterator[Finding]:
     ledger, views = installation.shared.ledger, Views(installation.store)
     if ledger.holds(views.live().checkpoint()):
         found = status(ledger, views, now_ms())
-        yield keeps_up(found.lag, "See that `keyledger projector` runs, and what it prints.")
+        yield keeps_up(found.lag, "Make sure that `keyledger projector` runs, and see what it prints.")
     else:
         yield problem(
-            "they have an event that the ledger lacks: it went backwards",
-            f"The projector builds them anew. {WENT_BACKWARDS}",
+            "they have an event that isn't in the ledger: it went backwards",
+            f"The projector rebuilds them. {WENT_BACKWARDS}",
         )
     if parked := views.live().parked():
         first, reason = next(iter(parked.items()))
         yield problem(
-            f"{len(parked)} set aside, the first {first}: {reason}",
-            "`keyledger projector retry` takes them up again; `keyledger projector status` names them all.",
+            f"{len(parked)} parked, the first {first}: {reason}",
+            "`keyledger projector retry` retries them; `keyledger projector status` lists them all.",
         )
 
 
@@ -68,10 +68,10 @@ def check_expiry_times(installation: Installation) -> Iterator[Finding]:
         more = " and more" if len(keys) > _MAX_NAMED else ""
         yield warning(
             f"these keys have an expiry outside the years 1 to 9999: {', '.join(keys[:_MAX_NAMED])}{more}",
-            "They are shown with the nearest time that can be printed. Set another expires_at, or none.",
+            "They are shown with the nearest printable time. Set another expires_at, or none.",
         )
     else:
-        yield ok("all can be shown")
+        yield ok("all can be displayed")
 
 
 def _status(components: Container) -> Status:

@@ -1,4 +1,4 @@
-"""Whether an address can be listened on."""
+"""The address to listen on."""
 
 import errno
 import socket

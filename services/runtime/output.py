@@ -1,4 +1,4 @@
-"""What commands print: nothing that a terminal would obey, and nothing that is lost without a word."""
+"""The output of commands: control characters are escaped, and output that is lost is reported."""
 
 import errno
 import io
@@ -24,10 +24,10 @@ class OutputError(UserFacingError):
 
 
 def prepare_output() -> None:
-    """To be called first of all: what the terminal's encoding lacks is escaped from then on.
+    """Escapes what the terminal's encoding lacks. Call it first.
 
-    A descriptor that the caller closed is opened on nothing, for else the next connection would get its
-    number, and what is printed would go there.
+    A descriptor that the caller closed is opened on /dev/null: otherwise the next connection would get its
+    number, and receive what is printed.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -40,7 +40,7 @@ def prepare_output() -> None:
 
 
 def ensure_writable() -> None:
-    """Finds out before something is done whose result is shown once. Raises OutputError."""
+    """Checks standard output before a command whose result is shown only once. Raises OutputError."""
     with _errors("Nothing was done, because the secret is shown only once.", pipes=True):
         _try_to_write()
 
@@ -52,12 +52,12 @@ def echo(text: str = "", end: str = "\n") -> None:
 
 
 def report(text: str) -> None:
-    """Prints what was done. Raises OutputError, which says it where that can't be printed."""
+    """Prints what was done. Raises OutputError with the same text if it can't be printed."""
     tell_once(text, f"Done: {text}")
 
 
 def tell_once(text: str, otherwise: str) -> None:
-    """Prints what can't be printed again. Raises OutputError with what is to be said where that fails."""
+    """Prints what can't be printed again. Raises OutputError with the text `otherwise` if it fails."""
     with _errors(otherwise, pipes=True):
         _write(escaped(text, "\n") + "\n")
 
@@ -78,9 +78,9 @@ def print_table(table: Table) -> None:
 
 
 def echo_coloured(text: str) -> None:
-    """Prints a text that may have colours: on a terminal, unless its owner wants none.
+    """Prints a text with colours, on a terminal and unless NO_COLOR is set.
 
-    What else a terminal would obey is to be escaped before. Raises OutputError, BrokenPipeError.
+    Escape other control characters first. Raises OutputError, BrokenPipeError.
     """
     with _errors():
         _ensure_open()
@@ -90,7 +90,7 @@ def echo_coloured(text: str) -> None:
 
 
 def settle() -> None:
-    """To be called at the end: drops what can't be written, which Python would complain of when it ends."""
+    """Drops what can't be written, which Python would report when it ends. Call it last."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream:
@@ -102,7 +102,7 @@ def settle() -> None:
 
 @contextmanager
 def _errors(then: str = "", *, pipes: bool = False) -> Iterator[None]:
-    """Says why it can't be written, and what more. A reader that is gone is an error only on demand."""
+    """Raises OutputError with the reason and `then`. A closed pipe counts only if `pipes` is set."""
     try:
         yield
     except OSError as error:
@@ -145,6 +145,6 @@ def _try_to_write() -> None:
 
 
 def _room(descriptor: int) -> int:
-    """The blocks that are free on the disk of a file."""
+    """Returns how many blocks are free on the disk of a file."""
     disk = os.fstatvfs(descriptor)
     return disk.f_bfree if os.geteuid() == _ROOT else disk.f_bavail

@@ -1,4 +1,4 @@
-"""Serves a web application with granian: one process group, each worker built by a factory."""
+"""Serves a web application with granian; each worker builds its own by a factory."""
 
 import os
 import resource
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from shared.web.server.draining import Draining
 
 _APPLICATIONS = "services.runtime.web"
-_IDLE_S = 30  # for which a connection may send no request, or not the whole of its headers
+_IDLE_S = 30  # how long a connection may be idle or send incomplete headers
 _HEADERS_BYTES = 64 * 1024
-_DESCRIPTORS = 8192  # that a worker may have open, where the system lets it; connections need most of them
+_DESCRIPTORS = 8192  # that a worker may have open, if the system allows it; connections need most of them
 _STOP_S = 8
 
 
 def serve_pages(factory: str) -> None:
-    """Serves what a factory of `services.runtime.web` makes, until it is told to stop.
+    """Serves the application that a factory of `services.runtime.web` builds, until SIGTERM or SIGINT.
 
-    The workers are told the store and the secret by their environment. What they are made of is imported
-    here, so that they share it.
+    The workers get the store and the secret from their environment. Their modules are imported here, so that
+    they share the memory.
     Raises AddressError, SettingsError, StoreError.
     """
     configure_logs()
@@ -44,16 +44,16 @@ def serve_pages(factory: str) -> None:
     ensure_made(settings)
     with open_store(settings) as store_url:
         ensure_usable(connect(store_url, allow_unsafe=settings.allow_unsafe_store))
-        _tell_workers(REDIS_URL=store_url, SECRET_KEY=_secret_key(settings))
+        _set_environment(REDIS_URL=store_url, SECRET_KEY=_secret_key(settings))
         with TemporaryDirectory(prefix="keyledger-counted-") as counted:
-            # Where prometheus-client adds up what all workers count, if it is told before it is imported.
+            # Where prometheus-client adds up the counts of all workers. It must be set before the import.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
             import_module(_APPLICATIONS)
             serve_application(f"{_APPLICATIONS}:{factory}", address, settings.port, settings.workers)
 
 
 def serve_application(factory: str, host: str, port: int, workers: int = 2) -> None:
-    """Runs what a factory makes, `module:function`, until SIGTERM or SIGINT.
+    """Runs the application of a factory, `module:function`, until SIGTERM or SIGINT.
 
     A connection has one request at a time and each request a thread, which waits for the body as long as
     `shared.web.server.connections` allows. `shared.web.server.slots` limits how many are handled at once.
@@ -67,7 +67,7 @@ def serve_application(factory: str, host: str, port: int, workers: int = 2) -> N
         workers=workers,
         blocking_threads=MAX_CONNECTIONS,
         backpressure=MAX_CONNECTIONS,
-        # Of HTTP/2, granian keeps a thread spinning for each upload that ends early.
+        # With HTTP/2, granian leaves a thread spinning for each upload that ends early.
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=_IDLE_S * 1000, max_buffer_size=_HEADERS_BYTES),
         websockets=False,
@@ -75,7 +75,7 @@ def serve_application(factory: str, host: str, port: int, workers: int = 2) -> N
         respawn_failed_workers=True,
         respawn_interval=0.5,
         workers_kill_timeout=_STOP_S,
-    ).serve(target_loader=_made_by)
+    ).serve(target_loader=_load)
 
 
 def _raise_descriptor_limit() -> None:
@@ -85,23 +85,23 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _made_by(factory: str) -> "Draining":
-    # Imported by workers, which have it anyway; whoever only asks for the address needs nothing of the web.
+def _load(factory: str) -> "Draining":
+    # Imported late: only workers need it.
     from shared.web.server.draining import Draining
 
     module, _, function = factory.partition(":")
     return Draining(getattr(import_module(module), function))
 
 
-def _tell_workers(**settings: str) -> None:
-    """By their environment. One that is started later has the same, whatever a file says by then."""
+def _set_environment(**settings: str) -> None:
+    """Sets their environment. A worker that starts later gets the same, even if a file has changed."""
     for name, value in settings.items():
         os.environ[f"KEYLEDGER_{name}"] = value
         os.environ.pop(f"KEYLEDGER_{name}_FILE", None)
 
 
 def _secret_key(settings: Settings) -> str:
-    """What the cookies and forms are signed with: set, or made once and kept in the data directory."""
+    """Returns the key that signs cookies and forms: the setting, or one kept in the data directory."""
     if settings.secret_key:
         return settings.secret_key
     path = settings.data_dir / "secret_key"
@@ -113,13 +113,13 @@ def _secret_key(settings: Settings) -> str:
         ) from error
     if len(secret) < SECRET_LENGTH:
         raise DataDirectoryError(
-            f"{path} has fewer than {SECRET_LENGTH} characters: remove it, so that another is made."
+            f"{path} has fewer than {SECRET_LENGTH} characters: remove it, and another is created."
         )
     return secret
 
 
 def _kept_secret(path: Path) -> str:
-    # Made whole under another name, then linked: of several processes one wins, and all read the same.
+    # Written under another name, then linked: of several processes one wins, and all read the same.
     draft = path.with_name(f"secret_key.{os.getpid()}")
     if not path.exists():
         draft.touch(mode=0o600)

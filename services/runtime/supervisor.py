@@ -1,4 +1,4 @@
-"""What `keyledger up` runs its processes with: prints what they say, restarts who dies, stops them all."""
+"""Runs processes, prints their output, restarts crashed ones, and stops them all: `keyledger up`."""
 
 import asyncio
 import ctypes
@@ -28,8 +28,8 @@ class NotReadyError(UserFacingError):
 class Process:
     """A process to run, with the descriptors that it inherits; `env` None is the supervisor's own.
 
-    The next one is started once `ready` says so. It is asked again and again, and has to answer at once.
-    It is not started while `hindrance` says why, which is asked before each start.
+    The next process starts once `ready` returns True; it is polled and must return at once. Before each
+    start, `hindrance` may return a reason not to start yet.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Timing:
 
     first_pause: float = 0.1  # before a restart; doubled each time
     longest_pause: float = 10.0
-    settled: float = 10.0  # who ran for so long starts again with the first pause
+    settled: float = 10.0  # after running for so long, a process restarts with the first pause
     ready: float = 60.0
     grace: float = 10.0  # between SIGTERM and SIGKILL
 
@@ -66,7 +66,7 @@ def supervise(
 class Supervisor:
     """Runs processes, each in a session of its own, from the main thread.
 
-    The first is what the others stand on: it is stopped only after all of them have ended.
+    The others depend on the first, which is stopped only after all of them have ended.
     """
 
     def __init__(
@@ -102,17 +102,17 @@ class Supervisor:
         await asyncio.gather(*self._tasks.values())
 
     def stop(self) -> None:
-        """Makes `run` stop the processes and return; called again, it kills them."""
+        """Makes `run` stop the processes and return. Called again, it kills them."""
         if self._stopping.is_set():
             for child in self._children.values():
                 _kill_session(child.pid)
         else:
-            self._say("stopping; once more kills at once")
+            self._say("stopping; a second signal kills immediately")
             self._stopping.set()
 
     async def _start(self, process: Process) -> None:
         task = self._tasks[process.name] = asyncio.create_task(self._keep(process))
-        # It ends only when all is to stop, or by a mistake of ours, which must not go unseen.
+        # It ends only when everything stops, or because of a bug, which must not go unnoticed.
         task.add_done_callback(lambda _: self._stopping.set())
         deadline = time.monotonic() + self._timing.ready
         while process.ready and not self._stopping.is_set() and not process.ready():
@@ -132,12 +132,12 @@ class Supervisor:
                 return
             if time.monotonic() - started >= self._timing.settled:
                 pause = self._timing.first_pause
-            self._say(f"{process.name} {how}; starting it again in {pause:g} s")
+            self._say(f"{process.name} {how}; restarting it in {pause:g} s")
             await self._pause(pause)
             pause = min(2 * pause, self._timing.longest_pause)
 
     async def _hindered(self, process: Process) -> None:
-        """Waits until nothing hinders its start."""
+        """Waits until `hindrance` returns None."""
         said = False
         while process.hindrance and not self._stopping.is_set() and (why := process.hindrance()):
             if not said:
@@ -146,7 +146,7 @@ class Supervisor:
             await self._pause(1.0)
 
     async def _run_once(self, process: Process) -> str:
-        """Says how it ended."""
+        """Runs it once, and describes how it ended."""
         try:
             child = self._children[process.name] = _spawn(process)
         except OSError as error:
@@ -154,21 +154,21 @@ class Supervisor:
         output = asyncio.create_task(self._print_output(process.name, child))
         while (status := child.poll()) is None:
             await self._child_ended.wait()
-        # What it started must not outlive it: a server's workers would keep the port.
+        # Its children must not outlive it: a server's workers would keep the port.
         _kill_session(child.pid)
         del self._children[process.name]
-        # Its last words; not for ever, for who left the session may still hold the other end.
+        # Its last output; only for a while, because a process that left the session may hold the other end.
         await asyncio.wait([output], timeout=1.0)
         output.cancel()
         return _ending(status)
 
     def _wake(self) -> None:
-        """Lets each that waits for a child look whether it was theirs."""
+        """Lets each task look whether its own child ended."""
         self._child_ended.set()
         self._child_ended.clear()
 
     async def _pause(self, seconds: float) -> None:
-        """Waits, but no longer than until all is to stop."""
+        """Waits, unless everything stops before."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
@@ -219,14 +219,14 @@ def _spawn(process: Process) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        # Only the child itself can ask for it, before its program runs. It is safe here: this process has
-        # one thread, so that no other can hold a lock at the moment of the fork.
+        # Only the child itself can request it, before its program runs. This is safe because this process has
+        # one thread, so no other thread can hold a lock during the fork.
         preexec_fn=_ending_with(os.getpid()) if sys.platform == "linux" else None,
     )
 
 
 def _ending_with(supervisor: int) -> Callable[[], None]:
-    """Makes the system send SIGTERM to a child when the supervisor dies, be it by SIGKILL."""
+    """Makes the system send SIGTERM to a child when the supervisor dies, even by SIGKILL."""
 
     def ask() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -237,7 +237,7 @@ def _ending_with(supervisor: int) -> Callable[[], None]:
 
 
 def _kill_session(leader: int) -> None:
-    """Kills a child and all that it started, also who has left its group, as a worker's job does."""
+    """Kills a child and its descendants, also those that left its process group."""
     with suppress(OSError):
         os.killpg(leader, signal.SIGKILL)
     for process in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
@@ -263,7 +263,7 @@ def _prefixes(names: Sequence[str], coloured: bool) -> dict[str, str]:
 
 
 def _print(line: str) -> None:
-    # The reader of the lines may have gone, or there never was one, which is no reason to stop.
+    # The reader of the lines may be gone, which is no reason to stop.
     with suppress(OSError):
         if sys.stdout:
             sys.stdout.buffer.write(f"{line}\n".encode(sys.stdout.encoding, "backslashreplace"))

@@ -98,7 +98,7 @@ def keeps_up(lag: Lag, advice: str) -> Finding:
     found = f"at position {lag.head - lag.events:,} of {lag.head:,}"
     if lag.is_long:
         return problem(f"{found}, {lag.ms / 1000:,.0f} s behind", advice)
-    return ok(found if lag.events else "level with the ledger")
+    return ok(found if lag.events else "up to date")
 
 
 def _line(text: str) -> str:

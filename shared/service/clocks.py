@@ -15,7 +15,7 @@ def skewed(ms: float, whose: str) -> Finding:
         return ok(f"{whose} and this machine's are within {max(abs(ms), 1):.0f} ms")
     say = problem if abs(ms) > WRONG_MS else warning
     found = f"{whose} is {abs(ms) / 1000:,.1f} s {'ahead of' if ms > 0 else 'behind'} this machine's"
-    return say(found, "Set both by NTP; `timedatectl` says whether this one is.")
+    return say(found, "Synchronize both by NTP; `timedatectl` shows whether this one is.")
 
 
 def skew_of(ask: Callable[[], float]) -> float:

@@ -76,7 +76,7 @@ class Installation:
 
     def _client(self) -> Redis:
         if self.store_away:
-            raise SkippedError("the store cannot be asked")
+            raise SkippedError("the store is unavailable")
         if self.process:
             return self.process.shared.store
         client = unchecked_client(self.store_url, _ANSWER_S)
@@ -96,7 +96,7 @@ class Installation:
     def _away(self, error: StoreError) -> Finding:
         found, _, advice = str(error).rpartition(": ")
         if self.embedded and "KEYLEDGER_REDIS_URL" in advice:
-            advice = "see what `keyledger up` prints of it, and whether the disk is full."
+            advice = "see what `keyledger up` prints, and whether the disk is full."
         return problem(found, advice[0].upper() + advice[1:])
 
 

@@ -74,9 +74,9 @@ def test_a_database_that_can_be_read_is_told_with_its_version(
     (found,) = check_database(installation)
     assert found.level is Level.OK
     assert found.found.startswith(("SQLite 3.", "PostgreSQL 1"))
-    expect_ok(check_audit_log(installation), "level with the ledger")
-    expect_ok(check_integrity(installation), "not checked yet")
-    expect_ok(check_checkpoints(installation), "vouches for all up to 1")
+    expect_ok(check_audit_log(installation), "up to date")
+    expect_ok(check_integrity(installation), "not verified yet")
+    expect_ok(check_checkpoints(installation), "covers all up to 1")
 
 
 def test_entries_that_are_not_indexed_are_told(
@@ -145,18 +145,18 @@ def test_a_ledger_that_went_backwards_is_seen_by_the_audit_log(
     catch_up(log, ledger)
     store.flushall()
     grow(ledger, 1)
-    expect(check_audit_log(installation), Level.PROBLEM, "at position 3, is not in the ledger", "runbooks.md")
+    expect(check_audit_log(installation), Level.PROBLEM, "at position 3, isn't in the ledger", "runbooks.md")
 
 
 @pytest.mark.parametrize(
     ("age", "findings", "level", "found"),
     [
-        (1, (), Level.OK, "found sound on "),
-        (1, (FINDING,), Level.PROBLEM, "not to be sound on "),
-        (9, (FINDING,), Level.PROBLEM, "not to be sound on "),
-        (9, (), Level.WARNING, "not checked for 9 days"),
-        (9, None, Level.WARNING, "never checked in 9 days"),
-        (1, None, Level.OK, "not checked yet"),
+        (1, (), Level.OK, "verified on "),
+        (1, (FINDING,), Level.PROBLEM, "verification failed on "),
+        (9, (FINDING,), Level.PROBLEM, "verification failed on "),
+        (9, (), Level.WARNING, "not verified for 9 days"),
+        (9, None, Level.WARNING, "never verified in 9 days"),
+        (1, None, Level.OK, "not verified yet"),
     ],
 )
 def test_an_audit_log_has_to_be_checked_every_week(
@@ -186,7 +186,10 @@ def test_a_checkpoint_that_is_gone_from_the_database_is_told(
     tampered.disarm()
     tampered.run("DELETE FROM audit_checkpoints")
     expect(
-        check_checkpoints(installation), Level.PROBLEM, "number 1 was signed, and is gone", "docs/runbooks.md"
+        check_checkpoints(installation),
+        Level.PROBLEM,
+        "number 1 was signed, but is missing",
+        "docs/runbooks.md",
     )
 
 
@@ -210,7 +213,7 @@ def test_a_checkpoint_that_cannot_be_read_is_told(installation: Installation, lo
     expect(
         findings,
         Level.PROBLEM,
-        "the last one cannot be read: it does not end with",
+        "the last one can't be read: it does not end with",
         "`keyledger audit check`",
     )
     assert "c4nary" not in str(findings)
@@ -227,7 +230,7 @@ def test_entries_that_nobody_vouches_for_are_told(
     expect(
         check_checkpoints(installation),
         Level.PROBLEM,
-        "none for the entries of the last 11 minutes",
+        "none covers the entries of the last 11 minutes",
         "signs nothing",
     )
 

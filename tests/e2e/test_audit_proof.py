@@ -138,7 +138,7 @@ def test_a_checkpoint_is_made_by_itself_and_on_demand(service: Service) -> None:
 
 def test_the_check_of_a_sound_log_says_so_and_is_told(service: Service, auditor: dict[str, str]) -> None:
     run = service.run("audit", "check")
-    assert (run.returncode, run.stdout.splitlines()[-1]) == (0, "the audit log is sound")
+    assert (run.returncode, run.stdout.splitlines()[-1]) == (0, "the audit log is intact")
     until(lambda: entries(service, auditor, type="AuditChecked"), what="the event")
     told = entries(service, auditor, type="AuditChecked")[0]
     assert told["data"]["findings"] == []
@@ -150,7 +150,7 @@ def test_another_key_accuses_every_checkpoint(service: Service) -> None:
     run = service.run("audit", "check", "--public-key", other)
     assert run.returncode == 1
     assert "checkpoint forged (" in run.stdout
-    assert run.stdout.endswith("THE AUDIT LOG IS NOT SOUND\n")
+    assert run.stdout.endswith("THE AUDIT LOG IS NOT INTACT\n")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_whole_export_is_proved_offline_by_the_public_key_alone(
     run = offline("--file", str(exported), "--public-key", str(public_key))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "as an export of the whole log" in run.stdout
-    assert run.stdout.endswith("the export is sound\n")
+    assert run.stdout.endswith("the export is intact\n")
     assert b"elsewhere" in exported.read_bytes()
     assert b'{"checkpoint":"keyledger audit checkpoint v1' in exported.read_bytes()
 
@@ -204,7 +204,7 @@ def test_the_proof_opens_no_socket(
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", "/nonexistent/data")
     arguments = ["audit", "check", "--file", str(exported), "--public-key", str(public_key)]
     run = CliRunner().invoke(main, arguments)
-    assert (run.exit_code, run.output.splitlines()[-1]) == (0, "the export is sound")
+    assert (run.exit_code, run.output.splitlines()[-1]) == (0, "the export is intact")
 
 
 def test_a_tampered_export_is_told_with_what_and_where(
@@ -218,7 +218,7 @@ def test_a_tampered_export_is_told_with_what_and_where(
     assert re.search(
         r"(?m)^missing \(1\), first at \d+: there is no entry, though later ones are$", run.stdout
     )
-    assert run.stdout.endswith("THE EXPORT IS NOT SOUND\n")
+    assert run.stdout.endswith("THE EXPORT IS NOT INTACT\n")
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_the_standing_is_told_in_a_terminal_and_to_programs(
     caught_up(service, auditor)
     said = service.run("audit", "status").stdout
     assert re.search(r"(?m)^position \d+ of \d+, 0 events and 0\.000 s behind$", said)
-    assert re.search(r"(?m)^found sound at 20", said)
+    assert re.search(r"(?m)^verified at 20", said)
     assert re.search(r"(?m)^checkpoint \d+ at position \d+, 20", said)
-    assert said.endswith("0 jobs wait, 0 failed within the last hour\n")
+    assert said.endswith("0 jobs waiting, 0 failed within the last hour\n")
     status = json.loads(service.run("audit", "status", "--json").stdout)
     assert (status["sound"], status["in_step"], status["lag_events"], status["failures"]) == (
         True,
@@ -285,7 +285,7 @@ def test_the_index_is_made_anew_and_finds_the_same(service: Service, auditor: di
     before = [entry["position"] for entry in entries(service, auditor, type="KeyCreated")]
     assert before
     run = service.run("audit", "reindex")
-    assert (run.returncode, run.stdout) == (0, "The filters find every entry again.\n")
+    assert (run.returncode, run.stdout) == (0, "The search index is complete.\n")
     assert [entry["position"] for entry in entries(service, auditor, type="KeyCreated")] == before
 
 

@@ -67,7 +67,7 @@ def test_a_secret_that_is_missing_hides_no_store(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KEYLEDGER_REDIS_URL", "redis://127.0.0.1:1/0")
     settings, unusable = read_settings()
     assert settings.redis_url == "redis://127.0.0.1:1/0"
-    expect(unusable, Level.PROBLEM, "KEYLEDGER_SECRET_KEY is not set", "Set it right")
+    expect(unusable, Level.PROBLEM, "KEYLEDGER_SECRET_KEY is not set", "Correct it")
 
 
 def test_a_setting_that_is_none_is_told_with_the_nearest_one(
@@ -79,7 +79,7 @@ def test_a_setting_that_is_none_is_told_with_the_nearest_one(
     expect(
         findings,
         Level.WARNING,
-        "KEYLEDGER_AUDIT_DATABSE_URL is no setting",
+        "KEYLEDGER_AUDIT_DATABSE_URL isn't a setting",
         "Did you mean KEYLEDGER_AUDIT_DATABASE_URL?",
     )
     assert CANARY not in str(findings)
@@ -95,7 +95,7 @@ def test_a_secret_that_can_be_guessed_is_one_problem(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY", CANARY)
     settings, unusable = read_settings()
     assert settings.redis_url == "redis://127.0.0.1:1/0"
-    expect(unusable, Level.PROBLEM, "KEYLEDGER_SECRET_KEY has fewer than 32", "Set it right")
+    expect(unusable, Level.PROBLEM, "KEYLEDGER_SECRET_KEY has fewer than 32", "Correct it")
     assert CANARY not in str(unusable)
 
 
@@ -106,7 +106,7 @@ def test_a_store_that_may_lose_events_is_a_warning(data_dir: Path) -> None:
 
 def test_a_web_for_all_without_a_proxy_is_a_warning(data_dir: Path) -> None:
     with examined(data_dir, host="::") as installation:
-        expect(check_settings(installation), Level.WARNING, "listens on ::", "KEYLEDGER_TRUSTED_PROXIES")
+        expect(check_settings(installation), Level.WARNING, "listen on ::", "KEYLEDGER_TRUSTED_PROXIES")
     with examined(data_dir, host="::", trusted_proxies=1) as installation:
         expect_ok(check_settings(installation), "all by default")
 
@@ -138,7 +138,7 @@ def test_files_that_are_closed_to_others_are_well(data_dir: Path) -> None:
 @pytest.mark.parametrize("name", [".", "audit_key.pem", "secret_key"])
 @pytest.mark.parametrize(
     ("mode", "level", "who"),
-    [(0o755, Level.PROBLEM, "everybody on this machine"), (0o750, Level.WARNING, "its group")],
+    [(0o755, Level.PROBLEM, "everyone on this machine"), (0o750, Level.WARNING, "its group")],
 )
 def test_a_file_that_is_open_to_others_is_told(
     data_dir: Path, name: str, mode: int, level: Level, who: str
@@ -166,7 +166,12 @@ def test_a_key_that_cannot_be_read_is_told(data_dir: Path) -> None:
 def test_a_key_that_is_gone_is_told_and_no_other_is_made(data_dir: Path) -> None:
     (data_dir / "audit_key.pem").rename(data_dir / "audit_key.pem.last")
     with examined(data_dir) as installation:
-        expect(check_files(installation), Level.PROBLEM, "audit_key.pem is gone", "from a copy")
+        expect(
+            check_files(installation),
+            Level.PROBLEM,
+            "audit_key.pem, which signed for the audit log, is missing",
+            "from a copy",
+        )
     assert not (data_dir / "audit_key.pem").exists()
 
 
@@ -186,13 +191,13 @@ def test_a_directory_that_no_keyledger_is_in_is_a_warning(tmp_path: Path, exists
 def test_a_data_directory_of_another_user_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # for root, as which tests may run, has all rights
     with examined(data_dir) as installation:
-        expect(check_files(installation), Level.PROBLEM, "is closed to this user", "as the user that")
+        expect(check_files(installation), Level.PROBLEM, "this user can't open", "as the user that")
 
 
 def test_a_data_directory_that_nothing_needs_is_not_asked_for(tmp_path: Path) -> None:
     elsewhere = {"redis_url": "redis://127.0.0.1:1", "audit_database_url": "postgresql://127.0.0.1:1/none"}
     with examined(tmp_path / "data", audit_key_file=tmp_path / "key", **elsewhere) as installation:
-        expect_ok(check_files(installation), "key is not there yet")
+        expect_ok(check_files(installation), "key doesn't exist yet")
         assert not [*check_disk(installation)]
 
 
@@ -247,7 +252,7 @@ def test_of_a_store_that_does_not_run_all_else_is_told_and_nothing_is_made(
         "database",
     }
     assert CheckResult("store", skipped("not running; `keyledger up` starts it")) in told
-    assert CheckResult("ledger", skipped("not checked: the store cannot be asked")) in told
+    assert CheckResult("ledger", skipped("not checked: the store is unavailable")) in told
     assert not (tmp_path / "data").exists()
 
 
@@ -310,7 +315,7 @@ def test_each_finding_is_a_line_and_what_to_do_another() -> None:
         "                         → Bring it back.",
         "skipped  views           not checked: why",
         "",
-        "1 problem and 1 warning; 1 check could not be made.",
+        "1 problem and 1 warning; 1 check couldn't run.",
     ]
 
 
@@ -331,9 +336,9 @@ def test_programs_are_told_the_same_in_json() -> None:
 @pytest.mark.parametrize(
     ("_told", "summary"),
     [
-        (TOLD[:1], "Nothing wrong was found."),
+        (TOLD[:1], "No problems found."),
         (TOLD[:2], "1 warning."),
-        ([TOLD[0], TOLD[3], TOLD[3]], "Nothing wrong was found; 2 checks could not be made."),
+        ([TOLD[0], TOLD[3], TOLD[3]], "No problems found; 2 checks couldn't run."),
     ],
     indirect=["_told"],
 )

@@ -122,8 +122,11 @@ def test_nothing_is_done_whose_secret_cannot_be_printed(
         ("key disable {key}", "Done: Made (kl_"),
         ("key revoke {key} --json", ") is revoked."),
         (f"account password {OWNER}", f"The password of {OWNER} was changed, but couldn't be printed. Run"),
-        (f"account role {OWNER} owner", f"Done: {OWNER} may sign in"),
-        ("account add new@example.org --role auditor --password-stdin", "Done: new@example.org may sign in"),
+        (f"account role {OWNER} owner", f"Done: {OWNER} is enabled"),
+        (
+            "account add new@example.org --role auditor --password-stdin",
+            "Done: Added new@example.org to “default”",
+        ),
     ],
 )
 @pytest.mark.usefixtures("ledger")
@@ -143,7 +146,7 @@ def test_what_was_done_is_said_where_it_cannot_be_printed(
     ("words", "said"),
     [
         ("replay", "Done: The views were rebuilt to position "),
-        ("audit reindex", "Done: The filters find every entry again."),
+        ("audit reindex", "Done: The search index is complete."),
         ("audit checkpoint", " was signed, and is in the audit log."),
         ("audit check --acknowledge", "; acknowledged cut off "),
     ],

@@ -185,7 +185,7 @@ def test_a_mistake_of_its_own_stops_all() -> None:
 
     def write(line: str) -> None:
         output.lines.append(line)
-        if "starting it again" in line:
+        if "restarting it" in line:
             raise ZeroDivisionError
 
     processes = [python("store", PID, ready=lambda: bool(output.pids("store"))), python("web", "")]
@@ -219,7 +219,7 @@ def test_a_killed_process_is_started_again_and_the_others_go_on() -> None:
 
     output = play([python("worker", PID), python("web", PID)], scenario)
     assert len(output.pids("worker")) == 1
-    assert output.of("up")[0] == "web was ended by SIGKILL; starting it again in 0.02 s"
+    assert output.of("up")[0] == "web was ended by SIGKILL; restarting it in 0.02 s"
 
 
 def test_who_dies_again_and_again_is_waited_for_longer_and_longer() -> None:
@@ -228,7 +228,7 @@ def test_who_dies_again_and_again_is_waited_for_longer_and_longer() -> None:
 
     output = play([python("web", "raise SystemExit(3)")], scenario)
     assert output.of("up")[:4] == [
-        f"web ended with exit status 3; starting it again in {pause} s" for pause in (0.02, 0.04, 0.05, 0.05)
+        f"web ended with exit status 3; restarting it in {pause} s" for pause in (0.02, 0.04, 0.05, 0.05)
     ]
 
 
@@ -254,7 +254,7 @@ def test_a_program_that_is_missing_is_said_and_tried_again() -> None:
         await until(lambda: len(output.of("up")) >= 2)
 
     output = play([Process(name="web", argv=["/no/such/program"])], scenario)
-    first = "web could not be started (No such file or directory); starting it again in 0.02 s"
+    first = "web could not be started (No such file or directory); restarting it in 0.02 s"
     assert output.of("up")[0] == first
 
 
@@ -439,7 +439,7 @@ def test_a_second_signal_ends_all_at_once_and_nothing_is_left(number: signal.Sig
         assert len(pids) == 4
         process.send_signal(number)
         assert process.stdout is not None
-        assert process.stdout.readline() == "up    | stopping; once more kills at once\n"
+        assert process.stdout.readline() == "up    | stopping; a second signal kills immediately\n"
         process.send_signal(number)
         assert process.wait(60) == 0
         asyncio.run(until(lambda: all(map(is_gone, pids))))

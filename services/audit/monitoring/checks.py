@@ -1,4 +1,4 @@
-"""The audit log: its database, whether it keeps up, was checked, and is vouched for."""
+"""The checks of the audit log: its database, whether it keeps up, and its integrity."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ _OLDEST_POSTGRESQL = 14  # has CREATE OR REPLACE TRIGGER
 
 
 def check_database(installation: Installation) -> Iterator[Finding]:
-    """Whether it can be read, and what it is."""
+    """Checks whether the database can be read, and which server it is."""
     audit = installation.of(AuditInspection)
     if audit.database_away:
         yield audit.database_away
@@ -48,12 +48,12 @@ def check_database(installation: Installation) -> Iterator[Finding]:
 
 
 def check_audit_log(installation: Installation) -> Iterator[Finding]:
-    """Whether it keeps up with the ledger."""
+    """Checks whether the audit log keeps up with the ledger."""
     audit = installation.of(AuditInspection)
     progress = audit.status.progress()
     if progress.in_step:
         advice = (
-            "See that `keyledger audit relay` and `audit worker` run; `keyledger audit status` says more."
+            "Make sure that `keyledger audit relay` and `audit worker` run; see `keyledger audit status`."
         )
         yield keeps_up(progress.lag, advice)
         indexed = audit.log.search.indexed()
@@ -61,39 +61,37 @@ def check_audit_log(installation: Installation) -> Iterator[Finding]:
             yield warning(
                 f"{progress.position - indexed:,} entries aren't indexed yet, so searches miss them and "
                 "exports by filters are refused",
-                "The audit worker indexes them. If it doesn't get on, run `keyledger audit reindex`.",
+                "The audit worker indexes them. If it makes no progress, run `keyledger audit reindex`.",
             )
         return
     yield problem(
-        f"its last event, at position {progress.position:,}, is not in the ledger: that went backwards",
-        f"Nothing is written to it until that is mended. {WENT_BACKWARDS}",
+        f"its last event, at position {progress.position:,}, isn't in the ledger: that went backwards",
+        f"Nothing is written to it until that is fixed. {WENT_BACKWARDS}",
     )
 
 
 def check_integrity(installation: Installation) -> Iterator[Finding]:
-    """When it was checked, and what was found. A log is due for the first time when it is so old."""
-    advice = "Run `keyledger audit check`, and let a timer run it every day."
+    """Checks the last verification. A new log is due once it is as old as one that was verified."""
+    advice = "Run `keyledger audit check`, and schedule it daily."
     check, now = installation.of(AuditInspection).status.last_check(), now_ms()
     first = installation.shared.ledger.read(0, 1)
     since = check.at if check else first[0].at if first else now
     if check and not check.sound:
         yield problem(
-            f"it was found not to be sound on {date_utc(check.at)}",
-            "`keyledger audit check` says what is wrong; docs/runbooks.md says what to do.",
+            f"verification failed on {date_utc(check.at)}",
+            "`keyledger audit check` shows what is wrong; docs/runbooks.md says what to do.",
         )
     elif now - since > _CHECK_EVERY_MS:
         days = (now - since) // _DAY_MS
-        yield warning(f"not checked for {days} days" if check else f"never checked in {days} days", advice)
+        yield warning(f"not verified for {days} days" if check else f"never verified in {days} days", advice)
     else:
         yield ok(
-            f"found sound on {date_utc(check.at)}"
-            if check
-            else "not checked yet; `keyledger audit check` does it"
+            f"verified on {date_utc(check.at)}" if check else "not verified yet; run `keyledger audit check`"
         )
 
 
 def check_alarm(installation: Installation) -> Iterator[Finding]:
-    """Whether an operator has acknowledged every alarm."""
+    """Checks whether an operator has acknowledged every alarm."""
     if alarm := installation.of(AuditInspection).alarms.current():
         kind, position, detail = alarm.finding
         yield problem(
@@ -105,7 +103,7 @@ def check_alarm(installation: Installation) -> Iterator[Finding]:
 
 
 def check_checkpoints(installation: Installation) -> Iterator[Finding]:
-    """Whether one vouches for it, and none that was signed is gone."""
+    """Checks whether a recent checkpoint covers the log, and whether a signed one is missing."""
     audit = installation.of(AuditInspection)
     log, file = audit.log, audit.signer.anchor_file
     kept, anchor = log.last_checkpoint(), audit.signer.anchor()
@@ -113,32 +111,32 @@ def check_checkpoints(installation: Installation) -> Iterator[Finding]:
         last = unverified(kept.note) if kept else None
         signed = unverified(anchor) if anchor else None
     except NoteError as error:
-        yield problem(f"the last one cannot be read: {error}", "`keyledger audit check` says more.")
+        yield problem(f"the last one can't be read: {error}", "`keyledger audit check` says more.")
         return
     if signed and signed.sequence > (last.sequence if last else 0):
         yield problem(
-            f"number {signed.sequence} was signed, and is gone from the database",
-            f"An older copy of it came back: docs/runbooks.md says what to do. If on purpose, remove {file}.",
+            f"number {signed.sequence} was signed, but is missing from the database",
+            f"An older copy was restored: see docs/runbooks.md. If on purpose, remove {file}.",
         )
     elif last and not signed:
         yield warning(
-            f"{file} is missing: that the end of the log was cut off would not be seen",
-            "Let the audit worker write beside its key, or keep `keyledger audit checkpoint` elsewhere.",
+            f"{file} is missing: a cut-off end of the log would go unnoticed",
+            "Let the audit worker write next to its key, or save `keyledger audit checkpoint` elsewhere.",
         )
-    waits = _unvouched(log, last.position if last else 0)
+    waits = _uncovered(log, last.position if last else 0)
     if waits > _OVERDUE_MS and not installation.store_away:
         yield problem(
-            f"none for the entries of the last {waits // 60_000} minutes",
-            "`keyledger audit status` says why the worker signs nothing.",
+            f"none covers the entries of the last {waits // 60_000} minutes",
+            "`keyledger audit status` shows why the worker signs nothing.",
         )
     elif last:
-        yield ok(f"number {last.sequence} of {date_utc(last.time)} vouches for all up to {last.position:,}")
+        yield ok(f"number {last.sequence} of {date_utc(last.time)} covers all up to {last.position:,}")
     else:
         yield ok("none yet")
 
 
-def _unvouched(log: AuditLog, position: int) -> int:
-    """How long, in ms, the oldest entry waits that lies behind the last checkpoint."""
+def _uncovered(log: AuditLog, position: int) -> int:
+    """Returns how long, in ms, the oldest entry without a checkpoint has been waiting."""
     first = next(log.walk(log.last().position, position), None)
     return now_ms() - first.at if first else 0
 

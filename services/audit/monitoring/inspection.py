@@ -50,7 +50,7 @@ class AuditInspection:
     @cached_property
     def log(self) -> AuditLog:
         if self.database_away:
-            raise SkippedError("there is no audit log that could be asked")
+            raise SkippedError("the audit log is unavailable")
         if self._process:
             return self._process.log
         log = AuditLog(self._components.database_url, read_only=True)
@@ -87,9 +87,9 @@ class AuditInspection:
         self._installation.closing.callback(database.close)
         try:
             if file and not file.exists():
-                return ok(f"{file} is not there yet; the audit worker makes it")
+                return ok(f"{file} doesn't exist yet; the audit worker creates it")
             is_set_up = database.read(lambda connection: inspect(connection).has_table(ENTRIES.name))
         except (AuditDatabaseError, OSError) as error:
-            what = "See whether this user may read it, and what it is" if file else "Start it"
+            what = "Check whether this user may read it, and what it is" if file else "Start it"
             return problem(str(error), f"{what}, or correct KEYLEDGER_AUDIT_DATABASE_URL.")
-        return None if is_set_up else ok("nothing is in it yet; the audit worker sets it up")
+        return None if is_set_up else ok("it isn't set up yet; the audit worker does that")

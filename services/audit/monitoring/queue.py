@@ -1,4 +1,4 @@
-"""The audit log's queue, and the worker that does its jobs. RQ's own ways to ask would clean up meanwhile."""
+"""The checks of the audit log's queue and worker. RQ's own queries would change the queue."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -13,11 +13,11 @@ from shared.clock import now_ms, parse_rfc3339
 from shared.service.checks import Finding, ok, problem, warning
 from shared.service.installation import Installation
 
-_SILENT_S = 60  # a worker that is well says every 15 s that it is
+_SILENT_S = 60  # a healthy worker sends a heartbeat every 15 s
 
 
 def check_queue(installation: Installation) -> Iterator[Finding]:
-    """What waits, and what failed."""
+    """Checks for waiting and failed jobs."""
     failures = Failures(installation.store)
     waiting, failed = failures.waiting(), failures.count(now_ms())
     if failed:
@@ -25,19 +25,19 @@ def check_queue(installation: Installation) -> Iterator[Finding]:
         reason = newest[0].reason if newest else "unknown"
         yield warning(
             f"{failed} failed within the last hour, the newest because: {reason}",
-            "`keyledger audit status` names them all. What failed is tried again by itself.",
+            "`keyledger audit status` lists them all. Failed jobs are retried automatically.",
         )
     if waiting > 1:
         yield warning(
-            f"{waiting} jobs wait, and one at most should",
-            "See that `keyledger audit worker` runs, and that nobody else writes to the store.",
+            f"{waiting} jobs wait, and no more than one should",
+            "Make sure that `keyledger audit worker` runs, and that nothing else writes to the store.",
         )
     if not failed and waiting <= 1:
         yield ok(f"{waiting} waiting, none failed within the last hour")
 
 
 def check_worker(installation: Installation) -> Iterator[Finding]:
-    """Whether one is there to do them."""
+    """Checks whether an audit worker runs."""
     beats = _heartbeats(installation.store)
     if not beats:
         yield problem(
@@ -48,13 +48,13 @@ def check_worker(installation: Installation) -> Iterator[Finding]:
     if silent > _SILENT_S:
         yield problem(
             f"the audit worker has been silent for {silent:.0f} s",
-            "See what `keyledger audit worker` prints, and start it again.",
+            "See what `keyledger audit worker` prints, and restart it.",
         )
     else:
-        yield ok(f"heard of {max(silent, 0):.0f} s ago")
+        yield ok(f"last heartbeat {max(silent, 0):.0f} s ago")
 
 
 def _heartbeats(store: Redis) -> list[int]:
-    """Of each worker the last, in ms since 1970."""
+    """Returns each worker's last heartbeat, in ms since 1970."""
     values = (store.hget(key, "last_heartbeat") for key in get_keys(Queue(QUEUE, connection=store)))
     return [parse_rfc3339(cast("bytes", value).decode()) for value in values if value]
