@@ -1,4 +1,4 @@
-"""Payloads that depend on no state: who signed in, who was denied, who took the audit log away."""
+"""Events that depend on no state: who signed in, who was denied, who took the audit log away."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

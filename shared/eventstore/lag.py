@@ -10,7 +10,7 @@ _MS = 30_000
 
 
 class Lag(NamedTuple):
-    """RequestMetrics against the ledger's own end. `events` is negative, if the ledger went backwards."""
+    """Measured against the ledger's own end. `events` is negative, if the ledger went backwards."""
 
     head: int
     events: int

@@ -353,7 +353,7 @@ def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
     write(exports.comparison.ledger, sqlite_log, records([1]))
     exports.notary.vouch()
     monkeypatch.setattr(exports.comparison.log, "checkpoints", lambda: [(1, b"no note")])
-    with pytest.raises(ExportError, match="SignedCheckpoint 1 is damaged"):
+    with pytest.raises(ExportError, match="Checkpoint 1 is damaged"):
         exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
 
 

@@ -199,7 +199,7 @@ def test_nothing_goes_on_from_checkpoints_that_are_gone(
     tampered.run("DELETE FROM audit_checkpoints WHERE sequence = 2")
     write(ledger, log, records([3]))
     anchor = signer.anchor()
-    with pytest.raises(SigningError, match="SignedCheckpoint 2 was signed, and is gone"):
+    with pytest.raises(SigningError, match="Checkpoint 2 was signed, and is gone"):
         notary.vouch()
     assert signer.anchor() == anchor
     signer.anchor_file.unlink()  # as it says, for an old copy that was brought back on purpose

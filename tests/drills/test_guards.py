@@ -183,10 +183,10 @@ def copy(tmp_path: Path) -> Path:
             shutil.copy(_ROOT / name, tmp_path)
     # A plugin that shows what code the tests ran on, for the installed one would be whole.
     (tmp_path / "whence.py").write_text(
-        "from services.keys import rebuild, views\n"
-        "from shared import ledger\n"
+        "from services.keys.read_model import generations, rebuild\n"
+        "from shared.eventstore import ledger\n"
         "def pytest_report_header():\n"
-        "    return [f'ran on {module.__file__}' for module in (ledger, rebuild, views)]\n"
+        "    return [f'ran on {module.__file__}' for module in (ledger, rebuild, generations)]\n"
     )
     return tmp_path
 

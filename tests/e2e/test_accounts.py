@@ -44,7 +44,7 @@ def test_an_owner_lets_a_person_in_who_takes_a_password_and_is_demoted_and_disab
     page.get_by_label("Email").fill("Grace@Example.com")
     page.get_by_label("Role").select_option("developer")
     page.get_by_role("button", name="Add").click()
-    expect(page.get_by_role("heading", name="AccountRow added")).to_be_visible()
+    expect(page.get_by_role("heading", name="Person added")).to_be_visible()
     given = page.locator("#given-password").inner_text()
     page.get_by_role("link", name="Done").click()
     assert given not in page.content()

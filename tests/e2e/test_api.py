@@ -591,7 +591,7 @@ def test_idle_connections_keep_nobody_waiting(service: Service, admin: Caller) -
 
 
 def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> None:
-    made = admin("POST", "/v1/keys", json={"name": "RequestMetrics"})
+    made = admin("POST", "/v1/keys", json={"name": "Measured"})
     head = int(made.headers["X-Ledger-Position"])
     admin("GET", "/v1/keys", position(made))
     told = json.loads(service.run("projector", "status", "--json").stdout)

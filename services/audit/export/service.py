@@ -132,7 +132,7 @@ class Exports:
                 yield unverified(note).position, note
             except NoteError as error:
                 raise ExportError(
-                    f"SignedCheckpoint {sequence} is damaged: `keyledger audit check` says more."
+                    f"Checkpoint {sequence} is damaged: `keyledger audit check` says more."
                 ) from error
 
     def _tell(

@@ -76,7 +76,7 @@ def _trusted(signer: Signer, last: Numbered | None, anchor: bytes | None) -> Sig
     if last and last.sequence != reached:
         raise _refused(signer, "The last checkpoint is not that of its place.")
     if anchored and anchored.sequence > reached:
-        raise _refused(signer, f"SignedCheckpoint {anchored.sequence} was signed, and is gone.")
+        raise _refused(signer, f"Checkpoint {anchored.sequence} was signed, and is gone.")
     if last and anchored and anchored.sequence == reached and anchor != last.note:
         raise _refused(signer, "The last checkpoint is not the one that was signed.")
     return before
