@@ -1,4 +1,4 @@
-# One image for every process of ours; docker-compose.yml names the command of each.
+# One image for all of Keyledger's processes; docker-compose.yml has the command of each.
 FROM python:3.11-slim AS built
 
 RUN python -m venv /opt/keyledger

@@ -1,50 +1,50 @@
-# Keyledger. `make help` lists what there is.
+# Keyledger. Run `make help` for a list of targets.
 PYTHON ?= python3
 BIN := .venv/bin
 
-# What is only long, or only called a password, says little: the tests and their fixtures are full of it.
+# Long strings and names such as `password` are common in tests, so these detectors only report false positives.
 NO_SECRETS := $(addprefix --disable-plugin ,KeywordDetector HexHighEntropyString Base64HighEntropyString)
 
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:  # else a .venv that was left half made would be taken for a whole one
+.DELETE_ON_ERROR:  # so that an interrupted set-up isn't taken for a complete one
 .PHONY: help setup run test drill check format bench screenshots lock
 
-help: ## list the targets
+help: ## list all targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/installed ## set up into .venv, and nothing else
+setup: .venv/installed ## install into .venv
 
-run: .venv/installed ## set up, and start everything on the embedded server
+run: .venv/installed ## install and start everything, with the embedded store
 	@$(BIN)/keyledger up
 
-test: .venv/dev ## set up, and run all tests
+test: .venv/dev ## install and run the tests (without the drills)
 	$(BIN)/pytest -m "not drill" -n 3 --dist loadfile
 
-drill: .venv/dev ## the long fault and load drills
+drill: .venv/dev ## run the long fault and load tests
 	$(BIN)/pytest -m "drill and not alone" -n 3 --dist loadscope -raP
 	$(BIN)/pytest -m "drill and alone" -s
 
-check: .venv/dev ## format, lint, types, import contracts, secrets, the Compose file
+check: .venv/dev ## check format, lint, types, import contracts, secrets and the Compose file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive --severity-level medium services shared
 	git ls-files -z -- ':!*.lock' | xargs -0 $(BIN)/detect-secrets-hook $(NO_SECRETS)
-	! git grep -nE '_[0-9A-Za-z]{50}\b' # what looks like an API key of ours
+	! git grep -nE '_[0-9A-Za-z]{50}\b' # strings that look like Keyledger keys
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-format: .venv/dev ## format the code and mend what the linter can
+format: .venv/dev ## format the code and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev ## measure, each figure beside its floor in the same run
+bench: .venv/dev ## measure performance, and write docs/figures.md
 	$(BIN)/python -m bench
 
-screenshots: .venv/dev ## pictures of every page and state, into screenshots/
+screenshots: .venv/dev ## save screenshots of every page and state in screenshots/
 	$(BIN)/python -m tests.screenshots
 
-lock: .venv/dev ## pin the newest allowed dependencies with their hashes
+lock: .venv/dev ## pin the newest allowed dependencies with hashes
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header --upgrade --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
