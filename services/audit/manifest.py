@@ -8,7 +8,7 @@ from shared.service.manifest import Manifest, NavigationItem, Program
 
 if TYPE_CHECKING:
     from shared.service.checks import Check
-    from shared.service.metrics import Source
+    from shared.service.metrics import Metrics
     from shared.web.registration import Web
 
 
@@ -18,7 +18,7 @@ def _checks() -> "Sequence[Check]":
     return CHECKS
 
 
-def _metrics() -> "Sequence[Source]":
+def _metrics() -> "Sequence[Metrics]":
     from services.audit.monitoring.metrics import METRICS
 
     return METRICS

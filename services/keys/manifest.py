@@ -9,7 +9,7 @@ from shared.service.manifest import Background, Manifest, NavigationItem, Progra
 if TYPE_CHECKING:
     from shared.service.checks import Check
     from shared.service.components import Container
-    from shared.service.metrics import Counted, Source
+    from shared.service.metrics import Metrics
     from shared.web.registration import Web
 
 
@@ -19,16 +19,10 @@ def _checks() -> "Sequence[Check]":
     return CHECKS
 
 
-def _metrics() -> "Sequence[Source]":
+def _metrics() -> "Sequence[Metrics]":
     from services.keys.monitoring import METRICS
 
     return METRICS
-
-
-def _counted() -> "Sequence[Counted]":
-    from services.keys.monitoring import VERDICTS
-
-    return (VERDICTS,)
 
 
 def _background(components: "Container") -> Sequence[Background]:
@@ -51,7 +45,6 @@ MANIFEST = Manifest(
     programs=(Program("projector", ["projector"]),),
     checks=_checks,
     metrics=_metrics,
-    counted=_counted,
     background=_background,
     web=_web,
     navigation=(NavigationItem("keys.list_keys", "key", "API Keys", KEYS_READ),),

@@ -1,7 +1,7 @@
 """The checks and metrics of the key service."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from services.keys.components import KeyComponents
@@ -23,7 +23,7 @@ from shared.service.checks import (
 )
 from shared.service.components import Container
 from shared.service.installation import Installation
-from shared.service.metrics import Counted, Gauge, Source, lag_gauges
+from shared.service.metrics import Counted, Gauge, Metrics, Source, lag_gauges
 
 _MAX_NAMED = 10
 _LAPSE_S = 2.0  # for which a busy process may read the ledger for each verdict
@@ -104,7 +104,9 @@ CHECKS = (
     ),
 )
 
-METRICS = (
+VERDICTS = Counted("keyledger_verdicts", "counter", "Verdicts given to callers and gateways.", ("code",))
+METRICS: Sequence[Metrics] = (
+    VERDICTS,
     Source(
         _status,
         (
@@ -118,4 +120,3 @@ METRICS = (
         ),
     ),
 )
-VERDICTS = Counted("keyledger_verdicts", "counter", "Verdicts given to callers and gateways.", ("code",))

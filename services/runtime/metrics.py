@@ -62,39 +62,38 @@ LEDGER = Source(
 )
 
 
-class Process(NamedTuple):
-    """What a process knows of itself; the reports only in a web process."""
+class WebProcess(NamedTuple):
+    """What a web process knows without asking the store."""
 
     settings: Settings
-    readiness: Callable[[], Report] | None = None
-    status: Callable[[], Report] | None = None
-    errors: ErrorClock | None = None
+    readiness: Callable[[], Report]
+    status: Callable[[], Report]
 
 
 WEB = (
     Gauge(
         "keyledger_ready",
         "Whether a check of /readyz passes.",
-        lambda it: it.readiness and _passes(it.readiness()),
+        lambda web: _passes(web.readiness()),
         "check",
     ),
     Gauge(
         "keyledger_status",
         "Whether a check of /statusz passes.",
-        lambda it: it.status and _passes(it.status()),
+        lambda web: _passes(web.status()),
         "check",
     ),
     Gauge(
         "keyledger_disk_free_bytes",
         "What is free where the data directory is.",
-        lambda it: free(it.settings.data_dir),
+        lambda web: free(web.settings.data_dir),
     ),
 )
 PROGRAM = (
     Gauge(
         "keyledger_process_last_error_timestamp_seconds",
         "When this process last logged a warning or an error; 0: never.",
-        lambda it: it.errors and it.errors.last_at,
+        lambda errors: errors.last_at,
     ),
 )
 
@@ -106,19 +105,20 @@ def _passes(report: Report) -> dict[str, float]:
 class Current(Collector):
     """Gauges that are computed at each scrape, because that costs nothing."""
 
-    def __init__(self, process: Process, gauges: Sequence[Gauge]) -> None:
-        self._process = process
+    def __init__(self, subject: object, gauges: Sequence[Gauge]) -> None:
+        self._subject = subject
         self._gauges = gauges
 
     def collect(self) -> Iterable[Metric]:
         """Returns the metrics."""
         for gauge in self._gauges:
-            yield from gauge.family(self._process)
+            yield from gauge.family(self._subject)
 
 
 def sources(manifests: Sequence[Manifest]) -> Sequence[Source]:
     """Returns the sources of the ledger and of the services."""
-    return (LEDGER, *(source for manifest in manifests for source in manifest.metrics()))
+    declared = (each for manifest in manifests for each in manifest.metrics())
+    return (LEDGER, *(each for each in declared if isinstance(each, Source)))
 
 
 def count_commands() -> Observer:
@@ -148,7 +148,7 @@ def serve_metrics(components: Container, manifest: Manifest, errors: ErrorClock)
     polled = Polled(components, sources([manifest]))
     registry = CollectorRegistry()
     registry.register(polled)
-    registry.register(Current(Process(settings, errors=errors), PROGRAM))
+    registry.register(Current(errors, PROGRAM))
     address = free_address(settings.host, settings.metrics_port, "KEYLEDGER_METRICS_PORT")
     start_http_server(settings.metrics_port, address, registry)
     Thread(target=polled.run, args=(Stop(),), daemon=True).start()
@@ -175,10 +175,12 @@ def metric_rows(manifests: Sequence[Manifest]) -> Iterator[MetricRow]:
     for gauge in LEDGER.gauges:
         yield _row(gauge, everyone)
     for manifest in manifests:
-        for counted in manifest.counted():
-            yield _counted_row(counted)
-        for gauge in (gauge for source in manifest.metrics() for gauge in source.gauges):
-            yield _row(gauge, ", ".join(["web", *programs[manifest.name]]))
+        for declared in manifest.metrics():
+            if isinstance(declared, Counted):
+                yield _counted_row(declared)
+            else:
+                processes = ", ".join(["web", *programs[manifest.name]])
+                yield from (_row(gauge, processes) for gauge in declared.gauges)
     for gauge in PROGRAM:
         yield _row(gauge, everyone.removeprefix("web, "))
 

@@ -17,7 +17,7 @@ from services.doctor.examination import all_checks
 from services.keys.components import KeyComponents
 from services.runtime.checks import CheckRunner
 from services.runtime.manifests import MANIFESTS
-from services.runtime.metrics import WEB, Current, Process, count_commands, sources
+from services.runtime.metrics import WEB, Current, WebProcess, count_commands, sources
 from shared.eventstore.ledger import NotReplicatedError, VersionConflictError
 from shared.process.telemetry import configure_logs
 from shared.service.checks import Concern
@@ -87,7 +87,7 @@ def build_web(components: Container, attached: Sequence[Manifest], home: str, re
             *(Background(watch.run) for watch in (readiness, status, polled)),
         ]
     )
-    current = Current(Process(settings, readiness.report, status.report), WEB)
+    current = Current(WebProcess(settings, readiness.report, status.report), WEB)
     attach_health(app, readiness.report, status.report, [current, polled])
     web = Web(app, api, components, limits, keys.authenticator, keys.forensics)
     for manifest in attached:

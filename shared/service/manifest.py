@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from shared.service.checks import Check
     from shared.service.components import Container
-    from shared.service.metrics import Counted, Source
+    from shared.service.metrics import Metrics
     from shared.web.registration import Web
 
 
@@ -58,8 +58,7 @@ class Manifest:
     commands: Mapping[str, str] = field(default_factory=dict)
     programs: Sequence[Program] = ()
     checks: Callable[[], Sequence[Check]] = tuple
-    metrics: Callable[[], Sequence[Source]] = tuple
-    counted: Callable[[], Sequence[Counted]] = tuple
+    metrics: Callable[[], Sequence[Metrics]] = tuple
     background: Callable[[Container], Sequence[Background]] = _no_background
     web: Callable[[Web], None] = _no_web
     navigation: Sequence[NavigationItem] = ()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from threading import Event as Stop
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -65,6 +65,9 @@ class Counted(NamedTuple):
 
     def histogram(self, buckets: Sequence[float] = Histogram.DEFAULT_BUCKETS) -> Histogram:
         return Histogram(self.name, self.help, self.labels, registry=None, buckets=buckets)
+
+
+Metrics: TypeAlias = Source | Counted  # what a service declares
 
 
 class Polled(Collector):
