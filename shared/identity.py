@@ -20,7 +20,16 @@ DEFAULT_WORKSPACE = "default"  # which the first start makes
 WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them, up to 64 characters"
 WORKSPACE_PATTERN = r"^(?=.{1,64}$)[a-z0-9]+([._-][a-z0-9]+)*$"
 _WORKSPACE = re.compile(WORKSPACE_PATTERN)
-SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
+SCOPES: Mapping[str, str] = MappingProxyType(  # with what a key that holds it may do
+    {
+        KEYS_READ: "list keys, read them, their history and their use",
+        KEYS_WRITE: "create keys, change, rotate and revoke them",
+        KEYS_VERIFY: "verify keys of its own workspace",
+        PLATFORM_VERIFY: "verify keys of all workspaces",
+        AUDIT_READ: "read the audit log",
+        ADMIN: "all of this in its workspace",
+    }
+)
 
 # All that a secret in its grace period may still be used for.
 _READING = frozenset({KEYS_READ, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ})

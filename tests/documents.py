@@ -14,10 +14,10 @@ from services.cli import main
 from services.doctor.examination import all_checks
 from services.runtime.manifests import MANIFESTS
 from services.runtime.metrics import metric_rows
+from shared.identity import SCOPES
 from shared.service.checks import Check, Concern
 from shared.settings import SETTINGS
 from shared.web.errors.problems import PROBLEMS
-from shared.web.openapi.components import SCOPES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_VERIFY, KEYS_WRITE, PLATFORM_VERIFY
+from shared.identity import SCOPES
 
 Json = dict[str, Any]
 
@@ -49,15 +49,6 @@ REQUEST_ID: Json = {
     "required": False,
     "schema": {"type": "string"},
     "example": "checkout-42",
-}
-
-SCOPES = {
-    KEYS_READ: "list keys, read them, their history and their use",
-    KEYS_WRITE: "create keys, change, rotate and revoke them",
-    KEYS_VERIFY: "verify keys of its own workspace",
-    PLATFORM_VERIFY: "verify keys of all workspaces",
-    AUDIT_READ: "read the audit log",
-    ADMIN: "all of this in its workspace",
 }
 
 BEARER = {

@@ -11,8 +11,8 @@ from typing import Any
 from flask import Blueprint, Flask, render_template
 from werkzeug.wrappers import Response
 
+from shared.identity import SCOPES
 from shared.web.errors.problems import CATALOGUE, PROBLEMS
-from shared.web.openapi.components import SCOPES
 from shared.web.openapi.docs_page import groups, spans
 
 Json = dict[str, Any]
