@@ -1,6 +1,6 @@
-"""`make bench`: every figure beside its floor in the same run, and all of them as a table in docs/figures.md.
+"""`make bench`: runs all benchmarks and writes the results to docs/figures.md.
 
-`python -m bench list` makes those named, and leaves the table as it is.
+`python -m bench list` runs only the named ones, and doesn't write the file.
 """
 
 import logging
@@ -28,10 +28,10 @@ _ALL = {
     "review": review,
 }
 _TABLE = Path("docs/figures.md")
-_HEAD = """# Metrics
+_HEAD = """# Figures
 
-What `make bench` measured last: each figure beside the bare work that it cannot do without, in the same run.
-The machine was shared and noisy: trust the ratios.
+The latest results of `make bench`. The floor is the unavoidable work of each benchmark without Keyledger,
+measured in the same run. The machine was shared and noisy, so trust the ratios more than the absolute values.
 
 {machine}
 
@@ -41,21 +41,21 @@ The machine was shared and noisy: trust the ratios.
 
 
 def main() -> None:
-    """Prints a line a figure; writes the table, if all were made."""
+    """Prints each result, and writes the table if all benchmarks ran."""
     configure_logs(logging.WARNING)
-    told = f"{datetime.now(UTC):%d %B %Y}: {_machine()}."
-    print(f"{told}\n")
+    title = f"{datetime.now(UTC):%d %B %Y}: {_machine()}."
+    print(f"{title}\n")
     figures = []
     for figure in chain.from_iterable(_ALL[name].figures() for name in sys.argv[1:] or _ALL):
         print(figure, flush=True)
         figures.append(figure)
     if not sys.argv[1:]:
-        _TABLE.write_text(_HEAD.format(machine=told) + "".join(map(_row, figures)))
-        print(f"\nThe table is in {_TABLE}.")
+        _TABLE.write_text(_HEAD.format(machine=title) + "".join(map(_row, figures)))
+        print(f"\nWritten to {_TABLE}.")
 
 
 def _machine() -> str:
-    """In a line: processor, cores, memory, kernel, Python and store."""
+    """Returns processor, cores, memory, kernel, Python and store in one line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     hardware = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"

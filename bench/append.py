@@ -1,4 +1,4 @@
-"""Appending through the ledger, beside a bare XADD of the same bytes over the same connection."""
+"""Appending events. The floor is a plain XADD of the same bytes."""
 
 import uuid
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _EVENTS = 4_000
 
 
 def figures() -> Iterator[Figure]:
-    """One writer, and eight."""
+    """Measures one writer, and eight in parallel."""
     for writers in (1, 8):
         with fresh_store() as url:
             yield _figure(url, writers)

@@ -1,4 +1,4 @@
-"""The audit log: how soon an event is in it, how fast a backlog is caught up with and the log checked."""
+"""The audit log: delay of new events, rate of catching up with a backlog, and rate of the check."""
 
 import hashlib
 import os
@@ -32,11 +32,11 @@ _PAGE = 1_000
 
 
 def figures() -> Iterator[Figure]:
-    """On SQLite, with relay and worker as processes of their own."""
+    """Measures on SQLite, with relay and worker as separate processes."""
     with fresh_store() as url, tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
         log = AuditLog(f"sqlite:///{directory}/audit.db")
         with _running(url, directory), connect(url) as store:
-            yield from measured("audited", store, lambda: log.last().position, _REST_S)
+            yield from measured("written to the audit log", store, lambda: log.last().position, _REST_S)
     with (
         fresh_store() as url,
         connect(url, timeout=60) as store,
@@ -47,16 +47,19 @@ def figures() -> Iterator[Figure]:
         with _running(url, directory):
             rate = _caught_up(log)
         entries = list(log.walk(_BACKLOG))
-        yield Figure(f"audit backlog of {_BACKLOG:,} events", rate, _BACKLOG / _inserted(directory, entries))
+        floor = _BACKLOG / _inserted(directory, entries)
+        yield Figure(f"audit log, catching up with {_BACKLOG:,} events", rate, floor)
         signer = Signer(Path(directory) / "audit_key.pem")
         took = timed(lambda: _sound(log, Ledger(store), signer))
-        yield Figure("audit check, entries", _BACKLOG / took, _BACKLOG / timed(lambda: _hashed(entries)))
+        yield Figure(
+            "audit check, entries checked", _BACKLOG / took, _BACKLOG / timed(lambda: _hashed(entries))
+        )
         log.close()
 
 
 @contextmanager
 def _running(url: str, directory: str) -> Iterator[None]:
-    """Relay and worker."""
+    """Runs the relay and the worker."""
     environment = os.environ | {
         "KEYLEDGER_REDIS_URL": url,
         "KEYLEDGER_SECRET_KEY": "s" * 32,
@@ -90,7 +93,7 @@ def _fill(store: Redis) -> None:
 
 
 def _caught_up(log: AuditLog) -> float:
-    """Events a second, from the first page that is there to the last."""
+    """Returns the events per second from the first batch to the last."""
     until(lambda: log.last().position > 0, 30)
     start, first = time.perf_counter(), log.last().position
     until(lambda: log.last().position == _BACKLOG, 120)
@@ -98,7 +101,7 @@ def _caught_up(log: AuditLog) -> float:
 
 
 def _inserted(directory: str, entries: list[Entry]) -> float:
-    """Seconds for bare inserts of the same rows, with as many in a transaction."""
+    """Returns the seconds that plain inserts of the same rows take, with as many per transaction."""
     file = Path(directory) / "floor.db"
     with sqlite3.connect(file, isolation_level=None) as bare:
         bare.execute("PRAGMA journal_mode = WAL")
@@ -123,7 +126,7 @@ def _sound(log: AuditLog, ledger: Ledger, signer: Signer) -> None:
 
 
 def _hashed(entries: list[Entry]) -> None:
-    """The chain over the same bytes, and nothing else."""
+    """Computes only the hash chain of the same bytes."""
     sha256: Callable[[bytes], hashlib._Hash] = hashlib.sha256
     previous = GENESIS
     for entry in entries:

@@ -1,4 +1,4 @@
-"""How long after a command is acknowledged a reader of the ledger has its event."""
+"""The delay between the acknowledgement of a command and a consumer of the ledger having its event."""
 
 import secrets
 import time
@@ -16,7 +16,7 @@ from shared.identity import ADMIN, Principal
 from shared.service.components import new_id
 from tests.real import until
 
-_RATE = 200  # commands a second
+_RATE = 200  # commands per second
 _SECONDS = 10
 _CALLER = Principal(
     kind="operator", id="bench", label="bench", workspace="default", scopes=frozenset({ADMIN})
@@ -25,22 +25,22 @@ _REQUEST = Request(id="bench", ip=None, user_agent=None)
 
 
 def measured(what: str, store: Redis, reached: Callable[[], int], rest_s: float) -> Iterator[Figure]:
-    """`reached` is the last position that the reader has; it is asked every `rest_s` seconds."""
+    """Polls `reached`, the last position of the consumer, every `rest_s` seconds."""
     delays = sorted(_delays(store, reached, rest_s))
-    places = {"median": len(delays) // 2, "p99": len(delays) * 99 // 100, "worst": -1}
+    places = {"median": len(delays) // 2, "p99": len(delays) * 99 // 100, "max": -1}
     for name, place in places.items():
-        told = f"acknowledged to {what} at {_RATE} commands/s, {name}"
-        yield Figure(told, delays[place] * 1000, unit="ms")
+        title = f"delay until {what} at {_RATE} commands/s, {name}"
+        yield Figure(title, delays[place] * 1000, unit="ms")
 
 
 def _delays(store: Redis, reached: Callable[[], int], rest_s: float) -> list[float]:
-    """In seconds, one for each command."""
+    """Returns the delay of each command in seconds."""
     acknowledged: dict[int, float] = {}
     seen: dict[int, float] = {}
     total = _RATE * _SECONDS
     commands = KeyCommands(Ledger(store), "kl", secrets.randbelow, new_id, now_ms)
     commands.create(_CALLER, NewKey(name="first"), _REQUEST)
-    until(lambda: reached() == 1, 30)  # the reader runs
+    until(lambda: reached() == 1, 30)  # the consumer is running
 
     def watch() -> None:
         last = 1

@@ -7,14 +7,13 @@ _REQUEST = Request(id="6f1c2a9be2d14ef0a3c5d7f80912b4c6", ip="192.0.2.17", user_
 
 
 def event_of(key_id: str, version: int) -> NewEvent:
-    """The event that brings a key to a version: created at first, then switched."""
+    """Returns the event that brings a key to a version: created first, then disabled and enabled in turn."""
     if version == 1:
         return event_with(key_id, 1, created(key_id, f"Service {key_id}"))
     return event_with(key_id, version, KeyToggled(enabled=version % 2 == 1, reason=""))
 
 
 def created(key_id: str, name: str, expires_at: int | None = None) -> Payload:
-    """That a key came to be."""
     return KeyCreated(
         name=name,
         description="",
@@ -27,7 +26,7 @@ def created(key_id: str, name: str, expires_at: int | None = None) -> Payload:
 
 
 def event_with(key_id: str, version: int, payload: Payload) -> NewEvent:
-    """The event of a fact that brings a key to a version."""
+    """Wraps a payload in the event with which a key reaches a version."""
     return enveloped(
         [payload],
         subject=f"key:{key_id}",

@@ -1,4 +1,4 @@
-"""How the benchmarks measure and print: every figure beside its floor in the same run."""
+"""Measuring and formatting results, each with its floor from the same run."""
 
 import gc
 import time
@@ -10,7 +10,7 @@ _ROUNDS = 5
 
 
 class Figure(NamedTuple):
-    """A figure; where there is such, beside that of the bare work that it needs, of the same run."""
+    """A result and, if there is one, its floor: the same work without Keyledger."""
 
     name: str
     value: float
@@ -19,23 +19,28 @@ class Figure(NamedTuple):
 
     @property
     def cells(self) -> tuple[str, str, str, str]:
-        """Name, figure, floor, ratio."""
+        """Name, result, floor and ratio, formatted."""
         if self.floor is None:
-            return self.name, self._told(self.value), "", ""
-        return self.name, self._told(self.value), self._told(self.floor), f"{self.value / self.floor:.2f}"
+            return self.name, self._formatted(self.value), "", ""
+        return (
+            self.name,
+            self._formatted(self.value),
+            self._formatted(self.floor),
+            f"{self.value / self.floor:.2f}",
+        )
 
-    def _told(self, value: float) -> str:
+    def _formatted(self, value: float) -> str:
         digits = 0 if value >= 100 or self.unit == "/s" else 2
         return f"{value:,.{digits}f}{'' if self.unit == '/s' else ' '}{self.unit}"
 
     def __str__(self) -> str:
         name, figure, floor, ratio = self.cells
-        beside = f"   floor {floor:>14}   ratio {ratio}" if floor else ""
-        return f"{name:<64} {figure:>14}{beside}"
+        comparison = f"   floor {floor:>14}   ratio {ratio}" if floor else ""
+        return f"{name:<64} {figure:>14}{comparison}"
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that it took."""
+    """Returns the duration in seconds."""
     gc.collect()
     start = time.perf_counter()
     work()
@@ -43,6 +48,6 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def paired(name: str, count: int, work: Callable[[], object], floor: Callable[[], object]) -> Figure:
-    """Both in turn, several times; the medians. `count` things are done by each call of either."""
+    """Measures both in turn several times, and compares the medians. Each call does `count` operations."""
     pairs = [(timed(floor), timed(work)) for _ in range(_ROUNDS)]
     return Figure(name, count / median(done for _, done in pairs), count / median(bare for bare, _ in pairs))

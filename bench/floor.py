@@ -1,4 +1,4 @@
-"""The least that Flask does: one route that answers JSON, served as `keyledger web` serves ours."""
+"""An empty Flask route that returns JSON, served in the same way as `keyledger web`."""
 
 import sys
 
@@ -8,7 +8,6 @@ from services.runtime.server import serve_application
 
 
 def create_floor() -> Flask:
-    """What each process of the floor begins with."""
     app = Flask("floor")
 
     @app.get("/")

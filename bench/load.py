@@ -1,4 +1,4 @@
-"""A load on a server over HTTP: kept-alive connections, each with one request under way at a time."""
+"""An HTTP load generator: keep-alive connections, each with one request in flight."""
 
 import select
 import socket
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def drive(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> float:
-    """Answers with status 200 a second. The requests are sent in turn, by one thread without a library."""
+    """Returns the number of successful responses per second. One thread sends the requests in turn."""
     poll = select.epoll()
     peers: dict[int, socket.socket] = {}
     missing: dict[int, int] = {}
@@ -40,7 +40,7 @@ def drive(port: int, requests: Sequence[bytes], connections: int, seconds: float
 
 
 def _size(answer: bytes) -> int:
-    """The length of an answer with its head, by the first part of it."""
+    """Returns the length of a response including its head, given its first bytes."""
     assert answer.startswith(b"HTTP/1.1 20"), answer
     head = answer.index(b"\r\n\r\n") + 4
     field = answer.index(b"content-length: ") + 16

@@ -1,4 +1,4 @@
-"""From acknowledged to visible: how long after its acknowledgement an event is in the views."""
+"""The delay between the acknowledgement of a command and its event being visible in the views."""
 
 import os
 import subprocess
@@ -15,13 +15,15 @@ _REST_S = 0.0005
 
 
 def figures() -> Iterator[Figure]:
-    """With the projector as a process of its own."""
+    """Measures with the projector as a separate process."""
     with fresh_store() as url, connect(url) as writing, connect(url) as reading:
         environment = os.environ | {"KEYLEDGER_REDIS_URL": url, "KEYLEDGER_SECRET_KEY": "s" * 32}
         command = [sys.executable, "-m", "services.cli", "projector"]
         views = Views(reading)
         with subprocess.Popen(command, env=environment) as projector:
             try:
-                yield from measured("visible", writing, lambda: views.live().checkpoint().position, _REST_S)
+                yield from measured(
+                    "visible in the views", writing, lambda: views.live().checkpoint().position, _REST_S
+                )
             finally:
                 projector.terminate()

@@ -1,4 +1,4 @@
-"""Rebuilding and checking the views, beside bare reading of the events and bare writing of the rows."""
+"""Rebuilding and checking the views. The floor is reading the events and writing the rows."""
 
 import resource
 import time
@@ -19,19 +19,19 @@ from shared.store.connections import connect
 from tests.real import until
 
 _SIZES = (10_000, 100_000, 1_000_000)
-_LAG = 50_000  # keys made between a key's creation and its switching, so that its row must be read back
-_PAGE = 1_000  # of the floor, which is slower with the pages of a rebuild
+_LAG = 50_000  # keys created before a key is disabled, so that its row must be read again
+_PAGE = 1_000  # of the floor, which is slower with a rebuild's page size
 
 
 def figures() -> Iterator[Figure | str]:
-    """Each size with its floor; for the largest also the check, the memory, and what a key costs."""
+    """Measures each size, and for the largest also the check and memory usage."""
     costs = []
     for size in _SIZES:
         with fresh_store() as url, connect(url, timeout=60) as store:
             empty = _memory(store)
             _fill(store, size)
             ledger, views = Ledger(store), Views(store)
-            # Whether a rewrite of the file falls into the one or the other would be chance.
+            # Otherwise, a rewrite of the file could slow down either measurement.
             store.config_set("auto-aof-rewrite-percentage", 0)
             until(lambda: not store.info("persistence")["aof_rewrite_in_progress"])
             took = _replay(ledger, views)
@@ -48,10 +48,10 @@ def figures() -> Iterator[Figure | str]:
             floor = _floor(store, packed)
             yield Figure(f"replay, {size:,} events", size / took, size / floor)
     yield Figure(f"replay --check, {size:,} events", size / checked, size / floor)
-    what = f"replay, an event of {_SIZES[-1]:,} beside one of {_SIZES[0]:,}"
+    what = f"replay, time per event of {_SIZES[-1]:,} (floor: of {_SIZES[0]:,})"
     yield Figure(what, costs[-1] * 1e6, costs[0] * 1e6, "µs")
-    yield Figure("replay, bytes in the store per key with two events", per_key, unit="bytes")
-    yield Figure(f"replay, peak memory of the client at {_SIZES[-1]:,} events", peak, unit="MiB")
+    yield Figure("replay, store memory per key with two events", per_key, unit="bytes")
+    yield Figure(f"replay, peak memory of the process with {_SIZES[-1]:,} events", peak, unit="MiB")
 
 
 def _replay(ledger: Ledger, views: Views) -> float:
@@ -62,7 +62,7 @@ def _replay(ledger: Ledger, views: Views) -> float:
 
 @contextmanager
 def _recorded() -> Iterator[list[bytes]]:
-    """Keeps the bytes of the rows that a replay writes, page by page."""
+    """Records the bytes of the rows that a replay writes, page by page."""
     packed: list[bytes] = []
     commands = Generation.commands
 
@@ -73,7 +73,7 @@ def _recorded() -> Iterator[list[bytes]]:
         self.store.connection_pool.release(connection)
         return written
 
-    Generation.commands = record  # type: ignore[method-assign,assignment]  # to look on, and changes nothing
+    Generation.commands = record  # type: ignore[method-assign,assignment]  # only observes
     try:
         yield packed
     finally:
@@ -81,7 +81,7 @@ def _recorded() -> Iterator[list[bytes]]:
 
 
 def _floor(store: Redis, packed: list[bytes]) -> float:
-    """Reads every event and writes every row again, and does nothing with either."""
+    """Returns the seconds it takes to read every event and write every row, without any processing."""
     connection = cast("Any", store.connection_pool.get_connection())
     store = Redis(connection_pool=store.connection_pool)
     store.set_response_callback("XRANGE", lambda reply, **_: reply)
@@ -98,7 +98,7 @@ def _floor(store: Redis, packed: list[bytes]) -> float:
 
 
 def _fill(store: Redis, size: int) -> None:
-    """Half as many keys as events: each is created, and switched off some time later."""
+    """Adds half as many keys as events. Each is created, and later disabled."""
     keys = size // 2
     lag = min(_LAG, keys // 4)
     order = (

@@ -1,4 +1,4 @@
-"""A store for the benchmarks: the embedded Valkey at fsync always, in a directory that goes away."""
+"""A temporary store for the benchmarks: the embedded Valkey with fsync always."""
 
 import subprocess
 import tempfile
@@ -12,7 +12,7 @@ from tests.real import answers, until
 
 @contextmanager
 def fresh_store() -> Iterator[str]:
-    """The URL of an empty one."""
+    """Runs an empty store, and yields its URL."""
     with tempfile.TemporaryDirectory(prefix="kl-bench-") as directory:
         server = EmbeddedServer.in_directory(Path(directory))
         with subprocess.Popen(server.command, stdout=subprocess.DEVNULL) as process:

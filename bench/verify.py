@@ -1,4 +1,4 @@
-"""Verdicts over HTTP and in process, and creating keys, beside an empty Flask route on the same server."""
+"""Verification over HTTP and in process, and creating keys. The floor of HTTP is an empty Flask route."""
 
 import json
 import os
@@ -39,14 +39,13 @@ _ROUNDS = 5
 _SECONDS = 1.0
 _ASKED = 1_000
 _FEW, _MANY = 1_000, 1_000_000
-_REMEMBERED = 100_000
+_CACHED = 100_000
 _VERDICTS = 200_000
 _PAGE = 1_000
 _EMPTY = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 def figures() -> Iterator[Figure]:
-    """Over HTTP, then in process."""
     yield from _over_http()
     yield from _in_process()
 
@@ -70,19 +69,25 @@ def _calls(service: Service, floor: int) -> Iterator[Figure]:
     asked = {"POST /v1/keys/verify": verify, "GET /v1/forward-auth": gate % key.encode()}
     for connections in (1, 16):
         for name, request in asked.items():
-            yield _beside(f"{name}, {connections} connections", service.port, request, floor, connections)
+            yield _compared(
+                f"{name}, {connections} connection{'s' * (connections > 1)}",
+                service.port,
+                request,
+                floor,
+                connections,
+            )
     create = _post("/v1/keys", admin, {"name": "Benchmark", "scopes": ["orders:read"]})
     before = _cpu(service)
-    figure = _beside("POST /v1/keys, 16 connections, fsync always", service.port, create, floor, 16)
+    figure = _compared("POST /v1/keys, 16 connections, fsync always", service.port, create, floor, 16)
     spent = {name: seconds - before[name] for name, seconds in _cpu(service).items()}
     yield figure
     made = figure.value * _ROUNDS * _SECONDS
     for name, seconds in spent.items():
-        yield Figure(f"POST /v1/keys, CPU of {name} for a key", seconds / made * 1e6, unit="µs")
+        yield Figure(f"POST /v1/keys, CPU time of {name} per key", seconds / made * 1e6, unit="µs")
 
 
-def _beside(name: str, port: int, request: bytes, floor: int, connections: int) -> Figure:
-    """Both in turn, several times; the medians."""
+def _compared(name: str, port: int, request: bytes, floor: int, connections: int) -> Figure:
+    """Measures both in turn several times, and compares the medians."""
     pairs = [
         (drive(floor, [_EMPTY], connections, _SECONDS), drive(port, [request], connections, _SECONDS))
         for _ in range(_ROUNDS)
@@ -92,7 +97,7 @@ def _beside(name: str, port: int, request: bytes, floor: int, connections: int) 
 
 @contextmanager
 def _floor() -> Iterator[int]:
-    """The port of the empty route."""
+    """Serves the empty route, and yields its port."""
     port = free_port()
     with subprocess.Popen([sys.executable, "-m", "bench.floor", str(port)]) as server:
         try:
@@ -118,7 +123,7 @@ def _post(path: str, token: str, body: object) -> bytes:
 
 
 def _cpu(service: Service) -> dict[str, float]:
-    """Seconds that each program has computed so far, with the processes that it started."""
+    """Returns the CPU seconds used by each program and its child processes so far."""
     programs = {
         "web": ("services.cli", "web"),
         "store": ("valkey-server",),
@@ -127,22 +132,22 @@ def _cpu(service: Service) -> dict[str, float]:
         "audit worker": ("services.cli", "worker"),
     }
     found = {name: service.pid(*words) for name, words in programs.items()}
-    return {name: sum(map(_computed, [pid, *children(pid)])) for name, pid in found.items()}
+    return {name: sum(map(_cpu_seconds, [pid, *children(pid)])) for name, pid in found.items()}
 
 
-def _computed(pid: int) -> float:
+def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _in_process() -> Iterator[Figure]:
-    """Each in processes of its own, for one that has worked already has its memory in disorder."""
+    """Measures in separate processes, because the memory of a used process is fragmented."""
     with (
         fresh_store() as small,
         fresh_store() as large,
         ProcessPoolExecutor(1, get_context("spawn")) as few,
         ProcessPoolExecutor(1, get_context("spawn")) as many,
-        ProcessPoolExecutor(1, get_context("spawn")) as remembering,
+        ProcessPoolExecutor(1, get_context("spawn")) as caching,
     ):
         for url, size in ((small, _FEW), (large, _MANY)):
             with connect(url, timeout=60) as store:
@@ -151,22 +156,22 @@ def _in_process() -> Iterator[Figure]:
             (few.submit(_rate, small).result(), many.submit(_rate, large).result()) for _ in range(_ROUNDS)
         ]
         of_few, of_many = (median(rates) for rates in zip(*pairs, strict=True))
-        yield Figure("verdicts in process, on one core", of_few)
-        yield Figure(f"verdicts with {_MANY:,} keys beside {_FEW:,}", of_many, of_few)
-        yield from remembering.submit(_remembered, large).result()
+        yield Figure("verifications in process, on one core", of_few)
+        yield Figure(f"verifications with {_MANY:,} keys (floor: with {_FEW:,})", of_many, of_few)
+        yield from caching.submit(_cached, large).result()
 
 
-def _remembered(url: str) -> list[Figure]:
-    """What it costs a process to be asked about many keys."""
+def _cached(url: str) -> list[Figure]:
+    """Measures the memory and time for a process to cache many keys."""
     with _verifier(url) as verifier:
         before, start = _resident(), time.perf_counter()
-        for position in range(1, _REMEMBERED + 1):
+        for position in range(1, _CACHED + 1):
             assert verifier(_token(position).reveal()).code == "VALID"
         took, grown = time.perf_counter() - start, _resident() - before
     return [
-        Figure(f"a remembered key of {_REMEMBERED:,}", grown / _REMEMBERED, unit="bytes"),
-        Figure(f"a process that remembers {_REMEMBERED:,} keys", _resident() / 2**20, unit="MiB"),
-        Figure("a first verdict on a key", took / _REMEMBERED * 1e6, unit="µs"),
+        Figure(f"memory per cached key of {_CACHED:,}", grown / _CACHED, unit="bytes"),
+        Figure(f"memory of a process with {_CACHED:,} cached keys", _resident() / 2**20, unit="MiB"),
+        Figure("first verification of a key", took / _CACHED * 1e6, unit="µs"),
     ]
 
 
@@ -176,7 +181,7 @@ def _token(position: int) -> ApiKey:
 
 
 def _fill(store: Redis, size: int) -> None:
-    """Keys with good tokens."""
+    """Adds keys with valid tokens."""
     pipe = store.pipeline(transaction=False)
     for position in range(1, size + 1):
         token = _token(position)
@@ -190,9 +195,9 @@ def _fill(store: Redis, size: int) -> None:
 
 @contextmanager
 def _verifier(url: str) -> Iterator[Verifier]:
-    """As a web process has it, with its tail and its counts."""
+    """Runs a verifier as in a web process, with cache invalidation and usage counts."""
     with connect(url) as store, connect(url) as tailed:
-        stop, memory, usage = Stop(), KeyCache(_REMEMBERED), Usage(store)
+        stop, memory, usage = Stop(), KeyCache(_CACHED), Usage(store)
         tail = CacheInvalidator(Ledger(tailed), memory)
         threads = [Thread(target=run, args=(stop,)) for run in (tail.run, usage.run)]
         for thread in threads:
@@ -207,7 +212,7 @@ def _verifier(url: str) -> Iterator[Verifier]:
 
 
 def _rate(url: str) -> float:
-    """Verdicts a second on the same few keys, all remembered."""
+    """Returns the verifications per second of the same few keys, all cached."""
     tokens = [_token(position).reveal() for position in range(1, _ASKED + 1)]
     with _verifier(url) as verify:
         for token in tokens:
