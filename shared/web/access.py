@@ -1,4 +1,4 @@
-"""Who calls: people by their session, services by a bearer token. Every view is behind one of the two."""
+"""Authenticates every view: pages by a session, API requests by a bearer token."""
 
 import secrets
 from collections.abc import Callable
@@ -24,12 +24,12 @@ _S = TypeVar("_S")
 
 @dataclass(frozen=True)
 class Access:
-    """How the services lend each other what tells who is calling."""
+    """Functions of other services that authenticate a request and record a denial."""
 
     authenticate: Authenticator
-    # The present state of an account, by its subject and the version of it that a session began at.
+    # Returns the account by its subject, and the version of it that the session began at.
     account: Callable[[str, int], Principal | None]
-    denied: Callable[[Principal, str, Request], None]  # told who lacked which scope; it never fails
+    denied: Callable[[Principal, str, Request], None]  # records who lacked which scope; it never fails
 
 
 def attach(app: Flask, service: object) -> None:
@@ -46,9 +46,9 @@ def attached(kind: type[_S]) -> _S:
 def signed_in(
     scope: str | None,
 ) -> Callable[[Callable[Concatenate[Principal, _P], _R]], Callable[_P, _R | Response]]:
-    """A page for people who hold the scope, if it needs one; it gets the principal first.
+    """A page for users who hold the scope, if it needs one. The view gets the principal first.
 
-    Visitors are sent to sign in. An account may ask as often as the limit allows, in all its sessions.
+    Visitors are redirected to sign in. The rate limit counts all sessions of an account together.
     """
 
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R | Response]:
@@ -72,9 +72,9 @@ def signed_in(
 def bearer(
     scope: str, *, limited: bool = True
 ) -> Callable[[Callable[Concatenate[Principal, _P], _R]], Callable[_P, _R]]:
-    """A call for bearers of a key that holds the scope; it gets the principal first.
+    """An API endpoint for keys that hold the scope, with a rate limit if it is `limited`.
 
-    They may call so often as the limit allows, if it is `limited`.
+    The view gets the principal first.
     """
 
     def decorate(view: Callable[Concatenate[Principal, _P], _R]) -> Callable[_P, _R]:
@@ -113,7 +113,7 @@ def idempotency_of(principal: Principal, key: str, body: bytes) -> Idempotency:
 
 
 def begin_session(subject: str, version: int) -> None:
-    """Lets the visitor go on as an account, at a version of it, in a session with a new id."""
+    """Signs in as an account at its current version, in a session with a new ID."""
     renew(session)
     session["account"] = subject
     session["account_version"] = version
@@ -121,7 +121,7 @@ def begin_session(subject: str, version: int) -> None:
 
 
 def session_name() -> str:
-    """What this session is counted by, which isn't a secret, unlike its cookie."""
+    """A name by which attempts in this session are counted. Unlike the cookie, it isn't a secret."""
     name: str = session.get("name", "")
     return name
 
@@ -132,5 +132,5 @@ def _session_principal() -> Principal | None:
         return None
     principal = attached(Access).account(subject, session.get("account_version", 0))
     if principal is None:
-        session.clear()  # it ended by what happened to the account
+        session.clear()  # the account changed since the session began
     return principal

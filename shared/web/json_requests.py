@@ -1,4 +1,4 @@
-"""How JSON calls read what they are sent."""
+"""Reads the body, query and headers of API requests strictly."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from shared.web.schemas import REPEATED, NoQuerySchema, json_of
 class StrictParser(FlaskParser):
     """Refuses unknown arguments in the URL, a body that isn't JSON, and whatever is given twice in either."""
 
-    # None: the schema says. Unknown headers are passed over, for they may be for somebody else.
+    # None leaves it to the schema. Unknown headers are ignored, since they may be meant for a proxy.
     DEFAULT_UNKNOWN_BY_LOCATION = FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION | {"query": None}
 
     def load_json(self, req: Request, schema: Any) -> Any:
-        """The body; none at all is as good as an empty object."""
+        """The body. No body at all counts as an empty object."""
         if not req.is_json and (req.content_length or "Transfer-Encoding" in req.headers):
             abort(415)
-        # Of a body that does not tell its length, Werkzeug gives what fits, and says nothing of the rest.
+        # Werkzeug silently truncates a body that has no Content-Length.
         if req.content_length is None and len(req.get_data()) >= (req.max_content_length or math.inf):
             abort(413)
         try:
@@ -49,11 +49,11 @@ class Calls(Blueprint):  # type: ignore[misc]  # flask-smorest publishes no type
     ARGUMENTS_PARSER = StrictParser()
 
     def arguments(self, schema: Any, **kwargs: Any) -> Any:
-        """The same with a schema that is made once: made at each request it costs more than it does."""
+        """Creates the schema once: creating it takes longer than a request does."""
         return super().arguments(schema() if isinstance(schema, type) else schema, **kwargs)
 
     def without_query(self, view: Callable[..., Any]) -> Callable[..., Any]:
-        """For a call that takes no arguments in its address, so that none is silently passed over."""
+        """For an endpoint without query parameters: refuses any, instead of ignoring it."""
         checked = self.arguments(NoQuerySchema, location="query", as_kwargs=True)(view)
 
         @wraps(checked)

@@ -245,7 +245,7 @@ def test_the_sender_of_a_slow_body_is_authenticated_again(monkeypatch: pytest.Mo
     }
     application(request | {"wsgi.input": BytesIO(b"body")}, lambda *_: None)
     assert behind.environ[CALLER] == "a caller"
-    monkeypatch.setattr(bodies, "_KNOWN_S", -1)
+    monkeypatch.setattr(bodies, "_REAUTHENTICATE_S", -1)
     application(request | {"wsgi.input": BytesIO(b"body")}, lambda *_: None)
     assert CALLER not in behind.environ
 

@@ -1,8 +1,8 @@
 """Reads the body of each request before anything works on it.
 
-granian reads a body while the application asks for it, on the request's thread and without a time-out. So
-here a body is only read if it is wanted, isn't too large and its sender is known where it has to be; and the
-read ends at a deadline.
+granian reads a body while the application asks for it, on the request's thread and without a timeout. So a
+body is only read here if it is wanted and small enough, and if the sender of an API request is authenticated;
+and the read ends at a deadline.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from shared.web.server.context import BODY, CALLER, FAILURE, MAX_BODY_BYTES, Req
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-_KNOWN_S = 0.1  # after which the sender of a body is authenticated again
-_STALLED_S = 2.0  # a body that ended early after this was ended by the guard, or its client is gone
+_REAUTHENTICATE_S = 0.1  # a body that takes longer has its sender authenticated again
+_STALLED_S = 2.0  # after this, a body that ends early was cut off by the guard or by its client
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Bodies:
-    """An application whose requests come with their whole body, or with the reason why it was not read.
+    """Passes on each request with its complete body, or with the reason why it was not read.
 
     `admit` raises for an API request whose sender may not send a body. The body of `unread` paths is never
     wanted.
@@ -51,13 +51,13 @@ class Bodies:
         try:
             if environ["REQUEST_METHOD"].upper() in _WITH_BODY and environ["PATH_INFO"] not in self._unread:
                 body = self._read(environ, length)
-        except Exception as error:  # noqa: BLE001  # whatever it is, Flask's mapping answers it
+        except Exception as error:  # noqa: BLE001  # Flask's mapping answers every error
             environ[FAILURE] = error
         environ[BODY] = body or b""
         environ["wsgi.input"] = BytesIO(environ[BODY])
         environ["CONTENT_LENGTH"] = str(len(environ[BODY]))
         environ.pop("HTTP_TRANSFER_ENCODING", None)
-        # What was not read is still on its way: no other request can follow on this connection.
+        # An unread body is still on its way, so no other request can follow on this connection.
         return self._behind(environ, start_response if body is not None else closing(start_response))
 
     def _read(self, environ: WSGIEnvironment, length: str) -> bytes:
@@ -72,7 +72,7 @@ class Bodies:
             body: bytes = environ["wsgi.input"].read(MAX_BODY_BYTES + 1 if declared is None else declared)
         finally:
             took = self._guard.end_read(read)
-        if took > _KNOWN_S:
+        if took > _REAUTHENTICATE_S:
             environ.pop(CALLER, None)
         if len(body) > MAX_BODY_BYTES:
             raise RequestEntityTooLarge
@@ -84,7 +84,7 @@ class Bodies:
 
 
 def closing(start_response: StartResponse) -> StartResponse:
-    """Says in the answer that no other will follow on its connection."""
+    """Adds the header that closes the connection after this response."""
 
     def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
         return start_response(status, [*headers, ("Connection", "close")], *error)

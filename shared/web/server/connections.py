@@ -1,4 +1,4 @@
-"""Keeps clients from holding a web process: a cap of connections per peer, and a deadline for request bodies.
+"""Keeps clients from exhausting a web process: limits connections per peer and the time for request bodies.
 
 granian closes connections that are idle or slow to send their headers. It has neither of these two.
 """
@@ -20,17 +20,17 @@ import structlog
 from shared.text.ip_addresses import parse_ip
 from shared.web.server.listening import is_listening, tcp_sockets
 
-# That a process keeps open, most of them idle: browsers and clients' pools hold several.
+# How many a process keeps open, most of them idle: browsers and connection pools hold several.
 MAX_CONNECTIONS = 512
 MAX_PER_PEER = MAX_CONNECTIONS // 2
 BODY_DEADLINE_S = 5.0
 
-_CROWDED = MAX_CONNECTIONS * 3 // 4  # beyond it idle connections are closed, so that new ones find room
+_CROWDED = MAX_CONNECTIONS * 3 // 4  # above this, idle connections are closed to make room
 _IDLE_MS = 2_000
 _STEP_S = 0.1
-_SLOW_S = 0.5  # after which a read of a body is watched
-_UNSENT_MS = 30_000  # that an answer may wait for a client to take it
-_IPV6_NETWORK = 64  # bits; a client that has one address has all of these
+_SLOW_S = 0.5  # reads of a body that take longer are examined
+_UNSENT_MS = 30_000  # how long a response may wait for the client to receive it
+_IPV6_NETWORK = 64  # bits; a client with one IP address usually has the whole network
 # Of struct tcp_info: ms since data was last sent, and since it was last received; then how many segments with
 # data were received, and how many sent.
 _TCP_INFO = struct.Struct("44x I 4x I 96x I I")
@@ -43,17 +43,17 @@ _log = structlog.get_logger(__name__)
 
 
 class _Connection(NamedTuple):
-    """What the kernel knows of a connection that a client made."""
+    """What the kernel knows about a client's connection."""
 
     peer: str
     idle_ms: int
     is_new: bool  # nothing was sent on it yet
     received_at: float  # by the monotonic clock
-    is_waiting: bool  # for an answer to what it sent last, as far as that shows
+    is_waiting: bool  # for a response to what it sent last, as far as the kernel can tell
 
 
 class ConnectionGuard:
-    """Closes connections of one process that hold what others need. On Linux; elsewhere it does nothing.
+    """Closes connections of one process that use up what others need. Does nothing except on Linux.
 
     `max_per_peer` is per IPv4 address or IPv6 /64; None where all connections come from a proxy.
     """
@@ -82,7 +82,7 @@ class ConnectionGuard:
         return time.monotonic() - self._reads.pop(read)[0]
 
     def run(self, stop: Stop) -> None:
-        """Watches until told to stop."""
+        """Calls `step` until the stop event is set."""
         if sys.platform != "linux":
             return
         while not stop.wait(_STEP_S):
@@ -91,7 +91,7 @@ class ConnectionGuard:
             self.step()
 
     def step(self) -> None:
-        """Looks once at the connections, if any of them could hold something."""
+        """Examines the connections once, if there are slow reads or many descriptors."""
         now = time.monotonic()
         slow = [read for read in list(self._reads.values()) if now - read[0] > _SLOW_S]
         if not slow:
@@ -110,7 +110,7 @@ class ConnectionGuard:
                         found.shutdown(ending[inode])
 
     def _excess(self, seen: Mapping[int, _Connection]) -> Iterator[int]:
-        """Of a peer with more connections than it may have, the newest."""
+        """The newest connections of each peer that has too many."""
         if self._max_per_peer is None:
             return
         peers: dict[str, list[int]] = defaultdict(list)
@@ -123,7 +123,7 @@ class ConnectionGuard:
                 yield from newest
 
     def _idle(self, seen: Mapping[int, _Connection]) -> list[int]:
-        """Where many peers have many connections together, those that have been idle for longest."""
+        """The connections that have been idle for longest, if all peers together have too many."""
         idle = [inode for inode, connection in seen.items() if connection.idle_ms > _IDLE_MS]
         idle.sort(key=lambda inode: -seen[inode].idle_ms)
         ended = idle[: max(0, len(seen) - _CROWDED)]
@@ -132,12 +132,12 @@ class ConnectionGuard:
         return ended
 
     def _late(self, seen: Mapping[int, _Connection], slow: Sequence[_Read], now: float) -> Iterator[int]:
-        """The connections of the reads that are late.
+        """The connections of reads that are past the deadline.
 
-        Which connection a read belongs to isn't known, but its peer is. Of the peer's connections that have
-        waited for an answer for that long, it is the one that last sent something when the read began. A
-        client that reads earlier answers slowly seems not to wait: after twice the deadline all connections
-        of the peer are ended, or, if the peer is a proxy, that one of them all.
+        The connection of a read isn't known, but its peer is. Of the peer's connections that have waited for
+        a response for that long, it is the one that last sent data when the read began. A client that reads
+        earlier responses slowly doesn't seem to wait: after twice the deadline, all connections of the peer
+        are closed, or, if the peer is a proxy, the most likely one of them all.
         """
         peers = {peer for _, peer in slow}
         self._waiting_since = {
@@ -161,7 +161,7 @@ class ConnectionGuard:
                     yield found
 
     def _sockets(self) -> Iterator[tuple[int, socket.socket]]:
-        """The connections that clients made, each with its inode; closed when the next one is asked for."""
+        """Duplicates of the clients' connections with their inodes; each is closed before the next one."""
         for descriptor, found in tcp_sockets():
             with suppress(OSError):  # it listens, or has been closed
                 if found.getsockname()[1] in self._ports and found.getpeername():
@@ -187,7 +187,7 @@ def _network(peer: str) -> str:
 
 
 def _prepared_ports() -> set[int]:
-    """Where this process listens. Connections accepted from now on end if an answer isn't taken."""
+    """The ports that this process listens on. Their new connections time out if a response isn't received."""
     ports = set()
     for _, listener in tcp_sockets():
         if is_listening(listener):

@@ -1,7 +1,7 @@
-"""How a web worker ends and loses no request.
+"""Stops a web worker without losing a request.
 
-Told to stop, granian hangs up on whoever is connected and was not answered yet. So a worker first lets nobody
-else in, then answers all who are, and only then lets granian know.
+On a signal, granian closes the connections of requests that it hasn't answered yet. So a worker first refuses
+new connections, then answers the requests in progress, and only then passes the signal on to granian.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.wsgi import ClosingIterator
 
+from shared.web.server.bodies import closing
 from shared.web.server.listening import refuse_connections
 
 if TYPE_CHECKING:
@@ -21,31 +22,31 @@ if TYPE_CHECKING:
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 _LONGEST_S = 6.0
-_QUIET_S = 0.2  # without a request, after which none can be on its way through granian
+_QUIET_S = 0.2  # without a request: after this, none can still be on its way through granian
 _STEP_S = 0.01
 
 
 class Draining:
-    """An application that takes the signal to end, and passes it on when no request is under way any more.
+    """Catches the signal to stop, and passes it on once no request is in progress.
 
-    To be made in a worker's main thread before there are others, for they must not take the signal either.
+    Create it in a worker's main thread before any other thread, since those must not receive the signal.
     """
 
     def __init__(self, make: Callable[[], WSGIApplication]) -> None:
         self._lock = Lock()
-        self._under_way = 0
+        self._in_progress = 0
         self._last_answer = 0.0
-        self._ends = False
-        self._not_of_granian = signal.getsignal(signal.SIGTERM)
+        self._stopping = False
+        self._before_granian = signal.getsignal(signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._behind = make()
-        Thread(target=self._end_on_signal, daemon=True).start()
+        Thread(target=self._stop_on_signal, daemon=True).start()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         with self._lock:
-            self._under_way += 1
+            self._in_progress += 1
         try:
-            answer = self._behind(environ, _hanging_up(start_response) if self._ends else start_response)
+            answer = self._behind(environ, closing(start_response) if self._stopping else start_response)
         except BaseException:
             self._answered()
             raise
@@ -56,14 +57,14 @@ class Draining:
 
     def _answered(self) -> None:
         with self._lock:
-            self._under_way -= 1
+            self._in_progress -= 1
             self._last_answer = time.monotonic()
 
-    def _end_on_signal(self) -> None:
+    def _stop_on_signal(self) -> None:
         signal.sigwait(_SIGNALS)
         deadline = time.monotonic() + _LONGEST_S
-        _wait(lambda: signal.getsignal(signal.SIGTERM) is not self._not_of_granian, deadline)
-        self._ends = True
+        _wait(lambda: signal.getsignal(signal.SIGTERM) is not self._before_granian, deadline)
+        self._stopping = True
         refuse_connections()
         self._last_answer = time.monotonic()
         _wait(self._is_quiet, deadline)
@@ -71,18 +72,9 @@ class Draining:
         stop_granian(signal.SIGTERM, None)
 
     def _is_quiet(self) -> bool:
-        return self._under_way == 0 and time.monotonic() - self._last_answer > _QUIET_S
+        return self._in_progress == 0 and time.monotonic() - self._last_answer > _QUIET_S
 
 
 def _wait(until: Callable[[], bool], deadline: float) -> None:
     while not until() and time.monotonic() < deadline:
         time.sleep(_STEP_S)
-
-
-def _hanging_up(start_response: StartResponse) -> StartResponse:
-    """Tells whoever would keep the connection that there is no other answer on it."""
-
-    def answer(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-        return start_response(status, [*headers, ("Connection", "close")], *error)
-
-    return answer

@@ -1,6 +1,6 @@
-"""How often a caller may call. Each web process counts for itself, so that no call asks the store.
+"""Rate limits for callers. Each web process counts on its own, so no request asks the store.
 
-With the two workers of `keyledger web` a caller gets up to twice the rate, as the connections fall.
+With the two workers of `keyledger web`, a caller gets up to twice the rate, depending on its connections.
 """
 
 import math
@@ -14,7 +14,7 @@ from shared.identity import Principal
 
 
 class TooManyRequestsError(Exception):
-    """The caller asked too often; it may again in so many seconds, at least 1."""
+    """The caller sent too many requests. `retry_after` is in seconds, 1 or more."""
 
     def __init__(self, retry_after: int, whose: str = "") -> None:
         super().__init__(f"Too many requests{whose}. Wait {retry_after} s, then send requests more slowly.")
@@ -22,9 +22,9 @@ class TooManyRequestsError(Exception):
 
 
 class Limits:
-    """The count of each caller's requests: of each key, and of each account in all its sessions.
+    """Counts the requests of each key, and of each account in all its sessions.
 
-    The window slides, so that no caller gets twice the rate around its end. It takes two counters a caller.
+    The window slides, so that no caller gets twice the rate around its end. It takes two counters per caller.
     """
 
     def __init__(self, rate: RateLimitItem | None) -> None:

@@ -1,4 +1,4 @@
-"""What trusted proxies in front report of a client: its IP address, whether it used TLS, and the host."""
+"""Reads the client's IP address, scheme and host from the headers of trusted proxies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TrustedProxies:
     """Trusts the last `count` entries of the forwarded headers, and refuses a request if they can't be read.
 
     Otherwise the client would be recorded, counted and limited as the proxy. A request without these headers
-    came from the proxy itself, as its health checks do. Entries are what stands between commas: a quotation
-    mark means nothing, since a client could open one that swallows what the proxies append.
+    came from the proxy itself, as its health checks do. Entries are separated by commas only: quotation
+    marks mean nothing, since a client could open one that hides what the proxies append.
     """
 
     def __init__(self, behind: WSGIApplication, count: int) -> None:

@@ -1,4 +1,4 @@
-"""How many requests were answered how, and how long that took: by route, for Prometheus."""
+"""Counts responses and measures their time by method, route and status, for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.web.server.context import ROUTE
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-_NO_ROUTE = "none"  # whatever address that was: labels must not grow with what strangers ask for
+_NO_ROUTE = "none"  # for any other URL: strangers must not be able to add labels
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -27,7 +27,7 @@ REQUESTS = Counted(
 
 
 class RequestMetrics:
-    """An application, each of whose answers is counted."""
+    """Counts each response of an application."""
 
     def __init__(self, behind: WSGIApplication) -> None:
         self._behind = behind

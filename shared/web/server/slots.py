@@ -1,4 +1,4 @@
-"""How many requests a web process works on at once. Each connection has a thread, and most of them wait."""
+"""Limits how many requests a web process works on at once. Each connection has a thread; most are waiting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_WAIT_S = 1.5
 
 
 class BusyError(Exception):
-    """All requests that the process works on take too long."""
+    """No slot became free in time."""
 
     retry_after = 2  # s
 
@@ -24,10 +24,10 @@ class BusyError(Exception):
 
 
 class Slots:
-    """An application that works on so many requests at once; others wait for a slot, and not for ever.
+    """Works on up to `count` requests at once; others wait for a slot for a limited time.
 
-    Requests to `exempt` paths and calls that are refused already need none.
-    An answer that comes in parts gives its slot back with the first.
+    Requests to `exempt` paths, and API requests that are already refused, need no slot. A streamed response
+    frees its slot with its first chunk.
     """
 
     def __init__(self, behind: WSGIApplication, count: int, exempt: Collection[str] = ()) -> None:
@@ -38,7 +38,7 @@ class Slots:
             self._free.put(None)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        refused = FAILURE in environ and RequestContext(environ).is_api  # which takes no work
+        refused = FAILURE in environ and RequestContext(environ).is_api  # which costs next to nothing
         if refused or environ["PATH_INFO"] in self._exempt:
             return self._behind(environ, start_response)
         try:
