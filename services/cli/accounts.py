@@ -56,18 +56,16 @@ def add_account(email: str, role: str, password_stdin: bool, workspace: str, as_
 def list_accounts(workspace: str, as_json: bool) -> None:
     """List the accounts of a workspace."""
     with opened_workspace(workspace) as components:
-        people = _people(components, workspace)
+        rows = _rows(components, workspace)
     if as_json:
-        echo(json.dumps({"accounts": [_as_json(person) for person in people]}))
+        echo(json.dumps({"accounts": [_as_json(row) for row in rows]}))
         return
     table = Table("Email", "Role", "Added", "Last sign-in", "Status")
-    for person in people:
-        signed_in_at = "never" if person.signed_in_at is None else date_utc(person.signed_in_at)
-        role = person.account.role if person.account else "unknown"
-        table.add_row(
-            Text(escaped(person.email)), role, date_utc(person.added_at), signed_in_at, person.status
-        )
-    if people:
+    for row in rows:
+        signed_in_at = "never" if row.signed_in_at is None else date_utc(row.signed_in_at)
+        role = row.account.role if row.account else "unknown"
+        table.add_row(Text(escaped(row.email)), role, date_utc(row.added_at), signed_in_at, row.status)
+    if rows:
         print_table(table)
     else:
         echo(f"Workspace {workspace} has no accounts.")
@@ -140,19 +138,19 @@ def _asked_password() -> str:
     return password
 
 
-def _people(components: Container, workspace: str) -> list[AccountRow]:
-    accounts = components.of(AccountComponents).account_list
-    page = accounts.page(operator(workspace), _PAGE)
-    people = page.people
-    while page.next_cursor is not None:
-        page = accounts.page(operator(workspace), _PAGE, page.next_cursor)
-        people += page.people
-    return people
+def _rows(components: Container, workspace: str) -> list[AccountRow]:
+    accounts, rows, cursor = components.of(AccountComponents).account_list, list[AccountRow](), ""
+    while True:
+        page = accounts.page(operator(workspace), _PAGE, cursor)
+        rows += page.people
+        if page.next_cursor is None:
+            return rows
+        cursor = page.next_cursor
 
 
 def _warn_without_owner(components: Container, workspace: str) -> None:
     """Only the operator can leave a workspace without an owner, and only they can give it one again."""
-    accounts = (person.account for person in _people(components, workspace))
+    accounts = (row.account for row in _rows(components, workspace))
     if not any(account and account.enabled and account.role == "owner" for account in accounts):
         note(
             f"Workspace {workspace} has no owner now. Assign one: "
@@ -165,11 +163,11 @@ def _print_state(account: Account) -> None:
     report(f"{account.email} {state} in workspace {account.workspace} as {account.role}.")
 
 
-def _as_json(person: AccountRow) -> dict[str, str | None]:
+def _as_json(row: AccountRow) -> dict[str, str | None]:
     return {
-        "email": person.email,
-        "role": person.account.role if person.account else None,
-        "status": person.status,
-        "added_at": rfc3339(person.added_at),
-        "signed_in_at": None if person.signed_in_at is None else rfc3339(person.signed_in_at),
+        "email": row.email,
+        "role": row.account.role if row.account else None,
+        "status": row.status,
+        "added_at": rfc3339(row.added_at),
+        "signed_in_at": None if row.signed_in_at is None else rfc3339(row.signed_in_at),
     }

@@ -1,6 +1,6 @@
 """The checks that a web process makes again and again, for `/readyz`, `/statusz`, its metrics and its log.
 
-They run beside the requests, so a request for a report costs the store and the database nothing, and waits
+They run in the background, so a request for a report costs the store and the database nothing, and waits
 for neither.
 """
 

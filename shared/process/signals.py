@@ -1,12 +1,13 @@
-"""How a signal tells a process to stop."""
+"""Stopping a process by a signal."""
 
 from threading import Event as Stop
 from threading import Thread
 
 
 def set_by_signal(stop: Stop) -> None:
-    """For the handler of a signal, which may have interrupted `stop.wait` while that held its lock.
+    """Sets `stop` from a signal handler.
 
-    To set it there and then would wait for this lock, and so for ever; another thread may wait.
+    The handler may have interrupted `stop.wait` while that held its lock, so setting it in the same thread
+    would deadlock.
     """
     Thread(target=stop.set).start()

@@ -1,4 +1,4 @@
-"""Logs: one line an event, readable on a terminal and JSON elsewhere, without a secret."""
+"""Logs: one line per event, readable on a terminal and JSON elsewhere, without secrets."""
 
 import logging
 import os
@@ -18,8 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from shared.clock import now_ms, rfc3339
 from shared.text import key_detection as tokens
 
-# What no line may have, whoever wrote it, next to API keys, and what to look for first, for most lines have
-# none of it.
+# What no line may contain, besides API keys; each with a substring to look for first, which most lines lack.
 _SECRETS = (
     ("$argon2", re.compile(r"\$argon2[^\s\"']+"), "[password]"),
     ("://", re.compile(r"(?<=://)[^\s/?#@\"']*:[^\s/@\"']*(?=@)"), "[password]"),
@@ -62,7 +61,7 @@ class ErrorClock:
 
 
 def configure_logs(level: int = logging.INFO) -> ErrorClock:
-    """Sends our log lines and those of the libraries to standard error, all in one form."""
+    """Sends all log lines, also those of libraries, to standard error in one format."""
     rendering, errors = _rendering(), ErrorClock()
     handler = _Handler()
     handler.setFormatter(
@@ -84,7 +83,7 @@ def configure_logs(level: int = logging.INFO) -> ErrorClock:
 
 
 def redacted(text: str) -> str:
-    """The text without what looks like a secret: an API key, a password's hash or in a URL, a private key."""
+    """Removes what looks like a secret: API keys, password hashes, passwords in URLs, private keys."""
     for sign, secret, shown in _SECRETS:
         if sign in text:
             text = secret.sub(shown, text)
@@ -92,7 +91,7 @@ def redacted(text: str) -> str:
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """The text with what a terminal would obey or not show in escapes, but for blanks and what to keep."""
+    """Escapes characters that a terminal would obey or hide, except spaces and those in `keep`."""
     if text.isprintable():
         return text
     return "".join(
@@ -105,7 +104,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Writes the lines of the block at its end, in as few steps as keep each in one piece."""
+    """Writes the lines of the block at its end, in as few writes as keep each line in one piece."""
     lines: list[bytes] = []
     token = _gathered.set(lines)
     try:
@@ -131,20 +130,20 @@ def _write(line: str) -> None:
 
 
 def _send(lines: bytes) -> None:
-    """To standard error, in one step. Who read the lines may have gone, which is no reason to stop."""
+    """Writes to standard error at once. A reader that is gone is no reason to stop."""
     with suppress(OSError):
         os.write(2, lines)
 
 
 class _Handler(logging.Handler):
-    """Where the lines of libraries go."""
+    """Writes the lines of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _write(self.format(record))
 
 
 class _StandardError:
-    """Where ours go: past `logging`, which takes several times as long as a whole line."""
+    """Writes our lines, without `logging`, which takes several times as long as the rest of a line."""
 
     def __init__(self, *_: Any) -> None:
         pass

@@ -60,8 +60,8 @@ def attach_health(
     app.register_blueprint(blueprint)
 
 
-def _answer(report: Report, good: str, bad: str) -> tuple[Response, int]:
-    status = bad if report.wrong else good
+def _answer(report: Report, passing: str, failing: str) -> tuple[Response, int]:
+    status = failing if report.wrong else passing
     body = jsonify(status=status, checks=report.checks, wrong=report.wrong)
     body.headers["Cache-Control"] = "no-store"
     return body, 503 if report.wrong else 200
