@@ -1,6 +1,6 @@
-"""What the audit service asks of keys, and the plain answers; composition lends it who knows. Pure.
+"""What the audit service asks the key service about keys. Pure.
 
-Times are ms since 1970. Every question is about the keys of one workspace: those of others are as unknown.
+Times are ms since 1970. Every question is about the keys of one workspace; any other key is unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,21 @@ from typing import Literal, Protocol, TypeAlias, get_args
 from shared.eventstore.events import ActorKind
 from shared.eventstore.point_in_time import PointInTime
 
-# Those of a verdict on a presented key that can be said of a key at a moment; NOT_FOUND: before its creation.
+# The codes of a verdict on a key at a point in time. NOT_FOUND: before it was created.
 PAST_CODES = ("VALID", "NOT_FOUND", "REVOKED", "DISABLED", "EXPIRED", "INSUFFICIENT_SCOPES")
 
-# The secret that a key has, one before that is still good for a grace, or one whose time is over.
+# The current secret of a key, an earlier one in its grace period, or one that has ended.
 SecretStanding: TypeAlias = Literal["present", "grace", "replaced"]
 SECRET_STANDINGS: tuple[SecretStanding, ...] = get_args(SecretStanding)
 
 
 class NotAKeyError(Exception):
-    """A text is no key of ours, or was mistyped. It is not told: what is no whole key may be most of one."""
+    """A text isn't a Keyledger key, or was mistyped. The message leaves it out: it may be most of a key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PastKey:
-    """A key as it was."""
+    """A key at a point in time."""
 
     id: str
     name: str
@@ -36,7 +36,7 @@ class PastKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """The event that made it so."""
+    """The event that decided a verdict."""
 
     position: int
     at: int
@@ -47,14 +47,14 @@ class Cause:
 
 @dataclass(frozen=True, kw_only=True)
 class PastVerdict:
-    """What would have been said of a key at a moment."""
+    """The verdict on a key at a point in time."""
 
     code: str  # of PAST_CODES
     words: str  # yes or no, and why
-    at: int  # the moment by the clock
+    at: int  # the point in time, in ms
     key: PastKey | None  # None before it was created
     cause: Cause
-    earlier_secret_until: int | None  # until when the secret before the last rotation was good too, if it was
+    earlier_secret_until: int | None  # until when the secret before the last rotation was also valid
 
     @property
     def valid(self) -> bool:
@@ -69,12 +69,12 @@ class Secret:
     standing: SecretStanding
     since: int
     replaced_at: int | None
-    good_until: int | None  # whatever else ended it; None: it had no end
+    good_until: int | None  # by expiry or rotation; None: it doesn't end
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundKey:
-    """Whose secret a token is, and how the key stands now."""
+    """The key that a token belongs to, and its current status."""
 
     id: str
     name: str
@@ -90,7 +90,7 @@ class FoundKey:
 
 @dataclass(frozen=True, kw_only=True)
 class DayOfUse:
-    """How often a key was accepted and refused on a day in UTC, and why refused: codes and how often."""
+    """How often a key was accepted and refused on a day in UTC; `reasons` counts the refusals by code."""
 
     date: str
     accepted: int
@@ -100,31 +100,31 @@ class DayOfUse:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyUse:
-    """How a key was used in the last 30 days; the days that have uses, newest first."""
+    """The use of a key in the last 30 days: the days that have uses, newest first."""
 
     last_used_at: int | None
     days: Sequence[DayOfUse]
 
 
 class KeyForensics(Protocol):
-    """Who knows the keys. Every question raises redis.RedisError."""
+    """Answers questions about keys. Every method raises redis.RedisError."""
 
     def verdict_at(
-        self, workspace: str, key_id: str, moment: PointInTime, scopes: Sequence[str]
+        self, workspace: str, key_id: str, point_in_time: PointInTime, scopes: Sequence[str]
     ) -> PastVerdict | None:
-        """What would have been said of a key then, if it had to hold the scopes; None: there is no such key.
+        """Returns the verdict on a key that had to hold the scopes, or None if there is no such key.
 
-        Raises PointInTimeError, if the moment is yet to come, and UnreadableEventError: nobody guesses.
+        Raises PointInTimeError for the future, and UnreadableEventError.
         """
         ...
 
     def find(self, workspace: str, token: str) -> FoundKey | None:
-        """Whose secret this is or was; None: of no key of the workspace. The token is kept nowhere.
+        """Returns the key whose secret this is or was, or None if the workspace has no such key.
 
-        Raises NotAKeyError, and UnreadableEventError.
+        The token is never stored. Raises NotAKeyError and UnreadableEventError.
         """
         ...
 
     def use(self, key_id: str) -> KeyUse:
-        """How a key was used, with whichever of its secrets."""
+        """Returns the use of a key, with any of its secrets."""
         ...

@@ -122,7 +122,7 @@ def test_the_call_says_yes_or_no_and_why(client: FlaskClient, commands: KeyComma
     assert verdict(client, key_id=key.id, at=2).json == {
         "valid": False,
         "code": "DISABLED",
-        "words": f"No: Olga & Co switched it off at {at[:10]} {at[11:-1]} UTC, for: leaked.",
+        "words": f"No: Olga & Co disabled it at {at[:10]} {at[11:-1]} UTC, for: leaked.",
         "at": at,
         "key": {
             "id": key.id,
@@ -354,7 +354,7 @@ def test_the_page_leads_to_an_address_that_can_be_sent_to_others(
     answer = page.post("/audit/verdict", data=asked)
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/audit/verdict?key_id={key.id}&at=2")
     shown = page.get(answer.headers["Location"]).text
-    assert "No: Olga &amp; Co switched it off at" in shown
+    assert "No: Olga &amp; Co disabled it at" in shown
     assert "My &lt;Web&gt; App" in shown
     [link] = re.findall(r'href="(/audit\?key_id=[^"]+)"', shown)
     entries = page.get(link.replace("&amp;", "&"))
@@ -364,7 +364,7 @@ def test_the_page_leads_to_an_address_that_can_be_sent_to_others(
 def test_a_time_of_the_form_is_utc(page: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands)
     born = rfc3339(commands.ledger.history(f"key:{key.id}")[0].at).removesuffix("Z")
-    for at, words in ((born, "Yes: "), (born[:16], "it was not there yet"), ("2001-01-01T00:00", "No: ")):
+    for at, words in ((born, "Yes: "), (born[:16], "exist yet"), ("2001-01-01T00:00", "No: ")):
         assert words in page.get(f"/audit/verdict?key_id={key.id}&at={at}").text
 
 

@@ -80,11 +80,11 @@ def ask(page: Page, key_id: str, at: str, scopes: str = "") -> None:
 def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leaked: Leaked) -> None:
     ask(auditor, leaked.id, leaked.off, ADMIN)
     expect(auditor.get_by_role("alert")).to_contain_text(
-        re.compile(r"No: key ‹caller› switched it off at .* UTC, for: Found in a gist\.")
+        re.compile(r"No: key ‹caller› disabled it at .* UTC, for: Found in a gist\.")
     )
     # The address can be sent to others, and says the same to them.
     auditor.goto(auditor.url)
-    expect(auditor.get_by_text("DISABLED")).to_be_visible()
+    expect(auditor.get_by_text("DISABLED", exact=True)).to_be_visible()
     auditor.get_by_role("link", name="That event in the audit log").click()
     expect(auditor.locator(".entry").filter(has_text="Key switched off")).to_have_count(1)
 
@@ -98,7 +98,7 @@ def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leak
     ask(auditor, leaked.id, before)
     expect(auditor.get_by_role("status")).to_contain_text("Yes: ")
     ask(auditor, leaked.id, rfc3339(parse_rfc3339(leaked.born) - 1))
-    expect(auditor.get_by_role("alert")).to_contain_text("No: it was not there yet.")
+    expect(auditor.get_by_role("alert")).to_contain_text("No: it didn't exist yet.")
     expect(auditor.get_by_role("link", name="The key as it was then")).to_have_count(0)
 
 
@@ -159,7 +159,7 @@ def test_the_pages_work_without_script(page: Page, service: Service, leaked: Lea
     plain = browser.new_context(base_url=service.url, java_script_enabled=False)
     auditor = signed_in(plain, service, "auditor")
     ask(auditor, leaked.id, leaked.off)
-    expect(auditor.get_by_text("switched it off at")).to_be_visible()
+    expect(auditor.get_by_text("disabled it at")).to_be_visible()
     auditor.goto("/audit/lookup")
     auditor.get_by_label(WHOLE_KEY).fill(leaked.token)
     auditor.get_by_role("button", name="Look up").click()

@@ -93,7 +93,7 @@ def test_before_its_creation_a_key_was_not_found_and_the_creation_is_named(
         answer = inquiries.verdict_at("default", key.id, moment, ())
         assert answer
         assert (answer.code, answer.key, answer.cause.position) == ("NOT_FOUND", None, 2)
-        assert answer.words.startswith("No: it was not there yet. a@b created it at ")
+        assert answer.words.startswith("No: it didn't exist yet. a@b created it at ")
 
 
 def test_a_key_of_another_workspace_is_as_unknown(inquiries: LedgerForensics, commands: KeyCommands) -> None:

@@ -45,12 +45,12 @@ LIFE = given(BORN, OFF, ON, changed(scopes=("b",)), KeyRevoked(reason="Found in 
             Time(2_000),
             "DISABLED",
             20,
-            "No: operator ‹op› switched it off at 1970-01-01 00:00:02.000 UTC, for: leaked.",
+            "No: operator ‹op› disabled it at 1970-01-01 00:00:02.000 UTC, for: leaked.",
         ),
         (Position(20), "DISABLED", 20, "for: leaked."),
         (Position(29), "DISABLED", 20, "for: leaked."),
-        (Position(30), "VALID", 30, "Yes: operator ‹op› switched it on at 1970-01-01 00:00:03.000 UTC"),
-        (Time(4_000), "VALID", 40, "Yes: operator ‹op› changed its scopes or when it expires at"),
+        (Position(30), "VALID", 30, "Yes: operator ‹op› enabled it at 1970-01-01 00:00:03.000 UTC"),
+        (Time(4_000), "VALID", 40, "Yes: operator ‹op› changed its scopes or expiry at"),
         (
             Time(5_000),
             "REVOKED",
@@ -112,7 +112,7 @@ def test_scopes_that_it_lacked_are_named_and_those_that_it_held() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "code"),
+    ("payloads", "code"),
     [
         ((OFF, KeyRevoked(reason="")), "REVOKED"),
         ((OFF,), "DISABLED"),
@@ -127,7 +127,7 @@ def test_of_several_reasons_the_first_is_told_in_the_order_of_the_verdict(
 
 def test_without_a_reason_none_is_told() -> None:
     found = verdict(given(BORN, KeyToggled(enabled=False, reason="")), Time(2_000))
-    assert found.words == "No: operator ‹op› switched it off at 1970-01-01 00:00:02.000 UTC."
+    assert found.words == "No: operator ‹op› disabled it at 1970-01-01 00:00:02.000 UTC."
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_without_a_reason_none_is_told() -> None:
 def test_an_earlier_secret_was_good_for_its_grace(grace: int, at: int, until: int | None) -> None:
     found = verdict(given(BORN, rotated(grace)), Time(at))
     assert (found.code, found.earlier_secret_until) == ("VALID", until)
-    assert ("was good too, until 1970-01-01 00:00:0" in found.words) == (until is not None)
-    assert ("gave it a new secret" in found.words) == (at >= 2_000)
+    assert ("was also valid until 1970-01-01 00:00:0" in found.words) == (until is not None)
+    assert ("rotated it" in found.words) == (at >= 2_000)
 
 
 def test_no_secret_of_a_key_that_was_refused_was_good() -> None:
     off = given(BORN, rotated(5_000), OFF)
     assert verdict(off, Time(3_000)).earlier_secret_until is None
-    assert "was good too" not in verdict(off, Time(3_000)).words
+    assert "was also valid" not in verdict(off, Time(3_000)).words
     # But what is lacking is a scope, and the earlier secret was as good as the present one.
     assert verdict(off, Time(2_000), "c").earlier_secret_until == 5_000

@@ -103,7 +103,7 @@ class PastVerdictSchema(AnswerSchema):
     )
     words = fields.String(
         metadata=about(
-            "The same in words.", "No: ann@example.org switched it off at 2026-11-23 18:59:21.123 UTC."
+            "The same in words.", "No: ann@example.org disabled it at 2026-11-23 18:59:21.123 UTC."
         )
     )
     at = Timestamp(metadata=about("The moment, by the clock.", _AT))

@@ -1,4 +1,4 @@
-"""The verdict on a key as it was at a moment, which event decided it, and both in words. Pure."""
+"""The verdict on a key at a point in time, and the event that decided it. Pure."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -11,17 +11,17 @@ from shared.eventstore.descriptions import actor_name
 from shared.eventstore.events import Event, KeyCreated, KeyDetailsChanged, KeyRotated, KeyToggled, Payload
 from shared.forensics import Cause, PastKey, PastVerdict
 
-# What was done last that mattered to a key which was good.
+# The last change that mattered to a key that was valid.
 _DONE: Mapping[type[Payload], str] = MappingProxyType(
     {
         KeyCreated: "created it",
-        KeyToggled: "switched it on",
-        KeyRotated: "gave it a new secret",
-        KeyDetailsChanged: "changed its scopes or when it expires",
+        KeyToggled: "enabled it",
+        KeyRotated: "rotated it",
+        KeyDetailsChanged: "changed its scopes or expiry",
     }
 )
 
-# The fields of a key that make a verdict; the event that set one of them last decided it.
+# The fields that decide a verdict: the last event that set one of them is its cause.
 _DECIDED_BY: Mapping[Code, Sequence[str]] = MappingProxyType(
     {
         "REVOKED": ("revoked",),
@@ -34,12 +34,12 @@ _DECIDED_BY: Mapping[Code, Sequence[str]] = MappingProxyType(
 
 
 def verdict_of(past: KeyAsOf, scopes: Sequence[str]) -> PastVerdict:
-    """What would have been said of the secret that the key had then. Raises UnreadableEventError."""
+    """The verdict on the secret that the key had then. Raises UnreadableEventError."""
     key = cached_key_after(past.key, past.last)
     code = code_at(key, past.at, end_of(key), scopes)
     event = max((past.set_by[field] for field in _DECIDED_BY[code]), key=lambda event: event.version)
     until = _earlier_secret_until(key, past.at)
-    also = f" The secret before the last rotation was good too, until {_utc(until)}." if until else ""
+    also = f" The secret before the last rotation was also valid until {_utc(until)}." if until else ""
     return PastVerdict(
         code=code,
         words=_words(code, event, key, scopes) + also,
@@ -58,10 +58,10 @@ def verdict_of(past: KeyAsOf, scopes: Sequence[str]) -> PastVerdict:
 
 
 def verdict_before(created: Event, at: int) -> PastVerdict:
-    """The same before the key came to be."""
+    """The verdict at a point in time before the key was created."""
     return PastVerdict(
         code="NOT_FOUND",
-        words=f"No: it was not there yet. {_who(created)} created it at {_utc(created.at)}.",
+        words=f"No: it didn't exist yet. {_who(created)} created it at {_utc(created.at)}.",
         at=at,
         key=None,
         cause=_cause(created),
@@ -75,7 +75,7 @@ def _words(code: Code, event: Event, key: CachedKey, scopes: Sequence[str]) -> s
         case "REVOKED":
             return f"No: {who} revoked it at {when}{_for(event.data)}."
         case "DISABLED":
-            return f"No: {who} switched it off at {when}{_for(event.data)}."
+            return f"No: {who} disabled it at {when}{_for(event.data)}."
         case "EXPIRED":
             return f"No: it had expired at {_utc(key.expires_at or 0)}, as {who} set at {when}."
         case "INSUFFICIENT_SCOPES":
@@ -111,5 +111,5 @@ def _who(event: Event) -> str:
 
 
 def _utc(at: int) -> str:
-    """`2026-11-23 18:59:21.123 UTC`: to the ms, for here it matters what came first."""
+    """`2026-11-23 18:59:21.123 UTC`: to the ms, since the order of events matters here."""
     return f"{rfc3339(at).replace('T', ' ').removesuffix('Z')} UTC"
