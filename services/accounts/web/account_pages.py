@@ -27,7 +27,7 @@ blueprint = Blueprint("people", __name__, url_prefix="/accounts")
 @blueprint.get("")
 @signed_in(ADMIN)
 def list_people(principal: Principal) -> ResponseReturnValue:
-    """Who may sign in to the workspace."""
+    """Lists the accounts of the workspace."""
     page = attached(AccountList).page(principal, _PAGE, request.args.get("cursor", ""))
     return render_template("accounts/list.html", people=page.people, next_cursor=page.next_cursor)
 
@@ -35,7 +35,7 @@ def list_people(principal: Principal) -> ResponseReturnValue:
 @blueprint.route("/new", methods=["GET", "POST"])
 @signed_in(ADMIN)
 def add_person(principal: Principal) -> ResponseReturnValue:
-    """The form of Add a person; its answer shows the person's first password, this once."""
+    """Adds an account, and shows its temporary password once."""
     if request.method == "GET":
         return _new_form({}, {})
     typed = {name: request.form.get(name, "") for name in ("email", "role")}
@@ -55,14 +55,14 @@ def add_person(principal: Principal) -> ResponseReturnValue:
 @blueprint.get("/person")
 @signed_in(ADMIN)
 def person(principal: Principal) -> ResponseReturnValue:
-    """One person: role, state, password."""
+    """Shows one account: role, status, password."""
     return _person(principal, {})
 
 
 @blueprint.post("/role")
 @signed_in(ADMIN)
 def change_role(principal: Principal) -> ResponseReturnValue:
-    """Gives a person another role."""
+    """Changes the role of an account."""
     email = _email()
     try:
         role = RoleSchema().load(request.form.to_dict())["role"]
@@ -77,7 +77,7 @@ def change_role(principal: Principal) -> ResponseReturnValue:
 @blueprint.post("/disable")
 @signed_in(ADMIN)
 def disable(principal: Principal) -> ResponseReturnValue:
-    """Lets a person sign in no more."""
+    """Disables an account."""
     email = _email()
     try:
         reason = ReasonSchema().load(request.form.to_dict())["reason"]
@@ -92,7 +92,7 @@ def disable(principal: Principal) -> ResponseReturnValue:
 @blueprint.post("/enable")
 @signed_in(ADMIN)
 def enable(principal: Principal) -> ResponseReturnValue:
-    """Lets a person sign in again."""
+    """Enables an account."""
     account = attached(Accounts).enable(principal, _email(), origin())
     return _done(account.email, f"{account.email} may sign in again.")
 
@@ -100,7 +100,7 @@ def enable(principal: Principal) -> ResponseReturnValue:
 @blueprint.route("/password", methods=["GET", "POST"])
 @signed_in(ADMIN)
 def reset_password(principal: Principal) -> ResponseReturnValue:
-    """Asks whether it is meant, and shows the new password, this once."""
+    """Asks for confirmation, then shows the new temporary password once."""
     email = _email()
     if request.method == "GET":
         account = attached(Accounts).find(principal, email)

@@ -1,4 +1,4 @@
-"""Signing in and out, and what people see and change of their own account."""
+"""Pages to sign in and out, and to manage your own account."""
 
 import re
 from typing import Any
@@ -18,8 +18,7 @@ from shared.identity import Principal
 from shared.web.access import attached, begin_session, origin, session_name, signed_in
 
 _HOME = "/"
-# A path of this site. Browsers read `//` and `/\` as the beginning of another host, and leave out
-# control characters before they look.
+# A path of this site. Browsers take `//` and `/\` for the start of a host, and ignore control characters.
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
 _GIVEN = "Somebody else chose your password. Choose one that only you know: press your address in the menu."
@@ -29,7 +28,7 @@ blueprint = Blueprint("accounts", __name__, template_folder="templates")
 
 @blueprint.route("/sign-in", methods=["GET", "POST"])
 def sign_in() -> ResponseReturnValue:
-    """The form, and what becomes of it."""
+    """Signs in, or shows the form with what is wrong."""
     if request.method != "POST":
         return _form({})
     try:
@@ -50,7 +49,7 @@ def sign_in() -> ResponseReturnValue:
 
 @blueprint.post("/sign-out")
 def sign_out() -> ResponseReturnValue:
-    """Ends the session in the store, so that its cookie is worth nothing from now on."""
+    """Ends the session in the store, so that its cookie stops working."""
     session.clear()
     return redirect(url_for("accounts.sign_in"), 303)
 
@@ -58,14 +57,13 @@ def sign_out() -> ResponseReturnValue:
 @blueprint.get("/account")
 @signed_in(None)
 def own_account(principal: Principal) -> ResponseReturnValue:
-    """Your account."""
     return _own_account(principal, {})
 
 
 @blueprint.post("/account/password")
 @signed_in(None)
 def change_password(principal: Principal) -> ResponseReturnValue:
-    """Takes another password: all other sessions end, and this one goes on under a new id."""
+    """Changes the password. All other sessions end, and this one gets a new ID."""
     try:
         form = PasswordChangeSchema().load(request.form.to_dict())
         account = attached(Accounts).change_password(
@@ -86,7 +84,7 @@ def change_password(principal: Principal) -> ResponseReturnValue:
 @blueprint.post("/account/sign-out-everywhere")
 @signed_in(None)
 def sign_out_everywhere(principal: Principal) -> ResponseReturnValue:
-    """Ends all sessions of the account, this one too."""
+    """Ends all sessions of the account, including this one."""
     attached(Accounts).sign_out_everywhere(principal, origin())
     session.clear()
     flash("You are signed out everywhere.", "success")
@@ -106,6 +104,6 @@ def _own_account(principal: Principal, errors: dict[str, Any]) -> str:
 
 
 def _next() -> str:
-    """Where to go when signed in; never to another site."""
+    """Where to go after signing in; never another site."""
     target = request.values.get("next", "")
     return target if _LOCAL_PATH.fullmatch(target) else _HOME

@@ -1,4 +1,4 @@
-"""Attaches the accounts to a web application."""
+"""Attaches the account service to a web application."""
 
 from flask import Flask, Response
 
@@ -15,7 +15,7 @@ from shared.web.errors.handlers import refuse
 
 
 def register(app: Flask, accounts: Accounts, sign_in: SignIn, directory: AccountList) -> None:
-    """Wiring and error mapping only."""
+    """Attaches the pages, and maps the errors of the service."""
     for service in (accounts, sign_in, directory):
         attach(app, service)
     app.register_blueprint(pages.blueprint)

@@ -1,4 +1,4 @@
-"""What the forms take, as marshmallow schemas."""
+"""The forms of the account pages, as marshmallow schemas."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _NO_PASSWORD = "Enter your password."  # noqa: S105  # a message
 
 
 class _FormSchema(Schema):
-    """A form of a page."""
+    """A form, which ignores unknown fields."""
 
     class Meta:
         unknown = EXCLUDE  # the CSRF token and where to go next
@@ -52,21 +52,21 @@ def _role() -> fields.String:
 
 
 class SignInSchema(_FormSchema):
-    """The form of Sign in; whether address and password are good is not for a schema to say."""
+    """The form to sign in. Whether the password is correct isn't checked here."""
 
     email = _email(_NO_EMAIL)
     password = _password(_NO_PASSWORD)
 
 
 class NewAccountSchema(_FormSchema):
-    """The form that adds a person."""
+    """The form that adds an account."""
 
     email = _email("Enter the person's e-mail address.")
     role = _role()
 
 
 class RoleSchema(_FormSchema):
-    """The form of a person's role."""
+    """The form that changes a role."""
 
     role = _role()
 
@@ -81,7 +81,7 @@ class ReasonSchema(_FormSchema):
 
 
 class PasswordChangeSchema(_FormSchema):
-    """The form of one's own password."""
+    """The form that changes your own password."""
 
     current_password = _password("Enter your present password.")
     password = _password("Enter the new password.")

@@ -1,4 +1,4 @@
-"""The JSON calls on keys. They only translate: who, what, do it, answer."""
+"""The API for keys."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError
 from services.keys.model.key import ChangeKey, Key, KeyRevokedError, RefusedError
 from services.keys.model.point_in_time import NotYetCreatedError
 from services.keys.queries import Keys
-from services.keys.web.create_endpoint import commanded, created, shown_once
+from services.keys.web.create_endpoint import command_headers, created_headers, shown_once
 from services.keys.web.schemas import (
     HistoryQuerySchema,
     HistorySchema,
@@ -56,7 +56,7 @@ def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -
     """
     keyed = idempotency(principal, idempotency_key)
     done = attached(Keys).commands.create(principal, new, origin(), keyed)
-    return shown_once(done), 201, created(done)
+    return shown_once(done), 201, created_headers(done)
 
 
 @blueprint.route("", methods=["GET"])
@@ -72,7 +72,11 @@ def list_keys(principal: Principal, query: dict[str, Any], ledger_position: int)
     """
     reached = attached(Keys).reached(max(query["after"], ledger_position))
     page = attached(Keys).page(principal, query["limit"], query["cursor"], query["criteria"])
-    return {"keys": map(presented, page.keys), "next_cursor": page.next_cursor}, 200, _told(*reached)
+    return (
+        {"keys": map(presented, page.keys), "next_cursor": page.next_cursor},
+        200,
+        _position_headers(*reached),
+    )
 
 
 @blueprint.route("/<key_id>", methods=["GET"], parameters=ONE_KEY)
@@ -86,7 +90,7 @@ def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, 
         return _past_key(principal, key_id, query["at"])
     after = max(query["after"], ledger_position)
     key, reached, behind = attached(Keys).find(principal, key_id, after)
-    return presented(key), 200, _told(reached, behind) | {"ETag": _etag(key)}
+    return presented(key), 200, _position_headers(reached, behind) | {"ETag": _etag(key)}
 
 
 @blueprint.route("/<key_id>", methods=["PATCH"], parameters=ONE_KEY)
@@ -102,7 +106,7 @@ def change_key(principal: Principal, command: ChangeKey, if_match: frozenset[int
     A revoked key stays as it is.
     """
     done = attached(Keys).commands.change(principal, key_id, command, origin(), if_match)
-    return presented(done.key), 200, commanded(done)
+    return presented(done.key), 200, command_headers(done)
 
 
 @blueprint.route("/<key_id>/rotate", methods=["POST"], parameters=ONE_KEY)
@@ -128,7 +132,7 @@ def rotate_key(
     done = attached(Keys).commands.rotate(
         principal, key_id, rotation["grace_seconds"], origin(), keyed, if_match
     )
-    return shown_once(done), 200, commanded(done)
+    return shown_once(done), 200, command_headers(done)
 
 
 @blueprint.route("/<key_id>", methods=["DELETE"], parameters=ONE_KEY)
@@ -144,7 +148,7 @@ def revoke_key(
     It is never good again, but stays in the list and in the audit log. Revoking it again changes nothing.
     """
     done = attached(Keys).commands.revoke(principal, key_id, query["reason"], origin(), if_match)
-    return presented(done.key), 200, commanded(done)
+    return presented(done.key), 200, command_headers(done)
 
 
 @blueprint.route("/<key_id>/history", methods=["GET"], parameters=ONE_KEY)
@@ -193,15 +197,15 @@ def not_yet_created(error: NotYetCreatedError) -> Response:
     return refuse("key_not_created_yet", detail)
 
 
-def _past_key(principal: Principal, key_id: str, moment: PointInTime) -> Any:
-    """Read from the ledger itself, which has all that it acknowledged, so there is nothing to wait for."""
-    past = attached(Keys).past(principal, key_id, moment)
+def _past_key(principal: Principal, key_id: str, at: PointInTime) -> Any:
+    """Reads from the ledger itself, which never lags, so there is nothing to wait for."""
+    past = attached(Keys).past(principal, key_id, at)
     answered = {_POSITION: str(past.last.position), "ETag": _etag(past.key)}
     return presented(past.key, past.at), 200, answered
 
 
-def _told(reached: int, behind: bool) -> dict[str, str]:
-    """Where the views are, and whether that is behind the position which the caller named."""
+def _position_headers(reached: int, behind: bool) -> dict[str, str]:
+    """The position that the views have reached, and whether it is behind the one that the caller named."""
     return {_POSITION: str(reached)} | ({_BEHIND: "true"} if behind else {})
 
 

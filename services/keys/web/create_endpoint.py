@@ -58,7 +58,7 @@ class CreateEndpoint:
         principal = self._caller(context)
         keyed = context.idempotency(principal, key, body) if key else None
         done = self.commands.create(principal, new, context.origin, keyed)
-        headers = [*_HEADERS, *created(done).items()]
+        headers = [*_HEADERS, *created_headers(done).items()]
         return Answer(headers, _encode(_NEW_SECRET.dump(shown_once(done))), "201 CREATED")
 
     def _caller(self, context: RequestContext) -> Principal:
@@ -69,19 +69,19 @@ class CreateEndpoint:
 
 
 def shown_once(done: CommandResult) -> dict[str, Any]:
-    """The key with its token, or with a notice where it was shown already."""
+    """The key with its token, or with a notice if the token was already shown."""
     secret = {"api_key": done.api_key.reveal()} if done.api_key else {"notice": _SHOWN_ONCE}
     return presented(done.key) | secret
 
 
-def commanded(done: CommandResult) -> dict[str, str]:
-    """The headers of the answer to a command."""
+def command_headers(done: CommandResult) -> dict[str, str]:
+    """The headers of the response to a command."""
     return {"X-Ledger-Position": str(done.position), "ETag": f'"{done.key.version}"'}
 
 
-def created(done: CommandResult) -> dict[str, str]:
-    """The headers of the answer to a command that created a key."""
-    return commanded(done) | {"Location": f"/v1/keys/{done.key.id}"}
+def created_headers(done: CommandResult) -> dict[str, str]:
+    """The headers of the response to a command that created a key."""
+    return command_headers(done) | {"Location": f"/v1/keys/{done.key.id}"}
 
 
 def _idempotency_key(given: str | None) -> str | None:

@@ -42,7 +42,7 @@ _JSON = [("Content-Type", "application/json"), _NO_STORE]
 
 
 class ScopesLackingError(Exception):
-    """The key of a gateway's request lacks one of the scopes."""
+    """The key in a gateway's request lacks a scope."""
 
     def __init__(self, scopes: Sequence[str]) -> None:
         super().__init__(REFUSALS["INSUFFICIENT_SCOPES"])
@@ -50,7 +50,7 @@ class ScopesLackingError(Exception):
 
 
 class InvalidParameterError(Exception):
-    """A query of forward-auth has a parameter that isn't valid, so nobody may pass; the message says why."""
+    """A parameter of forward-auth isn't valid, so the request is denied; the message says why."""
 
     def __init__(self, name: str, problem: str) -> None:
         self.name = "…" if resembles_key(name) else name[:_SHOWN_LENGTH]
@@ -65,7 +65,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Answer(msgspec.Struct, gc=False):
-    """The verdict as JSON; what is not set is left out."""
+    """A verdict as JSON; unset fields are left out."""
 
     valid: bool
     code: str
@@ -83,7 +83,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class VerdictEndpoints:
-    """Verify, and forward-auth."""
+    """The endpoints verify and forward-auth."""
 
     verifier: Verifier
     authenticate: Authenticator
@@ -144,7 +144,6 @@ class VerdictEndpoints:
 
 
 def to_json(verdict: Verdict) -> bytes:
-    """A verdict as JSON."""
     key = verdict.key
     if key is None:
         return _encode(_Answer(False, verdict.code, verdict.position))
@@ -168,7 +167,7 @@ def _body(context: RequestContext) -> Asked | None:
 
 
 def _may_repeat(body: bytes) -> bool:
-    """Whether a body may have a name twice, as it is or escaped; msgspec would take the last value."""
+    """Whether a name may occur twice in a body, plain or escaped: msgspec would take the last value."""
     return body.count(b'"api_key"') > 1 or body.count(b'"scopes"') > 1 or b"\\" in body
 
 
@@ -178,7 +177,7 @@ def _minimum_position(named: str) -> int | None:
 
 
 class _Gate(NamedTuple):
-    """What a gateway demands of a key: all the scopes, and maybe one workspace."""
+    """What a gateway requires of a key: all of the scopes, and optionally a workspace."""
 
     scopes: tuple[str, ...]
     workspace: str | None
@@ -186,9 +185,9 @@ class _Gate(NamedTuple):
 
 @lru_cache(256)
 def _gate(query: str) -> _Gate:
-    """What the query of forward-auth demands. A parameter left out demands nothing.
+    """Parses the query of forward-auth. A missing parameter requires nothing.
 
-    Raises InvalidParameterError on all that it doesn't understand: a rule with a typo must let nobody pass.
+    Raises InvalidParameterError for anything else: a rule with a typo must deny every request.
     """
     given: dict[str, str] = {}
     for parameter in query.split("&") if query else ():
@@ -218,6 +217,6 @@ def _scopes(given: str) -> tuple[str, ...]:
 
 
 def _of_header(text: str) -> str:
-    """A name as a header may hold it: percent-encoded in UTF-8, unless it is plain ASCII without spaces."""
+    """A name in a header: percent-encoded as UTF-8, unless it is plain ASCII without spaces."""
     is_plain = text.isascii() and text.isprintable() and " " not in text and "%" not in text
     return text if is_plain else quote(text)

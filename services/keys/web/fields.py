@@ -1,4 +1,4 @@
-"""The fields of what the API and the forms take of a key, each with its rules and what it means."""
+"""The fields of a key in the API and in forms, each with its rules and its description."""
 
 import re
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ def scopes_field(**kwargs: Any) -> fields.List[str]:
 
 
 def expires_at_field(none: str, **kwargs: Any) -> Timestamp:
-    """The end of a key; `none` says what no end means."""
+    """The expiry of a key; `none` describes what null means."""
     return Timestamp(
         allow_none=True,
         validate=_in_future,
@@ -107,7 +107,7 @@ def expires_at_field(none: str, **kwargs: Any) -> Timestamp:
 
 
 def reason_field(what: str) -> Text:
-    """A reason; `what` says of what."""
+    """A reason; `what` names the action."""
     return Text(
         load_default=None,
         allow_none=True,
@@ -119,7 +119,7 @@ def reason_field(what: str) -> Text:
 
 
 class Cursor(fields.Field[str]):
-    """Where a page of a list ended, as callers get it and send it back."""
+    """The cursor of a page of the list."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
         try:

@@ -1,4 +1,4 @@
-"""The forms of keys: what is typed, as the schemas take it, and what a browser can tell of it by itself."""
+"""The forms for keys: converts their fields for the schemas, and lists the rules that the browser checks."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,7 +14,7 @@ from shared.identity import OWN_PREFIX
 
 
 def texts_of(key: Key) -> dict[str, str]:
-    """A key's details as the fields show them."""
+    """A key's details as text for the fields of a form."""
     return {
         "name": key.name,
         "description": key.description,
@@ -24,18 +24,18 @@ def texts_of(key: Key) -> dict[str, str]:
 
 
 def typed_in(form: Mapping[str, str], otherwise: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What was typed into the fields, with the line breaks of this side of HTTP."""
+    """The fields of a form, with LF line breaks; fields that weren't sent come from `otherwise`."""
     left = otherwise or {}
     return {name: form.get(name, left.get(name, "")).replace("\r\n", "\n") for name in _READ}
 
 
 def read(texts: Mapping[str, str]) -> dict[str, object]:
-    """What was typed as the schemas take it."""
+    """The fields of a form as the schemas expect them."""
     return {name: _READ[name](text) for name, text in texts.items()}
 
 
 def utc(text: str) -> str | None:
-    """What a browser's field of date and time gives; None if it is empty."""
+    """RFC 3339 for the value of a datetime-local field; None if it is empty."""
     return typed_in_utc(text) or None
 
 
@@ -49,7 +49,7 @@ _READ: Mapping[str, Callable[[str], object]] = {
 
 @cache
 def rules() -> Mapping[str, Mapping[str, Any]]:
-    """What the browser checks before it sends a form, with the very messages of the schemas."""
+    """The rules that the browser checks before it sends a form, with the messages of the schemas."""
     new, revocation = NewKeySchema(), RevocationSchema()
     return {
         "name": {

@@ -1,4 +1,4 @@
-"""What the API and the forms take and give, as marshmallow schemas."""
+"""Requests and responses of the API and the forms, as marshmallow schemas."""
 
 from typing import Any, ClassVar
 
@@ -255,7 +255,7 @@ def _facts(event: Event) -> dict[str, Any]:
 
 
 def _with_times(data: dict[str, Any]) -> dict[str, Any]:
-    """The same with RFC 3339 for milliseconds, in what is inside too."""
+    """Replaces milliseconds by RFC 3339, in nested objects too."""
     return {
         name: _with_times(value)
         if isinstance(value, dict)
@@ -267,6 +267,6 @@ def _with_times(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def presented(key: Key, at: int | None = None) -> dict[str, Any]:
-    """A key with its status at a time in ms, or at this moment, as schemas and templates take it."""
+    """A key with its status at a time in ms, or now, for schemas and templates."""
     now = now_ms()
     return msgspec.structs.asdict(key) | {"status": key.status(now if at is None else at)}

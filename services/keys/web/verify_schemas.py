@@ -1,4 +1,4 @@
-"""What the calls about verdicts and uses take and give, as marshmallow schemas."""
+"""Requests and responses of verify and usage, as marshmallow schemas."""
 
 from marshmallow import fields, validate
 
