@@ -91,6 +91,17 @@ def test_a_port_in_use_is_refused_at_the_address_of_a_name() -> None:
         free_address("localhost", other.getsockname()[1])
 
 
+def test_a_metrics_port_in_use_keeps_everything_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "supervise", lambda *_, **__: pytest.fail("It was started."))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        chosen = settings(tmp_path, host="127.0.0.1", port=free_port(), metrics_port=port)
+        with pytest.raises(AddressError, match=r"in use.* set KEYLEDGER_METRICS_PORT to a free port"):
+            up.run_everything(chosen)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
