@@ -1,4 +1,4 @@
-"""The whole application with nothing behind it, to look at its routes."""
+"""The application without a store, for tests of its routes."""
 
 import os
 from unittest.mock import patch
@@ -9,7 +9,7 @@ from services.runtime import web
 
 
 def application() -> Flask:
-    """As `keyledger web` makes it; nothing of it runs, and nothing connects."""
+    """Creates the app as `keyledger web` does. Nothing runs or connects."""
     settings = {"KEYLEDGER_REDIS_URL": "unix:///nowhere.sock", "KEYLEDGER_SECRET_KEY": "s" * 32}
     with (
         patch.dict(os.environ, settings),

@@ -1,4 +1,4 @@
-"""The secrets of a deployment as openssl makes them, in a directory that is not written to."""
+"""Secrets for a deployment, created with openssl."""
 
 import ipaddress
 import secrets
@@ -14,7 +14,7 @@ _DAY = timedelta(days=1)
 
 
 def write_secrets(directory: Path, database_url: str) -> None:
-    """Makes the directory with a file for each secret of docker-compose.yml."""
+    """Creates the directory with a file for each secret in docker-compose.yml."""
     directory.mkdir()
     tls_key = ec.generate_private_key(ec.SECP256R1())
     files = {
@@ -36,7 +36,7 @@ def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
 
 
 def _certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    """One that vouches for itself, for this machine."""
+    """Creates a self-signed certificate for this machine."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The deployment of docker-compose.yml as plain processes: its commands, settings, health checks and order.
+"""Runs the services of docker-compose.yml as plain processes, with their commands, settings and order.
 
 Only addresses, ports and paths are others, for there is one machine and no container.
 """
@@ -27,14 +27,14 @@ from tests.real import KEYLEDGER, PostgreSQL, free_port, need, postgresql_cluste
 COMPOSE: dict[str, Any] = yaml.safe_load(Path("docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if service.get("image") == "keyledger"}
-# As `cap_drop` has it, but that root may reach the socket of the database, in a directory of another user.
+# As with `cap_drop`, except that root may access the database's socket in another user's directory.
 _PLAIN = ["setpriv", "--bounding-set", "-all,+dac_override"] if os.geteuid() == 0 else []
 WEBS = [name for name, service in OURS.items() if "web" in service["command"]]
 NGINX = Path(COMPOSE["configs"]["gateway"]["file"])
 
 
 class Deployment:
-    """Every process of it, in a directory of its own. `database` is that of a cluster which runs already."""
+    """All processes, in one directory. `database` is the socket directory of a running cluster."""
 
     def __init__(self, directory: Path, database: str) -> None:
         self.directory = directory
@@ -48,7 +48,7 @@ class Deployment:
         write_secrets(directory / "secrets", f"postgresql://keyledger@/keyledger?host={database}")
 
     def up(self, name: str = "gateway") -> None:
-        """Starts a process, after those that it depends on are healthy. The gateway depends on most."""
+        """Starts a process once its dependencies are healthy. The gateway depends on most of them."""
         if name in self._running or name == "database":
             return
         needed = SERVICES[name].get("depends_on", {})
@@ -59,7 +59,7 @@ class Deployment:
         self.start(name)
 
     def start(self, name: str) -> None:
-        """Starts a process, whatever it depends on."""
+        """Starts a process without waiting for its dependencies."""
         if name == "database":
             PostgreSQL(self._database).start()
             return
@@ -68,7 +68,7 @@ class Deployment:
             self._running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def end(self, name: str) -> float:
-        """Ends a process as `docker compose stop` does, and gives the seconds that it took."""
+        """Stops a process as `docker compose stop` does, and returns the duration in seconds."""
         began = time.monotonic()
         if name == "database":
             PostgreSQL(self._database).stop("fast")
@@ -79,15 +79,15 @@ class Deployment:
         return time.monotonic() - began
 
     def reload_gateway(self) -> None:
-        """As `nginx -s reload` does."""
+        """Reloads the gateway as `nginx -s reload` does."""
         self._running["gateway"].send_signal(signal.SIGHUP)
 
     def wait_for(self, name: str) -> None:
-        """Waits until its health check passes."""
+        """Waits until the process's health check passes."""
         until(lambda: self.is_healthy(name), 60, f"health of {name}")
 
     def is_healthy(self, name: str) -> bool:
-        """Whether its health check passes; fails at once if it has ended."""
+        """Returns whether the health check passes. Fails immediately if the process has exited."""
         assert name == "database" or self._running[name].poll() is None, self.said(name)
         kind, *words = SERVICES[name]["healthcheck"]["test"]
         assert kind == "CMD"
@@ -97,7 +97,7 @@ class Deployment:
         return checked.returncode == 0
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """What `docker compose run web-1` does."""
+        """Runs a command as `docker compose run web-1` does."""
         return subprocess.run(
             [KEYLEDGER, *arguments],
             env=self.environment("web-1"),
@@ -109,12 +109,12 @@ class Deployment:
         )
 
     def trust(self, client: requests.Session) -> None:
-        """Lets a client believe the gateway's certificate."""
+        """Makes a client trust the gateway's certificate."""
         client.verify = self.certificate
-        client.trust_env = False  # which may name others
+        client.trust_env = False  # it may contain other certificates
 
     def said(self, name: str) -> str:
-        """What a process wrote."""
+        """Returns the output of a process."""
         return (self.directory / f"{name}.log").read_text()
 
     def pid(self, name: str) -> int:
@@ -122,14 +122,14 @@ class Deployment:
         return self._running[name].pid
 
     def down(self) -> None:
-        """Ends all that is left."""
+        """Stops all remaining processes."""
         for process in self._running.values():
             process.terminate()
         for process in self._running.values():
             process.wait(20)
 
     def environment(self, name: str) -> dict[str, str]:
-        """What the Compose file sets for a process, beside what any process has here."""
+        """Returns a process's environment: the Compose file's variables and those that all processes need."""
         here = {key: value for key, value in os.environ.items() if not key.startswith("KEYLEDGER_")}
         settings = SERVICES[name].get("environment", {})
         return here | {key: self._placed(name, value) for key, value in settings.items()}
@@ -146,7 +146,7 @@ class Deployment:
         return [*self._fitted(name, service["command"]), *here]
 
     def _fitted(self, name: str, words: list[str]) -> list[str]:
-        """A command with the programs and places of this machine."""
+        """Returns a command with this machine's programs and paths."""
         program, *rest = words
         store = ["-p", str(self.ports["store"])] if program == "valkey-cli" else []
         return [self._program(program), *store, *(self._placed(name, word) for word in rest)]
@@ -155,12 +155,12 @@ class Deployment:
         own = {"keyledger": KEYLEDGER, "python": sys.executable, "nginx": found("nginx")}
         if name == "valkey-server":
             return EmbeddedServer.in_directory(self.directory / "unused").command[0]
-        # Of the store's programs, the wheel has the server alone; they speak the same protocol.
+        # The wheel contains only the server, so another client of the same protocol is used.
         called = "redis-cli" if name == "valkey-cli" else name
         return need(own.get(name) or shutil.which(called), called)
 
     def _placed(self, name: str, text: str) -> str:
-        """With the places of this machine in a text of the Compose file, or of nginx's configuration."""
+        """Replaces the paths and hosts of the Compose file or nginx's configuration with this machine's."""
         port = self.ports.get("local" if name == "gateway" else name)
         places = {
             r"0\.0\.0\.0": "127.0.0.1",
@@ -181,7 +181,7 @@ class Deployment:
 
 @contextmanager
 def deployed(directory: Path) -> Iterator[Deployment]:
-    """A deployment that does its work, while it is used."""
+    """Runs a complete deployment."""
     with postgresql_cluster() as database:
         with psycopg.connect(f"postgresql://keyledger@/postgres?host={database}", autocommit=True) as server:
             server.execute("CREATE DATABASE keyledger")

@@ -1,6 +1,6 @@
-"""The documents of the project: what is in them, and the tables in them that are made from the code.
+"""Reads the project's documentation, and generates its tables from the code.
 
-`python -m tests.documents` writes these tables.
+Run `python -m tests.documents` to update these tables.
 """
 
 import re
@@ -27,7 +27,7 @@ _FENCED = r"^```(\w*)\n(.*?)^```$"
 
 
 class Block(NamedTuple):
-    """A block of code, and the heading that it is under."""
+    """A code block and the heading above it."""
 
     heading: str
     language: str
@@ -35,7 +35,7 @@ class Block(NamedTuple):
 
 
 def blocks(document: Path, language: str | None = None) -> Iterator[Block]:
-    """The blocks of a document in their order; those of a language, or all."""
+    """Yields a document's code blocks in order, optionally of one language only."""
     heading = ""
     for found in re.finditer(rf"(?ms)^#+ ([^\n]+)$|{_FENCED}", document.read_text()):
         heading = found[1] or heading
@@ -44,27 +44,27 @@ def blocks(document: Path, language: str | None = None) -> Iterator[Block]:
 
 
 def prose(document: Path) -> str:
-    """A document without its blocks of code."""
+    """Returns a document without its code blocks."""
     return re.sub(f"(?ms){_FENCED}", "", document.read_text())
 
 
 def headings(document: Path) -> list[str]:
-    """The headings of a document."""
+    """Returns a document's headings."""
     return re.findall(r"(?m)^#+ (.+)$", prose(document))
 
 
 def anchor(heading: str) -> str:
-    """By what GitHub lets one link to a heading."""
+    """Returns the anchor that GitHub generates for a heading."""
     return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
 
 
 def quoted(document: Path) -> list[str]:
-    """What stands as code in the sentences of a document."""
+    """Returns a document's inline code."""
     return re.findall(r"`([^`\n]+)`", prose(document))
 
 
 def commands(group: click.Group = main, name: str = "keyledger") -> Iterator[tuple[str, click.Command]]:
-    """Every command with its whole name; groups of them too."""
+    """Yields every command and group with its full name."""
     context = click.Context(group)
     for each in group.list_commands(context):
         command, whole = group.get_command(context, each), f"{name} {each}"
@@ -75,7 +75,7 @@ def commands(group: click.Group = main, name: str = "keyledger") -> Iterator[tup
 
 
 def tables() -> dict[tuple[str, str], str]:
-    """The tables that are made from the code, by the document and the comment that each stands under."""
+    """Returns the generated tables by document and by the comment that marks their place."""
     does_something = [
         (name, command)
         for name, command in commands()
@@ -121,14 +121,14 @@ def tables() -> dict[tuple[str, str], str]:
 
 
 def stated(document: str, table: str) -> str:
-    """What a document has in the place of a table that is made from the code."""
+    """Returns the table that a document currently contains at a marker."""
     found = re.search(f"(?s){_placed(table, '(.*?)')}", (DOCS / document).read_text())
     assert found, f"{document} has no place for {table}"
     return found[1]
 
 
 def write_tables() -> None:
-    """Writes the tables that are made from the code into their places."""
+    """Writes all generated tables to the documents."""
     for (document, table), right in tables().items():
         path, there = DOCS / document, stated(document, table)
         path.write_text(path.read_text().replace(_placed(table, there), _placed(table, right)))
@@ -139,13 +139,13 @@ def _placed(table: str, text: str) -> str:
 
 
 def _stopped(check: Check) -> str:
-    """The processes that aren't ready while it has a problem."""
+    """Returns the processes that aren't ready while the check fails."""
     processes = {Concern.WEB: "`web`", Concern.AUDIT_WEB: "`audit web`"}
     return ", ".join(name for concern, name in processes.items() if concern in check.concerns) or "–"
 
 
 def _usage(name: str, command: click.Command) -> str:
-    """A command as it is called, without its options."""
+    """Returns a command's usage without its options."""
     context = click.Context(command)
     arguments = (each for each in command.get_params(context) if isinstance(each, click.Argument))
     return " ".join([name, *(each.make_metavar(context) for each in arguments)])

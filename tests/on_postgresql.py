@@ -1,4 +1,4 @@
-"""Runs tests with the audit log of each Keyledger in a PostgreSQL of their own.
+"""Runs tests with all audit logs in a temporary PostgreSQL.
 
 `python -m tests.on_postgresql`, with what pytest is to be told.
 """
@@ -11,7 +11,7 @@ from tests.real import AUDIT_SERVER, postgresql_cluster
 
 
 def main() -> int:
-    """The exit status of pytest."""
+    """Returns the exit status of pytest."""
     with postgresql_cluster() as server:
         command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
         return subprocess.run(command, env=os.environ | {AUDIT_SERVER: server}, check=False).returncode

@@ -1,4 +1,4 @@
-"""Real programs for the tests: whether they are there, and waiting for what they do."""
+"""Real programs for the tests: finding them, running them, and waiting for them."""
 
 import copy
 import hashlib
@@ -35,7 +35,7 @@ from shared.store.embedded import EmbeddedServer
 
 
 def need(program: str | None, name: str) -> str:
-    """The program's path. A user's machine may lack it; the gate's may not."""
+    """Returns the program's path. Skips the test if it isn't installed, or fails it with `CI=true`."""
     if program is None and os.environ.get("CI") == "true":
         pytest.fail(f"{name} is not installed, and CI=true says that it must be")
     if program is None:
@@ -44,7 +44,7 @@ def need(program: str | None, name: str) -> str:
 
 
 def until(condition: Callable[[], object], within: float = 60.0, what: str = "it") -> None:
-    """Asks again and again until it is so; fails if it is not when it is asked after the deadline."""
+    """Polls until the condition holds. Fails if it still doesn't after the deadline."""
     deadline, is_late = time.monotonic() + within, False
     while not condition():
         assert not is_late, f"{what} did not happen within {within} s"
@@ -54,7 +54,7 @@ def until(condition: Callable[[], object], within: float = 60.0, what: str = "it
 
 @contextmanager
 def served(command: list[str], url: str) -> Iterator[str]:
-    """Runs a store while it is used, and gives its URL."""
+    """Runs a store, and yields its URL."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             until(lambda: answers(url), what="the store's answer")
@@ -64,7 +64,7 @@ def served(command: list[str], url: str) -> Iterator[str]:
 
 
 def answers(url: str) -> bool:
-    """Whether a store can be used now."""
+    """Returns whether a store accepts commands."""
     try:
         with connect(url) as client:
             return bool(client.ping())
@@ -73,7 +73,7 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses at this moment."""
+    """Returns an unused port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -81,7 +81,7 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> int:
-    """The first of some ports in a row that nobody uses at this moment."""
+    """Returns the first of several consecutive unused ports."""
     while True:
         first = free_port()
         with ExitStack() as probes, suppress(OSError, OverflowError):
@@ -91,17 +91,17 @@ def free_ports(count: int) -> int:
 
 
 class PostgreSQL:
-    """A cluster of our own, in a directory that has its socket as well."""
+    """A temporary PostgreSQL cluster. Its directory also contains its socket."""
 
     def __init__(self, directory: str) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
         self._pg_ctl = Path(need(str(found[-1]) if found else shutil.which("pg_ctl"), "postgresql"))
-        # It refuses to run as root.
+        # PostgreSQL refuses to run as root.
         self._user = "postgres" if os.geteuid() == 0 else None
         self._directory = directory
 
     def make(self) -> None:
-        """Makes it, for its user alone."""
+        """Creates the cluster, accessible only to its user."""
         if self._user:
             shutil.chown(self._directory, self._user)
         self._run(
@@ -114,12 +114,12 @@ class PostgreSQL:
         )
 
     def start(self) -> None:
-        """Starts it, and waits until it answers."""
+        """Starts it, and waits until it accepts connections."""
         options = f"-k {self._directory} -c listen_addresses='' -c fsync=off -c max_connections=100"
         self._run("pg_ctl", "--wait", f"--log={self._directory}/log", f"--options={options}", "start")
 
     def stop(self, mode: str = "immediate") -> None:
-        """Ends it at once, or as `pg_ctl` otherwise does."""
+        """Stops it, immediately or in another mode of `pg_ctl`."""
         self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -129,7 +129,7 @@ class PostgreSQL:
 
 @contextmanager
 def postgresql_cluster() -> Iterator[str]:
-    """A PostgreSQL cluster of our own, while it is used: the directory of its socket."""
+    """Runs a PostgreSQL cluster, and yields the directory of its socket."""
     with tempfile.TemporaryDirectory(prefix="kl-pg-", ignore_cleanup_errors=True) as directory:
         cluster = PostgreSQL(directory)
         cluster.make()
@@ -140,14 +140,14 @@ def postgresql_cluster() -> Iterator[str]:
             cluster.stop()
 
 
-# Names the directory of a PostgreSQL's socket, for the services of the tests to have their audit log there.
+# The directory of a PostgreSQL socket. If it's set, the services under test keep their audit log there.
 AUDIT_SERVER = "TESTS_AUDIT_POSTGRESQL"
 
 KEYLEDGER = str(Path(sys.executable).with_name("keyledger"))
 
 
 class Service:
-    """A whole Keyledger as `keyledger up` runs it, in a data directory and on a port of its own."""
+    """A complete Keyledger as `keyledger up` runs it, with its own data directory and port."""
 
     workspace = "default"
 
@@ -165,17 +165,17 @@ class Service:
 
     @property
     def audit_database(self) -> str:
-        """Its URL: a file of the data directory, if it is not told another."""
+        """The URL of its audit log, by default a file in the data directory."""
         file = self.data_dir / "audit.db"
         return self.environment.get("KEYLEDGER_AUDIT_DATABASE_URL", f"sqlite:///{file}")
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Returns its output so far."""
         return "".join(self._lines)
 
     def make(self) -> None:
-        """Makes the data directory that a first start makes, without the seconds of a start."""
+        """Creates the same data directory as a first start, but faster."""
         self.data_dir.mkdir(mode=0o700)
         (self.data_dir / "store").mkdir()
 
@@ -194,20 +194,20 @@ class Service:
         until(lambda: "Ctrl-C stops everything" in self.output, 60, "the last line of the start")
 
     def stop(self) -> int:
-        """Ends it as a person would, and gives its exit status."""
+        """Stops it as Ctrl-C would, and returns its exit status."""
         self._process.send_signal(signal.SIGTERM)
         status = self._process.wait(30)
         self._reader.join(10)
         return status
 
     def kill(self) -> None:
-        """Ends it as no program can prevent."""
+        """Kills it with SIGKILL."""
         self._process.kill()
         self._process.wait(10)
         self._reader.join(10)
 
     def processes(self) -> list[str]:
-        """The commands of all processes that were started for its data directory."""
+        """Returns the command lines of all processes that use its data directory."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -224,14 +224,14 @@ class Service:
             return False
 
     def tenant(self, workspace: str) -> "Service":
-        """The same, as those have it who have a workspace of their own."""
+        """Returns the same service, with another default workspace."""
         same = copy.copy(self)
         same.workspace = workspace
         same.account(f"owner@{workspace}.example", "owner", f"password of {workspace}")
         return same
 
     def sign_in(self) -> tuple[str, str]:
-        """The address and the password of the first owner, which the first start printed."""
+        """Returns the e-mail and password of the first owner, as printed by the first start."""
         if self.workspace != "default":
             return f"owner@{self.workspace}.example", f"password of {self.workspace}"
         found = re.search(r"(?m)(\S+@\S+)\s+password\s+(\S+)", self.output)
@@ -239,7 +239,7 @@ class Service:
         return found[1], found[2]
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs another command of keyledger with the same settings."""
+        """Runs a `keyledger` command with the same settings."""
         return subprocess.run(
             [KEYLEDGER, *arguments],
             env=self.environment,
@@ -251,7 +251,7 @@ class Service:
         )
 
     def key(self, *scopes: str, workspace: str | None = None, name: str = "caller") -> str:
-        """A new key that holds the scopes."""
+        """Creates a key with these scopes."""
         with self.components() as components:
             new = NewKey(name=name, scopes=scopes)
             made = components.of(KeyComponents).keys.commands.create(
@@ -261,7 +261,7 @@ class Service:
         return made.api_key.reveal()
 
     def account(self, email: str, role: str, password: str, workspace: str | None = None) -> str:
-        """Lets a person sign in; gives the address."""
+        """Adds an account, and returns its e-mail."""
         with self.components() as components:
             components.of(AccountComponents).accounts.add(
                 operator(workspace or self.workspace), email, role, password, request()
@@ -269,7 +269,7 @@ class Service:
         return email
 
     def pid(self, *words: str) -> int:
-        """The process that `up` started whose command has these words."""
+        """Returns the ID of the process whose command line contains these words."""
         for child in children(self._process.pid):
             command = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
             if all(any(word in part for part in command) for word in words):
@@ -278,7 +278,7 @@ class Service:
 
     @contextmanager
     def components(self) -> Iterator[Container]:
-        """What the command line works with, in this process: another one takes a second to start."""
+        """Yields the components of the command line, in this process to save the time of starting another."""
         with patch.dict(os.environ, self.environment):
             settings = Settings.from_environment()
         components = Container(
@@ -297,7 +297,7 @@ class Service:
 
 
 def _audit_database(data_dir: Path) -> dict[str, str]:
-    """On PostgreSQL, where the tests are told so: a database of its own for each data directory."""
+    """Returns the settings for PostgreSQL if the tests use it, with one database per data directory."""
     server = os.environ.get(AUDIT_SERVER)
     if server is None:
         return {}
@@ -315,12 +315,12 @@ def _environment() -> dict[str, str]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started, oldest first."""
+    """Returns the child processes of a process, oldest first."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def everything(store: Redis) -> Iterator[bytes]:
-    """Every name and value in a store; what RQ compressed as it was before."""
+    """Yields every key and value in a store. Data that RQ compressed is decompressed."""
     readers: dict[object, Callable[[bytes], object]] = {
         b"string": store.get,
         b"hash": store.hgetall,
@@ -348,7 +348,7 @@ def _flat(value: object) -> Iterator[bytes]:
 
 
 class FakeServer:
-    """Answers each command by the first word of it, or OK, on a Unix socket."""
+    """Answers each command on a Unix socket according to its first word, by default with OK."""
 
     def __init__(self, path: Path, **replies: bytes) -> None:
         self.replies = replies

@@ -1,4 +1,4 @@
-"""Does what the runbooks say, as it stands there."""
+"""Runs the commands of the runbooks."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _RUNBOOKS = Path(__file__).parents[1] / "docs" / "runbooks.md"
 
 
 def follow(service: Service, heading: str, **settings: str) -> int:
-    """Runs the commands under a heading, and gives the exit status."""
+    """Runs the commands under a heading, and returns the exit status."""
     part = re.search(rf"(?ms)^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", _RUNBOOKS.read_text())
     assert part, heading
     blocks = re.findall(r"(?ms)^```sh\n(.*?)^```$", part[1])

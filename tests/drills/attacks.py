@@ -1,4 +1,4 @@
-"""What hostile clients send, each kind bounded in count, and a caller beside them that measures verify.
+"""Hostile clients, a limited number of each kind, and a caller that measures verification in parallel.
 
 They run as processes of their own, so that neither waits for the other's interpreter.
 """
@@ -21,7 +21,7 @@ HALF_BODIES = 200
 PASSWORD_CHANGES = 60
 PAGES = 10_000
 EXPORTS = 1_000
-_HELD_S = 7.0  # longer than the deadline of a body
+_HELD_S = 7.0  # longer than the deadline for a body
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _PACE_S = 0.005
 
@@ -29,17 +29,17 @@ Told = dict[str, Any]
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
+    """Returns an HTTP/2 frame (RFC 9113, section 4.1)."""
     return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
-    """A header field that is not indexed (RFC 7541, section 6.2.2)."""
+    """Returns a header field that is not indexed (RFC 7541, section 6.2.2)."""
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
 def h2_aborts(told: Told) -> Counter[str]:
-    """HTTP/2 uploads that end after the first byte of their body."""
+    """Sends HTTP/2 uploads that end after the first byte of their body."""
     fields = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -56,7 +56,7 @@ def h2_aborts(told: Told) -> Counter[str]:
 
 
 def half_bodies(told: Told) -> Counter[str]:
-    """Requests whose body stops: of nobody, of a form, and of a caller with a key."""
+    """Sends requests whose body stops halfway: anonymous, from a form, and from a caller with a key."""
     heads = (
         "POST /v1/keys/verify HTTP/1.1\r\nHost: x\r\n",
         "POST /sign-in HTTP/1.1\r\nHost: x\r\n",
@@ -76,7 +76,7 @@ def half_bodies(told: Told) -> Counter[str]:
 
 
 def password_changes(told: Told) -> Counter[str]:
-    """Changes of a password by somebody who is signed in, all at once and all with a wrong one."""
+    """Sends concurrent password changes from a signed-in person, all with a wrong current password."""
     another = "another long password"
     body = urlencode(
         {
@@ -91,12 +91,12 @@ def password_changes(told: Told) -> Counter[str]:
 
 
 def anonymous_pages(told: Told) -> Counter[str]:
-    """Pages that are asked for by nobody."""
+    """Requests pages anonymously."""
     return _each(told["port"], PAGES, 8, "GET", "/sign-in", "", {})
 
 
 def exports(told: Told) -> Counter[str]:
-    """The audit log, again and again, by a caller that may only read it."""
+    """Requests the audit log repeatedly as a read-only caller."""
     headers = {"Authorization": f"Bearer {told['reader']}"}
     path = "/v1/audit/entries.csv?q=" + "word%20" * 60
     return _each(told["port"], EXPORTS, 8, "GET", path, "", headers)
@@ -142,7 +142,7 @@ def _connected(port: int) -> Iterator[HTTPConnection]:
 
 
 def verify_until_told(told: Told) -> None:
-    """Asks for a verdict every few milliseconds, and for `/healthz` on another connection each time.
+    """Verifies a key every few milliseconds, and requests `/healthz` on a new connection each time.
 
     Prints what each took in ms and every answer that was another than it must be, when its input ends.
     """

@@ -1,4 +1,4 @@
-"""A world for the tests that kill a process at each of its moments."""
+"""Fixtures for the tests that kill a process at each of its crash points."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +22,14 @@ def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crasher]:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """What hundreds of recoveries log is of no interest."""
+    """Hides the log output of hundreds of recoveries."""
     with capture_logs():
         yield
 
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the crashing process has them."""
+    """Returns the same components as in the crashing process."""
     for module, name in ((projector, "PAGE"), (rebuild, "_PAGE"), (jobs, "PAGE")):
         monkeypatch.setattr(module, name, PAGE)
     monkeypatch.setattr(rebuild, "_OLD_GENERATION_S", 0.0)

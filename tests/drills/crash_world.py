@@ -1,4 +1,4 @@
-"""What processes are killed on, at each of their moments, and what must be so when others went on."""
+"""The store and database on which processes are killed, and the checks after recovery."""
 
 import random
 from collections import Counter
@@ -35,7 +35,7 @@ TRIED: Counter[str] = Counter()  # crash points by operation
 
 @dataclass(frozen=True)
 class World:
-    """A store and a database that processes are killed on, emptied for each time."""
+    """A store and a database on which processes are killed, emptied before each run."""
 
     store: Redis
     place: Place
@@ -58,7 +58,7 @@ class World:
             log.close()
 
     def empty(self) -> None:
-        """Nothing is left of the time before, not even the scripts that the store knew."""
+        """Clears everything, including the scripts that the store has cached."""
         self.store.flushall()
         self.store.script_flush()
         for left in Path(self.place.key_file).parent.glob("*audit_key*"):
@@ -74,7 +74,7 @@ class World:
             left.unlink()
 
     def populate(self) -> None:
-        """Three keys, two of them switched: more events than a page holds."""
+        """Creates three keys and disables two of them: more events than fit in one batch."""
         ids = (f"event-{number}" for number in count(1))
         commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
         made = [commands.create(person(), NewKey(name=str(n)), REQUEST).key.id for n in range(3)]
@@ -86,7 +86,7 @@ class World:
         return {client["id"] for client in listed}
 
     def run(self, operation: str, kill_at: int = 0) -> Ending:
-        """Runs an operation, and waits until the store has done what a killed process had sent to it."""
+        """Runs an operation, and waits until the store has processed all that a killed process had sent."""
         before = self.clients()
         ending = self.crasher.run(operation, self.place, kill_at)
         until(lambda: self.clients() <= before, what="the end of the killed process's connections")
@@ -96,7 +96,7 @@ class World:
         return self.views.page("default", 100).keys
 
     def folded(self) -> list[Key]:
-        """What the list must be: each key by its own history, newest first."""
+        """Returns the expected list: each key folded from its history, newest first."""
         ids = dict.fromkeys(decode(record).subject for record in self.ledger.read(0, 1000))
         return [fold(self.ledger.history(subject)) for subject in ids][::-1]
 
@@ -104,7 +104,7 @@ class World:
 def at_each_point(
     world: World, operation: str, prepare: Callable[[], None], recover: Callable[[Ending], None]
 ) -> None:
-    """Kills it at its first moment, its second and so on, until it ends before it is killed."""
+    """Kills the operation at its first crash point, its second and so on, until it completes."""
     tried: Counter[str] = Counter()
     for kill_at in range(1, _MOST_POINTS):
         world.empty()
@@ -120,13 +120,13 @@ def at_each_point(
         tried[ending.killed.split()[0]] += 1
     print(f"\n{operation}: {tried.total()} crash points, {dict(tried)}")
     assert ending.killed is None, "it was never complete"
-    # Each moment of the complete run was a crash point of a run before. (Threads may make some runs longer.)
+    # Each step of the complete run was a crash point of an earlier run. (Threads may make some runs longer.)
     assert tried.total() >= ending.moments > 0
     TRIED[operation] += tried.total()
 
 
 def _is_sound(world: World) -> None:
-    """Views and audit log are brought up to date; then all of them say the same, each thing once."""
+    """Brings views and audit log up to date, and asserts that they match the ledger without duplicates."""
     working = Projector(world.ledger, world.views)
     while working.step(wait_ms=1):
         pass

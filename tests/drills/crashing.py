@@ -1,4 +1,4 @@
-"""Runs one operation at a time in a process that is killed at a chosen moment of it.
+"""Runs one operation at a time in a process that is killed at a chosen crash point.
 
 `python -m tests.drills.crashing` takes orders as JSON lines and forks a process for each, from one that has
 everything imported, no threads and no connections.
@@ -46,44 +46,44 @@ from shared.service.components import new_id
 from shared.store.connections import connect
 from tests.keys.people import REQUEST, person
 
-PAGE = 2  # events; small, so that a few events are several pages
+PAGE = 2  # events; small, so that a few events fill several batches
 ONCE = Idempotency.of("crash", "one", b"POST /v1/keys")
 _ROOT = Path(__file__).parents[2]
 
-Note = Callable[[str], None]  # takes down what was acknowledged, before anything else is done
+Note = Callable[[str], None]  # records what was acknowledged before anything else happens
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an operation works."""
+    """The components that an operation uses."""
 
     store_url: str
     database_url: str
     key_file: str
 
     def notary(self, log: AuditLog) -> Notary:
-        """What adds checkpoints."""
+        """Signs checkpoints."""
         comparison = Comparison(log, self.ledger, self.alarms(log))
         return Notary(comparison, Signer(Path(self.key_file)), now_ms)
 
     def alarms(self, log: AuditLog) -> Alarms:
-        """What raises alarms."""
+        """Raises alarms."""
         return Alarms(connect(self.store_url, timeout=5), log, now_ms)
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger, on a connection of its own."""
+        """The ledger, on its own connection."""
         return Ledger(connect(self.store_url, timeout=5), secret_key="a secret of 32 characters at least")
 
     @property
     def views(self) -> Views:
-        """The views, on a connection of their own."""
+        """The views, on their own connection."""
         return Views(connect(self.store_url))
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How an operation ended: at which moment it was killed, or else after how many it was complete."""
+    """The crash point at which an operation was killed, or the number of its crash points if it completed."""
 
     killed: str | None = None
     moments: int = 0
@@ -91,7 +91,7 @@ class Ending:
 
 
 def append(place: Place, note: Note) -> None:
-    """Creates a key, and switches it off and on."""
+    """Creates a key, disables it and enables it again."""
     commands = KeyCommands(place.ledger, "kl", secrets.randbelow, new_id, now_ms)
     created = commands.create(person(), NewKey(name="one"), REQUEST, ONCE)
     note(f"{created.position} {created.key.id}")
@@ -101,19 +101,19 @@ def append(place: Place, note: Note) -> None:
 
 
 def project(place: Place, _: Note) -> None:
-    """Projects page after page until there is none."""
+    """Projects batch after batch until none is left."""
     working = Projector(place.ledger, place.views)
     while working.step(wait_ms=1):
         pass
 
 
 def rebuild_views(place: Place, _: Note) -> None:
-    """Builds the views anew."""
+    """Rebuilds the views."""
     replay(place.ledger, place.views)
 
 
 def relay(place: Place, _: Note) -> None:
-    """Tells the audit worker of what is new, and finds that there is no more."""
+    """Notifies the audit worker of new events until there are none."""
     requests = Requests(connect(place.store_url))
     relaying = Relay(place.ledger, AuditLog(place.database_url), requests, now_ms)
     relaying.step(wait_ms=1)
@@ -121,14 +121,14 @@ def relay(place: Place, _: Note) -> None:
 
 
 def audit(place: Place, _: Note) -> None:
-    """Brings the audit log up to the ledger, without a queue, and vouches for it."""
+    """Brings the audit log up to date without a queue, and signs a checkpoint."""
     log = AuditLog(place.database_url)
     catch_up(log, place.ledger)
     place.notary(log).vouch()
 
 
 def work(place: Place, _: Note) -> None:
-    """Does one job of the audit worker's queue, from the worker's start to its end."""
+    """Runs an audit worker for one job, from its start to its end."""
 
     def once(log: AuditLog, ledger: Ledger) -> bool:
         more = catch_up(log, ledger)
@@ -152,14 +152,14 @@ OPERATIONS: dict[str, Callable[[Place, Note], None]] = {
 
 
 class Crasher:
-    """The process that is given the orders."""
+    """The process that runs the operations."""
 
     def __init__(self, process: "subprocess.Popen[str]", journal: Path) -> None:
         self._process = process
         self._journal = journal
 
     def run(self, operation: str, place: Place, kill_at: int = 0) -> Ending:
-        """Does an operation, and kills it at a moment of it; at 0, at none."""
+        """Runs an operation, and kills it at a crash point. 0 means never."""
         assert self._process.stdin
         assert self._process.stdout
         self._journal.unlink(missing_ok=True)
@@ -174,7 +174,7 @@ class Crasher:
 
 @contextmanager
 def crasher(directory: Path) -> Iterator[Crasher]:
-    """One that takes orders for a while."""
+    """Runs a process that accepts operations."""
     journal = directory / "journal"
     with subprocess.Popen(
         [sys.executable, "-m", "tests.drills.crashing", str(journal)],
@@ -187,7 +187,7 @@ def crasher(directory: Path) -> Iterator[Crasher]:
 
 
 class _Fuse:
-    """Counts the moments of an operation and kills its process at one of them.
+    """Counts the crash points of an operation, and kills its process at one of them.
 
     The journal is a file, for what is written to it stays when the writer is killed.
     """
@@ -199,7 +199,7 @@ class _Fuse:
         self._moments = 0
 
     def moment(self, name: str) -> None:
-        """One more."""
+        """Counts one crash point."""
         with self._lock:
             self._moments += 1
             if self._moments == self._kill_at:
@@ -207,11 +207,11 @@ class _Fuse:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def acknowledged(self, what: str) -> None:
-        """Takes it down."""
+        """Records it."""
         self._write("acknowledged", what)
 
     def complete(self) -> None:
-        """The operation ended by itself."""
+        """Records that the operation has completed."""
         self._write("moments", str(self._moments))
 
     def _write(self, kind: str, text: str) -> None:
@@ -226,7 +226,7 @@ def _read(journal: Path) -> Ending:
 
 
 def _count_store_calls(fuse: _Fuse) -> None:
-    """Before each is sent, when it is sent and its answer not read, and after each answer."""
+    """Adds crash points before each command is sent, before its reply is read, and after its reply."""
     connections: Any = AbstractConnection
     send, read = connections.send_packed_command, connections.read_response
     latest = ""
@@ -253,7 +253,7 @@ def _name(command: Any) -> str:
 
 
 def _count_database_calls(fuse: _Fuse) -> None:
-    """Before and after each connect, statement, commit and rollback."""
+    """Adds crash points before and after each connect, statement, commit and rollback."""
 
     @event.listens_for(Engine, "engine_connect")
     def _(_connection: Any) -> None:
@@ -280,7 +280,7 @@ def _count_database_calls(fuse: _Fuse) -> None:
 
 
 def _replace(owner: Any, **names: Any) -> None:
-    """Puts something else in the place of what a class or a module holds, in this process."""
+    """Replaces an attribute of a class or module in this process."""
     for name, value in names.items():
         assert hasattr(owner, name), f"{owner.__name__}.{name} has another name now"
         setattr(owner, name, value)
@@ -295,7 +295,7 @@ def _perform(order: dict[str, Any], journal: Path) -> None:
 
 
 def main() -> None:
-    """Takes orders until there are no more, and says of each with which status it ended."""
+    """Runs operations until there are none left, and reports the exit status of each."""
     configure_logs()
     logging.getLogger().setLevel(logging.CRITICAL)
     small_pages()
@@ -304,7 +304,7 @@ def main() -> None:
         if pid == 0:
             try:
                 _perform(json.loads(line), Path(sys.argv[1]))
-            except BaseException:  # noqa: BLE001  # whatever it was, the fork must not go on as its parent
+            except BaseException:  # noqa: BLE001  # the fork must never continue as its parent
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
@@ -312,7 +312,7 @@ def main() -> None:
 
 
 def small_pages() -> None:
-    """Makes several steps of what is otherwise one, and nobody wait for readers that there are none of."""
+    """Splits work into several steps, and skips waiting for readers that don't exist here."""
     _replace(projector, PAGE=PAGE)
     _replace(rebuild, _PAGE=PAGE, _OLD_GENERATION_S=0.0)
     _replace(jobs, PAGE=PAGE)

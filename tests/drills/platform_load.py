@@ -1,4 +1,4 @@
-"""A platform's load on a deployment: who verifies, who reads and who commands, and what each was answered.
+"""A platform's load on a deployment: verifications, reads and commands, and the responses to each.
 
 Verdicts are judged by what was acknowledged: what had been so for longer than the bound must be told.
 """
@@ -15,14 +15,14 @@ from threading import Event as Stop
 from threading import Thread
 from typing import Any, NamedTuple, Self
 
-BOUND_S = 0.5  # how long a verdict may follow a change
-_PAUSE_S = 0.05  # before what was not done is asked for again
+BOUND_S = 0.5  # how late a verification may reflect a change
+_PAUSE_S = 0.05  # before a failed command is retried
 _READERS = 7
 _COMMANDS, _VERDICTS = 0.02, 0.90  # of all requests; the rest are reads
 
 
 class Answer(NamedTuple):
-    """What came back: status 0 where a new connection got no answer."""
+    """A response. Status 0 means that a new connection got none."""
 
     status: int
     body: bytes
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Change:
-    """A key that is switched; `acknowledged` is infinite until it is known to be done."""
+    """A change of a key's switch. `acknowledged` is infinite until the change is known to be done."""
 
     enabled: bool
     asked: float
@@ -39,7 +39,7 @@ class Change:
 
 @dataclass
 class Key:
-    """A key, and all that was done to it."""
+    """A key and all its changes."""
 
     id: str
     token: str
@@ -48,7 +48,7 @@ class Key:
     changes: list[Change] = field(default_factory=list)
 
     def possible(self, asked: float, answered: float) -> set[str]:
-        """The verdicts that are right for who asked then."""
+        """Returns the correct results for a verification at that time."""
         settled = [change for change in self.changes if change.acknowledged <= asked - BOUND_S]
         begun = [change for change in self.changes if change not in settled and change.asked < answered]
         last = settled[-1].enabled if settled else True
@@ -58,17 +58,17 @@ class Key:
 
 
 class Outcome(NamedTuple):
-    """Of one request."""
+    """The outcome of one request."""
 
     kind: str
     asked: float
     answered: float
     status: int
-    wrong: str | None = None  # a verdict that contradicts what was acknowledged
+    wrong: str | None = None  # a result that contradicts an acknowledged change
 
 
 class Client:
-    """A connection that is kept, and made anew where the server has closed it meanwhile."""
+    """A keep-alive connection that reconnects if the server has closed it."""
 
     def __init__(self, port: int, certificate: str, token: str) -> None:
         self._port = port
@@ -80,7 +80,7 @@ class Client:
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """Sends a request; once more, if a kept connection was closed meanwhile, as HTTP has it.
+        """Sends a request, and retries once if the server had closed the keep-alive connection.
 
         All of this load may be repeated.
         """
@@ -99,7 +99,7 @@ class Client:
             return Answer(0, b"")
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
@@ -114,14 +114,14 @@ class Client:
 
 
 class Load:
-    """So many requests a second by several clients at once, for as long as it is used."""
+    """A constant rate of requests from several concurrent clients."""
 
     def __init__(self, client: Callable[[], Client], rate: float) -> None:
         self._client = client
         self._rate = rate
         self._over = Stop()
         self.keys: list[Key] = []
-        self.created: dict[str, str] = {}  # by the names, which are each given once
+        self.created: dict[str, str] = {}  # by name, each of which is used once
         self.outcomes: list[Outcome] = []
         self.closed_meanwhile = 0
         self._threads = [
@@ -130,7 +130,7 @@ class Load:
         self._threads.append(Thread(target=self._run, args=(self._command, _COMMANDS)))
 
     def make(self, steady: int, off: int, switched: int) -> None:
-        """Makes the keys to begin with. The last of them are switched all the time."""
+        """Creates the initial keys. The last of them are disabled and enabled all the time."""
         client = self._client()
         for _ in range(steady + off + switched):
             self._create(client)
@@ -151,7 +151,7 @@ class Load:
             thread.join(60)
 
     def _run(self, act: Callable[[Client, random.Random], None], share: float) -> None:
-        """Acts so many times a second; where it could not keep up, it does not catch up."""
+        """Sends requests at a fixed rate. If it falls behind, it doesn't catch up."""
         client, chance = self._client(), random.Random(id(act))
         due = time.monotonic()
         while not self._over.wait(max(due - time.monotonic(), 0)):
@@ -164,7 +164,7 @@ class Load:
         if chance.random() < _VERDICTS / (1 - _COMMANDS):
             self._verify(client, chance.choice(self.keys))
         else:
-            # Of what was made a moment ago the views may not have heard yet.
+            # The views may not include very recent changes yet.
             self._read(client, chance.choice(self._switched), chance)
 
     def _verify(self, client: Client, key: Key) -> None:
@@ -198,7 +198,7 @@ class Load:
         headers = {"Idempotency-Key": name.replace(" ", "-")}
         made = self._until_done(client, "POST", "/v1/keys", {"name": name}, headers)
         self.created[name] = made["id"]
-        if "api_key" in made:  # it is shown once, and was not lost on the way
+        if "api_key" in made:  # the key is only shown once, and this response arrived
             self.keys.append(Key(made["id"], made["api_key"], name, time.monotonic()))
 
     def _switch(self, client: Client, key: Key) -> None:
@@ -211,7 +211,7 @@ class Load:
     def _until_done(
         self, client: Client, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None
     ) -> Any:
-        """Asks again where it is not known whether it was done."""
+        """Retries if the outcome is unknown."""
         while True:
             answer = self._asked(client, "command", method, path, body, headers)
             if answer.status in {200, 201}:

@@ -1,4 +1,4 @@
-"""Two versions of the code on one ledger: an upgrade that rolls, and is rolled back, and what each may say.
+"""Two versions of the code on one ledger: a rolling upgrade, a rollback, and the results of each.
 
 The older version is a copy of the tree without a type of event, and with the number of its views.
 """
@@ -27,7 +27,7 @@ SECRET = "a secret of 32 characters at least"
 
 
 class Version:
-    """The processes of one version, and calls to its web."""
+    """The processes of one version, and requests to its web process."""
 
     def __init__(self, tree: Path, data_dir: Path, store_url: str) -> None:
         self._tree = tree
@@ -44,7 +44,7 @@ class Version:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Web and projector, as long as it is used."""
+        """Runs the web process and the projector."""
         with ExitStack() as stack:
             for command in (["web"], ["projector"]):
                 process = subprocess.Popen(self._command(command), env=self._environment, cwd=self._tree)
@@ -54,7 +54,7 @@ class Version:
             yield
 
     def run(self, *arguments: str) -> str:
-        """What a command says that ends well."""
+        """Returns the output of a successful command."""
         ended = subprocess.run(
             self._command([*arguments]),
             env=self._environment,
@@ -68,28 +68,28 @@ class Version:
         return ended.stdout.strip()
 
     def use(self, key: str) -> None:
-        """Calls with this key from now on."""
+        """Uses this key for all further requests."""
         self._key = key
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
-        """A call."""
+        """Sends a request."""
         url, bearer = f"http://127.0.0.1:{self._port}{path}", {"Authorization": f"Bearer {self._key}"}
         return requests.request(method, url, json=body, headers=bearer | headers, timeout=10)
 
     def listed(self, after: str) -> dict[str, str]:
-        """The status of each key by its name, once the views have a position."""
+        """Returns the status of each key by name, once the views have reached a position."""
         answer = self.ask("GET", f"/v1/keys?after={after}")
         assert "X-Ledger-Behind" not in answer.headers
         return {key["name"]: key["status"] for key in answer.json()["keys"]}
 
     def verdict(self, token: str) -> str | int:
-        """The code; or the status, where it cannot be decided."""
+        """Returns the code, or the HTTP status if the key can't be verified."""
         answer = self.ask("POST", "/v1/keys/verify", {"api_key": token})
         code: str | int = answer.json()["code"] if answer.status_code == 200 else answer.status_code
         return code
 
     def soon_says(self, verdict: str | int, token: str) -> None:
-        """Waits as long as a verdict may follow a change."""
+        """Waits until every verification must reflect a change."""
         until(lambda: self.verdict(token) == verdict, 0.5, f"the verdict {verdict}")
 
     def _answers(self) -> bool:
@@ -110,7 +110,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def versions(directory: Path) -> Iterator[tuple[Version, Version]]:
-    """The older and the present one, on a store with a key that may do everything."""
+    """Runs the older and the current version on one store, with an admin key."""
     server = EmbeddedServer.in_directory(directory / "store")
     with served(server.command, server.url):
         old = Version(_older_tree(directory / "older"), directory / "data", server.url)
@@ -136,7 +136,7 @@ def _edit(file: Path, pattern: str, replacement: str) -> None:
 
 
 def _created(version: Version, name: str) -> tuple[str, str, str]:
-    """Its id, the key itself, and where it is in the ledger."""
+    """Creates a key, and returns its ID, the key itself, and its ledger position."""
     answer = version.ask("POST", "/v1/keys", {"name": name})
     assert answer.status_code == 201, answer.text
     made = answer.json()
@@ -157,7 +157,7 @@ def test_an_upgrade_rolls_and_is_rolled_back_and_nobody_loses_anything(
             for version in versions:
                 assert version.listed(switched.headers["X-Ledger-Position"])["before"] == "inactive"
                 version.soon_says("DISABLED", token)
-        # Rolled back: the older one goes on with what the newer one made.
+        # After the rollback, the older version continues with the data of the newer one.
         _, _, position = _created(old, "after")
         switched = old.ask("PATCH", f"/v1/keys/{before}", {"enabled": True})
         assert old.listed(switched.headers["X-Ledger-Position"]) == dict.fromkeys(
@@ -183,13 +183,13 @@ def test_an_event_that_the_older_version_does_not_know_makes_no_key_good(
             old.soon_says(503, given)
             assert [old.verdict(given) for _ in range(20)] == [503] * 20
             new.soon_says(known, given)
-        # All else goes on, in both.
+        # Everything else continues in both.
         for version in versions:
             assert version.verdict(other) == "VALID"
             assert {*version.listed(position)} == {"caller", "rotated", "other"}
         assert f"parked {rotated}: " in old.run("projector", "status")
         assert "parked" not in new.run("projector", "status")
-        # A key that one cannot read can still be revoked, for that is never wrong.
+        # A key with an unreadable history can still be revoked.
         revoked = old.ask("DELETE", f"/v1/keys/{rotated}")
         assert revoked.status_code == 200, revoked.text
         new.soon_says("REVOKED", successor)

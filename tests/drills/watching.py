@@ -1,4 +1,4 @@
-"""Verifies a key at full speed over connections that are handed in, and notes when it was called valid.
+"""Verifies a key at full speed over given connections, and records when the result was VALID.
 
 As a program: `watching.py FILE DESCRIPTOR…` reads the request from standard input, and ends at SIGTERM with
 the times in FILE.
@@ -18,14 +18,14 @@ _VALID = b'"valid":true'
 
 
 class Seen(NamedTuple):
-    """What was seen over some connections: of each VALID when it was asked for and when it came."""
+    """The request and response time of each VALID over some connections."""
 
     answers: int
     valid: list[tuple[float, float]]
 
 
 def read(path: Path) -> Seen:
-    """What a watcher wrote."""
+    """Returns what a watcher recorded."""
     times = array("d")
     times.frombytes(path.read_bytes())
     answers, *rest = times
@@ -33,7 +33,7 @@ def read(path: Path) -> Seen:
 
 
 def watch(peers: list[socket.socket], request: bytes, stop: Stop) -> "tuple[int, array[float]]":
-    """One request under way on each; the number of answers, and of each VALID two times."""
+    """Keeps one request in flight per connection. Returns the response count, and the times of each VALID."""
     poll, asked, answers, valid = select.epoll(), {}, 0, array("d")
     for peer in peers:
         poll.register(peer, select.EPOLLIN)
@@ -53,7 +53,7 @@ def watch(peers: list[socket.socket], request: bytes, stop: Stop) -> "tuple[int,
 
 
 def _whole(peer: socket.socket) -> bytes:
-    """An answer with its body. Raises ConnectionError."""
+    """Reads a response with its body. Raises ConnectionError."""
     answer, size = b"", None
     while size is None or len(answer) < size:
         part = peer.recv(65_536)
@@ -68,7 +68,7 @@ def _whole(peer: socket.socket) -> bytes:
 
 
 def main() -> None:
-    """Watches until SIGTERM."""
+    """Verifies until SIGTERM."""
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     path, *descriptors = sys.argv[1:]

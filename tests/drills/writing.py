@@ -1,4 +1,4 @@
-"""Writers that append to a ledger as fast as it takes it: `python -m tests.drills.writing URL NUMBER`.
+"""Writers that append to a ledger as fast as possible: `python -m tests.drills.writing URL NUMBER`.
 
 Each goes on until its standard input ends, through whatever happens to the store, and then says as JSON lines
 what became of each of its appends.
@@ -25,16 +25,16 @@ _PAUSE_S = 0.002
 
 @dataclass
 class Outcome:
-    """What a writer knows of one append."""
+    """What a writer knows about one append."""
 
     subject: str
-    position: int | None = None  # where it was acknowledged
-    unknown: int = 0  # how often it was not known whether it was done
-    repeated: bool = False  # whether a repetition found it done
+    position: int | None = None  # set once it was acknowledged
+    unknown: int = 0  # how often the outcome was unknown
+    repeated: bool = False  # whether a retry found it done
 
 
 def one_created(subject: str) -> list[NewEvent]:
-    """The first event of a key."""
+    """Returns the first event of a key."""
     return enveloped(
         [created()],
         subject=subject,
@@ -47,7 +47,7 @@ def one_created(subject: str) -> list[NewEvent]:
 
 
 def start_writer(url: str, number: int) -> "subprocess.Popen[str]":
-    """A writer in a process of its own."""
+    """Starts a writer in a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.drills.writing", url, str(number)],
         cwd=_ROOT,
@@ -58,21 +58,21 @@ def start_writer(url: str, number: int) -> "subprocess.Popen[str]":
 
 
 def stop_writer(writer: "subprocess.Popen[str]") -> list[Outcome]:
-    """Ends it, and gives what became of its appends."""
+    """Stops a writer, and returns the outcomes of its appends."""
     output, _ = writer.communicate(timeout=60)
     assert writer.returncode == 0
     return [Outcome(**json.loads(line)) for line in output.splitlines()]
 
 
 def main() -> None:
-    """Appends until told to stop."""
+    """Appends until it receives SIGTERM."""
     url, number = sys.argv[1:]
     outcomes: list[Outcome] = []
     with connect(url) as store:
         ledger = Ledger(store, secret_key="a secret of 32 characters at least")
         while not select.select([sys.stdin], [], [], 0)[0]:
             subject = f"key:{number}-{len(outcomes)}"
-            # Every second one is left as it is when its outcome is unknown; the other half asks again.
+            # If the outcome is unknown, every second append is left as it is, and the others are retried.
             outcomes.append(_append(ledger, subject, again=len(outcomes) % 2 == 0))
     for outcome in outcomes:
         print(json.dumps(asdict(outcome)))

@@ -1,4 +1,4 @@
-"""Gateways by the recipes, and the service behind them."""
+"""Gateways configured by the recipes, and the service behind them."""
 
 import base64
 import hashlib
@@ -42,15 +42,15 @@ http {{
 }}
 """
 
-_NO_ROUTES_YET = b"404 page not found\n"  # Traefik listens before it has read them
+_NO_ROUTES_YET = b"404 page not found\n"  # Traefik listens before it has read its routes
 
 
-_WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # as RFC 6455 has it
+_WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # from RFC 6455
 
 
 @dataclass(frozen=True)
 class Request:
-    """What reached the service."""
+    """A request that reached the service."""
 
     method: str
     path: str
@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back to the client."""
+    """A response to the client."""
 
     status: int
     headers: HTTPMessage
@@ -68,21 +68,21 @@ class Answer:
 
 
 class EchoService:
-    """A small service that keeps what it was asked, and answers as it is told to."""
+    """A small service that records requests and returns configured responses."""
 
     def __init__(self) -> None:
         self.seen: list[Request] = []
         self.connections = 0
         self.status = 200
         self.headers: dict[str, str] = {}
-        self.body: bytes | None = None  # unless what it was asked
+        self.body: bytes | None = None  # by default, it echoes the request
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.port: int = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops it."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -91,7 +91,7 @@ class EchoService:
 def _handler(service: EchoService) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 5  # seconds that a gateway's idle connection holds its thread at most
+        timeout = 5  # seconds after which an idle connection of a gateway frees its thread
 
         def setup(self) -> None:
             super().setup()
@@ -108,7 +108,7 @@ def _handler(service: EchoService) -> type[BaseHTTPRequestHandler]:
             else:
                 _echo_body(self, service)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # named by the base class
             pass
 
     return Handler
@@ -129,7 +129,7 @@ def _echo_body(handler: BaseHTTPRequestHandler, service: EchoService) -> None:
 
 
 def _echo_frames(handler: BaseHTTPRequestHandler, service: EchoService) -> None:
-    """A WebSocket that sends back what it gets: small frames, to its client's end."""
+    """Echoes small WebSocket frames until the client closes the connection."""
     service.seen.append(Request(handler.command, handler.path, handler.headers.items(), 0))
     key = handler.headers["Sec-WebSocket-Key"].encode() + _WEBSOCKET
     handler.send_response(101)
@@ -147,13 +147,13 @@ def _echo_frames(handler: BaseHTTPRequestHandler, service: EchoService) -> None:
 
 
 def nginx(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
-    """The command that runs nginx by its recipe."""
+    """Returns the command that runs nginx with its recipe."""
     block = blocks("nginx.md", "nginx")[0]
     return _nginx(directory, block, port, keyledger, service)
 
 
 def nginx_with_other_places(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
-    """The same with keys from other places, by the table of the recipe."""
+    """Returns the same with keys from other places, with the changes in the recipe's table."""
     block, maps = blocks("nginx.md", "nginx")
     rows = re.findall(r"(?m)^\| `[^`]+` \| `([^`]+)` \| `([^`]+)` \|$", (RECIPES / "nginx.md").read_text())
     assert len(rows) == 4
@@ -176,14 +176,14 @@ def _nginx(directory: Path, block: str, port: int, keyledger: int, service: int)
 
 
 def caddy(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
-    """The command that runs Caddy by its recipe."""
+    """Returns the command that runs Caddy with its recipe."""
     program = need(found("caddy"), "caddy")
     block = blocks("caddy.md", "caddyfile")[0]
     return _caddy(directory, program, block, port, keyledger, service)
 
 
 def caddy_with_x_api_key(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
-    """The same with keys from X-API-Key."""
+    """Returns the same with keys from X-API-Key."""
     program = need(found("caddy"), "caddy")
     block, lines = blocks("caddy.md", "caddyfile")
     block = fitted(block, {"\troute {\n": f"\troute {{\n{lines}"})
@@ -198,7 +198,7 @@ def _caddy(directory: Path, program: str, block: str, port: int, keyledger: int,
 
 
 def traefik(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
-    """The command that runs Traefik by its recipe."""
+    """Returns the command that runs Traefik with its recipe."""
     program = need(found("traefik"), "traefik")
     static, dynamic = blocks("traefik.md", "yaml")
     routes, configuration = directory / "keyledger.yml", directory / "traefik.yml"
@@ -209,12 +209,12 @@ def traefik(directory: Path, port: int, keyledger: int, service: int) -> list[st
 
 
 def found(program: str) -> str | None:
-    """Where a program is, if it is installed: for Python alone, for all, or for root."""
+    """Returns a program's path, searching the virtual environment, the PATH and /usr/sbin."""
     own = Path(sys.executable).parent
     return shutil.which(program, path=f"{own}:{os.environ['PATH']}:/usr/sbin")
 
 
-# Debian has no Traefik, so the gate cannot demand it: who has it runs its recipe too.
+# Debian has no Traefik package, so CI can't require it. Its recipe is tested if it's installed.
 GATEWAYS = [nginx, caddy, *([traefik] if found("traefik") else [])]
 
 
@@ -224,7 +224,7 @@ def _ports(keyledger: int, service: int) -> dict[str, str]:
 
 @contextmanager
 def running(gateway: Gateway, directory: Path, keyledger: int, service: int) -> Iterator[int]:
-    """Runs a gateway in front of a service while it is used, and gives its port."""
+    """Runs a gateway in front of a service, and yields its port."""
     port = free_port()
     command = gateway(directory, port, keyledger, service)
     log = directory / "log"
@@ -249,7 +249,7 @@ def running(gateway: Gateway, directory: Path, keyledger: int, service: int) -> 
 
 
 def open_websocket(port: int, headers: Headers, words: Sequence[bytes] = ()) -> tuple[int, list[bytes]]:
-    """The status that a WebSocket is answered with and, if it opens, what comes back for each word."""
+    """Returns the status of a WebSocket's handshake and, if it opens, the reply to each word."""
     sent = [("Host", f"127.0.0.1:{port}"), ("Connection", "Upgrade"), ("Upgrade", "websocket"), *headers]
     sent += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", base64.b64encode(bytes(16)).decode())]
     lines = ["GET /events HTTP/1.1", *(f"{name}: {value}" for name, value in sent), "", ""]
@@ -262,7 +262,7 @@ def open_websocket(port: int, headers: Headers, words: Sequence[bytes] = ()) -> 
         for word in words if status == 101 else ():
             peer.sendall(
                 bytes([0x81, 0x80 | len(word), 0, 0, 0, 0]) + word
-            )  # a mask of zeros changes nothing
+            )  # an all-zero mask leaves the data unchanged
             head = answer.read(2)
             back.append(answer.read(head[1]))
         return status, back
@@ -271,7 +271,7 @@ def open_websocket(port: int, headers: Headers, words: Sequence[bytes] = ()) -> 
 def ask(
     port: int, method: str = "GET", path: str = "/", headers: Headers | None = None, body: bytes = b""
 ) -> Answer:
-    """Sends a request with just these headers, as often and in the spelling that they are given."""
+    """Sends a request with exactly these headers, repeated and spelled as given."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.putrequest(method, path)

@@ -1,4 +1,4 @@
-"""The documentation, as who follows it has it: its blocks fitted to where they are, and run in a shell."""
+"""The documentation's code blocks, adapted to the test environment and run in a shell."""
 
 import os
 import subprocess
@@ -12,14 +12,14 @@ RECIPES = documents.DOCS / "recipes"
 
 
 def blocks(recipe: str, language: str) -> list[str]:
-    """The blocks of code in a recipe that are in this language, in their order."""
+    """Returns a recipe's code blocks in this language, in order."""
     found = [block.code for block in documents.blocks(RECIPES / recipe, language)]
     assert found, f"{recipe} has no {language}"
     return found
 
 
 def fitted(block: str, places: dict[str, str]) -> str:
-    """The block with what everybody has to replace by their own, which has to be in it exactly once."""
+    """Replaces placeholders in a block. Each must occur exactly once."""
     for written, own in places.items():
         assert block.count(written) == 1, f"{written!r} is {block.count(written)} times in\n{block}"
         block = block.replace(written, own)
@@ -27,7 +27,7 @@ def fitted(block: str, places: dict[str, str]) -> str:
 
 
 def run(service: Service, script: str, directory: Path, **variables: str) -> str:
-    """What a script prints in a directory, in a shell like that of whoever reads the documents."""
+    """Runs a script in a directory, in a shell like the reader's, and returns its output."""
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/bash", "-c", f"set -euo pipefail\n{script}"],
