@@ -1,4 +1,4 @@
-"""What the store does in the system's eyes: it acknowledges an append when the disk has it, not before."""
+"""The store's system calls: it acknowledges an append only when the disk has it."""
 
 import re
 import shutil
@@ -23,22 +23,22 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(120)]
 _CALLS = "write,writev,pwrite64,sendto,sendmsg,fsync,fdatasync"
 _EACH = 500  # appends of one writer
 
-# A line of the trace: process, time, and a call that is whole, is begun, or goes on where it was left.
+# A line of the trace: process, time, and a call that is complete, unfinished or resumed.
 _LINE = re.compile(r"(?P<pid>\d+) +\d+\.\d+ (?:<\.\.\. \w+ resumed>)?(?P<text>.*)")
 _CALL = re.compile(r"(?P<call>\w+)\(\d+<(?P<file>[^>]*(?:->[^>]*)?)>")
 _RETURNED = re.compile(r"\) += (?P<value>-?\d+)")
 _IN_FILE = re.compile(r"XADD\\r\\n\$\d+\\r\\n\{kl:0\}:log\\r\\n\$\d+\\r\\n0-(\d+)\\r\\n")
 _IN_REPLY = re.compile(r"appended\\r\\n\$\d+\\r\\n(\d+)\\r\\n")
-_END_OF_APPEND = r"EXEC\r\n"  # as the trace writes it
+_END_OF_APPEND = r"EXEC\r\n"  # as strace prints it
 
 
 class TooEarlyError(Exception):
-    """An append was acknowledged before it was on the disk."""
+    """An append was acknowledged before it was on disk."""
 
 
 @dataclass
 class Trace:
-    """What a store wrote and synced, line by line in the order in which it was seen.
+    """Tracks a store's writes and syncs, line by line in the order of the trace.
 
     A call counts as begun at its first line, and as done at the line that has its result.
     """
@@ -46,12 +46,12 @@ class Trace:
     on_disk: set[int] = field(default_factory=set)
     acknowledged: list[int] = field(default_factory=list)
     syncs: int = 0
-    _written: str = ""  # what went to the append-only file since the last append that a sync has covered
-    _covered: dict[str, set[int]] = field(default_factory=dict)  # by the sync that each thread is in
-    _begun: dict[str, str] = field(default_factory=dict)  # the first part of each thread's call
+    _written: str = ""  # data in the append-only file after the last synced append
+    _covered: dict[str, set[int]] = field(default_factory=dict)  # by the thread that syncs
+    _begun: dict[str, str] = field(default_factory=dict)  # the first part of each thread's unfinished call
 
     def read(self, line: str) -> None:
-        """Takes one more line. Raises TooEarlyError."""
+        """Processes a line. Raises TooEarlyError."""
         parts = _LINE.fullmatch(line)
         if parts is None:
             return
@@ -95,7 +95,7 @@ def _is_log(file: str) -> bool:
 
 
 def read_trace(file: Path) -> Trace:
-    """The whole of it. Raises TooEarlyError."""
+    """Processes a whole trace. Raises TooEarlyError."""
     trace = Trace()
     with file.open() as lines:
         for line in lines:
@@ -105,7 +105,7 @@ def read_trace(file: Path) -> Trace:
 
 @contextmanager
 def traced_store(directory: Path, appendfsync: str) -> Iterator[tuple[str, Path]]:
-    """A store under strace, and the file of its trace, which is whole when the store has ended."""
+    """Runs a store under strace, and yields its trace file, which is complete once the store has stopped."""
     strace = need(shutil.which("strace"), "strace")
     server = EmbeddedServer.in_directory(directory)
     trace = directory / "trace"
@@ -122,7 +122,7 @@ def traced_store(directory: Path, appendfsync: str) -> Iterator[tuple[str, Path]
 
 
 def append_many(store: Redis, writers: int) -> int:
-    """Appends as the service does, one after the other by each writer; gives how many were acknowledged."""
+    """Appends as the service does, sequentially per writer, and returns the number acknowledged."""
 
     def write(writer: int) -> int:
         ledger = Ledger(store)

@@ -1,4 +1,4 @@
-"""A Keyledger under attack: verify goes on, nothing fills up, no thread spins, and keys can be revoked."""
+"""A Keyledger under attack: keys are verified and revoked, nothing fills up, and no thread spins."""
 
 import json
 import os
@@ -28,14 +28,14 @@ _ROOT = Path(__file__).parents[2]
 _UNDISTURBED_S = 10.0
 _MORE_MS = 50.0
 _GROWTH = 1024 * 1024  # bytes
-_AFTERWARDS_S = 3.0  # for which it is looked what an attack leaves behind
+_AFTERWARDS_S = 3.0  # how long the aftermath of an attack is observed
 _IDLE_S = 2.0
 _SPINNING = 0.2  # of a CPU
-_REVOKE_EVERY_S = 1.0  # each is an event, and the store may hardly grow
+_REVOKE_EVERY_S = 1.0  # each adds an event, and the store must hardly grow
 
 
 class Probe:
-    """What a caller of verify met."""
+    """The latencies and errors of a caller of verify."""
 
     def __init__(self, printed: str) -> None:
         told = json.loads(printed)
@@ -44,13 +44,13 @@ class Probe:
 
     @property
     def p99(self) -> float:
-        """In ms."""
+        """The 99th percentile of the latency in ms."""
         return self.took[int(len(self.took) * 0.99)]
 
 
 @contextmanager
 def probing(told: dict[str, Any]) -> Iterator[list[Probe]]:
-    """Verifies meanwhile, from a process of its own; the outcome is there afterwards."""
+    """Verifies in a separate process. The outcome is available afterwards."""
     outcome: list[Probe] = []
     command = [sys.executable, "-m", "tests.drills.attacks", "verify", json.dumps(told)]
     with subprocess.Popen(
@@ -62,7 +62,7 @@ def probing(told: dict[str, Any]) -> Iterator[list[Probe]]:
 
 
 class Revoker(Thread):
-    """Revokes a key every now and then."""
+    """Revokes a key at regular intervals."""
 
     def __init__(self, url: str, token: str, keys: list[str]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Revoker(Thread):
             self.longest = max(self.longest, time.monotonic() - began)
 
     def end(self) -> None:
-        """Waits for the last one."""
+        """Waits for the last revocation."""
         self._stop_it.set()
         self.join()
 
@@ -96,7 +96,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def told(service: Service) -> dict[str, Any]:
-    """What the attackers and the prober work with."""
+    """The keys and sessions that the attackers and the caller use."""
     visitor = Visitor(service.url)
     visitor.sign_in(*service.sign_in())
     return {
@@ -110,7 +110,7 @@ def told(service: Service) -> dict[str, Any]:
 
 
 def new_keys(service: Service) -> list[str]:
-    """The ids of enough keys to be revoked during all attacks."""
+    """The IDs of enough keys to revoke during all attacks."""
     with service.components() as components:
         owner, new = operator(service.workspace), NewKey(name="revoked under attack")
         return [
@@ -126,7 +126,7 @@ def memory(service: Service) -> int:
 
 
 def busiest_thread(service: Service) -> float:
-    """The share of a CPU that the busiest thread of a web worker takes while nobody asks."""
+    """Returns the CPU usage of a web worker's busiest thread while there are no requests."""
     workers = children(service.pid("web"))
     before = _cpu_by_thread(workers)
     time.sleep(_IDLE_S)

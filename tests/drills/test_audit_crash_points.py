@@ -1,4 +1,4 @@
-"""Relay, job and worker of the audit log are killed before and after each of their calls, and restarted."""
+"""The audit log's relay, job and worker are killed before and after each call, and restarted."""
 
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def audited(store: Redis, valkey_url: str, database_url: str, tmp_path: Path, crashing: Crasher) -> World:
-    """The same, on each kind of database."""
+    """The same world, on each kind of database."""
     return World(store, Place(valkey_url, database_url, str(tmp_path / "audit_key.pem")), crashing)
 
 
@@ -42,7 +42,7 @@ def test_a_relay_that_is_killed_asks_again_when_it_is_restarted(world: World) ->
 def test_an_audit_job_that_is_killed_writes_each_event_once(audited: World) -> None:
     def recover(_: Ending) -> None:
         with audited.log() as log:
-            # A transaction is there whole or not at all.
+            # A transaction is all or nothing.
             assert log.last().position in {0, 2, 4, 5}
         assert audited.run("audit").killed is None
 
@@ -58,7 +58,7 @@ def test_an_audit_worker_that_is_killed_leaves_nothing_undone(world: World) -> N
 
 
 def _restart_audit(world: World, _: Ending) -> None:
-    """Relay and worker begin anew, and between them bring the log up to the ledger without other help."""
+    """Restarts the relay and the worker, which bring the log up to date by themselves."""
     with world.log() as log:
         Relay(world.ledger, log, Requests(world.store), now).step(wait_ms=1)
         complete = in_step(log, world.ledger) and log.last_checkpoint() is not None

@@ -1,4 +1,4 @@
-"""Backups that are taken under load, restores that are killed, and how long both take."""
+"""Backups under load, killed restores, and how long both take."""
 
 import random
 import shutil
@@ -54,7 +54,7 @@ _EMAIL = "ann@example.org"
 
 @contextmanager
 def _keyledger(directory: Path) -> Iterator[Callable[[], Container]]:
-    """A store in the directory while it is used, and what gives parts on it."""
+    """Runs a store in the directory, and yields a factory of components on it."""
     server, made = EmbeddedServer.in_directory(directory), list[Container]()
 
     def components() -> Container:
@@ -69,14 +69,14 @@ def _keyledger(directory: Path) -> Iterator[Callable[[], Container]]:
 
 @contextmanager
 def _repeated(step: Callable[[], object]) -> Iterator[None]:
-    """Does something again and again meanwhile; what goes wrong with it fails the test at the end."""
+    """Repeats an action in the background. If it fails, the test fails at the end."""
     over, failures = Event(), list[BaseException]()
 
     def work() -> None:
         try:
             while not over.is_set():
                 step()
-        except BaseException as error:  # noqa: BLE001  # it is looked at below
+        except BaseException as error:  # noqa: BLE001  # raised below
             failures.append(error)
 
     thread = Thread(target=work)
@@ -90,7 +90,7 @@ def _repeated(step: Callable[[], object]) -> Iterator[None]:
 
 
 class _Person:
-    """Somebody whose password is changed all the time."""
+    """An account whose password is changed all the time."""
 
     def __init__(self, components: Container) -> None:
         self._accounts = components.of(AccountComponents).accounts
@@ -102,7 +102,7 @@ class _Person:
         self.last += 1
 
     def newer_password(self, components: Container) -> int:
-        """How many changes the password of a restored Keyledger is ahead of its ledger."""
+        """Returns how many changes a restored password is ahead of the restored ledger."""
         subject = f"account:{_EMAIL}"
         by_ledger, kept = (
             components.shared.ledger.version(subject) - 1,
@@ -136,7 +136,7 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
             for number in range(_BACKUPS):
                 goal = old.shared.ledger.head().position + _BETWEEN
                 while old.shared.ledger.head().position < goal:
-                    time.sleep(0.02)  # the test's own time-out is the deadline
+                    time.sleep(0.02)  # the test's timeout is the deadline
                 taken.append(backed_up(old, tmp_path / f"backup-{number}"))
         appended = sum(len(stop_writer(writer)) for writer in writers)
         vouch(old)
@@ -163,7 +163,7 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
 
 
 def _filled(components: Container) -> None:
-    """100,000 events, nearly all of keys that are created and switched off, and two checkpoints."""
+    """Adds 100,000 events, mostly of keys that are created and disabled, and two checkpoints."""
     live(components)
     head = components.shared.ledger.head().position
     bodies = [encode(event_of(f"{n:012d}", version)) for n in range(_EVENTS // 2) for version in (1, 2)]
@@ -178,7 +178,7 @@ def _filled(components: Container) -> None:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """A Keyledger with many events, and none of its processes."""
+    """A Keyledger with many events, without running processes."""
     service = Service(tmp_path_factory.mktemp("full"))
     with _keyledger(service.data_dir) as components:
         _filled(components())
@@ -187,7 +187,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 @pytest.fixture
 def empty(full: Service, tmp_path: Path) -> Service:
-    """Another with the same key, and nothing else."""
+    """An empty one with the same signing key."""
     service = Service(tmp_path / "empty")
     service.data_dir.mkdir(mode=0o700)
     shutil.copy(full.data_dir / "audit_key.pem", service.data_dir)
@@ -268,12 +268,12 @@ def test_how_long_a_backup_and_a_restore_take(full: Service, empty: Service, tmp
 def _is_there(reached: Callable[[], int], wanted: int) -> bool:
     try:
         return reached() >= wanted
-    except RedisError:  # it is not yet started
+    except RedisError:  # not started yet
         return False
 
 
 def _peak(service: Service, *words: str) -> int:
-    """The most memory that a command had, in MiB."""
+    """Returns a command's peak memory in MiB."""
     measuring = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"

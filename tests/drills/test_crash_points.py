@@ -1,4 +1,4 @@
-"""A command, the projector and a rebuild are killed before and after each of their calls, and restarted."""
+"""A command, the projector and a rebuild are killed before and after each call, and restarted."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def test_an_append_that_is_killed_is_done_once_by_its_repetition(world: World) -
     def recover(ending: Ending) -> None:
         events = [decode(record) for record in world.ledger.read(0, 100)]
         there = [f"{event.position} {event.subject.removeprefix('key:')}" for event in events[5:]]
-        # One may be there that the killed process was not told of.
+        # An event may exist although the killed process didn't get the acknowledgement.
         assert there[: len(ending.acknowledged)] == ending.acknowledged
         assert len(there) <= len(ending.acknowledged) + 1
         told: list[str] = []
@@ -44,7 +44,7 @@ def test_a_rebuild_that_is_killed_is_seen_by_nobody_and_can_be_run_again(world: 
 
     def recover(_: Ending) -> None:
         assert world.listed() == world.folded()
-        world.store.delete(views_module._LEASE)  # as it goes by itself some seconds later
+        world.store.delete(views_module._LEASE)  # it would expire some seconds later
         replay(world.ledger, world.views)
         live = world.views.live()
         found: Any = world.store.keys(f"{views_module._ROOT}*")

@@ -1,4 +1,4 @@
-"""What goes wrong around Keyledger: each time a clear signal, nothing lost, and recovery by itself."""
+"""Faults around Keyledger: each gives a clear signal, loses nothing, and is recovered from automatically."""
 
 import json
 import os
@@ -22,13 +22,13 @@ from shared.store.embedded import EmbeddedServer
 from tests.real import PostgreSQL, Service, need, postgresql_cluster, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
-_DISK = 160 * 1024 * 1024  # bytes: enough to count as free while nothing fills it
+_DISK = 160 * 1024 * 1024  # bytes; enough to pass the disk check until something fills it
 _HOUR = 3600
 
 
 @dataclass
 class Platform:
-    """A service that goes on making keys and asking for verdicts, and notes what it was told."""
+    """A service whose keys are created and verified during a fault, with a record of the responses."""
 
     service: Service
     token: str = field(init=False)
@@ -40,7 +40,7 @@ class Platform:
         self.headers = {"Authorization": f"Bearer {self.token}"}
 
     def create(self, **fields: Any) -> requests.Response:
-        """Makes a key; the same again until it is made or refused for sure."""
+        """Creates a key, and retries until it's definitely created or rejected."""
         name = f"key-{len(self.acknowledged) + len(self.refused)}"
         answer = requests.post(
             f"{self.service.url}/v1/keys",
@@ -55,21 +55,21 @@ class Platform:
         return answer
 
     def verdict(self, token: str) -> str:
-        """The code, or the status of the refusal."""
+        """Returns the code, or the HTTP status of the rejection."""
         answer = requests.post(
             f"{self.service.url}/v1/keys/verify", json={"api_key": token}, headers=self.headers, timeout=10
         )
         return answer.json()["code"] if answer.status_code == 200 else str(answer.status_code)
 
     def wrong(self) -> set[str]:
-        """The checks that fail."""
+        """Returns the failing checks."""
         return {*requests.get(f"{self.service.url}/statusz", timeout=15).json()["wrong"]}
 
     def figures(self) -> str:
         return requests.get(f"{self.service.url}/metrics", timeout=15).text
 
     def sees(self, check: str, *words: str, ready: bool) -> None:
-        """Waits for the signal in all three places, and whether it stops requests."""
+        """Waits for the signal in all three places, and for whether it makes the service unready."""
         until(lambda: check in self.wrong(), 30, f"the failure of {check}")
         until(
             lambda: f'keyledger_status{{check="{check}"}} 0.0' in self.figures(), 10, f"the figure of {check}"
@@ -78,7 +78,7 @@ class Platform:
         until(lambda: self.service.is_ready() == ready, 10, f"readiness: {ready}")
 
     def recovers(self, check: str, within: float = 30) -> None:
-        """Waits for the end of it."""
+        """Waits until the signal is gone."""
         until(self.service.is_ready, within, "readiness")
         until(
             lambda: f'keyledger_status{{check="{check}"}} 1.0' in self.figures(), 10, f"the figure of {check}"
@@ -86,7 +86,7 @@ class Platform:
         until(lambda: self._told("check passed again", check), 15, f"the end of {check}")
 
     def settles(self) -> None:
-        """All that was acknowledged is there once, nothing that was not, and views and audit log agree."""
+        """Asserts that exactly the acknowledged events exist, and that views and audit log agree."""
         assert self.create().status_code == 201
         made = [
             event.subject.removeprefix("key:")
@@ -124,7 +124,7 @@ def started(data_dir: Path, **settings: str) -> Iterator[Platform]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own."""
+    """Mounts a separate disk."""
     if os.geteuid() != 0:
         need(None, "a disk that may be filled (mounting one takes root)")
     place = tmp_path / "disk"
@@ -152,7 +152,7 @@ def test_a_full_disk_stops_the_store_until_there_is_room(small_disk: Path) -> No
         for _ in range(20):
             assert platform.create().status_code == 503
             assert platform.verdict(platform.token) == "503"
-        assert platform.service.output.count("store ended") == ends  # nothing made it start and end again
+        assert platform.service.output.count("store ended") == ends  # it wasn't restarted repeatedly
         ballast.unlink()
         platform.recovers("disk")
         platform.refused.clear()
@@ -176,7 +176,7 @@ def test_a_store_without_memory_refuses_and_harms_nothing(tmp_path: Path) -> Non
             assert "out of memory" in refused.json()["detail"]
             assert "Nothing was done" in refused.json()["detail"]
             platform.sees("memory", "takes no more events", ready=True)
-            assert platform.verdict(platform.token) == "VALID"  # it takes reading alone
+            assert platform.verdict(platform.token) == "VALID"  # verification only reads
             store.config_set("maxmemory", 0)
         platform.recovers("memory")
         platform.settles()
@@ -218,7 +218,7 @@ def test_a_clock_that_is_set_back_an_hour_loses_no_order_and_revives_no_key(tmp_
         token = platform.create(expires_at=soon).json()["api_key"]
         assert platform.verdict(token) == "VALID"
         until(lambda: platform.verdict(token) == "EXPIRED", 10, "the end of the key")
-        assert platform.create().status_code == 201  # from here on the ledger knows how late it is
+        assert platform.create().status_code == 201  # from here on, the ledger has this time
         until(lambda: "clock" not in platform.wrong(), 10, "clocks that agree")
         offset.write_text(f"-{_HOUR}")
         platform.sees("clock", "set back", ready=True)

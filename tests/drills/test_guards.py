@@ -1,4 +1,4 @@
-"""Proof that tests can fail: each guard is taken out of a copy of the code, and a test must go red."""
+"""Proof that tests can fail: each guard is removed from a copy of the code, and a test must then fail."""
 
 import os
 import re
@@ -22,12 +22,12 @@ _LEDGER, _VIEWS, _REBUILD = (
 _PROJECTOR = "services/keys/read_model/projector.py"
 _OF_LEDGER, _OF_VIEWS = "tests/shared/test_ledger.py", "tests/keys/test_views.py"
 _OF_MACHINE = "tests/keys/test_state_machine.py"
-_GREEN, _RED = 0, 1  # other exit statuses of pytest mean that it found no tests, or could not run them
+_GREEN, _RED = 0, 1  # pytest's other statuses mean that it found no tests or couldn't run them
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A guard's text, and what stands there when it is gone."""
+    """A guard's source text, and the text that replaces it."""
 
     file: str
     text: str
@@ -36,7 +36,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Guard:
-    """Something that the promises rest on, and the tests that must miss it."""
+    """A guard that a promise depends on, and the tests that must fail without it."""
 
     name: str
     edits: tuple[Edit, ...]
@@ -175,13 +175,13 @@ GUARDS = (
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The code and its tests, where they can be broken."""
+    """Copies the code and its tests to a place where they can be modified."""
     for name in _COPIED:
         if (_ROOT / name).is_dir():
             shutil.copytree(_ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(_ROOT / name, tmp_path)
-    # A plugin that shows what code the tests ran on, for the installed one would be whole.
+    # This plugin shows which code the tests ran on: the installed one would be unmodified.
     (tmp_path / "whence.py").write_text(
         "from services.keys.read_model import generations, rebuild\n"
         "from shared.eventstore import ledger\n"
@@ -192,9 +192,9 @@ def copy(tmp_path: Path) -> Path:
 
 
 def ran(copy: Path, tests: tuple[str, ...]) -> tuple[int, str]:
-    """Runs tests of the copy on the copy; the exit status, and what was printed."""
+    """Runs the copy's tests on the copy, and returns the exit status and the output."""
     command = [sys.executable, "-m", "pytest", "-x", "-p", "whence", "-p", "no:cacheprovider", *tests]
-    # Without bytecode, for an edit within the second of a compilation could be overlooked.
+    # No bytecode, because an edit within the same second as a compilation could be missed.
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     for module in (_LEDGER, _REBUILD, _VIEWS):
@@ -203,7 +203,7 @@ def ran(copy: Path, tests: tuple[str, ...]) -> tuple[int, str]:
 
 
 def without(copy: Path, edit: Edit) -> None:
-    """Takes a guard out of the copy."""
+    """Removes a guard from the copy."""
     file = copy / edit.file
     code = file.read_text()
     assert code.count(edit.text) == 1, f"{edit.file} has not, or not once: {edit.text}"
@@ -221,7 +221,7 @@ def test_with_every_guard_in_its_place_the_tests_are_green(copy: Path) -> None:
 def test_without_a_guard_a_test_goes_red(copy: Path, guard: Guard) -> None:
     for edit in guard.edits:
         without(copy, edit)
-    # One by one: each of the tests that are named must notice by itself.
+    # One at a time: each of these tests must fail on its own.
     for test in guard.tests:
         status, output = ran(copy, (test,))
         assert status == _RED, output

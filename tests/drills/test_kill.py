@@ -1,4 +1,4 @@
-"""Every process is killed while keys are created: nothing acknowledged may be lost or doubled."""
+"""Every process is killed while keys are created: nothing acknowledged may be lost or duplicated."""
 
 import os
 import random
@@ -31,7 +31,7 @@ _BETWEEN_STORE_KILLS = 1_000  # events, and up to twice as many
 
 
 class Load:
-    """Writers that create keys as fast as they are answered, and note what was acknowledged."""
+    """Writers that create keys as fast as possible, and record what was acknowledged."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url = f"{url}/v1/keys"
@@ -52,7 +52,7 @@ class Load:
             thread.join(30)
 
     def wait(self) -> None:
-        """Until some more are acknowledged."""
+        """Waits until some more keys are acknowledged."""
         goal = len(self.acknowledged) + _BETWEEN_KILLS
         until(lambda: len(self.acknowledged) >= goal, 60, f"{_BETWEEN_KILLS} creates")
 
@@ -140,9 +140,9 @@ def test_twenty_kills_of_the_store_lose_and_double_nothing(short_tmp: Path) -> N
     )
     assert lost == set()
     assert len(held) == len(records)
-    # What was never tried is not there; what is there beyond the acknowledged had an unknown outcome.
+    # Nothing exists that wasn't attempted. Anything beyond the acknowledged keys had an unknown outcome.
     assert held.keys() - acknowledged.keys() <= {outcome.subject for outcome in uncertain}
-    # Each kill met somebody who waited for an answer.
+    # Each kill interrupted a request in progress.
     assert len(uncertain) >= _STORE_KILLS
 
 
@@ -185,7 +185,7 @@ def _settle(service: Service) -> None:
 
 
 def _account_for(service: Service, token: str, acknowledged: list[str]) -> None:
-    """Each acknowledged key is in the ledger, the list and the audit log, once; no position is missing."""
+    """Asserts that each acknowledged key is once in ledger, list and audit log, without gaps."""
     with connect(EmbeddedServer.in_directory(service.data_dir).url) as store:
         records = Ledger(store).read(0, 10**6)
     assert [record.position for record in records] == list(range(1, len(records) + 1))

@@ -1,4 +1,4 @@
-"""An older copy of the store's files comes back under running processes: they say so, and are right."""
+"""An older copy of the store's files replaces the current ones under running processes, which report it."""
 
 import os
 import re
@@ -36,7 +36,7 @@ Sign: TypeAlias = Callable[[Service], object]
 
 
 def _wrong(service: Service) -> set[str]:
-    """The checks of `/statusz` that fail."""
+    """Returns the failing checks of `/statusz`."""
     answer = requests.get(f"{service.url}/statusz", timeout=10)
     return {*answer.json()["wrong"]} if answer.status_code == 503 else set()
 
@@ -45,7 +45,7 @@ def _logs(process: str) -> Sign:
     return lambda service: re.search(rf"(?m)^{process} .*the ledger went backwards", service.output)
 
 
-# How each reader of the ledger says that it went backwards.
+# How each consumer of the ledger reports that it went backwards.
 _SIGNS: Mapping[str, Sign] = {
     "/statusz": lambda service: "audit log" in _wrong(service),
     "the relay": _logs("relay"),
@@ -54,18 +54,18 @@ _SIGNS: Mapping[str, Sign] = {
 
 
 class Caller:
-    """Somebody with a bearer token."""
+    """A caller with a bearer token."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url = f"{url}/v1/keys"
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def status(self) -> int:
-        """What a call is answered with."""
+        """Sends a request."""
         return requests.get(self._url, headers=self._headers, timeout=10).status_code
 
     def listed(self) -> list[tuple[str, bool]] | None:
-        """Each key with whether it is on, newest first; None if there was no page."""
+        """Returns whether each key is enabled, newest first, or None if the list wasn't available."""
         answer = requests.get(self._url, params={"limit": 200}, headers=self._headers, timeout=10)
         if answer.status_code != 200:
             assert answer.status_code == 503, answer.text
@@ -73,7 +73,7 @@ class Caller:
         return [(row["id"], row["enabled"]) for row in answer.json()["keys"]]
 
     def create(self, name: str) -> dict[str, Any]:
-        """A new key that may read keys."""
+        """Creates a key that can read keys."""
         body = {"name": name, "scopes": ["keyledger:keys.read"]}
         answer = requests.post(self._url, json=body, headers=self._headers, timeout=10)
         assert answer.status_code == 201, answer.text
@@ -81,31 +81,31 @@ class Caller:
         return key
 
     def disable(self, key_id: str) -> None:
-        """Switches a key off."""
+        """Disables a key."""
         answer = requests.patch(
             f"{self._url}/{key_id}", json={"enabled": False}, headers=self._headers, timeout=10
         )
         assert answer.status_code == 200, answer.text
 
     def status_of(self, key_id: str) -> int:
-        """What asking for one key is answered with."""
+        """Requests one key."""
         return requests.get(f"{self._url}/{key_id}", headers=self._headers, timeout=10).status_code
 
 
 @dataclass
 class Story:
-    """A Keyledger, an older copy of its store's files, and what was done after it."""
+    """A Keyledger, an older copy of its store's files, and the changes made after the copy."""
 
     service: Service
     admin: Caller
-    lost: Caller  # with a key that only the newer files know
+    lost: Caller  # with a key that only the newer files contain
     lost_id: str
-    switched: Caller  # with a key that only the newer files know to be off
+    switched: Caller  # with a key that is only disabled in the newer files
     older: Path
     newer: Path
     older_list: list[tuple[str, bool]] | None
     newer_list: list[tuple[str, bool]] | None
-    audited: int  # where the audit log ends
+    audited: int  # the audit log's last position
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def _told(service: Service, directory: Path) -> Story:
 
 @dataclass
 class CheckRunner:
-    """Calls and pages, again and again, by everybody, and what they were answered."""
+    """Repeated API calls and page requests by all callers, and the responses."""
 
     story: Story
     lost: set[int] = field(default_factory=set)
@@ -205,7 +205,7 @@ def test_an_older_copy_is_told_of_within_two_seconds_and_no_answer_is_wrong(stor
     assert story.older_list in watch.pages
     assert story.admin.status_of(story.lost_id) == 404
     assert _positions(story.service) == list(range(1, story.audited - 1))
-    # The projector may be rebuilding still.
+    # The projector may still be rebuilding.
     until(lambda: story.service.run("replay", "--check").returncode == 0, 30, "views that are the ledger's")
 
 
@@ -231,7 +231,7 @@ def test_the_runbook_puts_the_newer_files_back(story: Story) -> None:
     assert follow(service, "Afterwards") == 0
     assert story.admin.listed() == story.newer_list
     assert (story.lost.status(), story.switched.status()) == (200, 401)
-    # What follows is that the log was found sound.
+    # Then the log is found intact.
     until(lambda: _audited(service.data_dir) == story.audited + 1, what="the audit log")
 
 
@@ -250,11 +250,11 @@ def test_the_runbook_keeps_the_audit_log_aside_where_the_newer_files_are_lost(st
 
 
 def _put_back(story: Story, when_gone: Callable[[], None] = lambda: None) -> float:
-    """Swaps the files under the running processes; gives when the store answered again."""
+    """Replaces the files under the running processes, and returns when the store responded again."""
     service = story.service
     server = EmbeddedServer.in_directory(service.data_dir)
     supervisor, store = service._process.pid, service.pid("valkey-server")
-    os.kill(supervisor, signal.SIGSTOP)  # so that it starts no store meanwhile
+    os.kill(supervisor, signal.SIGSTOP)  # so that it doesn't restart the store in the meantime
     try:
         os.kill(store, signal.SIGKILL)
         killed = time.monotonic()
@@ -262,7 +262,7 @@ def _put_back(story: Story, when_gone: Callable[[], None] = lambda: None) -> flo
         shutil.move(_files(service), story.newer)
         shutil.copytree(story.older, _files(service))
         when_gone()
-        # So long that whoever waits for the store has had time to ask less and less often.
+        # Long enough for the processes that wait for the store to back off.
         until(lambda: time.monotonic() > killed + _AWAY_S)
     finally:
         os.kill(supervisor, signal.SIGCONT)
@@ -271,7 +271,7 @@ def _put_back(story: Story, when_gone: Callable[[], None] = lambda: None) -> flo
 
 
 def _said(service: Service, back: float, signs: Mapping[str, Sign]) -> dict[str, float]:
-    """Waits until each reader has said it, and gives how long after the store's return it did."""
+    """Waits until each consumer has reported it, and returns the delays since the store's return."""
     said: dict[str, float] = {}
 
     def all_have() -> bool:
@@ -295,7 +295,7 @@ def _state(pid: int) -> str:
 
 
 def _audited(directory: Path) -> int:
-    """Where the audit log of a directory ends."""
+    """Returns the last position of a directory's audit log."""
     log = AuditLog(f"sqlite:///{directory / 'audit.db'}")
     try:
         return log.last().position
@@ -309,7 +309,7 @@ def _positions(service: Service) -> list[int]:
 
 
 def _settle(service: Service) -> None:
-    """Waits until views and audit log have all events."""
+    """Waits until the views and the audit log have all events."""
     head = len(_positions(service))
     until(lambda: _audited(service.data_dir) == head, what="the audit log")
     with connect(EmbeddedServer.in_directory(service.data_dir).url) as store:

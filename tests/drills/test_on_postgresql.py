@@ -1,4 +1,4 @@
-"""What shows the audit log to people and programs, once more with the log on PostgreSQL."""
+"""Runs the tests of audit pages and endpoints again with the audit log on PostgreSQL."""
 
 import subprocess
 import sys
@@ -7,12 +7,12 @@ import pytest
 
 pytestmark = pytest.mark.drill
 
-# Those that start a whole Keyledger and look at its audit log. The tests of the log itself are on both.
+# The tests that start a complete Keyledger. The audit log's own tests run on both databases anyway.
 _MODULES = ("review", "inquiry_pages", "audit_proof", "dashboard", "moving_house", "backup_and_restore")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("postgresql_server")  # which skips where there is none
+@pytest.mark.usefixtures("postgresql_server")  # skips the test if PostgreSQL isn't installed
 def test_the_service_works_with_its_audit_log_on_postgresql() -> None:
     modules = [f"tests/e2e/test_{name}.py" for name in _MODULES]
     command = [sys.executable, "-m", "tests.on_postgresql", "-q", "-m", "not drill", *modules]

@@ -23,8 +23,8 @@ from tests.real import until
 pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(240)]
 
 SECONDS = 60.0
-RATE = 300.0  # requests a second: 90 % verify, 8 % read, 2 % command
-APART_S = 2.0  # between one restart and the next
+RATE = 300.0  # requests per second: 90% verify, 8% read, 2% are commands
+APART_S = 2.0  # seconds between two restarts
 ENDS_WITHIN = 10.0
 RESTARTED = (
     *("web-1", "web-2", "audit-web", "projector", "audit-relay", "audit-worker"),
@@ -60,7 +60,7 @@ def test_each_process_is_restarted_under_load_and_nothing_is_lost(deployment: De
 
 
 def restart_each(deployment: Deployment) -> dict[str, Window]:
-    """Gives when each was away: from its end until all is ready again."""
+    """Returns when each was down: from its stop until everything was ready again."""
     away = {}
     for name in RESTARTED:
         Stop().wait(APART_S)
@@ -84,7 +84,7 @@ def is_ready(deployment: Deployment) -> bool:
 
 
 def unexcused(outcomes: Sequence[Outcome], away: dict[str, Window]) -> list[Outcome]:
-    """Errors that are no 502 or 503 of the time when the store was away."""
+    """Returns the errors other than 502 and 503 while the store was down."""
     gone, back = away["store"]
 
     def is_excused(outcome: Outcome) -> bool:
@@ -94,13 +94,13 @@ def unexcused(outcomes: Sequence[Outcome], away: dict[str, Window]) -> list[Outc
 
 
 def account_for(deployment: Deployment, load: Load) -> None:
-    """What was acknowledged is in the ledger, once each, and views and audit log have it as well."""
+    """Asserts that each acknowledged key is once in the ledger, the views and the audit log."""
     with connect(deployment.store_url) as store:
         events = [decode(record) for record in Ledger(store).read(0, 10**6)]
     assert [event.position for event in events] == list(range(1, len(events) + 1))
     created = [(event.data.name, event.subject) for event in events if event.type == "KeyCreated"]
     acknowledged = [(name, f"key:{key_id}") for name, key_id in load.created.items()]
-    assert sorted(created[1:]) == sorted(acknowledged)  # before them all is the load's own
+    assert sorted(created[1:]) == sorted(acknowledged)  # the first one is the load's own key
     switched: dict[str, list[bool]] = {}
     for event in events:
         if isinstance(event.data, KeyToggled):
@@ -117,7 +117,7 @@ def account_for(deployment: Deployment, load: Load) -> None:
 
 
 def tell(load: Load, away: dict[str, Window], began: float) -> None:
-    """Prints what was measured."""
+    """Prints the measurements."""
     outcomes = load.outcomes
     seconds = max(outcome.answered for outcome in outcomes) - began
     print(f"{len(outcomes):,} requests in {seconds:.0f} s: {dict(Counter(each.kind for each in outcomes))}")

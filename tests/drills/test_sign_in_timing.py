@@ -1,4 +1,4 @@
-"""An account is not told by how long it takes to be refused."""
+"""The duration of a failed sign-in doesn't reveal whether the account exists."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ APART = 0.05
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """A Keyledger that lets anybody try as often as they like."""
+    """A Keyledger without a sign-in limit."""
     running = Service(tmp_path / "data", KEYLEDGER_SIGN_IN_LIMIT="0")
     running.start()
     yield running
@@ -24,11 +24,11 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def medians(visitor: Visitor, emails: tuple[str, str]) -> tuple[float, float]:
-    """How long each is refused in, in ms."""
+    """Returns the durations of the rejections in ms."""
     took: tuple[list[float], list[float]] = ([], [])
     token = visitor.token()
     for number in range(2 * TRIES):
-        # In turns, and each as often first as second, so that whatever else goes on meets both alike.
+        # Alternating the order, so that other load affects both equally.
         which = (number + number // 2) % 2
         fields = {"email": emails[which], "password": "a wrong password", "csrf_token": token}
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long a key is called valid after it was switched off: by two web processes, both at full speed."""
+"""How long two web processes at full speed call a key valid after it was disabled."""
 
 import json
 import os
@@ -32,7 +32,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Platform:
-    """A key that is switched by one party and verified by others."""
+    """A key that one client disables and enables while others verify it."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -41,7 +41,9 @@ class Platform:
         self._session.headers["Authorization"] = f"Bearer {self._admin}"
         made = self._session.post(f"{service.url}/v1/keys", json={"name": "switched"}, timeout=10).json()
         self._path = f"{service.url}/v1/keys/{made['id']}"
-        self.off: list[tuple[float, float]] = []  # from acknowledged off to asked on
+        self.off: list[
+            tuple[float, float]
+        ] = []  # from the acknowledged disabling to the request to enable it
         body = json.dumps({"api_key": made["api_key"]}).encode()
         self.request = (
             f"POST /v1/keys/verify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._admin}\r\n"
@@ -49,12 +51,12 @@ class Platform:
         ).encode() + body
 
     def switch(self, *, enabled: bool) -> None:
-        """Returns when it is acknowledged; asks again where the store was away."""
+        """Returns the time of the acknowledgement. Retries if the store was unavailable."""
         until(lambda: self._session.patch(self._path, json={"enabled": enabled}, timeout=20).ok, 30)
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
-        """Notes the time between."""
+        """Records the time in between."""
         self.switch(enabled=False)
         acknowledged = time.monotonic()
         yield
@@ -81,7 +83,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 def worker_of(peer: socket.socket, service: Service) -> int | None:
-    """The web process that has the other end of a connection."""
+    """Returns the web process at the other end of a connection."""
     ours = f":{peer.getsockname()[1]:04X}"
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         words = line.split()
@@ -94,7 +96,7 @@ def worker_of(peer: socket.socket, service: Service) -> int | None:
 
 @contextmanager
 def connections(service: Service) -> Iterator[dict[int, list[socket.socket]]]:
-    """So many to each web process; the system chooses which gets one, so more may be tried."""
+    """Opens connections until each web process has enough: the operating system decides which one accepts."""
     found: dict[int, list[socket.socket]] = {pid: [] for pid in workers(service)}
     assert len(found) == 2
     with ExitStack() as stack:
@@ -110,7 +112,7 @@ def connections(service: Service) -> Iterator[dict[int, list[socket.socket]]]:
 
 @contextmanager
 def watched(platform: Platform, tmp_path: Path) -> Iterator[dict[int, Seen]]:
-    """A watcher for each web process; what they saw is there afterwards."""
+    """Runs a watcher for each web process. Their records are available afterwards."""
     seen: dict[int, Seen] = {}
     with connections(platform.service) as found:
         watchers = {pid: _watcher(tmp_path / str(pid), peers, platform) for pid, peers in found.items()}
@@ -140,10 +142,10 @@ def _watcher(path: Path, peers: list[socket.socket], platform: Platform) -> "sub
 def judge(
     name: str, platform: Platform, seen: dict[int, Seen], stopped: Sequence[float] | None = None
 ) -> list[float]:
-    """How late the last VALID came after each switch; says it, and holds what came to the bounds.
+    """Prints how late the last VALID came after each change, and asserts the bounds.
 
-    A VALID that was asked for before the key was off, or before its process was stopped, may have been
-    decided before that, and lie in the socket of the stopped process: it is counted apart.
+    A VALID that was requested before the key was disabled or its process was stopped may have been decided
+    before that, and be waiting in the socket of the stopped process. These are counted separately.
     """
     late, crossing = [], []
     for number, (acknowledged, on) in enumerate(platform.off):
@@ -170,7 +172,7 @@ def judge(
 
 
 def wait(seconds: float) -> None:
-    """Lets the watchers watch; nothing is waited for."""
+    """Lets the watchers run for a fixed time."""
     Stop().wait(seconds)
 
 
@@ -212,7 +214,7 @@ def test_a_tail_that_is_cut_again_and_again_gives_no_stale_verdict(
 
 
 def _stop(pid: int) -> float:
-    """Stops a process; gives when each of its threads had stopped, which takes more than the signal."""
+    """Stops a process, and returns when all its threads had stopped, which is later than the signal."""
     os.kill(pid, signal.SIGSTOP)
     threads = [*Path(f"/proc/{pid}/task").iterdir()]
     until(lambda: all((thread / "stat").read_text().rpartition(") ")[2][0] == "T" for thread in threads))
@@ -222,7 +224,7 @@ def _stop(pid: int) -> float:
 def _stopping(
     platform: Platform, tmp_path: Path, which: Callable[[int], int], *, before: bool
 ) -> tuple[dict[int, Seen], list[float]]:
-    """Stops a process for a second, before or after the key is switched off; also gives when."""
+    """Stops a process for a second, before or after the key is disabled, and returns the times."""
     stopped = []
     with watched(platform, tmp_path) as seen:
         for number in range(FAULTS):
@@ -255,7 +257,7 @@ def test_a_web_process_that_is_stopped_and_continued_gives_no_stale_verdict(
     platform: Platform, tmp_path: Path, before: bool
 ) -> None:
     pids = workers(platform.service)
-    # The switcher's own connection is to one of them: it is the other that is stopped before.
+    # The client that disables the key is connected to one of them, so the other one is stopped before.
     own = platform._session.get(f"{platform.service.url}/healthz", timeout=5, stream=True)
     assert own.raw.connection
     mine = worker_of(own.raw.connection.sock, platform.service)
