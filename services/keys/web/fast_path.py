@@ -216,6 +216,7 @@ def _scopes(given: str) -> tuple[str, ...]:
     return scopes
 
 
+@lru_cache(1024)
 def _of_header(text: str) -> str:
     """A name in a header: percent-encoded as UTF-8, unless it is plain ASCII without spaces."""
     is_plain = text.isascii() and text.isprintable() and " " not in text and "%" not in text

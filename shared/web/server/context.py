@@ -55,7 +55,7 @@ class RequestContext(NamedTuple):
         known: str | None = self.environ.get(_ID)
         if known is None:
             given: str = self.environ.get("HTTP_X_REQUEST_ID", "")
-            is_valid = _VALID_ID.fullmatch(given) and not holds_key(given)
+            is_valid = given and _VALID_ID.fullmatch(given) and not holds_key(given)
             # An ID is no secret, so it needs no secure randomness.
             known = self.environ[_ID] = given if is_valid else f"{random.getrandbits(128):032x}"
         return known
