@@ -1,4 +1,4 @@
-"""How the audit log stands: what the last check found, who vouches for it, and whether it keeps up."""
+"""The status of the audit log: its last check, its last checkpoint, its alarm, and its lag."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +23,7 @@ _FAILURES_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class LastCheck:
-    """What the ledger tells of the last check of the whole log."""
+    """What the ledger records of the last check of the whole log."""
 
     at: int
     by: str  # the label
@@ -33,13 +33,13 @@ class LastCheck:
     findings: Sequence[AuditFinding]
 
     @property
-    def sound(self) -> bool:
+    def intact(self) -> bool:
         """Whether nothing was wrong."""
         return not self.findings
 
 
 class LastCheckpoint(NamedTuple):
-    """The last checkpoint in the log, which nobody verified here, and its signed note."""
+    """The last checkpoint in the log, its signature not verified, and its signed note."""
 
     checkpoint: SignedCheckpoint
     note: str
@@ -77,7 +77,7 @@ class AuditStatus:
         return self.comparison.ledger
 
     def alarm(self) -> Alarm | None:
-        """The alarm that nobody has acknowledged; also that a checkpoint that was signed is gone."""
+        """Returns the unacknowledged alarm, or one about a signed checkpoint that is gone."""
         return self.comparison.alarms.current() or self._checkpoint_gone()
 
     def _checkpoint_gone(self) -> Alarm | None:
@@ -90,7 +90,7 @@ class AuditStatus:
         return None
 
     def last_check(self) -> LastCheck | None:
-        """The last one that was told to the ledger; None, if there never was one."""
+        """Returns the last check that the ledger records, or None."""
         event = self.ledger.last(CHECKS)
         if event is None:
             return None
@@ -104,15 +104,15 @@ class AuditStatus:
             findings=payload.findings,
         )
 
-    def vouched(self) -> LastCheckpoint | None:
-        """The last checkpoint; None, if there is none that can be read."""
+    def last_checkpoint(self) -> LastCheckpoint | None:
+        """Returns the last checkpoint, or None if there is none or it can't be read."""
         last = self.log.last_checkpoint()
         with suppress(NoteError):
             return LastCheckpoint(unverified(last.note), last.note.decode()) if last else None
         return None
 
     def public_key(self) -> str | None:
-        """By what the signatures are verified; None where the key cannot be used."""
+        """Returns the key that verifies the signatures, or None if it can't be read."""
         with suppress(SigningError):
             return str(self.signer.public_key)
         return None

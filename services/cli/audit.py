@@ -90,16 +90,16 @@ def audit_status(as_json: bool) -> None:
     """
     with opened() as components:
         status = components.of(AuditComponents).status
-        found, check, vouched = status.progress(), status.last_check(), status.vouched()
+        found, check, last = status.progress(), status.last_check(), status.last_checkpoint()
         alarm = status.alarm()
     if as_json:
         fields = lag_facts(found.position, found.lag) | {
             "in_step": found.in_step,
             "alarm": alarm.finding._asdict() | {"at": rfc3339(alarm.at)} if alarm else None,
             "checked_at": rfc3339(check.at) if check else None,
-            "sound": check.sound if check else None,
-            "checkpoint": vouched.checkpoint.sequence if vouched else None,
-            "checkpoint_position": vouched.checkpoint.position if vouched else None,
+            "sound": check.intact if check else None,
+            "checkpoint": last.checkpoint.sequence if last else None,
+            "checkpoint_position": last.checkpoint.position if last else None,
             "jobs_waiting": found.waiting,
             "jobs_failed": found.failed,
             "failures": [{"at": rfc3339(each.at), "reason": each.reason} for each in found.failures],
@@ -108,19 +108,19 @@ def audit_status(as_json: bool) -> None:
     else:
         if alarm:
             echo(f"ALARM at {rfc3339(alarm.at)}: {_words(alarm.finding)}")
-        _print_status(found, check, vouched)
+        _print_status(found, check, last)
     sys.exit(exit_status(found.lag, in_step=found.in_step and alarm is None))
 
 
-def _print_status(found: Progress, check: LastCheck | None, vouched: LastCheckpoint | None) -> None:
+def _print_status(found: Progress, check: LastCheck | None, last: LastCheckpoint | None) -> None:
     echo(lag_words(found.position, found.lag))
     if not found.in_step:
         echo("THE LEDGER WENT BACKWARDS: it doesn't have the last event of the log")
-    outcome = "verified" if check and check.sound else "VERIFICATION FAILED"
+    outcome = "verified" if check and check.intact else "VERIFICATION FAILED"
     echo(f"{outcome} at {rfc3339(check.at)}" if check else "never verified")
-    if vouched:
-        last = vouched.checkpoint
-        echo(f"checkpoint {last.sequence} at position {last.position}, {rfc3339(last.time)}")
+    if last:
+        signed = last.checkpoint
+        echo(f"checkpoint {signed.sequence} at position {signed.position}, {rfc3339(signed.time)}")
     echo(f"{found.waiting} jobs waiting, {found.failed} failed within the last hour")
     for failure in found.failures:
         echo(f"failed {rfc3339(failure.at)}: {escaped(failure.reason)}")
@@ -144,7 +144,7 @@ def audit_public_key() -> None:
 def audit_checkpoint() -> None:
     """Sign and print a checkpoint of the audit log."""
     with opened() as components:
-        signed = components.of(AuditComponents).notary.vouch()
+        signed = components.of(AuditComponents).notary.sign_checkpoint()
     if signed is None:
         echo("The audit log is empty.")
     else:

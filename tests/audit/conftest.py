@@ -102,7 +102,7 @@ def comparison(sqlite_log: AuditLog, ledger: Ledger, alarms: Alarms) -> Comparis
 
 
 @pytest.fixture
-def standing(comparison: Comparison, signer: Signer, store: Redis) -> AuditStatus:
+def audit_status(comparison: Comparison, signer: Signer, store: Redis) -> AuditStatus:
     """How the log in the file stands."""
     return AuditStatus(comparison, signer, Failures(store), now_ms)
 

@@ -152,13 +152,13 @@ def test_a_mark_or_an_alarm_that_cannot_be_read_is_an_alarm(
 
 
 def test_a_checkpoint_that_was_signed_and_is_gone_is_an_alarm(
-    standing: AuditStatus, full: AuditLog, ledger: Ledger, tampered: Tampered
+    audit_status: AuditStatus, full: AuditLog, ledger: Ledger, tampered: Tampered
 ) -> None:
-    notary_of(full, ledger, standing.signer, now_ms).vouch()
-    assert standing.alarm() is None
+    notary_of(full, ledger, audit_status.signer, now_ms).sign_checkpoint()
+    assert audit_status.alarm() is None
     tampered.disarm()
     tampered.run("DELETE FROM audit_checkpoints")
-    found = standing.alarm()
+    found = audit_status.alarm()
     assert found
     assert (found.finding.kind, found.finding.position) == (Kind.CHECKPOINT_MISSING, 1)
 

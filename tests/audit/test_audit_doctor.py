@@ -51,7 +51,7 @@ def installation(
 def written(log: AuditLog, ledger: Ledger, signer: Signer) -> None:
     """The ledger's events, and a checkpoint on them."""
     catch_up(log, ledger)
-    notary_of(log, ledger, signer, now_ms).vouch()
+    notary_of(log, ledger, signer, now_ms).sign_checkpoint()
 
 
 def test_a_database_that_is_not_there_yet_is_well_and_is_not_made(

@@ -235,7 +235,7 @@ def test_a_whole_export_has_all_workspaces_and_a_checkpoint_of_its_end(
     exports: Exports, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     write(ledger, sqlite_log, records(range(1, 4)))
-    exports.notary.vouch()
+    exports.notary.sign_checkpoint()
     write(ledger, sqlite_log, [record(4, workspace="other"), record(5)])
     steps: list[tuple[int, int]] = []
     export = exports.whole(AUDITOR, "jsonl", REQUEST, lambda done, total: steps.append((done, total)))
@@ -351,7 +351,7 @@ def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
     exports: Exports, sqlite_log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(exports.comparison.ledger, sqlite_log, records([1]))
-    exports.notary.vouch()
+    exports.notary.sign_checkpoint()
     monkeypatch.setattr(exports.comparison.log, "checkpoints", lambda: [(1, b"no note")])
     with pytest.raises(ExportError, match="Checkpoint 1 is damaged"):
         exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
@@ -366,6 +366,6 @@ def test_the_trailer_is_a_note_that_the_key_signed(
     entry: Entry | None = sqlite_log.last_entry()
     assert entry
     assert (trailer.count, trailer.last_position, trailer.chain_hash) == (2, 2, entry.entry_hash)
-    note = exports.notary.vouch()
+    note = exports.notary.sign_checkpoint()
     assert note
     assert unverified(note).position == 2

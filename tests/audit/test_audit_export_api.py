@@ -32,8 +32,8 @@ FORMS = pytest.mark.parametrize("form", ["jsonl", "csv"])
 
 
 @pytest.fixture
-def client(exports: Exports, standing: AuditStatus) -> FlaskClient:
-    write(standing.ledger, standing.log, records(range(1, 1_001)))
+def client(exports: Exports, audit_status: AuditStatus) -> FlaskClient:
+    write(audit_status.ledger, audit_status.log, records(range(1, 1_001)))
     app: Flask
     app, api = create_app(
         secret_key="secret",
@@ -42,7 +42,7 @@ def client(exports: Exports, standing: AuditStatus) -> FlaskClient:
         home="audit.entries_page",
         limits=Limits(None),
     )
-    register(app, api, standing, Mock(KeyForensics), exports)
+    register(app, api, audit_status, Mock(KeyForensics), exports)
     return app.test_client()
 
 
@@ -183,9 +183,9 @@ def test_an_export_is_refused_until_the_index_is_complete(
 
 @FORMS
 def test_an_export_is_refused_while_there_is_an_alarm(
-    client: FlaskClient, ledger: Ledger, standing: AuditStatus, form: str
+    client: FlaskClient, ledger: Ledger, audit_status: AuditStatus, form: str
 ) -> None:
-    standing.comparison.report_missing(7)
+    audit_status.comparison.report_missing(7)
     answer = get(client, form)
     assert answer.status_code == 503
     assert "keyledger audit check" in answer.json["detail"]

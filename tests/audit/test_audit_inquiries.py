@@ -68,7 +68,7 @@ def usage(store: Redis) -> Usage:
 
 
 @pytest.fixture
-def client(commands: KeyCommands, store: Redis, usage: Usage, standing: AuditStatus) -> FlaskClient:
+def client(commands: KeyCommands, store: Redis, usage: Usage, audit_status: AuditStatus) -> FlaskClient:
     app, api = create_app(
         secret_key="secret",
         sessions=SecureCookieSessionInterface(),
@@ -78,7 +78,7 @@ def client(commands: KeyCommands, store: Redis, usage: Usage, standing: AuditSta
     )
     app.config["WTF_CSRF_ENABLED"] = False
     inquiries = LedgerForensics(Keys(commands, Views(store)), usage)
-    register(app, api, standing, inquiries, Mock(Exports))
+    register(app, api, audit_status, inquiries, Mock(Exports))
     _add_accounts(app)
     return app.test_client()
 

@@ -142,7 +142,7 @@ def test_a_log_that_was_vouched_for_needs_no_checkpoint_until_it_grows(
 ) -> None:
     grow(ledger, 5)
     catch_up(sqlite_log, ledger)
-    notary_of(sqlite_log, ledger, signer, lambda: AT).vouch()
+    notary_of(sqlite_log, ledger, signer, lambda: AT).sign_checkpoint()
     assert [vouching_relay.step(1) for _ in range(2)] == [False, False]
     grow(ledger, 1, "key:2")
     catch_up(sqlite_log, ledger)

@@ -54,7 +54,7 @@ def authenticate(token: str) -> Principal:
 
 
 @pytest.fixture
-def app(standing: AuditStatus) -> Flask:
+def app(audit_status: AuditStatus) -> Flask:
     app, api = create_app(
         secret_key="secret",
         sessions=SecureCookieSessionInterface(),
@@ -62,7 +62,7 @@ def app(standing: AuditStatus) -> Flask:
         home="audit.entries_page",
         limits=Limits(None),
     )
-    register(app, api, standing, Mock(KeyForensics), Mock(Exports))
+    register(app, api, audit_status, Mock(KeyForensics), Mock(Exports))
     accounts = Blueprint("accounts", __name__)
     accounts.add_url_rule("/sign-in", "sign_in", lambda: "")
     accounts.add_url_rule("/sign-out", "sign_out", lambda: "", methods=["POST"])

@@ -191,24 +191,24 @@ def test_nothing_is_exported_while_the_ledger_is_away(world: World, monkeypatch:
 def test_changed_entries_are_not_covered_by_a_checkpoint(world: World, name: str) -> None:
     TAMPERING[name][0](world)
     with pytest.raises(MismatchError):
-        world.exports.notary.vouch()
+        world.exports.notary.sign_checkpoint()
     assert world.log.checkpoints() == []
     assert world.comparison.alarms.current()
 
 
 def test_a_checkpoint_is_signed_only_on_the_chain_of_the_one_before(world: World, ledger: Ledger) -> None:
-    assert world.exports.notary.vouch()
+    assert world.exports.notary.sign_checkpoint()
     forge_and_chain(world)
     grow(ledger, 1, "key:4")
     catch_up(world.log, ledger)
     with pytest.raises(MismatchError, match="position 10"):
-        world.exports.notary.vouch()
+        world.exports.notary.sign_checkpoint()
 
 
 def test_a_ledger_that_was_changed_is_not_signed_for_either(world: World, store: Redis) -> None:
     change_ledger(world, store)
     with pytest.raises(MismatchError, match="position 5"):
-        world.exports.notary.vouch()
+        world.exports.notary.sign_checkpoint()
 
 
 def delete(world: World, position: int) -> None:

@@ -181,7 +181,7 @@ def live(step: Step, ledger: Kept, log: AuditLog, notary: Notary, tick: Any) -> 
         log.append(ledger.records[after : after + step.page])
         log.append(ledger.records[max(after - 1, 0) : after + step.page])
     if step.vouch:
-        notary.vouch()
+        notary.sign_checkpoint()
     else:
         notary.sign_checkpoint_if_due()
 

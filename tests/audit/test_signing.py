@@ -122,13 +122,13 @@ def test_where_nothing_can_be_written_there_is_no_anchor_and_that_is_told_once(
 def test_a_checkpoint_vouches_for_the_log(
     ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer
 ) -> None:
-    assert notary.vouch() is None
+    assert notary.sign_checkpoint() is None
     write(ledger, log, records(range(1, 4)))
-    first = notary.vouch()
+    first = notary.sign_checkpoint()
     assert first
-    assert notary.vouch() == first  # nothing came since
+    assert notary.sign_checkpoint() == first  # nothing came since
     write(ledger, log, records(range(4, 6)))
-    second = notary.vouch()
+    second = notary.sign_checkpoint()
     assert second
     assert [tuple(each) for each in log.checkpoints()] == [(1, first), (2, second)]
     said, last = verified(second, signer.public_key), log.last_entry()
@@ -159,7 +159,7 @@ def test_a_clock_that_goes_back_takes_no_time_with_it(
     notary = notary_of(sqlite_log, ledger, signer, lambda: next(times))
     for position in (1, 2):
         write(ledger, sqlite_log, records([position]))
-        notary.vouch()
+        notary.sign_checkpoint()
     assert [unverified(each.note).time for each in sqlite_log.checkpoints()] == [AT, AT]
 
 
@@ -175,7 +175,7 @@ def test_workers_at_once_make_a_chain(
         notary = notary_of(own, ledger, Signer(key_file), lambda: AT + next(minutes))
         for position in range(41 + worker, 81, 4):
             own.append(ledger.read(0, position))
-            notary.vouch()
+            notary.sign_checkpoint()
         own.close()
 
     with ThreadPoolExecutor(4) as threads:
@@ -194,16 +194,16 @@ def test_nothing_goes_on_from_checkpoints_that_are_gone(
 ) -> None:
     for position in (1, 2):
         write(ledger, log, records([position]))
-        notary.vouch()
+        notary.sign_checkpoint()
     tampered.disarm()
     tampered.run("DELETE FROM audit_checkpoints WHERE sequence = 2")
     write(ledger, log, records([3]))
     anchor = signer.anchor()
     with pytest.raises(SigningError, match="Checkpoint 2 was signed, and is gone"):
-        notary.vouch()
+        notary.sign_checkpoint()
     assert signer.anchor() == anchor
     signer.anchor_file.unlink()  # as it says, for an old copy that was brought back on purpose
-    assert notary.vouch()
+    assert notary.sign_checkpoint()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
 ) -> None:
     for position in (1, 2):
         write(ledger, log, records([position]))
-        notary.vouch()
+        notary.sign_checkpoint()
     other = {
         "stranger": checkpoint(Signer(tmp_path / "other.pem"), 2),
         "earlier": log.checkpoints()[0].note,
@@ -238,7 +238,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
     tampered.run("UPDATE audit_checkpoints SET note = :note WHERE sequence = 2", note=found)
     write(ledger, log, records([3]))
     with pytest.raises(SigningError, match=reason):
-        notary.vouch()
+        notary.sign_checkpoint()
     assert len(log.checkpoints()) == 2
 
 
@@ -246,10 +246,10 @@ def test_a_log_whose_end_is_gone_is_not_vouched_for_again(
     ledger: Ledger, log: AuditLog, notary: Notary, tampered: Tampered
 ) -> None:
     write(ledger, log, records(range(1, 4)))
-    note = notary.vouch()
+    note = notary.sign_checkpoint()
     tampered.disarm()
     tampered.run("DELETE FROM audit_entries WHERE position = 3")
-    assert notary.vouch() == note
+    assert notary.sign_checkpoint() == note
     assert len(log.checkpoints()) == 1
 
 
@@ -257,11 +257,11 @@ def test_a_worker_that_was_killed_before_it_kept_the_anchor_goes_on(
     ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(ledger, log, records([1]))
-    first = notary.vouch()
+    first = notary.sign_checkpoint()
     write(ledger, log, records([2]))
     with monkeypatch.context() as patch:
         patch.setattr(signer, "keep", lambda _: None)
-        notary.vouch()
+        notary.sign_checkpoint()
     assert signer.anchor() == first
     write(ledger, log, records([3]))
-    assert notary.vouch() == signer.anchor()
+    assert notary.sign_checkpoint() == signer.anchor()

@@ -95,7 +95,7 @@ def world(
     for events in (3, 3, 4):
         grow(ledger, events)
         catch_up(log, ledger)
-        notary.vouch()
+        notary.sign_checkpoint()
     tampered.disarm()
     return World(log, ledger, store, signer, tampered)
 
@@ -368,7 +368,7 @@ def test_what_comes_while_the_check_begins_is_not_accused(
         found = read()
         grow(world.ledger, 3, "key:2")
         catch_up(world.log, world.ledger)
-        notary.vouch()
+        notary.sign_checkpoint()
         return found
 
     trust = Trust(world.signer.public_key, world.signer.anchor())

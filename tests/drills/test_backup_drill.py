@@ -38,7 +38,7 @@ from tests.services.keyledgers import (
     parts_in,
     quietly,
     seen,
-    vouch,
+    sign_checkpoint,
 )
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
@@ -130,7 +130,7 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
         def work() -> None:
             audit = auditor.of(AuditComponents)
             catch_up(audit.log, auditor.shared.ledger, pages=1)
-            audit.notary.vouch()
+            audit.notary.sign_checkpoint()
 
         with _repeated(ann.change_password), _repeated(work):
             for number in range(_BACKUPS):
@@ -139,7 +139,7 @@ def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_pat
                     time.sleep(0.02)  # the test's timeout is the deadline
                 taken.append(backed_up(old, tmp_path / f"backup-{number}"))
         appended = sum(len(stop_writer(writer)) for writer in writers)
-        vouch(old)
+        sign_checkpoint(old)
         was = seen(old)
     print(f"\n{appended:,} keys by writers, {ann.last:,} passwords, {len(was.checkpoints):,} checkpoints")
     for number, each in enumerate(taken):
@@ -172,7 +172,7 @@ def _filled(components: Container) -> None:
         at = components.shared.ledger.read(head - 1, 1)[0].at
         page = [Record(position, at, bodies[position - head - 1]) for position in range(first + 1, last + 1)]
         components.shared.ledger.fill(first, page)
-    vouch(components)
+    sign_checkpoint(components)
     components.of(KeyComponents).projector.catch_up()
 
 

@@ -96,10 +96,10 @@ def live(components: Container) -> Container:
     made = [commands.create(person(), NewKey(name=f"Key {n}"), REQUEST).key.id for n in range(3)]
     commands.change(person(), made[0], ChangeKey(enabled=False, reason="leaked"), REQUEST)
     grow(components.shared.ledger, EVENTS - 7, f"key:{made[1]}")
-    vouch(components)
+    sign_checkpoint(components)
     for email in ("ann@example.org", "bob@example.org"):
         components.of(AccountComponents).accounts.add(OPERATOR, email, "owner", PASSWORD, REQUEST)
-    vouch(components)
+    sign_checkpoint(components)
     commands.change(person(), made[2], ChangeKey(name="Renamed"), REQUEST)
     audit(components)
     components.of(KeyComponents).projector.catch_up()
@@ -113,10 +113,10 @@ def audit(components: Container) -> None:
         pass
 
 
-def vouch(components: Container) -> bytes:
+def sign_checkpoint(components: Container) -> bytes:
     """The same, with a checkpoint of everything."""
     audit(components)
-    note = components.of(AuditComponents).notary.vouch()
+    note = components.of(AuditComponents).notary.sign_checkpoint()
     assert note
     return note
 

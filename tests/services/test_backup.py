@@ -25,7 +25,7 @@ from tests.services.keyledgers import (
     findings,
     live,
     quietly,
-    vouch,
+    sign_checkpoint,
 )
 
 
@@ -64,7 +64,7 @@ def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Makin
                 OPERATOR, "ann@example.org", "another long password", REQUEST
             )
             old.of(AccountComponents).accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
-            vouch(old)
+            sign_checkpoint(old)
         reached.append(done)
 
     taken = backed_up(old, path, meanwhile)
@@ -86,7 +86,7 @@ def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(
 
     def read_late() -> object:
         old.of(KeyComponents).keys.commands.create(person(), NewKey(name="late"), REQUEST)
-        vouch(old)
+        sign_checkpoint(old)
         return checkpoints()
 
     monkeypatch.setattr(old.of(AuditComponents).log, "checkpoints", read_late)

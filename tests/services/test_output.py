@@ -156,7 +156,7 @@ def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
 ) -> None:
     components = parts_in(data_dir, EmbeddedServer.found_in(data_dir).url)
     catch_up(components.of(AuditComponents).log, components.shared.ledger)
-    components.of(AuditComponents).notary.vouch()
+    components.of(AuditComponents).notary.sign_checkpoint()
     components.of(AuditComponents).alarms.report(Finding(Kind.CUT_OFF, 1, "by a test"))
     before = ledger.head().position
     monkeypatch.setattr(output, "_write", no_room)

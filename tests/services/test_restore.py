@@ -36,7 +36,7 @@ from tests.services.keyledgers import (
     live,
     quietly,
     seen,
-    vouch,
+    sign_checkpoint,
     with_fast_passwords,
 )
 
@@ -107,7 +107,7 @@ def test_a_restore_brings_everything_back_and_it_goes_on(
     assert findings(new) == []
     assert new.of(AccountComponents).sign_in("ann@example.org", PASSWORD, REQUEST)
     assert not new.of(AccountComponents).sign_in("bob@example.org", PASSWORD + "r", REQUEST)
-    vouch(new)
+    sign_checkpoint(new)
     assert [each.sequence for each in new.of(AuditComponents).log.checkpoints()] == [1, 2, 3]
     assert findings(new) == []
 
@@ -138,7 +138,7 @@ def test_a_restore_that_never_came_to_its_end_is_not_taken_for_a_whole_one(
 ) -> None:
     new = making(past.key_file)
     interrupted(new, past.backup, "events", 1)
-    vouch(new)  # as the processes do, if somebody starts them then
+    sign_checkpoint(new)  # as the processes do, if somebody starts them then
     assert [finding.kind.value for finding in findings(new)] == ["cut off"]
     restored(new, past.backup)
     assert findings(new) == []
@@ -204,7 +204,7 @@ def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoin
     new, expected = making(), past.before._replace(checkpoints=[], anchor=None)
     assert restored(new, past.backup, with_checkpoints=False) == expected
     assert restored(new, past.backup, with_checkpoints=False) == expected
-    vouch(new)
+    sign_checkpoint(new)
     assert [each.sequence for each in new.of(AuditComponents).log.checkpoints()] == [1]
     assert findings(new) == []
 
@@ -212,7 +212,7 @@ def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoin
 def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, tmp_path: Path) -> None:
     old = live(making())
     backed_up(old, tmp_path / "backup")
-    later = vouch(old)
+    later = sign_checkpoint(old)
     new = making(old.of(AuditComponents).key_file)
     new.of(AuditComponents).signer.keep(later)
     for with_checkpoints in (True, False):

@@ -104,7 +104,7 @@ class Exports:
 
         `progress` is told how many entries are done, and of how many. Raises the same, but for the limit.
         """
-        note = self.notary.vouch()
+        note = self.notary.sign_checkpoint()
         position = unverified(note).position if note else 0
         entries = _begun(self.comparison.chain(0, GENESIS, position))
         self._tell(operator, form, {"scope": WHOLE}, position, request)

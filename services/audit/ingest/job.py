@@ -30,6 +30,8 @@ QUEUED_TTL_S = 60 * 60  # a job that waited longer is gone; the relay sees the l
 
 _MAX_REQUESTS = 20  # that a log line names
 
+# The function that a stored job names. Relays and workers of other versions compare it too, so it stays as it
+# is, though no module has this name any more.
 FUNCTION = "services.audit.jobs.catch_up"
 _CALL: bytes = JSONSerializer.dumps((FUNCTION, None, (), {}))
 _DESCRIPTION = "catch up"

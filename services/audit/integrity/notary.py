@@ -22,18 +22,18 @@ class Notary:
         self._signer = signer
         self._now_ms = now_ms
 
-    def vouch(self) -> bytes | None:
+    def sign_checkpoint(self) -> bytes | None:
         """The note that covers the whole log, signed now if there is none; None for an empty log.
 
         Raises MismatchError, SigningError, AuditDatabaseError, redis.RedisError.
         """
-        return self._vouch(lambda *_: True)
+        return self._sign(lambda *_: True)
 
     def sign_checkpoint_if_due(self) -> None:
         """Signs a checkpoint once enough was appended, or enough time went by. Raises the same."""
-        self._vouch(lambda position, last: due(position, last, self._now_ms()))
+        self._sign(lambda position, last: due(position, last, self._now_ms()))
 
-    def _vouch(self, wanted: Callable[[int, SignedCheckpoint | None], bool]) -> bytes | None:
+    def _sign(self, wanted: Callable[[int, SignedCheckpoint | None], bool]) -> bytes | None:
         while True:
             # Read before the checkpoints: it is written after the database has the one that it is.
             anchor = self._signer.anchor()

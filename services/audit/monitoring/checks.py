@@ -76,7 +76,7 @@ def check_integrity(installation: Installation) -> Iterator[Finding]:
     check, now = installation.of(AuditInspection).status.last_check(), now_ms()
     first = installation.shared.ledger.read(0, 1)
     since = check.at if check else first[0].at if first else now
-    if check and not check.sound:
+    if check and not check.intact:
         yield problem(
             f"verification failed on {date_utc(check.at)}",
             "`keyledger audit check` shows what is wrong; docs/runbooks.md says what to do.",

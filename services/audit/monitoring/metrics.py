@@ -52,7 +52,7 @@ METRICS = (
             Gauge(
                 "keyledger_audit_sound",
                 "Whether the last check found nothing wrong.",
-                lambda it: it.check and it.check.sound,
+                lambda it: it.check and it.check.intact,
             ),
             Gauge(
                 "keyledger_audit_checked_timestamp_seconds",

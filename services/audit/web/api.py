@@ -39,13 +39,13 @@ def integrity(_: Principal) -> Any:
     The check itself is `keyledger audit check`. Whoever trusts nobody takes an export of the whole log, and
     holds it against the public key by `keyledger audit check --file`.
     """
-    standing = attached(AuditStatus)
-    progress = standing.progress()
+    audit_status = attached(AuditStatus)
+    progress = audit_status.progress()
     return {
-        "alarm": standing.alarm(),
-        "last_check": standing.last_check(),
-        "last_checkpoint": standing.vouched(),
-        "public_key": standing.public_key(),
+        "alarm": audit_status.alarm(),
+        "last_check": audit_status.last_check(),
+        "last_checkpoint": audit_status.last_checkpoint(),
+        "public_key": audit_status.public_key(),
         "position": progress.position,
         "lag_events": max(progress.lag.events, 0),
         "lag_seconds": progress.lag.ms / 1000,

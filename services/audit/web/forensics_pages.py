@@ -25,7 +25,7 @@ _NOBODYS = (
     "This is no key of your workspace, nor was it ever one. It may be another workspace's, or nobody's."
 )
 
-blueprint = Blueprint("audit_inquiries", __name__, template_folder="templates")
+blueprint = Blueprint("audit_forensics", __name__, template_folder="templates")
 
 
 @blueprint.get("/audit/verdict")
@@ -56,7 +56,7 @@ def ask_for_verdict(_: Principal) -> Response | tuple[str, int]:
     """Leads to the verdict that was asked for. What looks like a key comes into no address."""
     typed = _typed(request.form)
     chosen: dict[str, Any] = {name: value for name, value in typed.items() if value or name == "at"}
-    return _secret(typed) or redirect(url_for("audit_inquiries.verdict_page", **chosen), 303)
+    return _secret(typed) or redirect(url_for("audit_forensics.verdict_page", **chosen), 303)
 
 
 @blueprint.route("/audit/lookup", methods=["GET", "POST"])

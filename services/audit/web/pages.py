@@ -1,6 +1,7 @@
-"""The pages of the audit log: entries, when they were, and their export. They only translate."""
+"""The pages of the audit log: entries, activity, export, the timeline of a key or actor, and integrity."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -15,7 +16,7 @@ from services.audit.web.entry_view import PAGE, cursor_of, row
 from services.audit.web.export_response import exported, map_errors
 from services.audit.web.schemas import TypedFiltersSchema
 from shared.clock import rfc3339
-from shared.eventstore.events import EVENT_TYPES
+from shared.eventstore.events import ACCOUNT_SUBJECT, EVENT_TYPES
 from shared.identity import AUDIT_READ, Principal
 from shared.text.key_detection import resembles_key
 from shared.web.access import attached, signed_in
@@ -88,6 +89,42 @@ def export(principal: Principal) -> Response | tuple[str, int]:
         return _page(typed, errors={"name": [str(error)]}), 422
 
 
+@blueprint.get("/audit/timeline")
+@signed_in(AUDIT_READ)
+def timeline_page(principal: Principal) -> str | Response:
+    """What the key or actor in the query did, and what was done to it."""
+    of = request.args.get("of", "").strip()
+    if not of or resembles_key(of):
+        return redirect(url_for("audit.entries_page"), 303)
+    audit = attached(Audit)
+    page = audit.page(principal, {"involving": of}, PAGE, cursor_of(request.args))
+    names = audit.key_names(principal, page.entries)
+    rows = [row(compared, names) for compared in page.entries]
+    return render_template(
+        "audit/timeline.html",
+        of=of,
+        who=_who(of, rows),
+        days=[(day, list(of_day)) for day, of_day in groupby(rows, lambda each: rfc3339(each["at"])[:10])],
+        next_cursor=page.next_cursor,
+        lag=audit.lag(),
+    )
+
+
+@blueprint.get("/audit/integrity")
+@signed_in(AUDIT_READ)
+def integrity_page(_: Principal) -> str:
+    """The last check, the last checkpoint, and the lag of the log."""
+    audit_status = attached(AuditStatus)
+    return render_template(
+        "audit/integrity.html",
+        alarm=audit_status.alarm(),
+        last_check=audit_status.last_check(),
+        last_checkpoint=audit_status.last_checkpoint(),
+        public_key=audit_status.public_key(),
+        progress=audit_status.progress(),
+    )
+
+
 def _typed(given: Mapping[str, str]) -> dict[str, str]:
     return {name: given.get(name, "").strip() for name in _FILTERS}
 
@@ -103,7 +140,7 @@ def _secret(typed: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), **more: Any) -> str:
-    standing = attached(AuditStatus)
+    audit_status = attached(AuditStatus)
     return render_template(
         "audit/entries.html",
         filters=typed,
@@ -112,8 +149,8 @@ def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), *
         event_types=EVENT_TYPES,
         actor_kinds=ACTOR_KINDS,
         lag=attached(Audit).lag(),
-        alarm=standing.alarm(),
-        last_check=standing.last_check(),
+        alarm=audit_status.alarm(),
+        last_check=audit_status.last_check(),
         **{"errors": {}, "next_cursor": None} | more,
     )
 
@@ -137,3 +174,12 @@ def _within(stretch: Stretch) -> dict[str, str]:
 
 def _as_typed(at: int) -> str:
     return rfc3339(at).removesuffix("Z").removesuffix(".000").removesuffix(":00")
+
+
+def _who(of: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whether it is a key, and what people call it."""
+    key = next((each for each in rows if each["key_id"] == of), None)
+    labels = (each["actor"] for each in rows if each["actor"]["id"] == of)
+    actor = next(labels, {"kind": None, "label": of.removeprefix(ACCOUNT_SUBJECT)})
+    is_key = key is not None or actor["kind"] == "key"
+    return {"is_key": is_key, "name": (key and key["key_name"]) or actor["label"]}

@@ -8,25 +8,23 @@ from services.audit.log.database import AuditDatabaseError
 from services.audit.log.search import TooManyKeysError
 from services.audit.queries import Audit
 from services.audit.status import AuditStatus
-from services.audit.web import api, export_api, integrity_pages, pages, timeline_pages
-from services.audit.web import forensics_api as inquiry_api
-from services.audit.web import forensics_pages as inquiry_pages
+from services.audit.web import api, export_api, forensics_api, forensics_pages, pages
 from shared.forensics import KeyForensics
 from shared.web.access import attach
 from shared.web.app import JsonApi, attach_api
 
 
 def register(
-    app: Flask, json_api: JsonApi, standing: AuditStatus, keys: KeyForensics, exports: Exports
+    app: Flask, json_api: JsonApi, audit_status: AuditStatus, keys: KeyForensics, exports: Exports
 ) -> None:
     """Wiring and error mapping only."""
-    attach(app, Audit(standing.comparison))
-    attach(app, standing)
-    attach(app, Forensics(keys, standing.comparison))
+    attach(app, Audit(audit_status.comparison))
+    attach(app, audit_status)
+    attach(app, Forensics(keys, audit_status.comparison))
     attach(app, exports)
-    for calls in (api, export_api, inquiry_api):
+    for calls in (api, export_api, forensics_api):
         attach_api(app, json_api, calls.blueprint)
-    for shown in (pages, timeline_pages, integrity_pages, inquiry_pages):
+    for shown in (pages, forensics_pages):
         app.register_blueprint(shown.blueprint)
     app.register_error_handler(TooManyKeysError, api.too_many_keys)
     app.register_error_handler(AuditDatabaseError, api.database_away)

@@ -164,7 +164,7 @@ class LastCheckSchema(AnswerSchema):
 
     at = Timestamp(metadata=about("When it ended.", _AT))
     by = fields.String(metadata=about("Who ran it.", "root (command line)"))
-    sound = fields.Boolean(metadata=about("Whether nothing was wrong.", example=True))
+    sound = fields.Boolean(attribute="intact", metadata=about("Whether nothing was wrong.", example=True))
     position = fields.Integer(metadata=about("How far the log went.", 1204))
     entries = fields.Integer(metadata=about("How many entries were gone through.", 1204))
     checkpoints = fields.Integer(metadata=about("How many checkpoints.", 3))
@@ -185,8 +185,8 @@ class LastCheckpointSchema(AnswerSchema):
     )
 
     @pre_dump
-    def _unfold(self, vouched: LastCheckpoint, **_: Any) -> dict[str, Any]:
-        return vouched.checkpoint._asdict() | {"note": vouched.note}
+    def _unfold(self, last: LastCheckpoint, **_: Any) -> dict[str, Any]:
+        return last.checkpoint._asdict() | {"note": last.note}
 
 
 class AlarmSchema(AnswerSchema):

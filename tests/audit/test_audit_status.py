@@ -41,77 +41,81 @@ def tell(ledger: Ledger) -> Callable[..., None]:
     return told
 
 
-def test_the_last_check_is_told_with_what_it_found(standing: AuditStatus, tell: Callable[..., None]) -> None:
-    assert standing.last_check() is None
+def test_the_last_check_is_told_with_what_it_found(
+    audit_status: AuditStatus, tell: Callable[..., None]
+) -> None:
+    assert audit_status.last_check() is None
     tell(FINDING)
-    found = standing.last_check()
+    found = audit_status.last_check()
     assert found is not None
-    assert (found.sound, found.by, found.entries, found.findings) == (False, ROOT.label, 31, (FINDING,))
+    assert (found.intact, found.by, found.entries, found.findings) == (False, ROOT.label, 31, (FINDING,))
     tell()
-    again = standing.last_check()
+    again = audit_status.last_check()
     assert again is not None
-    assert (again.sound, again.findings) == (True, ())
+    assert (again.intact, again.findings) == (True, ())
     assert abs(again.at - now_ms()) < 60_000
 
 
-def test_the_progress_is_measured_against_the_ledgers_own_end(standing: AuditStatus, ledger: Ledger) -> None:
-    empty = standing.progress()
+def test_the_progress_is_measured_against_the_ledgers_own_end(
+    audit_status: AuditStatus, ledger: Ledger
+) -> None:
+    empty = audit_status.progress()
     assert (empty.position, empty.lag, empty.in_step) == (0, (0, 0, 0), True)
     grow(ledger, 3)
-    catch_up(standing.log, ledger)
+    catch_up(audit_status.log, ledger)
     grow(ledger, 2)
-    found = standing.progress()
+    found = audit_status.progress()
     assert (found.position, found.lag.head, found.lag.events, found.in_step) == (3, 5, 2, True)
     assert 0 <= found.lag.ms < 60_000
 
 
 def test_a_ledger_that_went_backwards_is_seen_though_the_last_check_was_good(
-    standing: AuditStatus, ledger: Ledger, store: Redis, tell: Callable[..., None]
+    audit_status: AuditStatus, ledger: Ledger, store: Redis, tell: Callable[..., None]
 ) -> None:
     tell()
-    catch_up(standing.log, ledger)
+    catch_up(audit_status.log, ledger)
     store.flushall()
     grow(ledger, 1)
-    assert not standing.progress().in_step
+    assert not audit_status.progress().in_step
 
 
 def test_what_was_signed_last_is_given_as_it_is(
-    standing: AuditStatus, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
+    audit_status: AuditStatus, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
-    assert standing.vouched() is None
+    assert audit_status.last_checkpoint() is None
     grow(ledger, 3)
     catch_up(sqlite_log, ledger)
-    note = notary_of(sqlite_log, ledger, signer, lambda: AT).vouch()
-    found = standing.vouched()
+    note = notary_of(sqlite_log, ledger, signer, lambda: AT).sign_checkpoint()
+    found = audit_status.last_checkpoint()
     assert found is not None
     assert note is not None
     assert (found.checkpoint.sequence, found.checkpoint.position, found.note) == (1, 3, note.decode())
-    assert standing.public_key() == str(signer.public_key)
+    assert audit_status.public_key() == str(signer.public_key)
 
 
-def test_a_key_that_cannot_be_read_is_not_made_up(standing: AuditStatus, key_file: Path) -> None:
+def test_a_key_that_cannot_be_read_is_not_made_up(audit_status: AuditStatus, key_file: Path) -> None:
     key_file.write_text("no key")
-    assert standing.public_key() is None
+    assert audit_status.public_key() is None
 
 
 def test_a_job_that_failed_is_told_with_its_reason_alone(
-    standing: AuditStatus, ledger: Ledger, store: Redis, valkey_url: str, tmp_path: Path, key_file: Path
+    audit_status: AuditStatus, ledger: Ledger, store: Redis, valkey_url: str, tmp_path: Path, key_file: Path
 ) -> None:
     key_file.write_text("no key")
     grow(ledger, 1)
     with running(work, valkey_url, f"sqlite:///{tmp_path / 'audit.db'}", key_file):
         queue = Queue(QUEUE, connection=store, serializer=JSONSerializer)
         queue.enqueue("os.mkdir", str(tmp_path / "forged"))
-        until(lambda: standing.failures.count(now_ms()) == 1, 20)
+        until(lambda: audit_status.failures.count(now_ms()) == 1, 20)
         job = queue.enqueue(FUNCTION)
         until(lambda: job.get_status() == JobStatus.FAILED, 20)
-    found = standing.progress()
+    found = audit_status.progress()
     assert (found.failed, found.waiting) == (2, 0)
     unsigned, forged = (failure.reason for failure in found.failures)
     assert "os.mkdir" in forged
     assert unsigned == f"{key_file} holds no private key of the kind Ed25519 in PEM."
     assert not any("Traceback" in failure.reason for failure in found.failures)
-    assert standing.log.last().position == 1  # the job did its other work
+    assert audit_status.log.last().position == 1  # the job did its other work
 
 
 @pytest.mark.parametrize("packed", [b"\xff", b"no base64", b64encode(b"no zlib"), b""])
