@@ -3,9 +3,7 @@
 They are also what the description of the interface is made of: `about` says what a field means.
 """
 
-import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
@@ -24,7 +22,6 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _ENTITY_TAG = r'(?:W/)?"[!#-~\x80-\xff]*"'  # by RFC 9110
 _ENTITY_TAGS = re.compile(rf"[, \t]*{_ENTITY_TAG}(?:[ \t]*,[, \t]*{_ENTITY_TAG})*[, \t]*")
 _VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
-REPEATED = "It is repeated. Send it once."
 IDEMPOTENCY_KEY_LENGTH = 255
 ACTOR_KINDS: tuple[ActorKind, ...] = get_args(ActorKind)
 
@@ -285,22 +282,6 @@ class ProblemSchema(AnswerSchema):
     detail = fields.String(metadata=about("What is wrong, and what to do next."))
     request_id = fields.String(metadata=about("Name it when you report this.", "checkout-42"))
     errors = fields.List(fields.Nested(FieldErrorSchema), metadata=about("The fields to fix."))
-
-
-def json_of(body: bytes) -> Any:
-    """What a JSON body holds. Raises ValueError, RecursionError; ValidationError where a name is repeated.
-
-    Programs disagree on which of two values counts, so neither does.
-    """
-    return json.loads(body.decode(), object_pairs_hook=_unrepeated)
-
-
-def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        raise ValidationError({name: [REPEATED] for name, count in counts.items() if count > 1})
-    return found
 
 
 def field_errors(messages: object, path: str = "") -> Iterator[dict[str, str]]:

@@ -14,7 +14,8 @@ from marshmallow import EXCLUDE, ValidationError
 from services.keys.commands import CommandResult, KeyCommands
 from services.keys.web.schemas import NewKeySchema, NewSecretSchema, presented
 from shared.identity import KEYS_WRITE, Authenticator, Principal, authorize
-from shared.web.schemas import IdempotencySchema, json_of
+from shared.web.json_requests import json_of
+from shared.web.schemas import IdempotencySchema
 from shared.web.server.context import RequestContext
 from shared.web.server.fast_path import Answer
 
