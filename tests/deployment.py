@@ -1,6 +1,6 @@
 """Runs the services of docker-compose.yml as plain processes, with their commands, settings and order.
 
-Only addresses, ports and paths are others, for there is one machine and no container.
+Only IP addresses, ports and paths differ, because everything runs on one machine without containers.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Runs tests with all audit logs in a temporary PostgreSQL.
 
-`python -m tests.on_postgresql`, with what pytest is to be told.
+Run `python -m tests.on_postgresql` with pytest's arguments.
 """
 
 import os

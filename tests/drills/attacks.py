@@ -1,6 +1,6 @@
 """Hostile clients, a limited number of each kind, and a caller that measures verification in parallel.
 
-They run as processes of their own, so that neither waits for the other's interpreter.
+They run in separate processes, so that neither waits for the other's interpreter.
 """
 
 import json

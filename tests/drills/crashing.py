@@ -1,7 +1,7 @@
 """Runs one operation at a time in a process that is killed at a chosen crash point.
 
-`python -m tests.drills.crashing` takes orders as JSON lines and forks a process for each, from one that has
-everything imported, no threads and no connections.
+`python -m tests.drills.crashing` reads operations as JSON lines, and forks a process for each from one that
+has imported everything and has no threads or connections.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A platform's load on a deployment: verifications, reads and commands, and the responses to each.
 
-Verdicts are judged by what was acknowledged: what had been so for longer than the bound must be told.
+A result must reflect every change that was acknowledged longer ago than the bound.
 """
 
 import json

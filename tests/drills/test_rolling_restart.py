@@ -1,6 +1,6 @@
 """Every process of the deployment is restarted under load: nothing acknowledged is lost, no verdict is wrong.
 
-Behind nginx nobody notices; only while the store itself is away, some requests are told so.
+Clients of nginx notice nothing, except that some requests fail while the store itself is down.
 """
 
 import tempfile

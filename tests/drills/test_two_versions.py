@@ -1,6 +1,6 @@
 """Two versions of the code on one ledger: a rolling upgrade, a rollback, and the results of each.
 
-The older version is a copy of the tree without a type of event, and with the number of its views.
+The older version is a copy of the code without one event type, and with an older version number of the views.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Verifies a key at full speed over given connections, and records when the result was VALID.
 
-As a program: `watching.py FILE DESCRIPTOR…` reads the request from standard input, and ends at SIGTERM with
-the times in FILE.
+As a program, `watching.py FILE DESCRIPTOR…` reads the request from standard input, and writes the times to
+FILE on SIGTERM.
 """
 
 import select

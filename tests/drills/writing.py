@@ -1,7 +1,7 @@
 """Writers that append to a ledger as fast as possible: `python -m tests.drills.writing URL NUMBER`.
 
-Each goes on until its standard input ends, through whatever happens to the store, and then says as JSON lines
-what became of each of its appends.
+Each continues until its standard input ends, regardless of what happens to the store, and then prints the
+outcome of each append as JSON lines.
 """
 
 import json
