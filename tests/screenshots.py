@@ -117,7 +117,7 @@ class Scene:
         payload = AuditChecked(entries=31, checkpoints=2, position=31, findings=(finding,))
         with self.service.components() as components:
             who = operator("default")
-            components.shared.journal.tell(
+            components.shared.journal.record(
                 payload, subject=CHECKS, workspace="default", actor=who.actor, request=request()
             )
             queue = Queue(QUEUE, connection=components.shared.store, serializer=JSONSerializer)

@@ -1,10 +1,8 @@
-"""Commands on accounts, all of one shape: load with the version, decide, append at the expected version."""
+"""Commands on accounts."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
-from typing import TypeVar
+from functools import cached_property, partial
 
 from services.accounts.login_throttle import LoginThrottle
 from services.accounts.model.account import (
@@ -21,21 +19,20 @@ from services.accounts.model.account import (
     checked_email,
     decide,
     decide_new,
+    evolve,
     fold,
     subject,
     subjects,
 )
 from services.accounts.passwords import Passwords
 from shared.errors import InvalidFieldError, UserFacingError
-from shared.eventstore.events import ACCOUNT_SUBJECT, NewEvent, Payloads, Request, enveloped, recorded
-from shared.eventstore.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
+from shared.eventstore.command_handler import Author, CommandHandler, Handled, retried
+from shared.eventstore.events import ACCOUNT_SUBJECT, Payloads, Record, Request
+from shared.eventstore.ledger import Guard, Idempotency, Ledger, VersionConflictError
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
 from shared.process.command_log import CommandLog, command
 from shared.text.email_addresses import normalized, spellings
 from shared.text.key_detection import without_keys
-
-_ATTEMPTS = 5
-_T = TypeVar("_T")
 
 
 class NoSuchAccountError(UserFacingError):
@@ -55,10 +52,6 @@ class NoLongerAllowedError(UserFacingError):
             "Your account was changed at the same moment, and you can't do this anymore. "
             "Nothing was changed. Reload the page."
         )
-
-
-class _RepeatedError(Exception):
-    """An equal request came first, at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class Accounts:
     log: CommandLog = field(default_factory=CommandLog)
 
     @command("add_account")
-    def add(self, principal: Principal, email: str, role: str, password: str, request: Request) -> Appended:
+    def add(self, principal: Principal, email: str, role: str, password: str, request: Request) -> Account:
         """Lets a person sign in to the workspace of the principal.
 
         Raises AccountExistsError too.
@@ -94,37 +87,39 @@ class Accounts:
         self.passwords.check(password)
         self._guard(principal, ADMIN)
         credential = self._given(principal, password)
-        events = self._enveloped(principal, subject(address), 0, payloads, request)
 
-        def add() -> Appended:
+        def add() -> Account:
             guard = self._guard(principal, ADMIN)
+            author = _author(principal, request)
             try:
-                return self.ledger.append(subject(address), events, 0, credential=credential, guard=guard)
+                return self._handler.append(
+                    subject(address), payloads, author, credential=credential, guard=guard
+                ).state
             except VersionConflictError as error:
                 if error.subject != subject(address):
                     raise
                 # Only an account that was added at the same moment is in the way of a first event.
                 raise AccountExistsError(address) from error
 
-        return _retried(add)
+        return retried(add)
 
     @command("change_role")
     def change_role(self, principal: Principal, email: str, role: str, request: Request) -> Account:
         """Gives a person another role, which takes effect at their next request."""
         authorize(principal, ADMIN, granting=ROLES.get(role, ()))
-        return self._changed_by_owner(principal, email, ChangeRole(role=role, by=principal.id), request)
+        return self._changed_by_owner(principal, email, ChangeRole(role=role, by=principal.id), request).state
 
     @command("disable_account")
     def disable(self, principal: Principal, email: str, reason: str, request: Request) -> Account:
         """Ends a person's sessions, and lets them sign in no more."""
         return self._changed_by_owner(
             principal, email, DisableAccount(reason=reason, by=principal.id), request
-        )
+        ).state
 
     @command("enable_account")
     def enable(self, principal: Principal, email: str, request: Request) -> Account:
         """Lets a person sign in again."""
-        return self._changed_by_owner(principal, email, EnableAccount(), request)
+        return self._changed_by_owner(principal, email, EnableAccount(), request).state
 
     @command("reset_password")
     def reset_password(
@@ -146,11 +141,8 @@ class Accounts:
         self.passwords.check(password)
         self._guard(principal, ADMIN)
         credential = self._given(principal, password)
-        try:
-            self._changed_by_owner(principal, email, ChangePassword(), request, credential, idempotency)
-        except _RepeatedError:
-            return False
-        return True
+        changed = self._changed_by_owner(principal, email, ChangePassword(), request, credential, idempotency)
+        return not changed.repeated
 
     @command("change_password")
     def change_password(
@@ -172,14 +164,14 @@ class Accounts:
             raise InvalidFieldError("current_password", "This is not your present password. Try again.")
         return self._changed(
             principal, principal.id, lambda account: decide(ChangePassword(), account), request, credential
-        )
+        ).state
 
     @command("sign_out_everywhere")
     def sign_out_everywhere(self, principal: Principal, request: Request) -> Account:
         """Ends all of one's own sessions."""
         return self._changed(
             principal, principal.id, lambda account: decide(SignOutEverywhere(), account), request
-        )
+        ).state
 
     def find(self, principal: Principal, email: str) -> Account:
         """One account of the caller's workspace. Raises what the commands raise."""
@@ -236,7 +228,7 @@ class Accounts:
     def _known(self, principal: Principal, account_subject: str) -> Account:
         account = visible(principal, self._load(account_subject))
         if account is None:
-            raise NoSuchAccountError(normalized(account_subject.partition(":")[2]))
+            raise _no_such_account(account_subject)
         return account
 
     def _changed_by_owner(
@@ -247,7 +239,7 @@ class Accounts:
         request: Request,
         credential: str = "",
         idempotency: Idempotency | None = None,
-    ) -> Account:
+    ) -> Handled[Account]:
         authorize(principal, ADMIN)
 
         def decided(account: Account) -> Payloads:
@@ -267,38 +259,31 @@ class Accounts:
         credential: str = "",
         idempotency: Idempotency | None = None,
         scope: str | None = None,
-    ) -> Account:
-        """Loads, decides, and appends at the versions that were decided on."""
+    ) -> Handled[Account]:
+        def seen_and_decided(account: Account) -> Payloads:
+            if visible(principal, account) is None:
+                raise _no_such_account(account_subject)
+            return decided(account)
 
-        def change() -> Account:
-            guard = self._guard(principal, scope)
-            account = self._known(principal, account_subject)
-            payloads = decided(account)
-            if not payloads:
-                return account
-            events = self._enveloped(principal, account_subject, account.version, payloads, request)
-            appended = self.ledger.append(
-                account_subject, events, account.version, idempotency, credential, guard
-            )
-            if appended.repeated:
-                raise _RepeatedError
-            happened = map(recorded, events, appended.positions, repeat(appended.at))
-            return fold(happened, account) or account
-
-        return _retried(change)
-
-    def _enveloped(
-        self, principal: Principal, account_subject: str, version: int, payloads: Payloads, request: Request
-    ) -> list[NewEvent]:
-        return enveloped(
-            payloads,
-            subject=account_subject,
-            after_version=version,
-            workspace=principal.workspace,
-            actor=principal.actor,
-            request=request,
-            new_id=self.new_id,
+        return self._handler.handle(
+            account_subject,
+            seen_and_decided,
+            _author(principal, request),
+            load=self._records,
+            guard=partial(self._guard, principal, scope),
+            idempotency=idempotency,
+            credential=credential,
         )
+
+    def _records(self, account_subject: str) -> Sequence[Record]:
+        records = [*self.ledger.records(account_subject)]
+        if not records:
+            raise _no_such_account(account_subject)
+        return records
+
+    @cached_property
+    def _handler(self) -> CommandHandler[Account]:
+        return CommandHandler(self.ledger, self.new_id, evolve)
 
 
 def subject_of(ledger: Ledger, email: str) -> str:
@@ -313,12 +298,12 @@ def subject_of(ledger: Ledger, email: str) -> str:
     return known[0] if known else subject(email)
 
 
-def _retried(act: Callable[[], _T]) -> _T:
-    """Acts again on what is there now, if it was changed at the same moment."""
-    for _ in range(1, _ATTEMPTS):
-        with suppress(VersionConflictError):
-            return act()
-    return act()
+def _no_such_account(account_subject: str) -> NoSuchAccountError:
+    return NoSuchAccountError(normalized(account_subject.partition(":")[2]))
+
+
+def _author(principal: Principal, request: Request) -> Author:
+    return Author(principal.workspace, principal.actor, request)
 
 
 def _principal(account: Account, session_version: int) -> Principal:

@@ -17,6 +17,7 @@ from redis import Redis, RedisError
 
 from services.accounts.login_throttle import network
 from shared.errors import InvalidFieldError
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.events import (
     ACCESS_SUBJECT,
     ACCOUNT_SUBJECT,
@@ -29,7 +30,6 @@ from shared.eventstore.events import (
     UnreadableEventError,
     open_envelope,
 )
-from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import NAMESPACE, NotReplicatedError, VersionConflictError
 from shared.identity import Principal
 from shared.store.connections import StoreError
@@ -195,7 +195,7 @@ class SecurityEventAggregator:
         self._subtract([_COUNTS, _LAST], [cast("Any", name), attempts])
 
     def _record(self, incident: _SecurityEvent, attempts: int) -> None:
-        self._journal.tell(
+        self._journal.record(
             SignInFailed(attempts=attempts)
             if incident.scope is None
             else AccessDenied(scope=incident.scope, attempts=attempts),

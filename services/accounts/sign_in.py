@@ -10,8 +10,8 @@ from services.accounts.login_throttle import LoginThrottle, TooManyAttemptsError
 from services.accounts.model.account import Account, fold
 from services.accounts.passwords import Passwords
 from services.accounts.security_events import SecurityEventAggregator, sign_in_subject
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.events import Actor, Request, SignedIn, decode
-from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import Ledger
 from shared.process.command_log import CommandLog, command
 
@@ -47,7 +47,7 @@ class SignIn:
             self._failed(name, request)
             return None
         self.attempts.signed_in(name, request.ip)
-        self.journal.tell(
+        self.journal.record(
             SignedIn(),
             subject=sign_in_subject(name),
             workspace=account.workspace,

@@ -250,7 +250,7 @@ def _record(components: Container, found: Result) -> bool:
     if found.ledger_position < found.log_position:
         return False
     actor = operator(DEFAULT_WORKSPACE)
-    components.shared.journal.tell(
+    components.shared.journal.record(
         as_fact(found), subject=CHECKS, workspace=actor.workspace, actor=actor.actor, request=request()
     )
     return True

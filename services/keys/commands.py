@@ -1,10 +1,9 @@
-"""Commands on keys, all of one shape: load with the version, decide, append at the expected version."""
+"""Commands on keys."""
 
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from itertools import repeat
+from functools import cached_property, partial, reduce
 
 from services.keys.model.key import (
     ChangeKey,
@@ -22,25 +21,20 @@ from services.keys.model.key import key_id as id_of
 from services.keys.model.revoked_stub import is_revoked, remains
 from services.keys.model.token import ApiKey, is_key_id, mint, mint_again
 from shared.errors import UserFacingError
+from shared.eventstore.command_handler import Author, CommandHandler, Handled
 from shared.eventstore.events import (
     Event,
     KeyRevoked,
-    NewEvent,
-    Payload,
+    Payloads,
     Record,
     Request,
     UnreadableEventError,
-    decode,
-    enveloped,
     open_envelope,
-    recorded,
 )
 from shared.eventstore.ledger import Appended, Idempotency, Ledger, VersionConflictError
 from shared.identity import KEYS_WRITE, Principal, authorize, visible
 from shared.process.command_log import CommandLog, command
 from shared.text.key_detection import without_keys
-
-_ATTEMPTS = 5
 
 
 class NoSuchKeyError(UserFacingError):
@@ -101,7 +95,7 @@ class KeyCommands:
         """
         authorize(principal, KEYS_WRITE, granting=new.scopes)
         if earlier := self.ledger.recall(idempotency):
-            return self._outcome(principal, earlier)
+            return self._earlier(principal, earlier)
         api_key = mint(self.prefix, principal.workspace, self.below)
         command = CreateKey(
             name=new.name,
@@ -112,9 +106,13 @@ class KeyCommands:
             scopes=new.scopes,
             expires_at=new.expires_at,
         )
-        payloads = decide(command, None)
-        done = self._append(principal, api_key.id, None, payloads, request, idempotency)
-        return self._with_token(done, api_key)
+        handled = self._handler.append(
+            subject(api_key.id),
+            decide(command, None),
+            _author(principal, request),
+            idempotency=idempotency,
+        )
+        return _with_token(_result(handled), api_key)
 
     @command("change_key")
     def change(
@@ -151,7 +149,7 @@ class KeyCommands:
         """
         authorize(principal, KEYS_WRITE)
         if earlier := self.ledger.recall(idempotency):
-            return self._outcome(principal, earlier)
+            return self._earlier(principal, earlier)
         api_key = mint_again(self.prefix, key_id, self.below)
         now = self.now()
         command = RotateKey(
@@ -161,8 +159,8 @@ class KeyCommands:
             now=now,
             grace_ends_at=now + grace_seconds * 1000,
         )
-        done = self._changed(principal, key_id, command, request, if_versions, idempotency)
-        return self._with_token(done, api_key)
+        result = self._changed(principal, key_id, command, request, if_versions, idempotency)
+        return _with_token(result, api_key)
 
     @command("revoke_key")
     def revoke(
@@ -184,11 +182,9 @@ class KeyCommands:
             payload = KeyRevoked(reason=reason or "")
             return self._revoke_unread(principal, key_id, payload, request, if_versions)
 
-    def _history(self, principal: Principal, key_id: str) -> list[Event]:
-        return [decode(record) for record in self._records(principal, key_id)]
-
-    def _records(self, principal: Principal, key_id: str) -> list[Record]:
-        records = [*self.ledger.records(subject(key_id))] if is_key_id(key_id) else []
+    def _records(self, principal: Principal, name: str) -> Sequence[Record]:
+        key_id = id_of(name)
+        records = [*self.ledger.records(name)] if is_key_id(key_id) else []
         if not records or visible(principal, open_envelope(records[0])) is None:
             raise NoSuchKeyError(key_id)
         return records
@@ -202,24 +198,22 @@ class KeyCommands:
         if_versions: AbstractSet[int] | None,
         idempotency: Idempotency | None = None,
     ) -> CommandResult:
-        """Loads, decides, authorizes, and appends at the version that was decided on; again, if that changed.
-
-        What the caller may grant depends on the key's state, so both are checked at that version.
-        """
-        for attempt in range(1, _ATTEMPTS + 1):
-            history = self._history(principal, key_id)
-            key = fold(history)
+        def decided(key: Key) -> Payloads:
             _check_version(key_id, key.version, if_versions)
             payloads = decide(command, key)
+            # What the caller may grant depends on the key's state.
             authorize(principal, KEYS_WRITE, granting=granted_by(payloads, key))
-            if not payloads:
-                return CommandResult(key, history[-1].position)
-            try:
-                return self._append(principal, key_id, key, payloads, request, idempotency)
-            except VersionConflictError:
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+            return payloads
+
+        return _result(
+            self._handler.handle(
+                subject(key_id),
+                decided,
+                _author(principal, request),
+                load=partial(self._records, principal),
+                idempotency=idempotency,
+            )
+        )
 
     def _revoke_unread(
         self,
@@ -229,53 +223,36 @@ class KeyCommands:
         request: Request,
         if_versions: AbstractSet[int] | None,
     ) -> CommandResult:
-        records = self._records(principal, key_id)
+        name = subject(key_id)
+        records = self._records(principal, name)
         _check_version(key_id, len(records), if_versions)
         if not any(map(is_revoked, records)):
-            events = self._enveloped(principal, key_id, len(records), [payload], request)
-            self.ledger.append(subject(key_id), events, len(records))
-            records = self._records(principal, key_id)
+            version = len(records)
+            events = self._handler.enveloped(name, version, [payload], _author(principal, request))
+            self.ledger.append(name, events, version)
+            records = self._records(principal, name)
         return CommandResult(remains(records), records[-1].position)
 
-    def _append(
-        self,
-        principal: Principal,
-        key_id: str,
-        key: Key | None,
-        payloads: Sequence[Payload],
-        request: Request,
-        idempotency: Idempotency | None = None,
-    ) -> CommandResult:
-        version = key.version if key else 0
-        events = self._enveloped(principal, key_id, version, payloads, request)
-        appended = self.ledger.append(subject(key_id), events, version, idempotency)
-        if appended.repeated:
-            return self._outcome(principal, appended)
-        happened = map(recorded, events, appended.positions, repeat(appended.at))
-        return CommandResult(fold(happened, key), appended.position)
+    def _earlier(self, principal: Principal, appended: Appended) -> CommandResult:
+        self._records(principal, appended.subject)
+        return _result(self._handler.outcome(appended))
 
-    def _enveloped(
-        self, principal: Principal, key_id: str, version: int, payloads: Sequence[Payload], request: Request
-    ) -> list[NewEvent]:
-        return enveloped(
-            payloads,
-            subject=subject(key_id),
-            after_version=version,
-            workspace=principal.workspace,
-            actor=principal.actor,
-            request=request,
-            new_id=self.new_id,
-        )
+    @cached_property
+    def _handler(self) -> CommandHandler[Key]:
+        return CommandHandler(self.ledger, self.new_id, evolve)
 
-    @staticmethod
-    def _with_token(done: CommandResult, api_key: ApiKey) -> CommandResult:
-        """With the new token, unless an equal request came first, and so another one is the key's."""
-        return replace(done, api_key=api_key if done.key.digest == api_key.digest else None)
 
-    def _outcome(self, principal: Principal, appended: Appended) -> CommandResult:
-        """The key as the command left it, whatever came after."""
-        history = self._history(principal, id_of(appended.subject))
-        return CommandResult(fold([e for e in history if e.position <= appended.position]), appended.position)
+def _author(principal: Principal, request: Request) -> Author:
+    return Author(principal.workspace, principal.actor, request)
+
+
+def _result(handled: Handled[Key]) -> CommandResult:
+    return CommandResult(handled.state, handled.position)
+
+
+def _with_token(result: CommandResult, api_key: ApiKey) -> CommandResult:
+    """With the new token, unless an equal request came first, and so another one is the key's."""
+    return replace(result, api_key=api_key if result.key.digest == api_key.digest else None)
 
 
 def _check_version(key_id: str, version: int, expected: AbstractSet[int] | None) -> None:

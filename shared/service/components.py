@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from redis import Redis
 
-from shared.eventstore.journal import Journal
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.ledger import Ledger
 from shared.process.command_log import CommandLog
 from shared.settings import Settings

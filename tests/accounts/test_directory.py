@@ -13,6 +13,7 @@ from services.accounts.login_throttle import LoginThrottle
 from services.accounts.passwords import Passwords
 from services.accounts.read_model.account_list import AccountList
 from services.accounts.read_model.projection import About, AccountRow, about_people, fold
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.events import (
     AccountAdded,
     AccountDisabled,
@@ -26,7 +27,6 @@ from shared.eventstore.events import (
     encode,
     enveloped,
 )
-from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import Ledger
 from shared.identity import ADMIN, ROLES, ForbiddenError, Principal
 
@@ -56,7 +56,7 @@ class World:
         self.accounts.add(owner(workspace), email, role, "a long password", REQUEST)
 
     def append(self, subject: str, payload: Payload, workspace: str = "default") -> None:
-        self.journal.tell(payload, subject=subject, workspace=workspace, actor=ACTOR, request=REQUEST)
+        self.journal.record(payload, subject=subject, workspace=workspace, actor=ACTOR, request=REQUEST)
 
     def append_unreadable(self, subject: str, workspace: str = "default") -> None:
         """An event of a type that only a later version of the code knows."""

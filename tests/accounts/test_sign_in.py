@@ -25,6 +25,7 @@ from services.accounts.read_model.account_list import AccountList
 from services.accounts.security_events import SecurityEventAggregator
 from services.accounts.sign_in import SignIn
 from services.accounts.web.register import register
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.events import (
     KeyToggled,
     Request,
@@ -34,7 +35,6 @@ from shared.eventstore.events import (
     decode,
     enveloped,
 )
-from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import Ledger, VersionConflictError, credential_key
 from shared.identity import ADMIN, Principal
 from shared.store.connections import connect

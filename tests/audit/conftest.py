@@ -17,7 +17,7 @@ from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
 from services.audit.status import AuditStatus
 from shared.clock import now_ms
-from shared.eventstore.journal import Journal
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.ledger import Ledger
 from tests.audit.histories import AT, notary_of
 from tests.audit.tampering import Tampered

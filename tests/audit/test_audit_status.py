@@ -17,8 +17,8 @@ from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
 from services.audit.status import CHECKS, AuditStatus
 from shared.clock import now_ms
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.events import Actor, AuditChecked, AuditFinding, Request
-from shared.eventstore.journal import Journal
 from shared.eventstore.ledger import Ledger
 from tests.audit.histories import AT, grow, notary_of
 from tests.audit.processes import running, work
@@ -36,7 +36,7 @@ def tell(ledger: Ledger) -> Callable[..., None]:
 
     def told(*findings: AuditFinding) -> None:
         payload = AuditChecked(entries=31, checkpoints=2, position=31, findings=findings)
-        journal.tell(payload, subject=CHECKS, workspace="default", actor=ROOT, request=request)
+        journal.record(payload, subject=CHECKS, workspace="default", actor=ROOT, request=request)
 
     return told
 

@@ -89,7 +89,7 @@ def test_switching_off_is_a_fact_with_its_reason() -> None:
     assert decide(ChangeKey(enabled=False, reason="leaked"), key_after(CREATED)) == (OFF,)
 
 
-@pytest.mark.parametrize(("facts", "enabled"), [((CREATED,), True), ((CREATED, OFF), False)])
+@pytest.mark.parametrize(("payloads", "enabled"), [((CREATED,), True), ((CREATED, OFF), False)])
 def test_switching_to_what_is_so_already_is_no_fact(payloads: tuple[Payload, ...], enabled: bool) -> None:
     assert decide(ChangeKey(enabled=enabled), key_after(*payloads)) == ()
 
@@ -188,7 +188,7 @@ def test_a_key_that_has_expired_is_not_rotated() -> None:
         decide(rotate(now=7000), key_after(replace(CREATED, expires_at=7000)))
 
 
-@pytest.mark.parametrize("facts", [(CREATED,), (CREATED, OFF), (CREATED, ROTATED)])
+@pytest.mark.parametrize("payloads", [(CREATED,), (CREATED, OFF), (CREATED, ROTATED)])
 def test_a_key_is_revoked_once_and_for_good(payloads: tuple[Payload, ...]) -> None:
     assert decide(RevokeKey(reason="leaked"), key_after(*payloads)) == (REVOKED,)
     key = key_after(*payloads, REVOKED)

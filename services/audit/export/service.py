@@ -18,8 +18,8 @@ from services.audit.log.entry import GENESIS, Entry
 from services.audit.log.search import Filters
 from shared.clock import rfc3339
 from shared.errors import UserFacingError
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.events import AUDIT_SUBJECT, AuditExported, Request
-from shared.eventstore.journal import Journal
 from shared.identity import AUDIT_READ, Principal, authorize
 from shared.text.characters import escaped
 from shared.text.key_detection import without_keys
@@ -140,7 +140,7 @@ class Exports:
     ) -> None:
         kept = {name: _capped(value) for name, value in asked.items()}
         payload = AuditExported(format=form, filters=kept, position=position)
-        self.journal.tell(
+        self.journal.record(
             payload, subject=_SUBJECT, workspace=principal.workspace, actor=principal.actor, request=request
         )
 
