@@ -16,7 +16,8 @@ import pytest
 
 from bench.figures import Figure
 from services.audit.log.entry import told
-from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.log.filters import Filters
+from services.audit.log.search import TooManyKeysError
 from services.audit.log.store import AuditLog
 from shared.eventstore.events import (
     Actor,

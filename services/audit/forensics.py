@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from services.audit.integrity.comparison import Compared, Comparison
 from services.audit.log.entry import Entry, told
-from services.audit.log.search import Filters
+from services.audit.log.filters import Filters
 from shared.eventstore.point_in_time import PointInTime
 from shared.forensics import FoundKey, KeyForensics, KeyUse, PastVerdict
 from shared.identity import AUDIT_READ, Principal, authorize

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from services.audit.integrity.comparison import Compared, Comparison
 from services.audit.log.entry import told
+from services.audit.log.filters import Filters
 from services.audit.log.histogram import Activity
-from services.audit.log.search import Filters
 from services.audit.log.store import AuditLog
 from shared.identity import AUDIT_READ, Principal, authorize
 

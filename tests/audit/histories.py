@@ -10,7 +10,7 @@ from services.audit.integrity.comparison import Comparison
 from services.audit.integrity.notary import Notary
 from services.audit.integrity.signer import Signer
 from services.audit.log.entry import GENESIS, chain
-from services.audit.log.search import Filters
+from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog
 from shared.eventstore.events import (
     Actor,

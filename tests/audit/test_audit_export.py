@@ -27,14 +27,15 @@ from services.audit.export.jsonl import (
     trailer_of,
 )
 from services.audit.export.limit import EXPORTS_A_MINUTE, TooManyExportsError
-from services.audit.export.service import Exports, asked_by
+from services.audit.export.service import Exports
 from services.audit.export.verify import Proof, prove
 from services.audit.ingest.job import catch_up
 from services.audit.integrity.checkpoint import unverified
 from services.audit.integrity.signed_note import NoteError, opened
 from services.audit.integrity.signer import Signer, SigningError
 from services.audit.log.entry import GENESIS, Entry, chain, entry_of
-from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.log.filters import Filters
+from services.audit.log.search import TooManyKeysError
 from services.audit.log.store import AuditLog
 from services.keys.model.token import mint
 from shared.clock import LAST_TIME, rfc3339
@@ -113,9 +114,9 @@ def test_an_entry_that_its_database_does_not_hold_as_it_was_written_is_not_expor
 
 def test_the_scope_names_the_workspace_and_each_filter() -> None:
     filters = Filters(workspace="default", actor="ann", since=AT)
-    assert asked_by(filters) == {"actor": "ann", "since": "2026-11-23T18:59:21.123Z"}
+    assert filters.as_written() == {"actor": "ann", "since": "2026-11-23T18:59:21.123Z"}
     expected = '{"actor":"ann","since":"2026-11-23T18:59:21.123Z","workspace":"default"}'
-    assert scope_of("default", asked_by(filters)) == expected
+    assert scope_of("default", filters.as_written()) == expected
 
 
 @pytest.mark.parametrize(

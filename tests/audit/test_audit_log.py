@@ -14,7 +14,7 @@ from services.audit.ingest.worker import caught_up
 from services.audit.integrity.alarms import Alarms
 from services.audit.log.database import AuditDatabaseError
 from services.audit.log.entry import GENESIS, chain
-from services.audit.log.search import Filters
+from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog, GapError, Numbered
 from shared.eventstore.events import Actor, Record
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger

@@ -15,9 +15,11 @@ from services.audit.ingest.job import catch_up
 from services.audit.integrity.alarms import Alarms
 from services.audit.integrity.comparison import Compared, Comparison
 from services.audit.log.entry import GENESIS, entry_of
+from services.audit.log.filters import FILTERS, Filter
 from services.audit.log.store import AuditLog
 from services.audit.queries import Audit
 from services.audit.status import AuditStatus
+from services.audit.web import pages
 from services.audit.web.entry_view import row
 from services.audit.web.register import register
 from shared.clock import parse_rfc3339, rfc3339
@@ -244,6 +246,15 @@ def test_the_page_shows_what_happened_newest_first(page: FlaskClient) -> None:
     assert "leaked" in html
     assert "Bo &amp; Co" in html
     assert "Theirs" not in html
+
+
+def test_the_form_has_each_filter_of_the_list(page: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = Filter(name="label", label="Label of the actor", description="", example="")
+    monkeypatch.setattr(pages, "FILTERS", (*FILTERS, added))
+    html = page.get("/audit").get_data(as_text=True)
+    for each in (*FILTERS, added):
+        assert f'name="{each.name}"' in html
+        assert f'<label for="{each.name}">{each.label}</label>' in html
 
 
 def test_the_page_filters_and_keeps_what_was_typed(page: FlaskClient) -> None:

@@ -20,7 +20,7 @@ from services.audit.integrity.comparison import (
 )
 from services.audit.integrity.findings import Kind
 from services.audit.log.entry import GENESIS, Entry, chain, entry_of, record_of
-from services.audit.log.search import Filters
+from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog
 from services.audit.log.terms import terms_of
 from services.audit.queries import Audit

@@ -19,7 +19,7 @@ from services.audit.integrity.checkpoint import unverified
 from services.audit.integrity.notary import Notary
 from services.audit.integrity.signer import Signer
 from services.audit.integrity.verify_log import Trust, check
-from services.audit.log.search import Filters
+from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog
 from shared.eventstore.events import (
     _PAYLOADS,

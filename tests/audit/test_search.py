@@ -5,8 +5,9 @@ import random
 import msgspec
 import pytest
 
+from services.audit.log.filters import Filters
 from services.audit.log.histogram import edges
-from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.log.search import TooManyKeysError
 from services.audit.log.store import AuditLog
 from services.audit.log.terms import term_of
 from shared.eventstore.events import AccountAdded, Actor, KeyDetails, KeyDetailsChanged, Request, SignInFailed

@@ -23,7 +23,7 @@ from services.audit.integrity.signed_note import signed, text_of
 from services.audit.integrity.signer import KEY_NAME, Signer
 from services.audit.integrity.verify_log import Trust, check
 from services.audit.log.entry import GENESIS, Entry, canonical, chain, entry_of, record_of
-from services.audit.log.search import Filters
+from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog
 from shared.eventstore.events import Actor, Record
 from shared.eventstore.ledger import LOG, Ledger

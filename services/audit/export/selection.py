@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from services.audit.integrity.comparison import records_between
 from services.audit.log.entry import opened, told_by
-from services.audit.log.search import MAX_NAMINGS, Filters, keys_wanted, namings_wanted, wanted_by
+from services.audit.log.filters import Filters
+from services.audit.log.search import MAX_NAMINGS, keys_wanted
 from services.audit.log.terms import Wanted, has_terms
 from shared.eventstore.events import Record
 from shared.eventstore.ledger import Ledger
@@ -16,7 +17,7 @@ def selected(ledger: Ledger, filters: Filters, until: int) -> Iterator[int]:
 
     They are those that an intact index of an intact log finds. Raises redis.RedisError.
     """
-    wanted = (*wanted_by(filters), *_keys_called(ledger, filters, until))
+    wanted = (*filters.wanted, *_keys_called(ledger, filters, until))
     for record in records_between(ledger, 0, until):
         if _is_within(record, filters) and has_terms(record, wanted):
             yield record.position
@@ -29,10 +30,11 @@ def _is_within(record: Record, filters: Filters) -> bool:
 
 
 def _keys_called(ledger: Ledger, filters: Filters, until: int) -> Wanted:
-    """The keys of the workspace that ever had the name, if one is sought."""
-    if filters.name is None:
-        return ()
-    wanted = namings_wanted(filters.workspace, filters.name)
+    """For each name that is searched, the keys of the workspace that ever had it."""
+    return tuple(_keys_named(ledger, wanted, until) for wanted in filters.namings_wanted)
+
+
+def _keys_named(ledger: Ledger, wanted: Wanted, until: int) -> tuple[str, ...]:
     named = (record for record in records_between(ledger, 0, until) if has_terms(record, wanted))
     subjects = deque((told_by(opened(record.body)).key_id for record in named), MAX_NAMINGS)
-    return (keys_wanted({key_id for key_id in subjects if key_id}),)
+    return keys_wanted({key_id for key_id in subjects if key_id})

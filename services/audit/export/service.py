@@ -1,7 +1,7 @@
 """Exports entries of the audit log. The ledger records each export before it is given."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,8 +15,7 @@ from services.audit.integrity.notary import Notary
 from services.audit.integrity.signed_note import NoteError
 from services.audit.integrity.signer import Signer
 from services.audit.log.entry import GENESIS, Entry
-from services.audit.log.search import Filters
-from shared.clock import rfc3339
+from services.audit.log.filters import Filters
 from shared.errors import UserFacingError
 from shared.eventstore.command_handler import Journal
 from shared.eventstore.events import AUDIT_SUBJECT, AuditExported, Request
@@ -85,7 +84,7 @@ class Exports:
         """
         authorize(principal, AUDIT_READ, records=True)
         self.limit.count(principal)
-        asked = {name: escaped(without_keys(value)) for name, value in asked_by(filters).items()}
+        asked = {name: escaped(without_keys(value)) for name, value in filters.as_written().items()}
         _ = self.signer.public_key  # what cannot be done is found out before it is told
         position = self._end()
         found = self.comparison.log.search.ascending(filters, position)
@@ -143,13 +142,6 @@ class Exports:
         self.journal.record(
             payload, subject=_SUBJECT, workspace=principal.workspace, actor=principal.actor, request=request
         )
-
-
-def asked_by(filters: Filters) -> dict[str, str]:
-    """What was asked for, by name, as a caller writes it. A key in it is still whole, and can be found."""
-    asked = {name: value for name, value in asdict(filters).items() if value is not None}
-    del asked["workspace"]
-    return {name: rfc3339(value) if isinstance(value, int) else value for name, value in asked.items()}
 
 
 def _capped(value: str) -> str:

@@ -1,24 +1,16 @@
 """Finds entries of the audit log by the terms of its index."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from services.audit.log.database import Database
 from services.audit.log.entry import Entry, key_name, time_of, told
+from services.audit.log.filters import Filters
 from services.audit.log.histogram import Activity, activity, edges
 from services.audit.log.rows import end, entries_at, position_at
-from services.audit.log.terms import (
-    Wanted,
-    term_of,
-    terms_by,
-    terms_from,
-    terms_involving,
-    words_of_name,
-    words_sought,
-)
+from services.audit.log.terms import Wanted, term_of
 from shared.clock import printable_time
 from shared.eventstore.events import KEY_SUBJECT, KeyCreated, KeyDetailsChanged
 
@@ -33,23 +25,6 @@ class TooManyKeysError(Exception):
 
     def __init__(self) -> None:
         super().__init__(f"More than {_MAX_KEYS} keys were called so. Type more of the name.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filters:
-    """Which entries of a workspace; None takes all. Times are ms since 1970, `until` is not among them."""
-
-    workspace: str
-    key_id: str | None = None
-    name: str | None = None  # words of a name that the key ever had
-    actor: str | None = None  # an id or a label, whole
-    actor_kind: str | None = None
-    involving: str | None = None  # the id of an actor or a key: what it did, and what was done to it
-    type: str | None = None
-    ip: str | None = None
-    since: int | None = None
-    until: int | None = None
-    q: str | None = None  # words of what the event tells
 
 
 class Page(NamedTuple):
@@ -173,16 +148,16 @@ class Search:
         stop = end(connection)[0] + 1 if before is None else before
         if filters.until is not None:
             stop = min(stop, position_at(connection, filters.until))
-        wanted = (*wanted_by(filters), *self._keys_called(connection, filters, known))
+        wanted = (*filters.wanted, *self._keys_called(connection, filters, known))
         return wanted, range(0) if () in wanted else range(start, stop)
 
     def _keys_called(self, connection: Connection, filters: Filters, known: int | None) -> Wanted:
-        """The keys of the workspace that ever had the name, if one is sought."""
-        if filters.name is None:
-            return ()
-        wanted = namings_wanted(filters.workspace, filters.name)
+        """For each name that is searched, the keys of the workspace that ever had it."""
+        return tuple(self._keys_named(connection, wanted, known) for wanted in filters.namings_wanted)
+
+    def _keys_named(self, connection: Connection, wanted: Wanted, known: int | None) -> tuple[str, ...]:
         if () in wanted:
-            return ((),)
+            return ()
         everywhere = range(1, (end(connection)[0] if known is None else known) + 1)
         namings = entries_at(
             connection, self._database.index.find(connection, wanted, everywhere, MAX_NAMINGS)
@@ -190,34 +165,9 @@ class Search:
         keys = {key_id for entry in namings if (key_id := told(entry).key_id)}
         if len(keys) > _MAX_KEYS:
             raise TooManyKeysError
-        return (keys_wanted(keys),)
-
-
-def namings_wanted(workspace: str, name: str) -> Wanted:
-    """What any event has that gives this name to a key of the workspace."""
-    return ((term_of("workspace", workspace),), *words_of_name(name))
+        return keys_wanted(keys)
 
 
 def keys_wanted(keys: Iterable[str]) -> tuple[str, ...]:
     """Of these terms, any event about one of the keys has one."""
     return tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(keys))
-
-
-def wanted_by(filters: Filters) -> Wanted:
-    """The one place to add a filter."""
-    wanted: list[tuple[str, ...]] = [(term_of("workspace", filters.workspace),)]
-    if filters.key_id is not None:
-        wanted.append((term_of("subject", KEY_SUBJECT + filters.key_id),))
-    if filters.actor is not None:
-        wanted.append(terms_by(filters.actor))
-    if filters.actor_kind is not None:
-        wanted.append((term_of("kind", filters.actor_kind),))
-    if filters.involving is not None:
-        wanted.append(terms_involving(filters.involving))
-    if filters.type is not None:
-        wanted.append((term_of("type", filters.type),))
-    if filters.ip is not None:
-        wanted.append(terms_from(filters.ip))
-    if filters.q is not None:
-        wanted += words_sought(filters.q)
-    return tuple(wanted)

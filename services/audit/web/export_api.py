@@ -4,8 +4,8 @@ from typing import Any
 
 from flask import Response
 
-from services.audit.export.service import Format, asked_by
-from services.audit.log.search import Filters
+from services.audit.export.service import Format
+from services.audit.log.filters import Filters
 from services.audit.web.export_response import MEDIA, exported, map_errors
 from services.audit.web.schemas import FiltersSchema
 from shared.identity import AUDIT_READ, Principal
@@ -65,7 +65,7 @@ def export_csv(principal: Principal, criteria: dict[str, Any]) -> Response:
 def _export(principal: Principal, criteria: dict[str, Any], form: Format) -> Response:
     filters = Filters(workspace=principal.workspace, **criteria)
     # They are kept in the event that tells of the export.
-    secret = [name for name, value in asked_by(filters).items() if resembles_key(value)]
+    secret = [name for name, value in filters.as_written().items() if resembles_key(value)]
     if secret:
         message = "This looks like an API key, which the log never holds. Look it up, or use its id."
         errors = [{"field": name, "message": message} for name in secret]

@@ -10,7 +10,7 @@ from services.audit.export.limit import TooManyExportsError
 from services.audit.export.service import AlarmError, Exports, Format, IndexingError
 from services.audit.integrity.comparison import LedgerShorterError, MismatchError, SearchIndexError
 from services.audit.integrity.signer import SigningError
-from services.audit.log.search import Filters
+from services.audit.log.filters import Filters
 from shared.errors import UserFacingError
 from shared.eventstore.ledger import VersionConflictError
 from shared.identity import Principal

@@ -8,21 +8,20 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
+from services.audit.log.filters import FILTERS, Filters
 from services.audit.log.histogram import Activity, Stretch
-from services.audit.log.search import Filters, TooManyKeysError
+from services.audit.log.search import TooManyKeysError
 from services.audit.queries import Audit
 from services.audit.status import AuditStatus
 from services.audit.web.entry_view import PAGE, cursor_of, row
 from services.audit.web.export_response import exported, map_errors
 from services.audit.web.schemas import TypedFiltersSchema
 from shared.clock import rfc3339
-from shared.eventstore.events import ACCOUNT_SUBJECT, EVENT_TYPES
+from shared.eventstore.events import ACCOUNT_SUBJECT
 from shared.identity import AUDIT_READ, Principal
 from shared.text.key_detection import resembles_key
 from shared.web.access import attached, signed_in
-from shared.web.schemas import ACTOR_KINDS
 
-_FILTERS = ("q", "key_id", "name", "actor", "actor_kind", "type", "ip", "since", "until")
 _NO_KEYS = "This looks like an API key, which the log never holds. Look it up, or search by its id."
 
 blueprint = Blueprint("audit", __name__, template_folder="templates")
@@ -126,7 +125,7 @@ def integrity_page(_: Principal) -> str:
 
 
 def _typed(given: Mapping[str, str]) -> dict[str, str]:
-    return {name: given.get(name, "").strip() for name in _FILTERS}
+    return {name: given.get(name, "").strip() for name in (each.name for each in FILTERS)}
 
 
 def _chosen(typed: Mapping[str, str]) -> dict[str, Any]:
@@ -146,8 +145,7 @@ def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), *
         filters=typed,
         chosen=_chosen(typed),
         entries=entries,
-        event_types=EVENT_TYPES,
-        actor_kinds=ACTOR_KINDS,
+        filter_fields=[each for each in FILTERS if each.name != "q"],
         lag=attached(Audit).lag(),
         alarm=audit_status.alarm(),
         last_check=audit_status.last_check(),

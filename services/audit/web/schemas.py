@@ -9,6 +9,7 @@ from services.audit.integrity.alarms import Alarm
 from services.audit.integrity.comparison import Compared, Integrity
 from services.audit.integrity.findings import Kind
 from services.audit.log.entry import Told, description_of, hex_of, stored_event, time_of, told
+from services.audit.log.filters import FILTERS, Filter
 from services.audit.status import LastCheckpoint
 from shared.clock import parse_rfc3339, rfc3339, typed_in_utc
 from shared.eventstore.descriptions import Change
@@ -38,23 +39,28 @@ class Minute(Timestamp):
             raise ValidationError("It must be a time like 2026-11-23T18:59.") from error
 
 
-def _text(what: str, example: str | None = None) -> fields.String:
-    longest = validate.Length(max=_TEXT_LENGTH, error="Use up to {max} characters.")
-    return fields.String(load_default=None, validate=longest, metadata=about(what, example))
+def _fields(time: type[Timestamp]) -> dict[str, Any]:
+    """The fields of all filters."""
+    return {each.name: _field(each, time) for each in FILTERS}
+
+
+def _field(of: Filter, time: type[Timestamp]) -> fields.Field[Any]:
+    match of.kind:
+        case "actor_kind":
+            return kind_of_actor(of.description, load_default=None)
+        case "time":
+            return time(load_default=None, metadata=about(of.description, of.example))
+        case "text":
+            longest = validate.Length(max=_TEXT_LENGTH, error="Use up to {max} characters.")
+            metadata = about(of.description, of.example)
+            return fields.String(load_default=None, validate=longest, metadata=metadata)
 
 
 class FiltersSchema(StrictSchema):
-    """The fields of Filters, as `?key_id=&actor=`. An empty one is none."""
+    """The filters as a query, `?key_id=&actor=`. An empty one is left out."""
 
-    key_id = _text("What happened to this key.", "3fA9bQ27LmZ0")
-    name = _text("What happened to keys that were ever called so: whole words.", "data sync")
-    actor = _text("What this one did: an id or a label.", "ann@example.org")
-    actor_kind = kind_of_actor("What actors of this kind did.", load_default=None)
-    type = _text("Events of this type.", "KeyToggled")
-    ip = _text("What came from this address.", "192.0.2.7")
-    since = Timestamp(load_default=None, metadata=about("From this time on.", _AT))
-    until = Timestamp(load_default=None, metadata=about("Before this time.", _AT))
-    q = _text("Words of what the event tells, whole and in any order.", "leaked")
+    class Meta(StrictSchema.Meta):
+        include = _fields(Timestamp)
 
     @pre_load
     def _without_empty(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:
@@ -74,8 +80,8 @@ class QuerySchema(FiltersSchema, PageSchema):
 class TypedFiltersSchema(FiltersSchema):
     """The filters as the page's form sends them."""
 
-    since = Minute(load_default=None)
-    until = Minute(load_default=None)
+    class Meta(StrictSchema.Meta):
+        include = _fields(Minute)
 
 
 class ChangeSchema(AnswerSchema):
