@@ -596,7 +596,7 @@ def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> 
     admin("GET", "/v1/keys", position(made))
     told = json.loads(service.run("projector", "status", "--json").stdout)
     assert (told["head"], told["position"], told["lag_events"], told["parked"]) == (head, head, 0, {})
-    assert "No key is parked" in service.run("projector", "retry").stdout
+    assert "No keys are parked" in service.run("projector", "retry").stdout
     expected = {
         f"keyledger_ledger_position {head}.0",
         "keyledger_projector_lag_events 0.0",

@@ -80,7 +80,7 @@ def log(tmp_path: Path) -> Iterator[AuditLog]:
 
 
 @pytest.mark.parametrize(
-    ("body", "fact"),
+    ("body", "payload"),
     [
         (SWITCHED_OFF, KeyToggled(enabled=False, reason="leaked")),
         (SWITCHED_ON, KeyToggled(enabled=True, reason="")),
