@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from bench.events import event_of
 from bench.figures import Figure, paired
 from bench.store import fresh_store
-from shared.eventstore.events import encode
+from shared.eventstore.codec import encode
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
 

@@ -21,7 +21,7 @@ from services.audit.integrity.signer import Signer
 from services.audit.integrity.verify_log import Trust, check
 from services.audit.log.entry import GENESIS, Entry
 from services.audit.log.store import AuditLog
-from shared.eventstore.events import encode
+from shared.eventstore.codec import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
 from shared.store.connections import connect
 from tests.real import until

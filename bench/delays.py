@@ -10,7 +10,7 @@ from redis import Redis
 from bench.figures import Figure
 from services.keys.commands import KeyCommands, NewKey
 from shared.clock import now_ms
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import Ledger
 from shared.identity import ADMIN, Principal
 from shared.service.components import new_id

@@ -1,6 +1,8 @@
 """Events like those of real keys, for the benchmarks."""
 
-from shared.eventstore.events import Actor, KeyCreated, KeyToggled, NewEvent, Payload, Request, enveloped
+from shared.eventstore.envelope import Actor, NewEvent, Request, enveloped
+from shared.eventstore.events import KeyCreated, KeyToggled
+from shared.eventstore.payload import Payload
 
 _ACTOR = Actor(kind="key", id="00abcdefghij", label="provisioning")
 _REQUEST = Request(id="6f1c2a9be2d14ef0a3c5d7f80912b4c6", ip="192.0.2.17", user_agent="python-requests/2.34")

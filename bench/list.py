@@ -19,7 +19,9 @@ from services.keys.model.key import STATUSES, Key
 from services.keys.read_model import rebuild
 from services.keys.read_model.criteria import ALL, SORTS, Criteria, Sort
 from services.keys.read_model.generations import Views
-from shared.eventstore.events import KeyRevoked, KeyToggled, NewEvent, encode
+from shared.eventstore.codec import encode
+from shared.eventstore.envelope import NewEvent
+from shared.eventstore.events import KeyRevoked, KeyToggled
 from shared.eventstore.ledger import LOG, Ledger
 from shared.store.connections import connect
 from tests.real import until

@@ -13,7 +13,7 @@ from bench.figures import Figure
 from bench.store import fresh_store
 from services.keys.read_model import rebuild
 from services.keys.read_model.generations import Generation, Views
-from shared.eventstore.events import encode
+from shared.eventstore.codec import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
 from shared.store.connections import connect
 from tests.real import until

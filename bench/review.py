@@ -19,16 +19,10 @@ from services.audit.log.entry import told
 from services.audit.log.filters import Filters
 from services.audit.log.search import TooManyKeysError
 from services.audit.log.store import AuditLog
-from shared.eventstore.events import (
-    Actor,
-    KeyCreated,
-    KeyToggled,
-    Payload,
-    Record,
-    Request,
-    encode,
-    enveloped,
-)
+from shared.eventstore.codec import encode
+from shared.eventstore.envelope import Actor, Record, Request, enveloped
+from shared.eventstore.events import KeyCreated, KeyToggled
+from shared.eventstore.payload import Payload
 from tests.real import postgresql_cluster
 
 _ENTRIES = 1_000_000

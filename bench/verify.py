@@ -29,7 +29,7 @@ from services.keys.verification.invalidation import CacheInvalidator
 from services.keys.verification.usage import Usage
 from services.keys.verification.verifier import Verifier
 from shared.clock import now_ms
-from shared.eventstore.events import encode
+from shared.eventstore.codec import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
 from shared.store.connections import connect
 from shared.text.key_detection import checksum

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
 
-from shared.eventstore.events import ActorKind
+from shared.eventstore.envelope import ActorKind
 from shared.eventstore.point_in_time import PointInTime
 
 # The codes of a verdict on a key at a point in time. NOT_FOUND: before it was created.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeVar
 
-from shared.eventstore.events import Actor
+from shared.eventstore.envelope import Actor
 
 KEYS_READ = "keyledger:keys.read"
 KEYS_WRITE = "keyledger:keys.write"

@@ -27,8 +27,9 @@ from services.accounts.model.account import (
 from services.accounts.passwords import Passwords
 from shared.errors import InvalidFieldError, UserFacingError
 from shared.eventstore.command_handler import Author, CommandHandler, Handled, retried
-from shared.eventstore.events import ACCOUNT_SUBJECT, Payloads, Record, Request
+from shared.eventstore.envelope import Record, Request
 from shared.eventstore.ledger import Guard, Idempotency, Ledger, VersionConflictError
+from shared.eventstore.payload import ACCOUNT_SUBJECT, Payloads
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
 from shared.process.command_log import CommandLog, command
 from shared.text.email_addresses import normalized, spellings

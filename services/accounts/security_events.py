@@ -17,20 +17,12 @@ from redis import Redis, RedisError
 
 from services.accounts.login_throttle import network
 from shared.errors import InvalidFieldError
+from shared.eventstore.codec import open_envelope
 from shared.eventstore.command_handler import Journal
-from shared.eventstore.events import (
-    ACCESS_SUBJECT,
-    ACCOUNT_SUBJECT,
-    ADDRESS_SUBJECT,
-    SIGN_IN_SUBJECT,
-    AccessDenied,
-    Actor,
-    Request,
-    SignInFailed,
-    UnreadableEventError,
-    open_envelope,
-)
+from shared.eventstore.envelope import Actor, Request, UnreadableEventError
+from shared.eventstore.events import AccessDenied, SignInFailed
 from shared.eventstore.ledger import NAMESPACE, NotReplicatedError, VersionConflictError
+from shared.eventstore.payload import ACCESS_SUBJECT, ACCOUNT_SUBJECT, ADDRESS_SUBJECT, SIGN_IN_SUBJECT
 from shared.identity import Principal
 from shared.store.connections import StoreError
 from shared.text.key_detection import without_keys

@@ -10,8 +10,10 @@ from services.accounts.login_throttle import LoginThrottle, TooManyAttemptsError
 from services.accounts.model.account import Account, fold
 from services.accounts.passwords import Passwords
 from services.accounts.security_events import SecurityEventAggregator, sign_in_subject
+from shared.eventstore.codec import decode
 from shared.eventstore.command_handler import Journal
-from shared.eventstore.events import Actor, Request, SignedIn, decode
+from shared.eventstore.envelope import Actor, Request
+from shared.eventstore.events import SignedIn
 from shared.eventstore.ledger import Ledger
 from shared.process.command_log import CommandLog, command
 

@@ -13,8 +13,10 @@ from services.backup.format import Credential, Header, Writer
 from services.backup.transfer import Progress, TransferError, read_until
 from shared.clock import rfc3339
 from shared.eventstore.cloudevents import ExportError
-from shared.eventstore.events import ACCOUNT_SUBJECT, Record, name_of
+from shared.eventstore.codec import name_of
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger
+from shared.eventstore.payload import ACCOUNT_SUBJECT
 
 # Looked for in the bytes first, for nearly all of a ledger is about keys.
 _OF_ACCOUNT = b'"subject":"' + ACCOUNT_SUBJECT.encode()

@@ -18,7 +18,7 @@ import msgspec
 from services.audit.export.jsonl import LineError, note_line, read_note
 from shared.eventstore import cloudevents as export
 from shared.eventstore.cloudevents import DamagedFileError
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 
 FORMAT = 1
 

@@ -10,7 +10,7 @@ from services.backup.files import output, source
 from shared.clock import LAST_TIME
 from shared.errors import UserFacingError
 from shared.eventstore.cloudevents import DamagedFileError, ExportError, lines, records
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger, NotReplicatedError, UnexpectedHeadError
 
 _PAGE = 500

@@ -16,7 +16,7 @@ from services.audit.log.entry import GENESIS, Entry, chain
 from services.audit.log.store import AuditLog
 from services.backup.format import Credential, Header, Reader, events_of, prove_whole
 from services.backup.transfer import Progress, TransferError, from_start, held_of
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.service.components import Container
 from shared.store.connections import is_read_from
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shared.errors import UserFacingError
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.eventstore.lag import Lag
 from shared.identity import (
     ADMIN,

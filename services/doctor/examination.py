@@ -13,7 +13,7 @@ from services.doctor.ledger import check_clock, check_ledger
 from services.doctor.settings import check_settings, check_versions
 from services.doctor.store import check_durability, check_memory, check_replicas, check_store, check_writes
 from shared.errors import UserFacingError
-from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.envelope import UnreadableEventError
 from shared.service.checks import (
     CLOCK,
     EVERYWHERE,

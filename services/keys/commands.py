@@ -21,17 +21,12 @@ from services.keys.model.key import key_id as id_of
 from services.keys.model.revoked_stub import is_revoked, remains
 from services.keys.model.token import ApiKey, is_key_id, mint, mint_again
 from shared.errors import UserFacingError
+from shared.eventstore.codec import open_envelope
 from shared.eventstore.command_handler import Author, CommandHandler, Handled
-from shared.eventstore.events import (
-    Event,
-    KeyRevoked,
-    Payloads,
-    Record,
-    Request,
-    UnreadableEventError,
-    open_envelope,
-)
+from shared.eventstore.envelope import Event, Record, Request, UnreadableEventError
+from shared.eventstore.events import KeyRevoked
 from shared.eventstore.ledger import Appended, Idempotency, Ledger, VersionConflictError
+from shared.eventstore.payload import Payload, Payloads
 from shared.identity import KEYS_WRITE, Principal, authorize, visible
 from shared.process.command_log import CommandLog, command
 from shared.text.key_detection import without_keys

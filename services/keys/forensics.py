@@ -10,7 +10,8 @@ from services.keys.queries import Keys
 from services.keys.verification.as_of import verdict_before, verdict_of
 from services.keys.verification.usage import Usage
 from services.keys.verification.usage_chart import DAYS, chart
-from shared.eventstore.events import Event, KeyCreated, KeyRotated
+from shared.eventstore.envelope import Event
+from shared.eventstore.events import KeyCreated, KeyRotated
 from shared.eventstore.point_in_time import PointInTime
 from shared.forensics import DayOfUse, FoundKey, KeyUse, NotAKeyError, PastVerdict, Secret
 

@@ -11,7 +11,8 @@ from services.keys.model.token import is_key_id
 from services.keys.read_model.criteria import ALL, Criteria
 from services.keys.read_model.generations import Views
 from services.keys.read_model.query import Page
-from shared.eventstore.events import Event, decode, open_envelope
+from shared.eventstore.codec import decode, open_envelope
+from shared.eventstore.envelope import Event
 from shared.eventstore.point_in_time import PointInTime, PointInTimeError, Position
 from shared.identity import KEYS_READ, Principal, authorize, visible
 

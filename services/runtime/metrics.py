@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, sta
 from prometheus_client.registry import Collector
 
 from services.runtime.addresses import free_address
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.process.command_log import Observer, Outcome
 from shared.process.telemetry import ErrorClock
 from shared.service.components import Container

@@ -12,7 +12,7 @@ from services.runtime.addresses import free_address
 from services.runtime.manifests import MANIFESTS
 from services.runtime.output import OutputError, echo, ensure_writable, tell_once
 from services.runtime.supervisor import Process, supervise
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import BEGINNING
 from shared.identity import ADMIN, DEFAULT_WORKSPACE, Principal
 from shared.service.components import Container, SharedComponents, new_id

@@ -23,16 +23,8 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from shared.clock import parse_rfc3339, printable_time, rfc3339
-from shared.eventstore.events import (
-    Actor,
-    ActorKind,
-    Record,
-    Request,
-    StoredEvent,
-    UnreadableEventError,
-    encode,
-    open_envelope,
-)
+from shared.eventstore.codec import encode, open_envelope
+from shared.eventstore.envelope import Actor, ActorKind, Record, Request, StoredEvent, UnreadableEventError
 
 _OWN_TYPES = "keyledger."
 _STORED = f"{_OWN_TYPES}stored-event"

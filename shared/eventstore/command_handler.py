@@ -6,19 +6,10 @@ from functools import reduce
 from itertools import repeat
 from typing import Generic, TypeVar
 
-from shared.eventstore.events import (
-    Actor,
-    Event,
-    NewEvent,
-    Payload,
-    Payloads,
-    Record,
-    Request,
-    decode,
-    enveloped,
-    recorded,
-)
+from shared.eventstore.codec import decode
+from shared.eventstore.envelope import Actor, Event, NewEvent, Record, Request, enveloped, recorded
 from shared.eventstore.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
+from shared.eventstore.payload import Payload, Payloads
 
 _MAX_ATTEMPTS = 5
 

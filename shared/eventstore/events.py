@@ -1,238 +1,257 @@
-"""The events: their classes, their envelope and their codec. The only contract between the services."""
+"""The events, one class each: the only contract between the services.
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+A class states its type, its schema, its title, what it is about, and what its fields are. Everything else
+that knows event types is made from the classes of this module.
+"""
 
 import msgspec
 
-from shared.clock import printable_time
-from shared.errors import InvalidFieldError
-from shared.text.key_detection import holds_key, holds_spread_key, refusal, without_keys
+from shared.eventstore.payload import (
+    ACCESS_SUBJECT,
+    ACCOUNT_SUBJECT,
+    ADDRESS_SUBJECT,
+    AUDIT_SUBJECT,
+    KEY_SUBJECT,
+    SIGN_IN_SUBJECT,
+    Change,
+    Computed,
+    Description,
+    Digest,
+    Hidden,
+    KeyName,
+    Payload,
+    Reason,
+    Repeated,
+    Time,
+    differences,
+)
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happened, in the past tense. Its type name is permanent, and is never a class path.
+class KeyDetails(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What callers choose of a key: fields that its events, commands and state share."""
 
-    Times are integers, milliseconds since 1970 in UTC; there are no floats, so that the canonical form
-    of RFC 8785 is plain JSON with sorted names. A time that cannot be printed is read as the nearest one
-    that can: nothing writes one now, but a ledger may hold one, and all that is read of it must be shown.
-    """
-
-    TYPE: ClassVar[str]
-    SCHEMA: ClassVar[int]
-    # The fields that nobody types for this event, but that repeat what was said elsewhere. A key in one of
-    # them is removed; in any other it is refused.
-    REPEATED: ClassVar[frozenset[str]] = frozenset()
-
-    def upcast(self) -> "Payload":
-        """The same fact in its type's present form; a form that is no longer written makes one."""
-        return self
-
-
-_T = TypeVar("_T", bound=msgspec.Struct)
-
-
-def _printable(struct: _T, name: str) -> _T:
-    """The struct with a time that can be printed."""
-    at = getattr(struct, name)
-    if at is None or (shown := printable_time(at)) == at:
-        return struct
-    return msgspec.structs.replace(struct, **{name: shown})
-
-
-class KeyCreated(Payload, frozen=True, kw_only=True):
-    """A key came to be. `digest` is the SHA-256 of the whole token in hex; the token itself is nowhere."""
-
-    TYPE: ClassVar[str] = "KeyCreated"
-    SCHEMA: ClassVar[int] = 1
-
-    name: str
+    name: KeyName
     description: str
-    prefix: str
-    hint: str
-    digest: str
     scopes: tuple[str, ...]
-    expires_at: int | None
+    expires_at: Time | None
 
-    def upcast(self) -> "KeyCreated":
-        """The same, to be shown."""
-        return self if self.expires_at is None else _printable(self, "expires_at")
+
+class KeyCreated(Payload, KeyDetails, frozen=True, kw_only=True):
+    """A key was created. `digest` is the SHA-256 of the whole token in hex; the token itself isn't stored."""
+
+    TYPE = "KeyCreated"
+    SCHEMA = 1
+    TITLE = "Key created"
+    SUBJECTS = (KEY_SUBJECT,)
+
+    prefix: Hidden[Computed[str]]
+    hint: Hidden[Computed[str]]
+    digest: Digest
 
 
 class KeyToggled(Payload, frozen=True, kw_only=True):
-    """A key was switched on or off. Without a reason, that is empty, like every text that was not given."""
+    """A key was enabled or disabled."""
 
-    TYPE: ClassVar[str] = "KeyToggled"
-    SCHEMA: ClassVar[int] = 2
+    TYPE = "KeyToggled"
+    SCHEMA = 2
+    TITLE = "Key switched off"
+    SUBJECTS = (KEY_SUBJECT,)
 
-    enabled: bool
-    reason: str
+    enabled: Hidden[bool]
+    reason: Reason
+
+    def describe(self) -> Description:
+        """With the switch as it was and is."""
+        title = "Key switched on" if self.enabled else self.TITLE
+        return Description(title, (Change("enabled", not self.enabled, self.enabled), *self.fields_set()))
 
 
 class KeyToggled1(Payload, frozen=True, kw_only=True):
     """The same as it was first stored, when no reason was null."""
 
-    TYPE: ClassVar[str] = "KeyToggled"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = KeyToggled.TYPE
+    SCHEMA = 1
+    TITLE = KeyToggled.TITLE
+    SUBJECTS = KeyToggled.SUBJECTS
 
     enabled: bool
-    reason: str | None
+    reason: Reason | None
 
     def upcast(self) -> KeyToggled:
         """The present form."""
         return KeyToggled(enabled=self.enabled, reason=self.reason or "")
 
 
-class KeyDetails(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What people and services may change of a key, but for its switch."""
-
-    name: str
-    description: str
-    scopes: tuple[str, ...]
-    expires_at: int | None
-
-
 class KeyDetailsChanged(Payload, frozen=True, kw_only=True):
-    """A key's details were others. Both are told, so that the event alone says what changed."""
+    """A key's details changed. Both versions are stored, so that the event alone says what changed."""
 
-    TYPE: ClassVar[str] = "KeyDetailsChanged"
-    SCHEMA: ClassVar[int] = 1
-    REPEATED: ClassVar[frozenset[str]] = frozenset({"before"})
+    TYPE = "KeyDetailsChanged"
+    SCHEMA = 1
+    TITLE = "Key changed"
+    SUBJECTS = (KEY_SUBJECT,)
 
-    before: KeyDetails
-    after: KeyDetails
-    reason: str
+    before: Hidden[Repeated[KeyDetails]]
+    after: Hidden[KeyDetails]
+    reason: Reason
 
-    def upcast(self) -> "KeyDetailsChanged":
-        """The same, to be shown."""
-        before, after = (_printable(details, "expires_at") for details in (self.before, self.after))
-        if before is self.before and after is self.after:
-            return self
-        return msgspec.structs.replace(self, before=before, after=after)
+    def describe(self) -> Description:
+        """With the details that changed."""
+        return Description(self.TITLE, (*differences(self.before, self.after), *self.fields_set()))
 
 
 class KeyRotated(Payload, frozen=True, kw_only=True):
-    """A key got a new secret under its old id. The old one is good until `previous_expires_at`, no longer."""
+    """A key got a new secret under its id. The old secret is valid until `previous_expires_at`."""
 
-    TYPE: ClassVar[str] = "KeyRotated"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "KeyRotated"
+    SCHEMA = 1
+    TITLE = "Key rotated"
+    SUBJECTS = (KEY_SUBJECT,)
 
-    prefix: str
-    hint: str
-    digest: str
-    previous_expires_at: int
+    prefix: Hidden[Computed[str]]
+    hint: Computed[str]
+    digest: Digest
+    previous_expires_at: Hidden[Time]
 
-    def upcast(self) -> "KeyRotated":
-        """The same, to be shown."""
-        return _printable(self, "previous_expires_at")
+    def describe(self) -> Description:
+        """With the end of the old secret."""
+        end = Change("old_secret_expires_at", None, self.previous_expires_at, is_time=True)
+        return Description(self.TITLE, (*self.fields_set(), end))
 
 
 class KeyRevoked(Payload, frozen=True, kw_only=True):
-    """A key is good no longer, for ever."""
+    """A key was permanently revoked."""
 
-    TYPE: ClassVar[str] = "KeyRevoked"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "KeyRevoked"
+    SCHEMA = 1
+    TITLE = "Key revoked"
+    SUBJECTS = (KEY_SUBJECT,)
 
-    reason: str
+    reason: Reason
 
 
 class AccountAdded(Payload, frozen=True, kw_only=True):
-    """A person may sign in. The address is the subject; the password's hash lies apart from the log."""
+    """An account was added. Its subject is the e-mail address; the password's hash isn't in the ledger."""
 
-    TYPE: ClassVar[str] = "AccountAdded"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "AccountAdded"
+    SCHEMA = 1
+    TITLE = "Account added"
+    SUBJECTS = (ACCOUNT_SUBJECT,)
 
     role: str
 
 
 class AccountRoleChanged(Payload, frozen=True, kw_only=True):
-    """A person may do other things than before."""
+    """An account got another role."""
 
-    TYPE: ClassVar[str] = "AccountRoleChanged"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "AccountRoleChanged"
+    SCHEMA = 1
+    TITLE = "Role changed"
+    SUBJECTS = (ACCOUNT_SUBJECT,)
 
     before: str
     after: str
 
+    def describe(self) -> Description:
+        """With both roles."""
+        return Description(self.TITLE, (Change("role", self.before, self.after),))
+
 
 class AccountDisabled(Payload, frozen=True, kw_only=True):
-    """A person may not sign in any more, and is signed out everywhere."""
+    """An account can't sign in any more, and all its sessions ended."""
 
-    TYPE: ClassVar[str] = "AccountDisabled"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "AccountDisabled"
+    SCHEMA = 1
+    TITLE = "Account disabled"
+    SUBJECTS = (ACCOUNT_SUBJECT,)
 
-    reason: str
+    reason: Reason
 
 
 class AccountEnabled(Payload, frozen=True, kw_only=True):
-    """A person may sign in again."""
+    """An account can sign in again."""
 
-    TYPE: ClassVar[str] = "AccountEnabled"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "AccountEnabled"
+    SCHEMA = 1
+    TITLE = "Account enabled"
+    SUBJECTS = (ACCOUNT_SUBJECT,)
 
 
 class PasswordChanged(Payload, frozen=True, kw_only=True):
-    """An account has another password, and whoever is signed in with the old one is so no longer.
+    """An account has another password, and its sessions from before ended.
 
-    The actor says whether the person chose it, or somebody else, for a first sign-in with it.
+    If the actor isn't the account itself, the password is one for the next sign-in.
     """
 
-    TYPE: ClassVar[str] = "PasswordChanged"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "PasswordChanged"
+    SCHEMA = 1
+    TITLE = "Password changed"
+    SUBJECTS = (ACCOUNT_SUBJECT,)
 
 
 class SignedOutEverywhere(Payload, frozen=True, kw_only=True):
     """All sessions of an account ended."""
 
-    TYPE: ClassVar[str] = "SignedOutEverywhere"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "SignedOutEverywhere"
+    SCHEMA = 1
+    TITLE = "Signed out everywhere"
+    SUBJECTS = (ACCOUNT_SUBJECT,)
 
 
 class SignedIn(Payload, frozen=True, kw_only=True):
-    """A person signed in."""
+    """An account signed in."""
 
-    TYPE: ClassVar[str] = "SignedIn"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "SignedIn"
+    SCHEMA = 1
+    TITLE = "Signed in"
+    SUBJECTS = (SIGN_IN_SUBJECT,)
 
 
 class SignInFailed(Payload, frozen=True, kw_only=True):
-    """Somebody tried to sign in, and could not: so often since the event of this kind before it.
+    """Sign-ins failed. `attempts` counts them since the last event of this type about the same subject.
 
-    The subject is the account, or the network address where no account is known by what was typed.
+    The subject is the account, or the IP address if no account has the e-mail address that was typed.
     """
 
-    TYPE: ClassVar[str] = "SignInFailed"
-    SCHEMA: ClassVar[int] = 1
+    TYPE = "SignInFailed"
+    SCHEMA = 1
+    TITLE = "Sign-in failed"
+    SUBJECTS = (SIGN_IN_SUBJECT, ADDRESS_SUBJECT)
 
     attempts: int
 
 
 class AccessDenied(Payload, frozen=True, kw_only=True):
-    """A known caller asked for what it may not, so often since the event of this kind before it."""
+    """A known caller lacked a scope. `attempts` counts its calls since the last event of this type."""
 
-    TYPE: ClassVar[str] = "AccessDenied"
-    SCHEMA: ClassVar[int] = 1
-    REPEATED: ClassVar[frozenset[str]] = frozenset({"scope"})
+    TYPE = "AccessDenied"
+    SCHEMA = 1
+    TITLE = "Access denied"
+    SUBJECTS = (ACCESS_SUBJECT,)
 
-    scope: str
+    scope: Repeated[str]
     attempts: int
 
 
 class AuditExported(Payload, frozen=True, kw_only=True):
-    """Somebody took entries of the audit log away. `filters` are those that they asked for, by name."""
+    """Entries of the audit log were exported. `filters` are those that were asked for, by name."""
 
-    TYPE: ClassVar[str] = "AuditExported"
-    SCHEMA: ClassVar[int] = 1
-    REPEATED: ClassVar[frozenset[str]] = frozenset({"filters"})
+    TYPE = "AuditExported"
+    SCHEMA = 1
+    TITLE = "Audit log exported"
+    SUBJECTS = (AUDIT_SUBJECT,)
 
     format: str
-    filters: dict[str, str]
-    position: int  # how far the log went
+    filters: Hidden[Repeated[dict[str, str]]]
+    position: Hidden[int]  # the last one in the log
+
+    def describe(self) -> Description:
+        """With each filter."""
+        filters = (Change(name, None, value) for name, value in self.filters.items())
+        return Description(self.TITLE, (*self.fields_set(), *filters))
 
 
 class AuditFinding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was wrong with the audit log: which kind, how often, and the first at fault, in words."""
+    """A fault of the audit log: its kind, how many there are, where the first one is, and what it is."""
 
     kind: str
     count: int
@@ -241,311 +260,23 @@ class AuditFinding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class AuditChecked(Payload, frozen=True, kw_only=True):
-    """Somebody went through the whole audit log; nothing was wrong, or what the findings say."""
+    """The whole audit log was checked. It is intact if there are no findings."""
 
-    TYPE: ClassVar[str] = "AuditChecked"
-    SCHEMA: ClassVar[int] = 1
-    REPEATED: ClassVar[frozenset[str]] = frozenset({"findings"})
+    TYPE = "AuditChecked"
+    SCHEMA = 1
+    TITLE = "Audit log found sound"
+    SUBJECTS = (AUDIT_SUBJECT,)
 
     entries: int
     checkpoints: int
-    position: int  # how far the log went
-    findings: tuple[AuditFinding, ...]
+    position: Hidden[int]  # the last one in the log
+    findings: Hidden[Repeated[tuple[AuditFinding, ...]]]
 
-
-_PAYLOADS: dict[str, type[Payload]] = {
-    payload.TYPE: payload
-    for payload in (
-        KeyCreated,
-        KeyToggled,
-        KeyDetailsChanged,
-        KeyRotated,
-        KeyRevoked,
-        AccountAdded,
-        AccountRoleChanged,
-        AccountDisabled,
-        AccountEnabled,
-        PasswordChanged,
-        SignedOutEverywhere,
-        SignedIn,
-        SignInFailed,
-        AccessDenied,
-        AuditExported,
-        AuditChecked,
-    )
-}
-
-EVENT_TYPES: tuple[str, ...] = tuple(_PAYLOADS)
-
-# The forms that are still read and no longer written. A new form of a type takes the class's name, and the
-# old one goes here under a name with its number; what is stored stays as it is.
-_OLDER_FORMS: tuple[type[Payload], ...] = (KeyToggled1,)
-
-
-# How the ledger names what events are about.
-KEY_SUBJECT = "key:"
-ACCOUNT_SUBJECT = "account:"
-# What comes often is told apart from what a key or an account is folded from, which is so short for ever.
-SIGN_IN_SUBJECT = "sign-in:"  # then an e-mail address
-ADDRESS_SUBJECT = "address:"  # then a network address
-ACCESS_SUBJECT = "access:"  # then the kind and the id of a caller
-AUDIT_SUBJECT = "audit:"  # then what was done with the audit log
-
-ActorKind: TypeAlias = Literal["account", "key", "operator", "anonymous"]
-
-
-class Actor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who did it. `label` is what a person reads: an address, or the name of a key.
-
-    Of somebody who did not sign in, id and label are the network address.
-    """
-
-    kind: ActorKind
-    id: str
-    label: str
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """By what call it was done; the command line has neither address nor user agent."""
-
-    id: str
-    ip: str | None
-    user_agent: str | None
-
-
-class NewEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An event before the ledger has given it a position and a time: what is stored of it."""
-
-    id: str
-    type: str
-    schema: int
-    subject: str
-    version: int  # of the subject after this event; the first is 1
-    workspace: str
-    actor: Actor
-    request: Request
-    data: Any  # the Payload
-
-
-class Event(NewEvent, frozen=True, kw_only=True):
-    """An event of the ledger."""
-
-    position: int
-    at: int  # ms since 1970, stamped by the ledger
-
-
-class StoredEvent(NewEvent, frozen=True, kw_only=True):
-    """An envelope whose data is not looked into: it may be of a type or a form that nobody here knows."""
-
-    data: msgspec.Raw
-
-
-class _StoredName(msgspec.Struct, frozen=True):
-    """The least that must be read of an event to say which it is."""
-
-    id: str
-    subject: str
-
-
-class Record(NamedTuple):
-    """An event as the ledger holds it: its position, its time, and its canonical bytes."""
-
-    position: int
-    at: int
-    body: bytes
-
-
-class UnreadableEventError(Exception):
-    """This version of the code does not understand an event; whoever met it must not guess."""
-
-    def __init__(self, position: int, subject: str | None, reason: str) -> None:
-        super().__init__(f"event at position {position} of {subject or 'an unknown subject'}: {reason}")
-        self.position = position
-        self.subject = subject
-        self.reason = reason
-
-
-Payloads: TypeAlias = Sequence[Payload]
-
-
-_COMPUTED = frozenset({"prefix", "hint", "digest"})
-_PLAIN_NAME = re.compile(
-    r"(?!.*(?:[2-7][0-9a-f]){20})[a-z0-9._-]*"
-)  # no key: it has capitals, encoded or not
-
-
-def enveloped(
-    payloads: Payloads,
-    *,
-    subject: str,
-    after_version: int,
-    workspace: str,
-    actor: Actor,
-    request: Request,
-    new_id: Callable[[], str],
-) -> list[NewEvent]:
-    """The events that follow a subject's version `after_version`, ready to be appended.
-
-    No whole API key gets into one, nor most of one. Raises InvalidFieldError if one was typed into a field;
-    in what an event only repeats, as the user agent, it is removed.
-    """
-    if after_version == 0:  # of one that there is, what happens to it must not fail for its name
-        _refuse_keys(subject, "email" if subject.startswith(ACCOUNT_SUBJECT) else "subject")
-    if not _PLAIN_NAME.fullmatch(workspace):
-        _refuse_keys(workspace, "workspace")
-    actor, request = _without_keys(actor), _without_keys(request)
-    return [
-        NewEvent(
-            id=new_id(),
-            type=payload.TYPE,
-            schema=payload.SCHEMA,
-            subject=subject,
-            version=version,
-            workspace=workspace,
-            actor=actor,
-            request=request,
-            data=_kept(payload),
+    def describe(self) -> Description:
+        """With the findings, if there are any."""
+        if not self.findings:
+            return super().describe()
+        faults = tuple(f"{found.kind} ({found.count}) at {found.position}" for found in self.findings)
+        return Description(
+            "Audit log found NOT sound", (*self.fields_set(), Change("findings", None, faults))
         )
-        for version, payload in enumerate(payloads, after_version + 1)
-    ]
-
-
-def _kept(payload: Payload) -> Payload:
-    """The fact as it may be kept. Raises InvalidFieldError."""
-    if not _holds_key(payload):
-        _refuse_keys_across(payload)
-        return payload
-    for name in payload.__struct_fields__:
-        value = getattr(payload, name)
-        if not _holds_key(value):
-            continue
-        if name not in payload.REPEATED:
-            _refuse_keys(value, name)
-        payload = msgspec.structs.replace(payload, **{name: _without_keys(value)})
-    return payload
-
-
-def _refuse_keys(value: object, name: str) -> None:
-    """Raises InvalidFieldError, with the name of the innermost field that holds a key."""
-    if isinstance(value, msgspec.Struct):
-        for inner in value.__struct_fields__:
-            _refuse_keys(getattr(value, inner), inner)
-    elif _holds_key(value):
-        text = next(filter(holds_key, _texts(value)))
-        raise InvalidFieldError(name, refusal(f"The {name.replace('_', ' ')}", text))
-
-
-def _refuse_keys_across(payload: Payload) -> None:
-    """Raises InvalidFieldError if a key is spread over several of the fields that people type."""
-    names = [name for name in payload.__struct_fields__ if name not in payload.REPEATED | _COMPUTED]
-    together = "\n".join("\n".join(_texts(getattr(payload, name))) for name in names)
-    if holds_spread_key(together):
-        longest = max(names, key=lambda name: len("".join(_texts(getattr(payload, name)))))
-        raise InvalidFieldError(longest, refusal(f"The {longest}, together with other fields,", together))
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All texts in a value."""
-    if isinstance(value, str):
-        yield value
-        return
-    if isinstance(value, msgspec.Struct):
-        value = msgspec.structs.astuple(value)
-    elif isinstance(value, dict):
-        value = (*value, *value.values())
-    if isinstance(value, tuple):
-        for inner in value:
-            yield from _texts(inner)
-
-
-def _holds_key(value: object) -> bool:
-    """Whether any text in a value holds a key."""
-    return any(map(holds_key, _texts(value)))
-
-
-def _without_keys(value: Any) -> Any:
-    """The same with each key removed."""
-    if isinstance(value, str):
-        return without_keys(value)
-    if isinstance(value, tuple):
-        return tuple(map(_without_keys, value))
-    if isinstance(value, dict):
-        return {without_keys(name): _without_keys(inner) for name, inner in value.items()}
-    if isinstance(value, msgspec.Struct) and _holds_key(value):
-        names = value.__struct_fields__
-        return type(value)(**{name: _without_keys(getattr(value, name)) for name in names})
-    return value
-
-
-def recorded(event: NewEvent, position: int, at: int) -> Event:
-    """The event as it is in the ledger from then on."""
-    return Event(**msgspec.structs.asdict(event), position=position, at=at)
-
-
-# Bytes that are not UTF-8 are a UnicodeDecodeError, endless nesting is a RecursionError.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-_encoder = msgspec.json.Encoder(order="sorted")
-_stored_decoder = msgspec.json.Decoder(StoredEvent)
-_name_decoder = msgspec.json.Decoder(_StoredName)
-_payload_decoders = {
-    (form.TYPE, form.SCHEMA): msgspec.json.Decoder(form) for form in (*_PAYLOADS.values(), *_OLDER_FORMS)
-}
-
-
-def encode(event: NewEvent) -> bytes:
-    """The canonical bytes of an event, as RFC 8785 wants them. Raises ValueError on a lone surrogate."""
-    return _encoder.encode(event)
-
-
-def open_envelope(record: Record) -> StoredEvent:
-    """What every event has, whatever its type. Raises UnreadableEventError."""
-    try:
-        return _stored_decoder.decode(record.body)
-    except _UNREADABLE as error:
-        raise UnreadableEventError(record.position, name_of(record).subject, str(error)) from error
-
-
-def decode(record: Record) -> Event:
-    """The event of a record, in the present form of its type; the record keeps the form that is stored.
-
-    Raises UnreadableEventError on what this version cannot read whole.
-    """
-    stored = open_envelope(record)
-    decoder = _payload_decoders.get((stored.type, stored.schema))
-    if decoder is None:
-        reason = f"no code for {stored.type} of schema {stored.schema}"
-        raise UnreadableEventError(record.position, stored.subject, reason)
-    try:
-        data = decoder.decode(stored.data).upcast()
-    except _UNREADABLE as error:
-        raise UnreadableEventError(record.position, stored.subject, str(error)) from error
-    return Event(
-        id=stored.id,
-        type=stored.type,
-        schema=data.SCHEMA,
-        subject=stored.subject,
-        version=stored.version,
-        workspace=stored.workspace,
-        actor=stored.actor,
-        request=stored.request,
-        data=data,
-        position=record.position,
-        at=record.at,
-    )
-
-
-class Name(NamedTuple):
-    """Which event a record holds, as far as that can be told."""
-
-    id: str | None
-    subject: str | None
-
-
-def name_of(record: Record) -> Name:
-    """Which event it is, also of one that cannot be read whole."""
-    try:
-        stored = _name_decoder.decode(record.body)
-    except _UNREADABLE:
-        return Name(None, None)
-    return Name(stored.id, stored.subject)

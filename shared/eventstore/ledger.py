@@ -15,7 +15,8 @@ from redis import Redis
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from shared.clock import LAST_TIME
-from shared.eventstore.events import Event, NewEvent, Record, decode, encode, name_of
+from shared.eventstore.codec import decode, encode, name_of
+from shared.eventstore.envelope import Event, NewEvent, Record
 from shared.store.connections import StoreError
 from shared.store.record_mac import RecordMac
 from shared.store.reserve import Reserve, may_use_reserve

@@ -14,7 +14,7 @@ from redis import RedisError
 
 from shared.clock import now_ms, rfc3339
 from shared.errors import UserFacingError
-from shared.eventstore.events import Request, UnreadableEventError
+from shared.eventstore.envelope import Request, UnreadableEventError
 from shared.eventstore.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
 from shared.identity import ForbiddenError, Principal
 from shared.process.telemetry import together

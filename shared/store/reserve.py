@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
+from shared.eventstore.envelope import NewEvent
 from shared.eventstore.events import (
     AccountDisabled,
     AccountRoleChanged,
     KeyRevoked,
     KeyToggled,
-    NewEvent,
-    Payload,
     SignedIn,
     SignedOutEverywhere,
 )
+from shared.eventstore.payload import Payload
 from shared.identity import ADMIN, ROLES
 
 _SHARE = 16  # of the store's limit, within these bounds

@@ -169,8 +169,11 @@ def _has_checksum(joined: bytes) -> bool:
 def _has_checksum_behind_prefix(joined: bytes, prefix_end: int) -> bool:
     end = prefix_end + 1 + BODY_LENGTH
     payload_end = end - CHECKSUM_LENGTH
+    stated = 0
+    for digit in joined[payload_end:end].decode():
+        stated = stated * len(ALPHABET) + ALPHABET.index(digit)
     return any(
-        checksum(joined[start:payload_end].decode()) == joined[payload_end:end].decode()
+        zlib.crc32(joined[start:payload_end]) == stated
         for start in range(max(prefix_end - PREFIX_LENGTH, 0), prefix_end)
     )
 

@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from flask import Flask, current_app, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import Idempotency
 from shared.identity import Authenticator, Principal, authorize
 from shared.web.openapi.document import documented, needs_scope

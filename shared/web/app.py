@@ -14,7 +14,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.wrappers import Response as AnyResponse
 
 from shared.clock import date_utc, rfc3339
-from shared.eventstore.descriptions import actor_name
+from shared.eventstore.envelope import actor_name
 from shared.text.characters import escaped
 from shared.web.access import Access, attach, context
 from shared.web.errors.handlers import map_errors, refuse

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
 from shared.clock import parse_rfc3339, rfc3339
-from shared.eventstore.events import ActorKind
+from shared.eventstore.envelope import ActorKind
 from shared.eventstore.point_in_time import PointInTime, PointInTimeError, parse_point_in_time
 from shared.text.characters import invalid_text, trimmed
 from shared.text.key_detection import holds_key, refusal

@@ -16,6 +16,7 @@ from services.accounts.login_throttle import LoginThrottle, TooManyAttemptsError
 from services.accounts.model.account import AccountExistsError, OwnAccountError
 from services.accounts.passwords import HasherBusyError, Passwords
 from shared.errors import InvalidFieldError, UserFacingError
+from shared.eventstore.envelope import Request, UnreadableEventError, enveloped
 from shared.eventstore.events import (
     AccountAdded,
     AccountDisabled,
@@ -23,13 +24,10 @@ from shared.eventstore.events import (
     AccountRoleChanged,
     KeyToggled,
     PasswordChanged,
-    Payload,
-    Request,
     SignedOutEverywhere,
-    UnreadableEventError,
-    enveloped,
 )
 from shared.eventstore.ledger import Idempotency, Ledger, credential_key
+from shared.eventstore.payload import Payload
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_WRITE, ROLES, ForbiddenError, Principal
 
 PASSWORD = "correct horse battery"

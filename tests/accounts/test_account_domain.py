@@ -23,20 +23,17 @@ from services.accounts.model.account import (
     subjects,
 )
 from shared.errors import InvalidFieldError
+from shared.eventstore.envelope import Actor, Event, Request, UnreadableEventError
 from shared.eventstore.events import (
     AccountAdded,
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
-    Actor,
-    Event,
     KeyToggled,
     PasswordChanged,
-    Payload,
-    Request,
     SignedOutEverywhere,
-    UnreadableEventError,
 )
+from shared.eventstore.payload import Payload
 from shared.identity import ROLES
 
 ADA = Account(

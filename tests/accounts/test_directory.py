@@ -13,21 +13,12 @@ from services.accounts.login_throttle import LoginThrottle
 from services.accounts.passwords import Passwords
 from services.accounts.read_model.account_list import AccountList
 from services.accounts.read_model.projection import About, AccountRow, about_people, fold
+from shared.eventstore.codec import encode
 from shared.eventstore.command_handler import Journal
-from shared.eventstore.events import (
-    AccountAdded,
-    AccountDisabled,
-    Actor,
-    KeyToggled,
-    Payload,
-    Record,
-    Request,
-    SignedIn,
-    SignInFailed,
-    encode,
-    enveloped,
-)
+from shared.eventstore.envelope import Actor, Record, Request, enveloped
+from shared.eventstore.events import AccountAdded, AccountDisabled, KeyToggled, SignedIn, SignInFailed
 from shared.eventstore.ledger import Ledger
+from shared.eventstore.payload import Payload
 from shared.identity import ADMIN, ROLES, ForbiddenError, Principal
 
 REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)

@@ -25,16 +25,10 @@ from services.accounts.read_model.account_list import AccountList
 from services.accounts.security_events import SecurityEventAggregator
 from services.accounts.sign_in import SignIn
 from services.accounts.web.register import register
+from shared.eventstore.codec import decode
 from shared.eventstore.command_handler import Journal
-from shared.eventstore.events import (
-    KeyToggled,
-    Request,
-    SignedIn,
-    SignInFailed,
-    UnreadableEventError,
-    decode,
-    enveloped,
-)
+from shared.eventstore.envelope import Request, UnreadableEventError, enveloped
+from shared.eventstore.events import KeyToggled, SignedIn, SignInFailed
 from shared.eventstore.ledger import Ledger, VersionConflictError, credential_key
 from shared.identity import ADMIN, Principal
 from shared.store.connections import connect

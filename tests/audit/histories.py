@@ -12,17 +12,11 @@ from services.audit.integrity.signer import Signer
 from services.audit.log.entry import GENESIS, chain
 from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog
-from shared.eventstore.events import (
-    Actor,
-    KeyCreated,
-    KeyToggled,
-    Payload,
-    Record,
-    Request,
-    encode,
-    enveloped,
-)
+from shared.eventstore.codec import encode
+from shared.eventstore.envelope import Actor, Record, Request, enveloped
+from shared.eventstore.events import KeyCreated, KeyToggled
 from shared.eventstore.ledger import Ledger
+from shared.eventstore.payload import Payload
 
 ACTOR = Actor(kind="account", id="account:ann@example.org", label="ann@example.org")
 REQUEST = Request(id="request-1", ip="192.0.2.7", user_agent="tests/1")

@@ -39,7 +39,9 @@ from services.audit.log.search import TooManyKeysError
 from services.audit.log.store import AuditLog
 from services.keys.model.token import mint
 from shared.clock import LAST_TIME, rfc3339
-from shared.eventstore.events import Actor, AuditExported, KeyToggled, Record, Request, decode
+from shared.eventstore.codec import decode
+from shared.eventstore.envelope import Actor, Record, Request
+from shared.eventstore.events import AuditExported, KeyToggled
 from shared.eventstore.ledger import Ledger
 from shared.identity import AUDIT_READ, ForbiddenError, Principal
 from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, records, write

@@ -25,7 +25,7 @@ from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
 from services.keys.verification.usage import Usage
 from shared.clock import now_ms, parse_rfc3339, rfc3339
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError
 from shared.service.components import new_id

@@ -10,7 +10,8 @@ from services.audit.integrity.signed_note import PublicKey
 from services.audit.integrity.verify_log import Result, Trust, as_fact, check
 from services.audit.log.entry import Entry, chain, entry_of, record_of
 from services.audit.log.store import AuditLog
-from shared.eventstore.events import AuditChecked, AuditFinding, Record
+from shared.eventstore.envelope import Record
+from shared.eventstore.events import AuditChecked, AuditFinding
 from shared.eventstore.ledger import LOG, Ledger
 from tests.audit.histories import AT, created, grow, record
 from tests.audit.tampering import Tampered

@@ -20,7 +20,7 @@ from services.audit.ingest.job import (
     refusal,
 )
 from services.audit.log.store import AuditLog
-from shared.eventstore.events import open_envelope
+from shared.eventstore.codec import open_envelope
 from shared.eventstore.ledger import Ledger
 from tests.audit.histories import grow, in_step
 

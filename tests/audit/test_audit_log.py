@@ -16,7 +16,7 @@ from services.audit.log.database import AuditDatabaseError
 from services.audit.log.entry import GENESIS, chain
 from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog, GapError, Numbered
-from shared.eventstore.events import Actor, Record
+from shared.eventstore.envelope import Actor, Record
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger
 from tests.audit.histories import AT, found, record, records, write
 from tests.audit.tampering import Tampered, copied

@@ -18,7 +18,8 @@ from services.audit.log.store import AuditLog
 from services.audit.status import CHECKS, AuditStatus
 from shared.clock import now_ms
 from shared.eventstore.command_handler import Journal
-from shared.eventstore.events import Actor, AuditChecked, AuditFinding, Request
+from shared.eventstore.envelope import Actor, Request
+from shared.eventstore.events import AuditChecked, AuditFinding
 from shared.eventstore.ledger import Ledger
 from tests.audit.histories import AT, grow, notary_of
 from tests.audit.processes import running, work

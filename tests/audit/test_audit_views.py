@@ -23,7 +23,8 @@ from services.audit.web import pages
 from services.audit.web.entry_view import row
 from services.audit.web.register import register
 from shared.clock import parse_rfc3339, rfc3339
-from shared.eventstore.events import AccessDenied, AccountAdded, Actor, KeyToggled, Record, Request, enveloped
+from shared.eventstore.envelope import Actor, Record, Request, enveloped
+from shared.eventstore.events import AccessDenied, AccountAdded, KeyToggled
 from shared.eventstore.ledger import LOG, Ledger
 from shared.forensics import KeyForensics
 from shared.identity import AUDIT_READ, KEYS_READ, Principal, UnauthenticatedError

@@ -24,7 +24,7 @@ from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog
 from services.audit.log.terms import terms_of
 from services.audit.queries import Audit
-from shared.eventstore.events import Actor, Record
+from shared.eventstore.envelope import Actor, Record
 from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import AUDIT_READ, Principal
 from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, write

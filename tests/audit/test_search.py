@@ -10,7 +10,8 @@ from services.audit.log.histogram import edges
 from services.audit.log.search import TooManyKeysError
 from services.audit.log.store import AuditLog
 from services.audit.log.terms import term_of
-from shared.eventstore.events import AccountAdded, Actor, KeyDetails, KeyDetailsChanged, Request, SignInFailed
+from shared.eventstore.envelope import Actor, Request
+from shared.eventstore.events import AccountAdded, KeyDetails, KeyDetailsChanged, SignInFailed
 from tests.audit.histories import AT, created, found, record, records
 
 

@@ -25,7 +25,7 @@ from services.audit.integrity.verify_log import Trust, check
 from services.audit.log.entry import GENESIS, Entry, canonical, chain, entry_of, record_of
 from services.audit.log.filters import Filters
 from services.audit.log.store import AuditLog
-from shared.eventstore.events import Actor, Record
+from shared.eventstore.envelope import Actor, Record
 from shared.eventstore.ledger import LOG, Ledger
 from tests.audit.histories import ACTOR, AT, grow, record
 from tests.audit.tampering import Tampered

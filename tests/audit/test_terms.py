@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.audit.log.terms import term_of, terms_by, terms_of, words_of_name, words_sought
-from shared.eventstore.events import Actor, KeyDetails, KeyDetailsChanged, Record, Request
+from shared.eventstore.envelope import Actor, Record, Request
+from shared.eventstore.events import KeyDetails, KeyDetailsChanged
 from tests.audit.histories import AT, created, record
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)

@@ -21,7 +21,7 @@ from services.keys.model.key import ChangeKey, Key
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
 from services.keys.read_model.rebuild import check
-from shared.eventstore.events import decode
+from shared.eventstore.codec import decode
 from shared.eventstore.ledger import Ledger
 from tests.audit.histories import in_step
 from tests.audit.tampering import Tampered

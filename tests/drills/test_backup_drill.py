@@ -22,7 +22,8 @@ from services.backup.backup import Taken
 from services.backup.restore import restore_file
 from services.keys.components import KeyComponents
 from services.keys.read_model.rebuild import check as check_views
-from shared.eventstore.events import Record, encode
+from shared.eventstore.codec import encode
+from shared.eventstore.envelope import Record
 from shared.service.components import Container
 from shared.store.embedded import EmbeddedServer
 from tests.drills.writing import start_writer, stop_writer

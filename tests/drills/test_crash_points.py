@@ -6,7 +6,7 @@ import pytest
 
 from services.keys.read_model import generations as views_module
 from services.keys.read_model.rebuild import replay
-from shared.eventstore.events import decode
+from shared.eventstore.codec import decode
 from tests.drills.crash_world import World, at_each_point
 from tests.drills.crashing import Ending, append
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from shared.eventstore.events import decode
+from shared.eventstore.codec import decode
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import unchecked_client
 from shared.store.embedded import EmbeddedServer

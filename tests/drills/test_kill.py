@@ -15,7 +15,8 @@ from typing import Any, Self
 import pytest
 import requests
 
-from shared.eventstore.events import Record, decode
+from shared.eventstore.codec import decode
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer

@@ -17,7 +17,7 @@ import requests
 
 from services.audit.log.store import AuditLog
 from services.keys.read_model.generations import Views
-from shared.eventstore.events import decode
+from shared.eventstore.codec import decode
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer

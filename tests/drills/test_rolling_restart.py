@@ -13,7 +13,8 @@ from threading import Event as Stop
 import pytest
 import requests
 
-from shared.eventstore.events import KeyToggled, decode
+from shared.eventstore.codec import decode
+from shared.eventstore.events import KeyToggled
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
 from tests.deployment import Deployment, deployed

@@ -125,7 +125,7 @@ def _older_tree(tree: Path) -> Path:
     for package in ("services", "shared"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     _edit(tree / "services/keys/read_model/projection.py", r"(?m)^VERSION = \d+", "VERSION = 0")
-    _edit(tree / "shared/eventstore/events.py", r"(?m)^        KeyRotated,\n", "")
+    _edit(tree / "shared/eventstore/events.py", r'TYPE = "KeyRotated"', 'TYPE = "KeyTurned"')
     return tree
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from redis import RedisError
 
-from shared.eventstore.events import NewEvent, enveloped
+from shared.eventstore.envelope import NewEvent, enveloped
 from shared.eventstore.ledger import Idempotency, Ledger
 from shared.store.connections import connect
 from tests.audit.histories import ACTOR, REQUEST, created

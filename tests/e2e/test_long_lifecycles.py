@@ -10,7 +10,8 @@ from services.cli.terminal import operator, request
 from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from services.keys.model.key import subject
-from shared.eventstore.events import KeyToggled, enveloped
+from shared.eventstore.envelope import enveloped
+from shared.eventstore.events import KeyToggled
 from tests.real import Service, until
 from tests.web_client import Visitor
 

@@ -2,7 +2,7 @@
 
 import time
 
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.identity import ADMIN, Principal
 
 REQUEST = Request(id="r1", ip="127.0.0.1", user_agent=None)

@@ -11,7 +11,8 @@ from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, StaleVer
 from services.keys.model.key import ChangeKey, Key, RefusedError
 from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
-from shared.eventstore.events import KeyToggled, NewEvent, UnreadableEventError
+from shared.eventstore.envelope import NewEvent, UnreadableEventError
+from shared.eventstore.events import KeyToggled
 from shared.eventstore.ledger import (
     Appended,
     Idempotency,

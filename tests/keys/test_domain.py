@@ -14,19 +14,16 @@ from services.keys.model.key import (
     decide,
     evolve,
 )
+from shared.eventstore.envelope import Actor, Event, Request, UnreadableEventError
 from shared.eventstore.events import (
-    Actor,
-    Event,
     KeyCreated,
     KeyDetails,
     KeyDetailsChanged,
     KeyRevoked,
     KeyRotated,
     KeyToggled,
-    Payload,
-    Request,
-    UnreadableEventError,
 )
+from shared.eventstore.payload import Payload
 
 CREATED = KeyCreated(
     name="Web", description="", prefix="kl", hint="kl_1234…abcd", digest="d", scopes=("a",), expires_at=None

@@ -15,7 +15,7 @@ from services.keys.verification.cache import KeyCache
 from services.keys.verification.invalidation import CacheInvalidator
 from services.keys.verification.usage import Usage
 from services.keys.verification.verifier import Verifier
-from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.envelope import UnreadableEventError
 from shared.eventstore.ledger import LOG, Ledger
 from shared.eventstore.point_in_time import PointInTimeError, Position, Time
 from shared.forensics import FoundKey, NotAKeyError

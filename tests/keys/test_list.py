@@ -25,7 +25,7 @@ from services.keys.read_model.projector import Projector
 from services.keys.read_model.query import Page
 from services.keys.read_model.rebuild import check, replay
 from services.keys.verification.usage import Usage
-from shared.eventstore.events import Event, UnreadableEventError
+from shared.eventstore.envelope import Event, UnreadableEventError
 from shared.eventstore.ledger import Ledger
 from tests.keys.people import REQUEST, now, person
 

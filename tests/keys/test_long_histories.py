@@ -14,7 +14,8 @@ from services.keys.model.key import ChangeKey, subject
 from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
-from shared.eventstore.events import KeyToggled, enveloped
+from shared.eventstore.envelope import enveloped
+from shared.eventstore.events import KeyToggled
 from shared.eventstore.ledger import Ledger
 from shared.eventstore.point_in_time import Position
 from tests.keys.people import REQUEST, now, person

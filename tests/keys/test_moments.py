@@ -8,7 +8,8 @@ from services.keys.model.key import ChangeKey
 from services.keys.model.point_in_time import NotYetCreatedError, past
 from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
-from shared.eventstore.events import Event, KeyToggled
+from shared.eventstore.envelope import Event
+from shared.eventstore.events import KeyToggled
 from shared.eventstore.point_in_time import PointInTime, PointInTimeError, Position, Time, parse_point_in_time
 from shared.identity import ForbiddenError
 from tests.keys.people import REQUEST, person

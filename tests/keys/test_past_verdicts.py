@@ -5,7 +5,8 @@ from msgspec.structs import replace
 
 from services.keys.model.point_in_time import past
 from services.keys.verification.as_of import verdict_of
-from shared.eventstore.events import Event, KeyDetails, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
+from shared.eventstore.envelope import Event
+from shared.eventstore.events import KeyDetails, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
 from shared.eventstore.point_in_time import PointInTime, Position, Time
 from shared.forensics import PastVerdict
 from tests.keys.test_domain import CREATED, OFF, ON, given

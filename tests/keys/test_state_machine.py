@@ -41,7 +41,8 @@ from services.keys.read_model.generations import Generation, LeaseTakenError, Vi
 from services.keys.read_model.projection import VERSION, Changes, read
 from services.keys.read_model.projector import Projector
 from services.keys.read_model.rebuild import RebuildError, check, replay
-from shared.eventstore.events import Record, decode
+from shared.eventstore.codec import decode
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import (
     LOG,
     Checkpoint,

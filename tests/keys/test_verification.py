@@ -19,7 +19,7 @@ from services.keys.verification.invalidation import CacheInvalidator
 from services.keys.verification.verifier import BehindError, KeyAuthenticator, Verifier
 from services.keys.web.create_endpoint import CreateEndpoint
 from services.keys.web.fast_path import InvalidParameterError, VerdictEndpoints
-from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.envelope import UnreadableEventError
 from shared.eventstore.ledger import LOG, Ledger
 from shared.identity import KEYS_VERIFY, UnauthenticatedError
 from shared.text.key_detection import checksum

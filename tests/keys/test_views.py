@@ -21,7 +21,7 @@ from services.keys.read_model.projection import Changes, read
 from services.keys.read_model.projector import Projector
 from services.keys.read_model.rebuild import RebuildError, check, replay
 from shared.clock import FIRST_TIME, LAST_TIME
-from shared.eventstore.events import Event, Record, UnreadableEventError
+from shared.eventstore.envelope import Event, Record, UnreadableEventError
 from shared.eventstore.ledger import LOG, Checkpoint, Ledger
 from tests.keys.people import REQUEST, now, person
 

@@ -23,7 +23,7 @@ from services.backup.transfer import Progress
 from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from services.keys.model.key import ChangeKey
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from tests.audit.histories import grow

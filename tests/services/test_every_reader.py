@@ -29,18 +29,10 @@ from services.keys.web.presentation import event_row
 from services.keys.web.schemas import EventSchema, KeySchema, presented
 from shared.clock import LAST_TIME, rfc3339
 from shared.eventstore.cloudevents import line_of, record_of
-from shared.eventstore.descriptions import describe
-from shared.eventstore.events import (
-    Event,
-    KeyCreated,
-    KeyDetailsChanged,
-    KeyRevoked,
-    KeyRotated,
-    KeyToggled,
-    Payload,
-    Record,
-    decode,
-)
+from shared.eventstore.codec import decode
+from shared.eventstore.envelope import Event, Record
+from shared.eventstore.events import KeyCreated, KeyDetailsChanged, KeyRevoked, KeyRotated, KeyToggled
+from shared.eventstore.payload import Payload
 from shared.eventstore.point_in_time import Position
 from shared.identity import ADMIN, Principal
 from tests.application import application
@@ -111,7 +103,7 @@ def _show_details(app: Flask, key: Key, events: Sequence[Event]) -> None:
 @given(payload=st.one_of(*map(values_of, payloads())))
 def test_any_event_is_shown_and_exported_by_the_audit_log(app: Flask, payload: Payload) -> None:
     original = record(payload, subject=KEY)
-    assert describe(decode(original).data).title
+    assert decode(original).data.describe().title
     entry = entry_of(original, GENESIS)
     assert terms_of(original)
     assert json.dumps(EntrySchema().dump(Compared(entry, "ok")))

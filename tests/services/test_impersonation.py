@@ -22,8 +22,8 @@ from services.keys.web.schemas import (
     presented,
 )
 from shared.errors import InvalidFieldError
-from shared.eventstore.descriptions import actor_name
-from shared.eventstore.events import Actor, Event, Record, Request, decode, encode, enveloped
+from shared.eventstore.codec import decode, encode
+from shared.eventstore.envelope import Actor, Event, Record, Request, actor_name, enveloped
 from shared.identity import ADMIN, Principal
 from shared.web.schemas import ACTOR_KINDS
 from tests.application import application

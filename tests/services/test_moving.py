@@ -8,7 +8,7 @@ from redis import Redis
 
 from services.backup.transfer import TransferError, export_file, import_file
 from shared.clock import LAST_TIME
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import LOG, Ledger, UnexpectedHeadError
 from tests.shared.test_export import DAMAGE, FOUR, file_of, toggled
 from tests.shared.test_ledger import toggles

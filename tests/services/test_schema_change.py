@@ -19,20 +19,11 @@ from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
 from services.keys.read_model.rebuild import check
 from services.keys.web.schemas import EventSchema
-from shared.eventstore.descriptions import Change
-from shared.eventstore.events import (
-    Actor,
-    KeyCreated,
-    KeyToggled,
-    NewEvent,
-    Payload,
-    Record,
-    Request,
-    decode,
-    encode,
-    enveloped,
-)
+from shared.eventstore.codec import decode, encode
+from shared.eventstore.envelope import Actor, NewEvent, Record, Request, enveloped
+from shared.eventstore.events import KeyCreated, KeyToggled
 from shared.eventstore.ledger import Ledger
+from shared.eventstore.payload import Change, Payload
 
 FIXTURES = Path(__file__).parents[1] / "shared" / "fixtures"
 KEY = "00abcdefghij"

@@ -1,12 +1,14 @@
 """Every event that the codec accepts, made from the classes of the events themselves."""
 
 import types
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 from hypothesis import strategies as st
 
-from shared.eventstore.events import Actor, NewEvent, Payload, Record, Request, encode
+from shared.eventstore.codec import FORMS, encode
+from shared.eventstore.envelope import Actor, NewEvent, Record, Request
+from shared.eventstore.payload import Payload
 
 # Beyond any calendar, any column of SQL and any number of JavaScript, as well as what is usual.
 INTEGERS = st.integers() | st.sampled_from([0, 2**31, 2**53, 2**63, 2**64, 10**30, -(10**30), 10**4000])
@@ -16,10 +18,11 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {int: INTEGERS, str: TEXTS, bool
 
 def values_of(kind: Any) -> st.SearchStrategy[Any]:
     """All values of a type, as the events' fields have them."""
+    kind = unmarked(kind)
     if kind in STRATEGIES:
         return STRATEGIES[kind]
     origin, of = get_origin(kind), get_args(kind)
-    if isinstance(kind, types.UnionType):
+    if origin in {types.UnionType, Union}:
         return st.one_of(*(st.none() if each is types.NoneType else values_of(each) for each in of))
     if origin is tuple:
         return st.lists(values_of(of[0]), max_size=3).map(tuple)
@@ -35,9 +38,14 @@ def types_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(struct)}
 
 
+def unmarked(kind: Any) -> Any:
+    """A type without what else is known of a field."""
+    return kind.__origin__ if get_origin(kind) is Annotated else kind
+
+
 def payloads() -> tuple[type[Payload], ...]:
     """The classes of all events."""
-    return tuple(Payload.__subclasses__())
+    return FORMS
 
 
 def record(

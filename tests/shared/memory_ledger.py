@@ -6,7 +6,8 @@ from itertools import islice
 from threading import Condition
 
 from shared.clock import LAST_TIME
-from shared.eventstore.events import Event, NewEvent, Record, decode, encode, name_of
+from shared.eventstore.codec import decode, encode, name_of
+from shared.eventstore.envelope import Event, NewEvent, Record
 from shared.eventstore.ledger import (
     BEGINNING,
     Appended,

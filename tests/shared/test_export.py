@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from shared.clock import rfc3339
 from shared.eventstore.cloudevents import DamagedFileError, ExportError, line_of, lines, record_of, records
-from shared.eventstore.events import Actor, NewEvent, Record, Request, encode
+from shared.eventstore.codec import encode
+from shared.eventstore.envelope import Actor, NewEvent, Record, Request
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LAST_MS = 253_402_300_799_999  # of the year 9999

@@ -11,7 +11,9 @@ import pytest
 from redis import Redis, ResponseError
 
 from shared.clock import LAST_TIME
-from shared.eventstore.events import Actor, KeyToggled, NewEvent, Record, Request, encode, enveloped
+from shared.eventstore.codec import encode
+from shared.eventstore.envelope import Actor, NewEvent, Record, Request, enveloped
+from shared.eventstore.events import KeyToggled
 from shared.eventstore.ledger import (
     BEGINNING,
     LOG,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.eventstore.events import Actor, KeyCreated, NewEvent, Request, enveloped
+from shared.eventstore.envelope import Actor, NewEvent, Request, enveloped
+from shared.eventstore.events import KeyCreated
 from shared.eventstore.ledger import Idempotency, Ledger, NotReplicatedError
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer

@@ -7,22 +7,19 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
+from shared.eventstore.envelope import Actor, NewEvent, Request, enveloped
 from shared.eventstore.events import (
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
-    Actor,
     KeyRevoked,
     KeyToggled,
-    NewEvent,
     PasswordChanged,
-    Payload,
-    Request,
     SignedIn,
     SignedOutEverywhere,
-    enveloped,
 )
 from shared.eventstore.ledger import Ledger
+from shared.eventstore.payload import Payload
 from shared.store.connections import connect
 from shared.store.reserve import Reserve, reserve
 

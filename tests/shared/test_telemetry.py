@@ -18,7 +18,7 @@ from services.audit.integrity.signer import Signer
 from services.keys.model.token import ApiKey, mint
 from shared.clock import now_ms, rfc3339
 from shared.errors import UserFacingError
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import VersionConflictError
 from shared.identity import ForbiddenError, Principal
 from shared.process.command_log import CommandLog, command

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shared.clock import FIRST_TIME, LAST_TIME, date_utc, parse_rfc3339, rfc3339
 from shared.eventstore.cloudevents import line_of, record_of
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 
 ENDS = {"0001-01-01T00:00:00.000Z": FIRST_TIME, "9999-12-31T23:59:59.999Z": LAST_TIME}
 

@@ -7,18 +7,16 @@ from typing import TypeAlias
 import msgspec
 
 from shared.errors import InvalidFieldError, UserFacingError
+from shared.eventstore.envelope import Event, UnreadableEventError
 from shared.eventstore.events import (
-    ACCOUNT_SUBJECT,
     AccountAdded,
     AccountDisabled,
     AccountEnabled,
     AccountRoleChanged,
-    Event,
     PasswordChanged,
-    Payloads,
     SignedOutEverywhere,
-    UnreadableEventError,
 )
+from shared.eventstore.payload import ACCOUNT_SUBJECT, Payloads
 from shared.identity import ROLES
 from shared.text.characters import is_blank, refused_character
 from shared.text.email_addresses import folded, is_valid_domain, normalized, spellings

@@ -7,17 +7,10 @@ from typing import NamedTuple
 import msgspec
 
 from services.accounts.model.account import Account, evolve
-from shared.eventstore.events import (
-    ACCOUNT_SUBJECT,
-    SIGN_IN_SUBJECT,
-    Event,
-    Record,
-    SignedIn,
-    UnreadableEventError,
-    decode,
-    name_of,
-    open_envelope,
-)
+from shared.eventstore.codec import decode, name_of, open_envelope
+from shared.eventstore.envelope import Event, Record, UnreadableEventError
+from shared.eventstore.events import SignedIn
+from shared.eventstore.payload import ACCOUNT_SUBJECT, SIGN_IN_SUBJECT
 
 VERSION = "1"  # another one whenever a row or its fold changes: it is built anew then
 _SUBJECTS = (ACCOUNT_SUBJECT, SIGN_IN_SUBJECT)

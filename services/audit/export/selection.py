@@ -8,7 +8,7 @@ from services.audit.log.entry import opened, told_by
 from services.audit.log.filters import Filters
 from services.audit.log.search import MAX_NAMINGS, keys_wanted
 from services.audit.log.terms import Wanted, has_terms
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger
 
 

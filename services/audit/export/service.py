@@ -18,7 +18,9 @@ from services.audit.log.entry import GENESIS, Entry
 from services.audit.log.filters import Filters
 from shared.errors import UserFacingError
 from shared.eventstore.command_handler import Journal
-from shared.eventstore.events import AUDIT_SUBJECT, AuditExported, Request
+from shared.eventstore.envelope import Request
+from shared.eventstore.events import AuditExported
+from shared.eventstore.payload import AUDIT_SUBJECT
 from shared.identity import AUDIT_READ, Principal, authorize
 from shared.text.characters import escaped
 from shared.text.key_detection import without_keys

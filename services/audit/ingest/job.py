@@ -17,7 +17,8 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from services.audit.log.store import AuditLog
-from shared.eventstore.events import Record, UnreadableEventError, open_envelope
+from shared.eventstore.codec import open_envelope
+from shared.eventstore.envelope import Record, UnreadableEventError
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
 QUEUE = "audit"  # one alone: on several, RQ would take jobs by BLPOP, which loses that of a worker who dies

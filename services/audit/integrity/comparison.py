@@ -11,7 +11,7 @@ from services.audit.integrity.findings import Finding, Kind
 from services.audit.log.entry import GENESIS, Entry, chain, entry_of, record_of
 from services.audit.log.store import AuditLog
 from shared.errors import UserFacingError
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger
 
 Integrity: TypeAlias = Literal["ok", "mismatch", "ledger_shorter"]

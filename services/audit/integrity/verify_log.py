@@ -13,7 +13,8 @@ from services.audit.integrity.findings import Finding, Findings, Kind
 from services.audit.integrity.signed_note import NoteError, PublicKey
 from services.audit.log.entry import GENESIS, Entry, canonical, entry_of, record_of
 from services.audit.log.store import AuditLog, Numbered
-from shared.eventstore.events import AuditChecked, AuditFinding, Record
+from shared.eventstore.envelope import Record
+from shared.eventstore.events import AuditChecked, AuditFinding
 from shared.eventstore.ledger import Ledger
 
 _PAGE = 1000

@@ -13,16 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.eventstore.descriptions import Description, describe
-from shared.eventstore.events import (
-    KEY_SUBJECT,
-    Event,
-    KeyCreated,
-    KeyDetailsChanged,
-    Record,
-    UnreadableEventError,
-    decode,
-)
+from shared.eventstore.codec import decode
+from shared.eventstore.envelope import Event, Record, UnreadableEventError
+from shared.eventstore.payload import KEY_SUBJECT, Description, Payload, key_name
 
 GENESIS_PREIMAGE = b"keyledger audit log, chain 1"
 GENESIS = hashlib.sha256(GENESIS_PREIMAGE).digest()
@@ -135,16 +128,10 @@ def opened(body: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def key_name(entry: Entry) -> str | None:
+def name_of_key(entry: Entry) -> str | None:
     """The name that the entry gives to its key, if it does."""
     event = _event(entry)
-    match event and event.data:
-        case KeyCreated(name=name):
-            return name
-        case KeyDetailsChanged(after=details):
-            return details.name
-        case _:
-            return None
+    return key_name(event.data) if event else None
 
 
 def description_of(entry: Entry) -> Description:
@@ -152,7 +139,8 @@ def description_of(entry: Entry) -> Description:
     event = _event(entry)
     if event is None:
         return Description(told(entry).type or "Unreadable event", ())
-    return describe(event.data)
+    payload: Payload = event.data
+    return payload.describe()
 
 
 def _event(entry: Entry) -> Event | None:

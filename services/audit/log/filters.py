@@ -19,7 +19,9 @@ from services.audit.log.terms import (
     words_sought,
 )
 from shared.clock import rfc3339
-from shared.eventstore.events import EVENT_TYPES, KEY_SUBJECT, ActorKind
+from shared.eventstore.codec import EVENT_TYPES
+from shared.eventstore.envelope import ActorKind
+from shared.eventstore.payload import KEY_SUBJECT
 
 Kind: TypeAlias = Literal["text", "actor_kind", "time"]
 Value: TypeAlias = str | int  # a time is in ms since 1970

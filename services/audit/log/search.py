@@ -12,12 +12,13 @@ from services.audit.log.histogram import Activity, activity, edges
 from services.audit.log.rows import end, entries_at, position_at
 from services.audit.log.terms import Wanted, term_of
 from shared.clock import printable_time
-from shared.eventstore.events import KEY_SUBJECT, KeyCreated, KeyDetailsChanged
+from shared.eventstore.codec import FORMS
+from shared.eventstore.payload import KEY_SUBJECT, key_name_paths
 
 _PAGE = 500
 _MAX_KEYS = 100
 MAX_NAMINGS = 1_000  # the newest; keys that only older ones call so aren't found
-_NAMING = (term_of("type", KeyCreated.TYPE), term_of("type", KeyDetailsChanged.TYPE))
+_NAMING = tuple(term_of("type", form.TYPE) for form in FORMS if any(key_name_paths(form)))
 
 
 class TooManyKeysError(Exception):
@@ -111,7 +112,9 @@ class Search:
 
         # Of the same key, the newest comes last and stands.
         namings = self._database.read(look)
-        return {str(told(entry).key_id): name for entry in namings if (name := key_name(entry)) is not None}
+        return {
+            str(told(entry).key_id): name for entry in namings if (name := name_of_key(entry)) is not None
+        }
 
     def _find(
         self,

@@ -10,7 +10,7 @@ from services.audit.log.entry import Entry, chain, record_of
 from services.audit.log.rows import COLUMNS, end, entry_of_row, last_entry
 from services.audit.log.search import Search
 from services.audit.log.terms import terms_of
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import BEGINNING, Checkpoint, checkpoint_at
 
 _WALK_PAGE = 1_000

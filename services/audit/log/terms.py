@@ -10,7 +10,16 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from services.audit.log.entry import opened, told_by
-from shared.eventstore.events import ACCOUNT_SUBJECT, KEY_SUBJECT, SIGN_IN_SUBJECT, Record
+from shared.eventstore.codec import FORMS
+from shared.eventstore.envelope import Record
+from shared.eventstore.payload import (
+    ACCOUNT_SUBJECT,
+    KEY_SUBJECT,
+    SIGN_IN_SUBJECT,
+    Mark,
+    key_name_paths,
+    marks,
+)
 from shared.text import words
 from shared.text.email_addresses import spellings
 from shared.text.ip_addresses import canonical_ip
@@ -20,7 +29,8 @@ _HASH_BYTES = 10
 _LONGEST = 64  # characters of a word; what is longer is cut, here and where it is sought
 _MOST = 1_000  # words of an event
 _MOST_SOUGHT = 64  # words of a question: what has all of them is hardly another text
-_NOBODYS_TEXT = frozenset({"digest"})
+_UNSEARCHED = frozenset(name for form in FORMS for name, of in marks(form).items() if Mark.UNSEARCHED in of)
+_KEY_NAMES = frozenset(path for form in FORMS for path in key_name_paths(form))
 
 Wanted: TypeAlias = tuple[tuple[str, ...], ...]  # of each of these one at least
 
@@ -132,12 +142,13 @@ def _words_of(stored: Mapping[str, Any]) -> list[str]:
 
 
 def _names(stored: Mapping[str, Any]) -> Iterator[str]:
-    """The names that an event tells of a key: the data's own, and those before and after a change."""
-    data = stored.get("data")
-    if isinstance(data, dict):
-        for part in (data, data.get("before"), data.get("after")):
-            if isinstance(part, dict) and isinstance(part.get("name"), str):
-                yield part["name"]
+    """The names of a key in an event, where any event class has one."""
+    for path in _KEY_NAMES:
+        value: Any = stored.get("data")
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            yield value
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -148,6 +159,6 @@ def _texts(value: object) -> Iterator[str]:
         if isinstance(part, str):
             yield part
         elif isinstance(part, dict):
-            left += [inner for name, inner in part.items() if name not in _NOBODYS_TEXT]
+            left += [inner for name, inner in part.items() if name not in _UNSEARCHED]
         elif isinstance(part, list):
             left += part

@@ -8,7 +8,7 @@ from marshmallow import ValidationError
 from services.audit.integrity.comparison import Compared
 from services.audit.log.entry import description_of, hex_of, stored_event, text_of, time_of, told
 from services.audit.web.schemas import actor_of
-from shared.eventstore.events import ACCESS_SUBJECT
+from shared.eventstore.payload import ACCESS_SUBJECT
 from shared.web.schemas import PageSchema
 
 PAGE = 50

@@ -17,7 +17,7 @@ from services.audit.web.entry_view import PAGE, cursor_of, row
 from services.audit.web.export_response import exported, map_errors
 from services.audit.web.schemas import TypedFiltersSchema
 from shared.clock import rfc3339
-from shared.eventstore.events import ACCOUNT_SUBJECT
+from shared.eventstore.payload import ACCOUNT_SUBJECT
 from shared.identity import AUDIT_READ, Principal
 from shared.text.key_detection import resembles_key
 from shared.web.access import attached, signed_in

@@ -12,7 +12,7 @@ from services.audit.log.entry import Told, description_of, hex_of, stored_event,
 from services.audit.log.filters import FILTERS, Filter
 from services.audit.status import LastCheckpoint
 from shared.clock import parse_rfc3339, rfc3339, typed_in_utc
-from shared.eventstore.descriptions import Change
+from shared.eventstore.payload import Change
 from shared.web.schemas import (
     ActorSchema,
     AnswerSchema,
@@ -91,6 +91,13 @@ class ChangeSchema(AnswerSchema):
     before = fields.Raw(allow_none=True, metadata=about("What it was.", example=True))
     after = fields.Raw(allow_none=True, metadata=about("What it became.", example=False))
 
+    @pre_dump
+    def _print_times(self, change: Change, **_: Any) -> Change:
+        if not change.is_time:
+            return change
+        before, after = (None if at is None else rfc3339(at) for at in (change.before, change.after))
+        return change._replace(before=before, after=after)
+
 
 class EntrySchema(AnswerSchema):
     """An entry. What an event that this version cannot read does not tell is null."""
@@ -132,7 +139,7 @@ class EntrySchema(AnswerSchema):
             "position": entry.position,
             "at": time_of(entry.at),
             "title": description.title,
-            "changes": [_with_times(change) for change in description.changes],
+            "changes": description.changes,
             "actor": actor_of(event),
             "request": request if isinstance(request, dict) else {},
             "data": stored.get("data"),
@@ -244,16 +251,3 @@ class IntegritySchema(AnswerSchema):
 def actor_of(event: Told) -> dict[str, str | None]:
     """Who did it, as far as the event tells."""
     return {"kind": event.actor_kind, "id": event.actor_id, "label": event.actor_label}
-
-
-def _with_times(change: Change) -> dict[str, Any]:
-    return {
-        "field": change.field,
-        "before": _value(change, change.before),
-        "after": _value(change, change.after),
-    }
-
-
-def _value(change: Change, value: Any) -> Any:
-    """A value as the API gives it: the fields that end so are times."""
-    return rfc3339(value) if change.field.endswith("_at") and isinstance(value, int) else value

@@ -7,19 +7,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.errors import UserFacingError
+from shared.eventstore.envelope import ActorKind, Event, UnreadableEventError
 from shared.eventstore.events import (
-    KEY_SUBJECT,
-    ActorKind,
-    Event,
     KeyCreated,
     KeyDetails,
     KeyDetailsChanged,
     KeyRevoked,
     KeyRotated,
     KeyToggled,
-    Payload,
-    UnreadableEventError,
 )
+from shared.eventstore.payload import KEY_SUBJECT, Payload
 
 Status: TypeAlias = Literal["active", "inactive", "expired", "revoked"]
 MAX_GRACE_SECONDS = 30 * 24 * 60 * 60

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from services.keys.model.key import Key, evolve
+from shared.eventstore.envelope import Event
 from shared.eventstore.events import (
-    Event,
     KeyCreated,
     KeyDetails,
     KeyDetailsChanged,
     KeyRevoked,
     KeyRotated,
     KeyToggled,
-    Payload,
 )
+from shared.eventstore.payload import Payload
 from shared.eventstore.point_in_time import PointInTime, Position, Time
 
 

@@ -6,7 +6,9 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from services.keys.model.key import Key, evolve, key_id
-from shared.eventstore.events import KeyRevoked, Record, UnreadableEventError, decode, open_envelope
+from shared.eventstore.codec import decode, open_envelope
+from shared.eventstore.envelope import Record, UnreadableEventError
+from shared.eventstore.events import KeyRevoked
 
 
 def is_revoked(record: Record) -> bool:

@@ -10,7 +10,7 @@ from services.keys.model.token import is_key_id
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projection import Changes
 from shared.clock import FIRST_TIME, LAST_TIME, printable_time
-from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.envelope import UnreadableEventError
 from shared.eventstore.lag import Lag, lag_of
 from shared.eventstore.ledger import Ledger
 

@@ -8,7 +8,10 @@ from msgspec.structs import replace
 
 from services.keys.model.key import Key, evolve, key_id
 from services.keys.model.token import is_key_id
-from shared.eventstore.events import KEY_SUBJECT, Event, KeyRevoked, Record, UnreadableEventError, decode
+from shared.eventstore.codec import decode
+from shared.eventstore.envelope import Event, Record, UnreadableEventError
+from shared.eventstore.events import KeyRevoked
+from shared.eventstore.payload import KEY_SUBJECT
 
 VERSION = 5  # another fold or another row needs another number, and so views of its own
 

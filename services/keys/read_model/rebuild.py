@@ -16,7 +16,7 @@ from services.keys.model.key import Key
 from services.keys.read_model.generations import Generation, Lease, Views
 from services.keys.read_model.projection import NOT_A_KEY, Changes, Read, key_ids, project, read
 from shared.errors import UserFacingError
-from shared.eventstore.events import Record
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
 _PAGE = 500  # events or keys that are written in one step: each step waits for the disk

@@ -7,8 +7,9 @@ from services.keys.model.point_in_time import KeyAsOf
 from services.keys.verification.cache import CachedKey, cached_key_after
 from services.keys.verification.verifier import Code, code_at, end_of, end_of_grace
 from shared.clock import rfc3339
-from shared.eventstore.descriptions import actor_name
-from shared.eventstore.events import Event, KeyCreated, KeyDetailsChanged, KeyRotated, KeyToggled, Payload
+from shared.eventstore.envelope import Event, actor_name
+from shared.eventstore.events import KeyCreated, KeyDetailsChanged, KeyRotated, KeyToggled
+from shared.eventstore.payload import Payload
 from shared.forensics import Cause, PastKey, PastVerdict
 
 # The last change that mattered to a key that was valid.

@@ -12,7 +12,7 @@ import msgspec
 
 from services.keys.commands import fold
 from services.keys.model.key import Key
-from shared.eventstore.events import Event, UnreadableEventError
+from shared.eventstore.envelope import Event, UnreadableEventError
 
 _UNKNOWN_SHARE = 10  # there is a tenth as much room for ids that no key has as for keys
 

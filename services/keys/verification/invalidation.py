@@ -8,8 +8,10 @@ from redis import RedisError
 
 from services.keys.model.key import key_id
 from services.keys.verification.cache import KeyCache
-from shared.eventstore.events import KEY_SUBJECT, Record, name_of
+from shared.eventstore.codec import name_of
+from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
+from shared.eventstore.payload import KEY_SUBJECT
 from shared.store.connections import StoreError
 
 FRESH_S = 0.5  # for how long a reading of the ledger is taken for its present state, from its sending on

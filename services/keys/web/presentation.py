@@ -14,8 +14,7 @@ from services.keys.verification.usage import Usage
 from services.keys.verification.usage_chart import DAYS, chart
 from services.keys.web.schemas import ListQuerySchema, presented
 from shared.clock import typed_in_utc
-from shared.eventstore.descriptions import actor_name, describe
-from shared.eventstore.events import Event
+from shared.eventstore.envelope import Event, actor_name
 from shared.eventstore.point_in_time import parse_point_in_time
 from shared.identity import Principal
 from shared.web.access import attached
@@ -112,7 +111,7 @@ def event_row(event: Event) -> dict[str, Any]:
         "actor": actor_name(event.actor.label, event.actor.kind),
         "ip": event.request.ip,
         "position": event.position,
-        **describe(event.data)._asdict(),
+        **event.data.describe()._asdict(),
     }
 
 

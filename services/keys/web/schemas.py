@@ -19,8 +19,9 @@ from services.keys.web.fields import (
     reason_field,
     scopes_field,
 )
-from shared.clock import now_ms, rfc3339
-from shared.eventstore.events import EVENT_TYPES, Event
+from shared.clock import now_ms
+from shared.eventstore.codec import PRESENT_FORMS
+from shared.eventstore.payload import KEY_SUBJECT, to_json
 from shared.web.schemas import (
     ActorSchema,
     AfterSchema,
@@ -38,7 +39,7 @@ from shared.web.schemas import (
 )
 
 _SEARCH_LENGTH = 100
-_KEY_EVENTS = tuple(name for name in EVENT_TYPES if name.startswith("Key"))
+_KEY_EVENTS = tuple(name for name, form in PRESENT_FORMS.items() if KEY_SUBJECT in form.SUBJECTS)
 _CHANGEABLE = ("enabled", "name", "description", "scopes", "expires_at")
 
 
@@ -232,7 +233,7 @@ class EventSchema(AnswerSchema):
     actor = fields.Nested(ActorSchema)
     request = fields.Nested(RequestSchema)
     data = fields.Function(
-        lambda event: _facts(event),
+        lambda event: to_json(event.data),
         metadata=about(
             "The facts, by the type of the event.", {"enabled": False, "reason": "leaked"}, type="object"
         ),
@@ -244,26 +245,6 @@ class HistorySchema(AnswerSchema):
 
     events = fields.List(fields.Nested(EventSchema))
     next_cursor = next_cursor()
-
-
-def _facts(event: Event) -> dict[str, Any]:
-    """An event's data, its times and its absent reason as everywhere in the API."""
-    data = _with_times(msgspec.to_builtins(event.data))
-    if data.get("reason") == "":
-        data["reason"] = None
-    return data
-
-
-def _with_times(data: dict[str, Any]) -> dict[str, Any]:
-    """Replaces milliseconds by RFC 3339, in nested objects too."""
-    return {
-        name: _with_times(value)
-        if isinstance(value, dict)
-        else rfc3339(value)
-        if name.endswith("expires_at") and value is not None
-        else value
-        for name, value in data.items()
-    }
 
 
 def presented(key: Key, at: int | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.wrappers import Response as AnyResponse
 
 from shared.errors import InvalidFieldError
-from shared.eventstore.events import UnreadableEventError
+from shared.eventstore.envelope import UnreadableEventError
 from shared.eventstore.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
 from shared.identity import ForbiddenError, InvalidKeyError, RotatedSecretError, UnauthenticatedError
 from shared.store.connections import StoreError

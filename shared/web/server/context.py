@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from shared.eventstore.events import Request
+from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import Idempotency
 from shared.identity import Authenticator, Principal, UnauthenticatedError
 from shared.text.ip_addresses import canonical_ip
