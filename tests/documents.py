@@ -14,6 +14,8 @@ from services.cli import main
 from services.doctor.examination import all_checks
 from services.runtime.manifests import MANIFESTS
 from services.runtime.metrics import metric_rows
+from shared.eventstore.codec import FORMS
+from shared.eventstore.payload import Mark, marks
 from shared.identity import SCOPES
 from shared.service.checks import Check, Concern
 from shared.settings import SETTINGS
@@ -110,6 +112,19 @@ def tables() -> dict[tuple[str, str], str]:
         ("operators.md", "commands"): _table(
             ["command", "does"], ([f"`{_usage(*each)}`", _first_words(each[1])] for each in does_something)
         ),
+        ("events.md", "events"): _table(
+            ["type", "schema", "about", "title", "fields"],
+            (
+                [
+                    f"`{form.TYPE}`",
+                    str(form.SCHEMA),
+                    ", ".join(f"`{subject}`" for subject in form.SUBJECTS),
+                    form.TITLE,
+                    ", ".join(map(_event_field, marks(form).items())) or "–",
+                ]
+                for form in FORMS
+            ),
+        ),
         ("platform-developers.md", "scopes"): _table(
             ["scope", "its bearer may"], ([f"`{scope}`", allows] for scope, allows in SCOPES.items())
         ),
@@ -118,6 +133,13 @@ def tables() -> dict[tuple[str, str], str]:
             ([str(one.status), f"`{code}`", one.meaning] for code, one in PROBLEMS.items()),
         ),
     }
+
+
+def _event_field(field: tuple[str, frozenset[Mark]]) -> str:
+    """A field of an event with the marks that say what it holds."""
+    name, of = field
+    stated = [mark.name.lower() for mark in (Mark.COMPUTED, Mark.REPEATED, Mark.TIME) if mark in of]
+    return f"`{name}` ({', '.join(stated)})" if stated else f"`{name}`"
 
 
 def stated(document: str, table: str) -> str:
