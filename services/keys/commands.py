@@ -26,7 +26,7 @@ from shared.eventstore.command_handler import Author, CommandHandler, Handled
 from shared.eventstore.envelope import Event, Record, Request, UnreadableEventError
 from shared.eventstore.events import KeyRevoked
 from shared.eventstore.ledger import Appended, Idempotency, Ledger, VersionConflictError
-from shared.eventstore.payload import Payload, Payloads
+from shared.eventstore.payload import Payloads
 from shared.identity import KEYS_WRITE, Principal, authorize, visible
 from shared.process.command_log import CommandLog, command
 from shared.text.key_detection import without_keys

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from services.audit.log.database import Database
-from services.audit.log.entry import Entry, key_name, time_of, told
+from services.audit.log.entry import Entry, name_of_key, time_of, told
 from services.audit.log.filters import Filters
 from services.audit.log.histogram import Activity, activity, edges
 from services.audit.log.rows import end, entries_at, position_at
