@@ -24,6 +24,7 @@ from shared.eventstore.events import AccessDenied, SignInFailed
 from shared.eventstore.ledger import NAMESPACE, NotReplicatedError, VersionConflictError
 from shared.eventstore.payload import ACCESS_SUBJECT, ACCOUNT_SUBJECT, ADDRESS_SUBJECT, SIGN_IN_SUBJECT
 from shared.identity import Principal
+from shared.process.periodic import run_periodically
 from shared.store.connections import StoreError
 from shared.text.key_detection import without_keys
 
@@ -126,16 +127,8 @@ class SecurityEventAggregator:
             _log.warning("a denied call is not recorded", error=str(error), request_id=request.id)
 
     def run(self, stop: Stop) -> None:
-        """Tells until it is to stop. While the store is away it waits for it."""
-        away = False
-        while not stop.wait(_LOOK_EVERY_S):
-            try:
-                self.tell()
-                away = False
-            except WAITING as error:
-                if not away:
-                    _log.warning("failed sign-ins and denials have to wait", error=str(error))
-                away = True
+        """Records events until `stop` is set."""
+        run_periodically("record security events", self.tell, stop, every_s=_LOOK_EVERY_S, retry_on=WAITING)
 
     def tell(self) -> None:
         """One event for each that has had none for a minute. Raises what is in WAITING."""

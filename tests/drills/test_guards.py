@@ -19,7 +19,7 @@ _LEDGER, _VIEWS, _REBUILD = (
     "services/keys/read_model/generations.py",
     "services/keys/read_model/rebuild.py",
 )
-_PROJECTOR = "services/keys/read_model/projector.py"
+_SUBSCRIPTION = "shared/eventstore/subscription.py"
 _OF_LEDGER, _OF_VIEWS = "tests/shared/test_ledger.py", "tests/keys/test_views.py"
 _OF_MACHINE = "tests/keys/test_state_machine.py"
 _GREEN, _RED = 0, 1  # pytest's other statuses mean that it found no tests or couldn't run them
@@ -54,8 +54,8 @@ _COMPARED = Edit(_VIEWS, "_read_checkpoint(checkpoint) == expected and", "True a
 _WATCHED = Edit(_VIEWS, "pipe.watch(*self.guards)", "pipe.watch('{kl:0}:none')")
 _HEAD = Edit(_LEDGER, "return bool(records) and _checkpoint(records[0]) == checkpoint", "return True")
 _HEAD_ID = Edit(_LEDGER, "and _checkpoint(records[0]) == checkpoint", "")
-_HEAD_SEEN = Edit(_PROJECTOR, "if not all(map(self.ledger.holds, {checkpoint, self._seen})):", "if False:")
-_HEAD_SEEN_EVER = Edit(_PROJECTOR, "if not all(map(", "if not records and not all(map(")
+_HEAD_SEEN = Edit(_SUBSCRIPTION, "if not all(map(self._ledger.holds, {before, self._seen})):", "if False:")
+_HEAD_SEEN_EVER = Edit(_SUBSCRIPTION, "if not all(map(", "if not records and not all(map(")
 _HEAD_HELD = Edit(_REBUILD, "if not ledger.holds(new.checkpoint()):", "if False:")
 _DIGEST = Edit(_REBUILD, "return self.live_digest == self.copy_digest", "return True")
 _ONE_LEASE = Edit(_VIEWS, "_LEASE, lease.token, nx=True,", "_LEASE, lease.token,")

@@ -113,7 +113,7 @@ def test_a_store_that_is_away_stops_both_applications(making: Making) -> None:
 
 def test_a_process_that_does_not_follow_the_ledger_is_not_ready(making: Making) -> None:
     components = making()
-    components.of(KeyComponents).invalidator.fresh_until = time.monotonic() - 60
+    components.of(KeyComponents).invalidator.subscription.caught_up_at = time.monotonic() - 60
     assert wrong(components) == {"verifier"}
     assert wrong(components, Concern.AUDIT_WEB) == {"verifier"}
 

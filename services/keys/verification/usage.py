@@ -13,11 +13,11 @@ from threading import Event as Stop
 from threading import Lock
 from typing import NamedTuple, TypeAlias, cast
 
-import structlog
-from redis import Redis, RedisError
+from redis import Redis
 
 from shared.eventstore.ledger import NAMESPACE
-from shared.store.connections import StoreError
+from shared.eventstore.subscription import UNAVAILABLE
+from shared.process.periodic import run_periodically
 
 KEPT_DAYS = 92
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -25,7 +25,6 @@ _FLUSH_EVERY_S = 1.0
 _BATCH = 500  # counts in one step of the store, which holds it for about a millisecond
 _MAX_WAITING = 1_000_000  # counts that are kept for a store that is away; a key has a few a day
 _BATCH_LIFE_S = 24 * 60 * 60
-_log = structlog.get_logger(__name__)
 
 # Adds a batch of counts to the store, once: one whose answer was lost is sent again with its number.
 # KEYS  1 the number of this process's last batch, then for each count
@@ -85,16 +84,8 @@ class Usage:
         self.note = self._uses.append  # for the way of each verdict: it is one step, and takes no lock
 
     def run(self, stop: Stop) -> None:
-        """Flushes once a second until told to stop. While the store is away it waits for it."""
-        away = False
-        while not stop.wait(_FLUSH_EVERY_S):
-            try:
-                self.flush()
-                away = False
-            except (RedisError, StoreError) as error:
-                if not away:
-                    _log.warning("the counts of uses have to wait", error=str(error))
-                away = True
+        """Flushes once a second until `stop` is set."""
+        run_periodically("flush usage", self.flush, stop, every_s=_FLUSH_EVERY_S, retry_on=UNAVAILABLE)
 
     def flush(self) -> None:
         """Brings all that was noted to the store. Raises redis.RedisError; what is left waits."""
