@@ -208,7 +208,7 @@ def reading(visit: Visit) -> None:
     visit.key("busy")
     visit.shoot("key-auditor")
     visit.go("/audit/lookup")
-    visit.page.get_by_label("The whole key, as it was found").fill(visit.scene.keys["plain"]["api_key"])
+    visit.page.get_by_label("Full key, as you found it").fill(visit.scene.keys["plain"]["api_key"])
     visit.press("Look up")
     visit.page.wait_for_load_state()
     visit.shoot("lookup-auditor")
@@ -229,7 +229,7 @@ def listing(visit: Visit) -> None:
     visit.page.keyboard.press("Escape")
     visit.page.route("**/status", lambda route: route.abort())
     visit.page.get_by_role("switch", name="Status of Old Importer").click()
-    expect(visit.page.get_by_text("is still switched off")).to_be_visible()
+    expect(visit.page.get_by_text("is still disabled")).to_be_visible()
     visit.shoot("keys-switch-failed")
     visit.page.unroute("**/status")
     with stopped(visit.scene.service.pid("projector")):
@@ -393,7 +393,7 @@ def inquiring(visit: Visit) -> None:
     tokens |= {"caller": visit.scene.bearer["Authorization"].split()[1], "refused": tokens["busy"][:-1]}
     for name, token in tokens.items():
         visit.go("/audit/lookup")
-        page.get_by_label("The whole key, as it was found").fill(token)
+        page.get_by_label("Full key, as you found it").fill(token)
         visit.press("Look up")
         page.wait_for_load_state()
         visit.shoot(f"lookup-{name}")

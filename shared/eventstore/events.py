@@ -54,7 +54,7 @@ class KeyToggled(Payload, frozen=True, kw_only=True):
 
     TYPE = "KeyToggled"
     SCHEMA = 2
-    TITLE = "Key switched off"
+    TITLE = "Key disabled"
     SUBJECTS = (KEY_SUBJECT,)
 
     enabled: Hidden[bool]
@@ -62,7 +62,7 @@ class KeyToggled(Payload, frozen=True, kw_only=True):
 
     def describe(self) -> Description:
         """With the switch as it was and is."""
-        title = "Key switched on" if self.enabled else self.TITLE
+        title = "Key enabled" if self.enabled else self.TITLE
         return Description(title, (Change("enabled", not self.enabled, self.enabled), *self.fields_set()))
 
 
@@ -264,7 +264,7 @@ class AuditChecked(Payload, frozen=True, kw_only=True):
 
     TYPE = "AuditChecked"
     SCHEMA = 1
-    TITLE = "Audit log found sound"
+    TITLE = "Audit log verified"
     SUBJECTS = (AUDIT_SUBJECT,)
 
     entries: int
@@ -278,5 +278,5 @@ class AuditChecked(Payload, frozen=True, kw_only=True):
             return super().describe()
         faults = tuple(f"{found.kind} ({found.count}) at {found.position}" for found in self.findings)
         return Description(
-            "Audit log found NOT sound", (*self.fields_set(), Change("findings", None, faults))
+            "Audit log verification failed", (*self.fields_set(), Change("findings", None, faults))
         )

@@ -146,12 +146,12 @@ def test_what_changed_in_human_words() -> None:
     )
     off = KeyToggled(enabled=False, reason="leaked")
     assert description_of(entry_of(record(2, off), GENESIS)) == (
-        "Key switched off",
+        "Key disabled",
         (Change("enabled", True, False), Change("reason", None, "leaked")),
     )
     on = KeyToggled(enabled=True, reason="")
     assert description_of(entry_of(record(3, on), GENESIS)) == (
-        "Key switched on",
+        "Key enabled",
         (Change("enabled", False, True),),
     )
     added = AccountAdded(role="auditor")

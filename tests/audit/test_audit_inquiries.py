@@ -412,8 +412,8 @@ def test_the_page_tells_whose_a_leaked_key_is_and_never_shows_it(
     key = created(commands, expires_at=now_ms() + 60_000)
     later = mint_again("kl", key.id, secrets.randbelow)
     words = {
-        key.reveal(): (200, "whoever has it can use the key"),
-        f" {key.reveal()}\n": (200, "whoever has it can use the key"),
+        key.reveal(): (200, "Anyone who has it can use the key"),
+        f" {key.reveal()}\n": (200, "Anyone who has it can use the key"),
         later.reveal(): (404, "This is no key of your workspace"),
         key.reveal()[:-1]: (422, "mistyped or cut off"),
         "": (422, "mistyped or cut off"),
@@ -434,12 +434,12 @@ def test_the_page_tells_what_became_of_a_secret(page: FlaskClient, commands: Key
         return page.post("/audit/lookup", data={"api_key": key.reveal()}).text
 
     commands.rotate(OWNER, key.id, 3600, REQUEST)
-    assert "still in its grace" in told()
+    assert "still in its grace period" in told()
     commands.change(OWNER, key.id, OFF, REQUEST)
-    assert "switched off, so this secret is refused" in told()
+    assert "disabled, so this secret is rejected" in told()
     commands.change(OWNER, key.id, ON, REQUEST)
     commands.rotate(OWNER, key.id, 0, REQUEST)
-    assert "This secret was replaced, and is refused." in told()
+    assert "This secret was rotated and is rejected." in told()
     commands.revoke(OWNER, key.id, "leaked", REQUEST)
     assert "Revoked" in told()
 
@@ -454,10 +454,10 @@ def test_the_page_shows_what_the_key_did_from_where_and_that_the_log_is_behind(
         return page.post("/audit/lookup", data={"api_key": key.reveal()}).text
 
     made = created(commands, itself, name="Made by the thief")
-    assert "2 events are on the way" in told()
+    assert "2 events are not in the audit log yet" in told()
     catch_up(sqlite_log, commands.ledger)
     shown = told()
-    assert "on the way" not in shown
+    assert "in the audit log yet" not in shown
     assert "Key created" in shown
     assert made.id in shown
     assert "from 192.0.2.7" in shown

@@ -113,7 +113,7 @@ def test_a_page_that_is_not_there_leads_to_one_that_is(client: FlaskClient) -> N
 def test_a_call_gives_the_own_workspaces_entries_newest_first(client: FlaskClient) -> None:
     body = get(client).json
     assert [entry["title"] for entry in body["entries"]] == [
-        "Key switched off",
+        "Key disabled",
         "Key created",
         "Account added",
     ]
@@ -242,7 +242,7 @@ def titles(html: str) -> list[str]:
 
 def test_the_page_shows_what_happened_newest_first(page: FlaskClient) -> None:
     html = page.get("/audit").text
-    assert titles(html) == ["Key switched off", "Key created", "Account added"]
+    assert titles(html) == ["Key disabled", "Key created", "Account added"]
     assert "My &lt;Web&gt; App" in html
     assert "leaked" in html
     assert "Bo &amp; Co" in html
@@ -285,9 +285,9 @@ def test_none_yet_and_no_match_are_told_apart(page: FlaskClient) -> None:
 
 
 def test_the_page_says_that_it_is_behind(page: FlaskClient, ledger: Ledger) -> None:
-    assert "on the way" not in page.get("/audit").text
+    assert "in this log yet" not in page.get("/audit").text
     append(ledger, "key:1", KeyToggled(enabled=True, reason=""))
-    assert "1 event is on the way" in page.get("/audit").text
+    assert "1 event is not in this log yet" in page.get("/audit").text
 
 
 def test_the_page_says_that_entries_are_still_to_be_indexed(page: FlaskClient, sqlite_log: AuditLog) -> None:

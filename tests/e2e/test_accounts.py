@@ -40,40 +40,40 @@ def test_an_owner_lets_a_person_in_who_takes_a_password_and_is_demoted_and_disab
 ) -> None:
     page.get_by_role("navigation").get_by_role("link", name="Accounts").click()
     expect(page.get_by_role("heading", name="Accounts")).to_be_visible()
-    page.get_by_role("link", name="+ Add a person").click()
+    page.get_by_role("link", name="+ Add account").click()
     page.get_by_label("Email").fill("Grace@Example.com")
     page.get_by_label("Role").select_option("developer")
     page.get_by_role("button", name="Add").click()
-    expect(page.get_by_role("heading", name="Person added")).to_be_visible()
+    expect(page.get_by_role("heading", name="Account added")).to_be_visible()
     given = page.locator("#given-password").inner_text()
     page.get_by_role("link", name="Done").click()
     assert given not in page.content()
     row = page.get_by_role("row").filter(has_text="grace@example.com")
     expect(row).to_contain_text("Developer")
-    expect(row).to_contain_text("never")
+    expect(row).to_contain_text("Never")
 
     elsewhere = browser.new_context(base_url=service.url)
     elsewhere.set_default_timeout(60_000)
     grace = elsewhere.new_page()
     sign_in(grace, "grace@example.com", given)
     grace.wait_for_url("**/keys")
-    expect(grace.get_by_text("Somebody else chose your password.")).to_be_visible()
+    expect(grace.get_by_text("You're using a temporary password.")).to_be_visible()
     expect(grace.get_by_role("navigation").get_by_role("link", name="Accounts")).to_have_count(0)
     grace.get_by_role("link", name="grace@example.com").click()
     expect(grace.get_by_role("heading", name="Your account")).to_be_visible()
-    grace.get_by_label("Present password").fill(given)
+    grace.get_by_label("Current password").fill(given)
     grace.get_by_label("New password", exact=True).fill("a password of my own")
-    grace.get_by_label("New password again").fill("a password of my own")
+    grace.get_by_label("Confirm new password").fill("a password of my own")
     grace.get_by_role("button", name="Change password").click()
     expect(grace.get_by_text("Your password is changed.")).to_be_visible()
-    expect(grace.get_by_text("Somebody else chose your password")).to_have_count(0)
+    expect(grace.get_by_text("You're using a temporary password")).to_have_count(0)
     grace.goto("/keys/new")
     expect(grace.get_by_role("heading", name="Create API Key")).to_be_visible()
 
     page.reload()
-    expect(row).not_to_contain_text("never")
+    expect(row).not_to_contain_text("Never")
     row.get_by_role("link", name="grace@example.com").click()
-    expect(page.get_by_text("The person chose their own.")).to_be_visible()
+    expect(page.get_by_text("The temporary password was changed.")).to_be_visible()
     page.get_by_label("Role").select_option("auditor")
     page.get_by_role("button", name="Change role").click()
     expect(page.get_by_text("grace@example.com is auditor now.")).to_be_visible()
@@ -150,7 +150,7 @@ def test_a_password_is_reset_once_and_ends_what_the_old_one_began(
 def test_an_owner_is_not_shut_out_by_themselves(service: Service, owner: Visitor) -> None:
     own = service.sign_in()[0]
     page = owner.page(f"/accounts/person?email={own}").text
-    assert "for another owner to change" in page
+    assert "Only another owner can change your role" in page
     assert "Disable account" not in page
     for path, fields in (("role", {"role": "auditor"}), ("disable", {"reason": ""}), ("password", {})):
         refused = owner.submit(f"/accounts/{path}", "/account", email=own, **fields)

@@ -196,7 +196,7 @@ def test_the_focus_is_taken_into_the_modal_held_there_and_given_back(page: Page)
 
 def test_closed_uncopied_it_asks_first(page: Page) -> None:
     modal, token = create(page, "Nearly lost")
-    question = modal.get_by_role("group", name="You have not copied the key. It is never shown again.")
+    question = modal.get_by_role("group", name="You haven't copied the key. It won't be shown again.")
     for _ in range(3):  # however often, and twice in a row
         page.keyboard.press("Escape")
         expect(question.get_by_role("button", name="Copy and close")).to_be_focused()
@@ -232,7 +232,7 @@ def test_a_copy_that_fails_is_told_and_selects_the_key(page: Page) -> None:
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Copy and close").click()
-    expect(modal.get_by_role("status")).to_contain_text("Could not copy by itself. The key is selected")
+    expect(modal.get_by_role("status")).to_contain_text("Couldn't copy automatically. The key is selected")
     assert page.evaluate("getSelection().toString()") == token
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Close without copying")).to_be_visible()
@@ -256,11 +256,11 @@ def test_the_examples_are_copied_without_the_key(page: Page, service: Service) -
     modal, token = create(page, "Used")
     modal.get_by_text("How to use it").click()
     for name, words in (
-        ("A request with the key", "Authorization: Bearer $API_KEY"),
-        ("A question whether the key is good", f"{service.url}/v1/keys/verify"),
+        ("Send a request with the key", "Authorization: Bearer $API_KEY"),
+        ("Verify the key", f"{service.url}/v1/keys/verify"),
     ):
         modal.get_by_role("button", name=f"Copy: {name}").click()
-        expect(modal.get_by_role("status")).to_contain_text("The example is copied")
+        expect(modal.get_by_role("status")).to_contain_text("Example copied")
         assert words in clipboard(page)
         assert token not in clipboard(page)
     page.keyboard.press("Escape")

@@ -59,7 +59,7 @@ def test_the_guide_from_no_keys_to_switching_one(page: Page) -> None:
     for state, word in (("false", "Inactive"), ("true", "Active")):
         switch.click()
         if state == "false":
-            page.get_by_role("dialog").get_by_role("button", name="Switch off").click()
+            page.get_by_role("dialog").get_by_role("button", name="Disable").click()
         expect(switch).to_have_attribute("aria-checked", state)
         page.reload()
         expect(switch).to_have_attribute("aria-checked", state)
@@ -73,7 +73,7 @@ def test_the_guide_from_no_keys_to_switching_one(page: Page) -> None:
     expect(page.get_by_role("listitem").filter(has_text="Key switched o")).to_have_count(2)
     page.get_by_role("link", name="View in audit log").click()
     expect(page.get_by_role("heading", name="Audit log")).to_be_visible()
-    expect(page.get_by_text("Key switched off")).to_be_visible()
+    expect(page.get_by_text("Key disabled")).to_be_visible()
 
 
 @pytest.mark.parametrize("leave", ["close", "escape", "reload", "back", "elsewhere"])

@@ -18,7 +18,7 @@ from tests.e2e.people import signed_in
 from tests.e2e.test_api import Caller
 from tests.real import Service, everything, until
 
-WHOLE_KEY = "The whole key, as it was found"
+WHOLE_KEY = "Full key, as you found it"
 
 
 class Leaked(NamedTuple):
@@ -71,9 +71,9 @@ def auditor(context: BrowserContext, auditors_cookies: Any, addresses: Addresses
 
 def ask(page: Page, key_id: str, at: str, scopes: str = "") -> None:
     page.goto("/audit/verdict")
-    page.get_by_label("Key id").fill(key_id)
+    page.get_by_label("Key ID").fill(key_id)
     page.get_by_label("Time (UTC)").fill(at.removesuffix("Z"))
-    page.get_by_label("Scopes that it had to hold").fill(scopes)
+    page.get_by_label("Required scopes").fill(scopes)
     page.get_by_role("button", name="Check").click()
 
 
@@ -84,12 +84,12 @@ def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leak
     )
     # The address can be sent to others, and says the same to them.
     auditor.goto(auditor.url)
-    expect(auditor.get_by_text("DISABLED", exact=True)).to_be_visible()
-    auditor.get_by_role("link", name="That event in the audit log").click()
-    expect(auditor.locator(".entry").filter(has_text="Key switched off")).to_have_count(1)
+    expect(auditor.get_by_text("DISABLED")).to_be_visible()
+    auditor.get_by_role("link", name="View the event in the audit log").click()
+    expect(auditor.locator(".entry").filter(has_text="Key disabled")).to_have_count(1)
 
     ask(auditor, leaked.id, leaked.off)
-    auditor.get_by_role("link", name="The key as it was then").click()
+    auditor.get_by_role("link", name="View the key at this time").click()
     expect(auditor.get_by_text("Status then: Inactive")).to_be_visible()
 
     before = rfc3339(parse_rfc3339(leaked.off) - 1)
@@ -98,13 +98,13 @@ def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leak
     ask(auditor, leaked.id, before)
     expect(auditor.get_by_role("status")).to_contain_text("Yes: ")
     ask(auditor, leaked.id, rfc3339(parse_rfc3339(leaked.born) - 1))
-    expect(auditor.get_by_role("alert")).to_contain_text("No: it didn't exist yet.")
-    expect(auditor.get_by_role("link", name="The key as it was then")).to_have_count(0)
+    expect(auditor.get_by_role("alert")).to_contain_text("No: it was not there yet.")
+    expect(auditor.get_by_role("link", name="View the key at this time")).to_have_count(0)
 
 
 def test_a_key_that_is_not_there_is_told_at_its_field(auditor: Page, leaked: Leaked) -> None:
     ask(auditor, "000000000000", leaked.off)
-    expect(auditor.get_by_label("Key id")).to_be_focused()
+    expect(auditor.get_by_label("Key ID")).to_be_focused()
     expect(auditor.locator("#key_id-error")).to_contain_text("There is no such key in your workspace.")
     # A browser leaves out the zeros at the end.
     expect(auditor.get_by_label("Time (UTC)")).to_have_value(leaked.off.removesuffix("Z").rstrip("0"))
@@ -117,8 +117,8 @@ def test_an_auditor_sees_whose_a_leaked_key_is_and_what_it_did(
     auditor.get_by_label(WHOLE_KEY).fill(leaked.token)
     auditor.get_by_role("button", name="Look up").click()
     expect(auditor.get_by_role("heading", name="caller", exact=True)).to_be_visible()
-    expect(auditor.get_by_role("alert")).to_contain_text("This secret is good")
-    expect(auditor.get_by_text("The present one")).to_be_visible()
+    expect(auditor.get_by_role("alert")).to_contain_text("This secret still works")
+    expect(auditor.get_by_text("Current", exact=True)).to_be_visible()
     expect(auditor.get_by_role("listitem").filter(has_text=leaked.made)).to_contain_text("from 127.0.0.1")
     auditor.get_by_text("Day by day").click()
     expect(auditor.get_by_role("table")).to_be_visible()
@@ -126,7 +126,7 @@ def test_an_auditor_sees_whose_a_leaked_key_is_and_what_it_did(
     assert leaked.token not in auditor.content()
     expect(auditor.get_by_label(WHOLE_KEY)).to_have_value("")
     expect(auditor.get_by_role("link", name="Revoke")).to_have_count(0)
-    auditor.get_by_role("link", name="All of it in the audit log").click()
+    auditor.get_by_role("link", name="View all in the audit log").click()
     expect(auditor.get_by_text("Key created")).to_have_count(1)
 
     auditor.goto("/audit/lookup")
@@ -145,11 +145,11 @@ def test_who_may_revoke_comes_to_it_from_the_look_up(page: Page, service: Servic
     page.get_by_role("button", name="Look up").click()
     page.get_by_role("link", name="Revoke").click()
     page.wait_for_url(f"**/keys/{parse(token).id}/revoke")
-    page.get_by_role("button", name="Revoke for good").click()
+    page.get_by_role("button", name="Revoke permanently").click()
     page.goto("/audit/lookup")
     page.get_by_label(WHOLE_KEY).fill(token)
     page.get_by_role("button", name="Look up").click()
-    expect(page.get_by_text("was revoked, which is for good")).to_be_visible()
+    expect(page.get_by_text("was permanently revoked")).to_be_visible()
     expect(page.get_by_role("link", name="Revoke")).to_have_count(0)
 
 
@@ -163,7 +163,7 @@ def test_the_pages_work_without_script(page: Page, service: Service, leaked: Lea
     auditor.goto("/audit/lookup")
     auditor.get_by_label(WHOLE_KEY).fill(leaked.token)
     auditor.get_by_role("button", name="Look up").click()
-    expect(auditor.get_by_text("The present one")).to_be_visible()
+    expect(auditor.get_by_text("Current", exact=True)).to_be_visible()
     plain.close()
 
 
@@ -175,7 +175,7 @@ def test_neither_page_is_wider_than_a_telephone(auditor: Page, leaked: Leaked) -
     auditor.goto("/audit/lookup")
     auditor.get_by_label(WHOLE_KEY).fill(leaked.token)
     auditor.get_by_role("button", name="Look up").click()
-    expect(auditor.get_by_text("The present one")).to_be_visible()
+    expect(auditor.get_by_text("Current", exact=True)).to_be_visible()
     assert auditor.evaluate("document.documentElement.scrollWidth") <= 360
 
 

@@ -94,7 +94,7 @@ def test_the_page_shows_every_call_without_the_internet(
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.goto("/docs")
-    assert page.get_by_role("heading", name="The API of Keyledger").is_visible()
+    assert page.get_by_role("heading", name="Keyledger API").is_visible()
     shown = page.locator("main").inner_text()
     for path, _, operation in operations(document):
         assert path in shown

@@ -96,7 +96,7 @@ def test_a_rotated_key_is_shown_once_and_the_old_one_is_good_for_the_grace(
     page: Page, token: str, service: Service
 ) -> None:
     page.get_by_role("link", name="Rotate", exact=True).click()
-    page.get_by_label("The old secret stays good for").select_option("1 hour")
+    page.get_by_label("Keep the old secret working for").select_option("1 hour")
     page.get_by_role("button", name="Rotate", exact=True).click()
     modal = page.get_by_role("dialog")
     shown = KEY.search(modal.inner_text())
@@ -107,7 +107,7 @@ def test_a_rotated_key_is_shown_once_and_the_old_one_is_good_for_the_grace(
     page.wait_for_url("**/keys")
     assert shown[0] not in page.content()
     page.goto(f"/keys/{key_id(token)}")
-    expect(page.get_by_text("The secret before the last rotation is good until")).to_be_visible()
+    expect(page.get_by_text("The previous secret works until")).to_be_visible()
     page.get_by_role("link", name="Rotate", exact=True).click()
     page.get_by_role("button", name="Rotate", exact=True).click()
     expect(modal).to_be_visible()
@@ -124,10 +124,10 @@ def test_a_grace_that_is_not_offered_rotates_nothing(page: Page, token: str, ser
 
 def test_a_revoked_key_is_refused_for_good(page: Page, token: str, service: Service) -> None:
     page.get_by_role("link", name="Revoke", exact=True).click()
-    expect(page.get_by_text("This cannot be undone.")).to_be_visible()
+    expect(page.get_by_text("can't be restored.")).to_be_visible()
     assert answer(service, token) == 200
     page.get_by_label("Reason").fill("leaked")
-    page.get_by_role("button", name="Revoke for good").click()
+    page.get_by_role("button", name="Revoke permanently").click()
     page.wait_for_url(f"**/keys/{key_id(token)}")
     expect(page.get_by_text("Revoked", exact=True)).to_be_visible()
     expect(page.get_by_role("switch")).to_be_disabled()
@@ -137,8 +137,8 @@ def test_a_revoked_key_is_refused_for_good(page: Page, token: str, service: Serv
 
 
 def test_the_use_of_a_key_is_drawn_and_told(page: Page, token: str, service: Service) -> None:
-    use = page.get_by_role("region", name="Use in the last 30 days")
-    expect(use).to_contain_text("Nobody has presented this key yet.")
+    use = page.get_by_role("region", name="Usage in the last 30 days")
+    expect(use).to_contain_text("No requests yet.")
     for status, switched in ((200, "disable"), (401, "enable")):
         for _ in range(3):
             assert answer(service, token) == status
@@ -149,14 +149,14 @@ def test_the_use_of_a_key_is_drawn_and_told(page: Page, token: str, service: Ser
         return "3 accepted 3 refused" in use.inner_text().replace("\n", " ")
 
     until(is_counted, what="the count")
-    expect(use.get_by_role("img", name=re.compile("6 at most"))).to_be_visible()
+    expect(use.get_by_role("img", name=re.compile("peak 6"))).to_be_visible()
     use.get_by_text("Day by day").click()
     expect(use.get_by_role("row").nth(1)).to_contain_text(re.compile(r"3\s+3 disabled"))
     expect(page.locator("dl.facts > div").filter(has_text="Last used").locator("time")).to_be_visible()
 
 
 def test_the_key_at_any_moment_is_asked_for_in_utc(page: Page, token: str) -> None:
-    moment = page.get_by_label("Show the key as it was at (UTC)")
+    moment = page.get_by_label("View the key at this time (UTC)")
     for typed, words in (
         ("2001-02-03T04:05", "The key was created at"),
         ("2222-01-01T00:00:01", "in the future"),
@@ -170,5 +170,5 @@ def test_the_key_at_any_moment_is_asked_for_in_utc(page: Page, token: str) -> No
     assert born
     moment.fill(born.removesuffix("Z"))
     page.get_by_role("button", name="Show", exact=True).click()
-    expect(page.get_by_text("This is the past")).to_be_visible()
+    expect(page.get_by_text("You're viewing the key as it was")).to_be_visible()
     assert token not in page.content()

@@ -95,7 +95,7 @@ def test_the_page_of_the_past_shows_the_events_around_it_and_pages_from_there(
     assert "Previous: event" in past.text
     older = owner.page(linked(past.text, "Older"))
     assert f"at={at}" in older.url
-    assert "This is the past" in older.text
+    assert "You're viewing the key as it was" in older.text
     assert shown(older.text) == [position - 20 for position in positions]
 
 

@@ -67,7 +67,7 @@ def titles(page: Page) -> list[str]:
 
 
 def narrow(page: Page, **typed: str) -> None:
-    page.get_by_text("Key, actor, event, address and time").click()
+    page.get_by_text("Key, actor, event, IP address and time").click()
     for label, value in typed.items():
         page.get_by_label(label.replace("_", " ")).first.fill(value)
     page.get_by_role("button", name="Filter").click()
@@ -123,7 +123,7 @@ def test_a_part_of_the_chart_that_is_selected_becomes_the_filter(auditor: Page, 
     auditor.wait_for_url(re.compile(r"since=.*until="))
     assert "key_id=" in auditor.url
     assert titles(auditor) == before[:-1]
-    auditor.get_by_role("link", name="All the time").click()
+    auditor.get_by_role("link", name="All time").click()
     auditor.wait_for_url(lambda url: "since=" not in url)
     assert "key_id=" in auditor.url
 
@@ -165,7 +165,7 @@ def test_the_timeline_of_an_account_has_its_sign_ins(auditor: Page, service: Ser
     expect(auditor.locator(".timeline-head strong", has_text="Account added")).to_have_count(1)
     assert "Signed in" in auditor.locator(".timeline-head strong").all_inner_texts()
     auditor.goto("/audit/timeline?of=nobody")
-    expect(auditor.get_by_role("heading", name="Nothing is recorded of it")).to_be_visible()
+    expect(auditor.get_by_role("heading", name="No entries found")).to_be_visible()
 
 
 def test_what_is_filtered_is_taken_away_as_a_file_that_proves_itself(
@@ -196,8 +196,8 @@ def test_the_integrity_is_shown_with_when_it_was_checked_and_with_the_key(
     assert service.run("audit", "checkpoint").returncode == 0
     assert service.run("audit", "check").returncode == 0
     auditor.reload()
-    auditor.get_by_role("link", name="Found sound").click()
-    expect(auditor.get_by_text("Found sound on")).to_be_visible()
+    auditor.get_by_role("link", name="Verified").click()
+    expect(auditor.get_by_text("Verified on")).to_be_visible()
     expect(auditor.get_by_text(service.run("audit", "public-key").stdout.strip(), exact=True)).to_be_visible()
     expect(auditor.get_by_text("keyledger audit checkpoint v1")).to_be_visible()
     expect(auditor.get_by_role("link", name="Audit log")).to_have_attribute("aria-current", "true")

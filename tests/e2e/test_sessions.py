@@ -200,13 +200,13 @@ def test_another_password_ends_the_other_sessions_and_this_one_goes_on_under_a_n
     elsewhere = visiting(service)
     elsewhere.sign_in(email, PASSWORD)
     stolen = with_cookie(service, person.cookie)
-    assert "Somebody else chose your password" in person.page("/account").text
+    assert "You're using a temporary password" in person.page("/account").text
     mine = "a password of my own"
     fields = {"current_password": PASSWORD, "password": mine, "repeated": mine}
     assert person.submit("/account/password", "/account", **fields).status_code == 303
     page = person.page("/account").text
     assert "Your password is changed" in page
-    assert "Somebody else chose" not in page
+    assert "temporary password" not in page
     assert not elsewhere.is_in()
     assert not stolen.is_in()
     assert elsewhere.sign_in(email, PASSWORD).status_code == 422

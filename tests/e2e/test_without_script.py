@@ -41,7 +41,7 @@ def test_the_main_flow_works_without_script(plain: Page) -> None:
     assert token[0] not in plain.content()
 
     plain.get_by_role("switch", name="Status of Plain").click()
-    plain.get_by_role("button", name="Switch off").click()
+    plain.get_by_role("button", name="Disable").click()
     expect(row(plain, "Plain")).to_contain_text("Inactive")
     plain.get_by_role("switch", name="Status of Plain").click()
     expect(row(plain, "Plain")).to_contain_text("Active")
@@ -75,7 +75,7 @@ def test_an_auditor_sees_all_and_changes_nothing(context: BrowserContext, servic
     expect(page.get_by_role("heading", name="Lifecycle")).to_be_visible()
     expect(page.get_by_role("link", name="View in audit log")).to_be_visible()
     expect(page.get_by_role("switch")).to_be_disabled()
-    expect(page.get_by_role("navigation", name="What can be done with this key")).to_have_count(0)
+    expect(page.get_by_role("navigation", name="Actions")).to_have_count(0)
 
     token = page.locator("[name=csrf_token]").first.get_attribute("value")
     assert token

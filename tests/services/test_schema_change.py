@@ -105,7 +105,7 @@ def test_the_audit_log_keeps_an_old_event_as_it_is_stored_and_accuses_nobody(
     assert off.record == canonical(Record(2, 2000, SWITCHED_OFF))
     assert stored_event(on) == json.loads(SWITCHED_ON)
     assert description_of(off) == (
-        "Key switched off",
+        "Key disabled",
         (Change("enabled", True, False), Change("reason", None, "leaked")),
     )
     assert description_of(on).changes == (Change("enabled", False, True),)

@@ -79,7 +79,7 @@ class PastKeySchema(AnswerSchema):
     name = fields.String(metadata=about("What people called it.", "Data Sync Script"))
     scopes = fields.List(fields.String(), metadata=about("What its bearer might do.", ["orders:read"]))
     expires_at = Timestamp(allow_none=True, metadata=about("When it was to end; null: never.", _AT))
-    enabled = fields.Boolean(metadata=about("Whether it was switched on.", example=True))
+    enabled = fields.Boolean(metadata=about("Whether the key was enabled.", example=True))
     revoked = fields.Boolean(metadata=about("Whether it was revoked.", example=False))
 
 

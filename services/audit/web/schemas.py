@@ -106,7 +106,7 @@ class EntrySchema(AnswerSchema):
     event_id = fields.String(allow_none=True, metadata=about("Its name.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
     at = Timestamp(metadata=about("When, by the ledger's clock.", _AT))
     type = fields.String(allow_none=True, metadata=about("What happened.", "KeyToggled"))
-    title = fields.String(metadata=about("The same in words.", "Key switched off"))
+    title = fields.String(metadata=about("The same in words.", "Key disabled"))
     key_id = fields.String(allow_none=True, metadata=about("To which key.", "3fA9bQ27LmZ0"))
     subject = fields.String(allow_none=True, metadata=about("To what.", "key:3fA9bQ27LmZ0"))
     workspace = fields.String(metadata=about("Whose it is.", "default"))

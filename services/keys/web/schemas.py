@@ -129,7 +129,7 @@ class KeySchema(AnswerSchema):
         validate=validate.OneOf(STATUSES),
         metadata=about("Only an `active` key is good. `revoked` is for ever.", "active"),
     )
-    enabled = fields.Boolean(metadata=about("Whether it is switched on.", example=True))
+    enabled = fields.Boolean(metadata=about("Whether the key is enabled.", example=True))
     scopes = fields.List(fields.String(), metadata=about("What its bearer may do.", ["orders:read"]))
     created_at = Timestamp(metadata=about("When it came to be.", "2026-11-23T18:59:21.123Z"))
     created_by = fields.String(metadata=about("Who created it.", "ann@example.org"))

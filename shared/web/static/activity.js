@@ -1,24 +1,24 @@
-// Takes the chart of the page behind the link up into the page of entries, and lets a time be selected by dragging.
-// Without it the link leads to that page, and each bar and each row of its table to its own entries.
+// Loads the chart behind the link into the page of entries, and selects a time range by dragging.
+// Without JavaScript the link opens the chart's own page, whose bars and table rows link to their entries.
 
 const section = document.getElementById("activity");
 
-async function takeUp() {
+async function loadChart() {
   const answer = await fetch(section.dataset.src, { headers: { Accept: "text/html" } });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const chart = page.getElementById("activity");
   if (!chart) return;
   section.replaceChildren(...chart.childNodes);
-  letSelect(section.querySelector(".activity"));
+  enableSelection(section.querySelector(".activity"));
 }
 
-// A time as the fields of the filter have it, in UTC.
-function typed(ms) {
+// A time in UTC, as the filter's fields take it.
+function fieldValue(ms) {
   return new Date(ms).toISOString().replace("Z", "").replace(".000", "");
 }
 
-function letSelect(chart) {
+function enableSelection(chart) {
   if (!chart) return;
   const { since, width, bars } = chart.dataset;
   const mark = document.createElement("div");
@@ -51,11 +51,11 @@ function letSelect(chart) {
     const [first, last] = ends(event);
     from = null;
     if (last - first < 2) return; // a click on one bar follows its link
-    const address = new URL(section.dataset.src ?? location.href, location.href);
-    address.pathname = location.pathname;
-    address.searchParams.set("since", typed(Number(since) + first * width));
-    address.searchParams.set("until", typed(Number(since) + last * width));
-    location.assign(address);
+    const target = new URL(section.dataset.src ?? location.href, location.href);
+    target.pathname = location.pathname;
+    target.searchParams.set("since", fieldValue(Number(since) + first * width));
+    target.searchParams.set("until", fieldValue(Number(since) + last * width));
+    location.assign(target);
   }
 
   chart.addEventListener("dragstart", (event) => event.preventDefault());
@@ -72,5 +72,5 @@ function letSelect(chart) {
   });
 }
 
-if (section?.dataset.src) takeUp();
-else letSelect(section?.querySelector(".activity"));
+if (section?.dataset.src) loadChart();
+else enableSelection(section?.querySelector(".activity"));

@@ -1,4 +1,4 @@
-// Every page works without this file; it adds local time, one sending of a form, and the way of the focus.
+// Every page works without this file. It adds local times, prevents double submits and restores the focus.
 
 const localTime = new Intl.DateTimeFormat("en-GB", {
   day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit",
@@ -10,8 +10,8 @@ function showLocalTimes() {
   }
 }
 
-// A second click would be answered without the key, and its answer would take the place of the one that shows it.
-// On the document, so that what checks a form has its say before.
+// The response to a second click wouldn't contain the key, and would replace the one that does.
+// Listens on the document, so that the checks of a form run first.
 function sendOnce(event) {
   const form = event.target;
   if (event.defaultPrevented || !("sendOnce" in form.dataset)) return;
@@ -27,14 +27,14 @@ function allowSending() {
   }
 }
 
-// Who closes the modal of a new key goes on at that key in the list.
-function takeUpFocus() {
-  const address = sessionStorage.getItem("focus-on");
+// After the modal of a new key closes, moves the focus to that key in the list.
+function restoreFocus() {
+  const href = sessionStorage.getItem("focus-on");
   sessionStorage.removeItem("focus-on");
-  if (address) document.querySelector(`main a[href="${CSS.escape(address)}"]`)?.focus();
+  if (href) document.querySelector(`main a[href="${CSS.escape(href)}"]`)?.focus();
 }
 
 showLocalTimes();
-takeUpFocus();
+restoreFocus();
 document.addEventListener("submit", sendOnce);
 window.addEventListener("pageshow", allowSending);

@@ -1,5 +1,5 @@
-// Checks the fields of a form before it is sent, by the rules and with the messages that the server gave along,
-// and helps with dates, which are UTC. The server checks all of it again.
+// Validates a form before it is sent, with the rules and messages from the server, and helps with dates, which are
+// in UTC. The server validates everything again.
 
 const localTime = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -7,7 +7,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 function fault(input) {
   const rules = JSON.parse(input.dataset.rules);
   const text = input.value.trim();
-  // What is typed by half into a field of date and time would be sent as nothing.
+  // A half-filled date and time would be sent as an empty value.
   if (input.validity.badInput) return rules.unfinished;
   if (!text) return rules.empty ?? "";
   if ([...text].length > rules.most) return rules.long;
@@ -31,7 +31,7 @@ function check(input) {
   return !message;
 }
 
-// A message that appears moves what is below, also the button that is just being pressed: it waits for the release.
+// A new message moves what is below it, even a button that is being pressed, so it waits for the release.
 let isPressed = false;
 document.addEventListener("pointerdown", () => { isPressed = true; });
 for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { isPressed = false; });
@@ -45,7 +45,7 @@ function checkForm(form) {
   const inputs = [...form.querySelectorAll("[data-rules]")];
   form.noValidate = true;
   for (const input of inputs) {
-    // When it is left; a message that was there goes as soon as the text is right.
+    // On leaving the field; a message disappears as soon as the value is valid.
     input.addEventListener("change", () => onceReleased(() => check(input)));
     input.addEventListener("input", () => input.ariaInvalid === "true" && check(input));
   }
@@ -59,14 +59,14 @@ function checkForm(form) {
   });
 }
 
-function tellLocalTime(output) {
+function showLocalTime(output) {
   const input = document.getElementById(output.dataset.localOf);
-  const tell = () => {
+  const update = () => {
     const at = Date.parse(`${input.value}Z`);
     output.textContent = Number.isNaN(at) ? "" : `This is ${localTime.format(at)} in your time.`;
   };
-  input.addEventListener("input", tell);
-  tell();
+  input.addEventListener("input", update);
+  update();
 }
 
 function offerPresets(group) {
@@ -83,5 +83,5 @@ function offerPresets(group) {
 }
 
 document.querySelectorAll("form[data-check]").forEach(checkForm);
-document.querySelectorAll("[data-local-of]").forEach(tellLocalTime);
+document.querySelectorAll("[data-local-of]").forEach(showLocalTime);
 document.querySelectorAll("[data-presets-of]").forEach(offerPresets);

@@ -1,5 +1,5 @@
-// The modal of a new key. Without script it is open on its page; here it becomes a modal dialog, whose key can be
-// hidden and copied, and which asks before it is closed uncopied.
+// The modal of a new key. Without JavaScript it is open on its page. Here it becomes a modal dialog whose key can be
+// hidden and copied, and which asks for confirmation before it closes without the key being copied.
 
 const dialog = document.querySelector("#created-key");
 const { keysUrl, keyUrl } = dialog.dataset;
@@ -11,7 +11,7 @@ const question = document.importNode(dialog.querySelector("#uncopied").content, 
 const foot = dialog.querySelector(".modal-foot");
 let isCopied = false;
 
-function tell(message, isFailure = false) {
+function showStatus(message, isFailure = false) {
   status.textContent = message;
   status.classList.toggle("failed", isFailure);
 }
@@ -25,31 +25,31 @@ function show(isShown) {
 function noteCopied() {
   isCopied = true;
   copy.dataset.copied = "";
-  tell("Copied to the clipboard.");
+  showStatus("Copied to the clipboard.");
 }
 
 async function copyKey() {
-  tell("");
+  showStatus("");
   try {
     await navigator.clipboard.writeText(code.textContent);
     noteCopied();
   } catch {
-    // Refused, or not there at all on a site without TLS.
+    // The clipboard is denied, or doesn't exist on a site without TLS.
     show(true);
     window.getSelection().selectAllChildren(code);
-    tell("Could not copy by itself. The key is selected: press Ctrl+C (⌘C on a Mac).", true);
+    showStatus("Couldn't copy automatically. The key is selected: press Ctrl+C (⌘C on a Mac).", true);
   }
 }
 
 async function copySnippet(button) {
   const text = document.getElementById(button.dataset.copies);
-  tell("");
+  showStatus("");
   try {
     await navigator.clipboard.writeText(text.textContent);
-    tell("The example is copied. The key itself is not in it.");
+    showStatus("Example copied. It doesn't contain the key.");
   } catch {
     window.getSelection().selectAllChildren(text);
-    tell("Could not copy by itself. The example is selected: press Ctrl+C (⌘C on a Mac).", true);
+    showStatus("Couldn't copy automatically. The example is selected: press Ctrl+C (⌘C on a Mac).", true);
   }
 }
 
@@ -70,7 +70,7 @@ function close() {
   else ask(true);
 }
 
-// The browser lets Tab out to its own controls by way of the page; here it goes round, as in any dialog.
+// Browsers let Tab leave the dialog for their own controls. Here it cycles within the dialog.
 function holdFocus(event) {
   const stops = [...dialog.querySelectorAll("a, button, summary, pre")].filter((stop) => stop.checkVisibility());
   const [first, last] = [stops[0], stops[stops.length - 1]];
@@ -82,13 +82,13 @@ function holdFocus(event) {
 function onKey(event) {
   if (event.key === "Tab") holdFocus(event);
   if (event.key !== "Escape") return;
-  // Left to the browser, a second Escape closes a dialog whatever it wants to ask.
+  // By default a second Escape closes a dialog without asking.
   event.preventDefault();
   if (question.isConnected) ask(false);
   else close();
 }
 
-// From here on this page is the list in the browser's history, so that reload asks for the list and posts nothing.
+// Replaces this page by the list in the browser's history, so that a reload doesn't post the form again.
 history.replaceState(null, "", keysUrl);
 
 copy.hidden = cover.hidden = false;
@@ -121,7 +121,7 @@ document.addEventListener("copy", () => {
 dialog.removeAttribute("open");
 dialog.showModal();
 
-// A page kept in memory for the way back must not hold the key.
+// The back/forward cache must not keep the key.
 window.addEventListener("pagehide", () => code.remove());
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.replace(keysUrl);

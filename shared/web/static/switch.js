@@ -1,6 +1,6 @@
-// The switches of keys: asks before one is switched off, turns it at once for the eyes, and back with a message if
-// it failed. The form is sent as it would be without script, and the answer is a page whose switch takes the place
-// of the one that was pressed: so it says what is so, and not what is hoped for.
+// The switches of keys: asks for confirmation before a key is disabled, moves the switch optimistically, and moves it
+// back with a message if the request fails. The form is sent as it would be without JavaScript. The switch in the
+// response replaces the one that was clicked, so it always shows the real state.
 
 const asking = document.querySelector("#switching-off");
 const failed = document.querySelector("#switch-failed");
@@ -18,7 +18,7 @@ function asked(form) {
   });
 }
 
-function tell(message) {
+function showFailure(message) {
   failed.replaceChildren();
   if (!message) return;
   const notice = document.createElement("p");
@@ -34,7 +34,7 @@ async function send(form, fields) {
   try {
     answer = await fetch(form.action, { method: "POST", body: fields, signal: AbortSignal.timeout(15_000) });
   } catch {
-    throw new Error("The server does not answer. Look at your connection and try again.");
+    throw new Error("The server didn't respond. Check your connection and try again.");
   }
   const page = parsed(await answer.text());
   const now = page.querySelector(`form.status[data-key="${CSS.escape(form.dataset.key)}"]`);
@@ -52,12 +52,12 @@ async function flip(form) {
     fields.set("reason", reason);
   }
   fields.set("back", "details");
-  tell("");
+  showFailure("");
   form.dataset.turning = on ? "on" : "off";
   form.setAttribute("aria-busy", "true");
   try {
     const now = document.importNode(await send(form, fields), true);
-    if (form.elements.back.value === "details") return location.reload(); // for its lifecycle has one more
+    if (form.elements.back.value === "details") return location.reload(); // to show the new event in its lifecycle
     now.elements.back.value = form.elements.back.value;
     form.replaceWith(now);
     listen(now);
@@ -65,7 +65,7 @@ async function flip(form) {
   } catch (error) {
     delete form.dataset.turning;
     form.removeAttribute("aria-busy");
-    tell(`${form.dataset.name} is still switched ${on ? "off" : "on"}. ${error.message}`);
+    showFailure(`${form.dataset.name} is still ${on ? "disabled" : "enabled"}. ${error.message}`);
   }
 }
 
