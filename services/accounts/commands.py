@@ -156,13 +156,13 @@ class Accounts:
         """
         self.passwords.check(new)
         if new == current:
-            raise InvalidFieldError("password", "The new password must be another one than the present one.")
+            raise InvalidFieldError("password", "The new password must be different from the current one.")
         self._guard(principal)
         kept = self.ledger.credential(principal.id)
         with self.attempts.password_change(principal.id, session):
             credential = self.passwords.replace(kept, current, new)
         if credential is None:
-            raise InvalidFieldError("current_password", "This is not your present password. Try again.")
+            raise InvalidFieldError("current_password", "That isn't your current password. Try again.")
         return self._changed(
             principal, principal.id, lambda account: decide(ChangePassword(), account), request, credential
         ).state

@@ -293,7 +293,7 @@ def test_the_page_says_that_it_is_behind(page: FlaskClient, ledger: Ledger) -> N
 def test_the_page_says_that_entries_are_still_to_be_indexed(page: FlaskClient, sqlite_log: AuditLog) -> None:
     with sqlite_log.database.writing() as connection:
         sqlite_log.database.index.start(connection)
-    assert "4 events are on the way" in page.get("/audit").text
+    assert "4 events are not in this log yet" in page.get("/audit").text
 
 
 @pytest.mark.parametrize("position", [1, 2, 3])

@@ -126,7 +126,10 @@ def test_a_backup_goes_through_a_pipe(tmp_path: Path) -> None:
     taken = old.run("backup", "-")
     assert taken.stderr.splitlines() == [
         "Backed up 1 events, 0 checkpoints and 1 password hashes: keep it secret.",
-        f"Not in it: sessions, counts of use, and {old.data_dir}/audit_key.pem. Back it up separately.",
+        (
+            f"Not included: sessions, usage counts, and {old.data_dir}/audit_key.pem. "
+            "Back that file up separately."
+        ),
     ]
     made = new.run("restore", "-", stdin=taken.stdout)
     assert (made.returncode, made.stderr) == (0, "")

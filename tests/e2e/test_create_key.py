@@ -179,9 +179,7 @@ def test_the_same_form_again_says_where_the_key_went_and_another_name_asks_first
 
 def test_the_focus_is_taken_into_the_modal_held_there_and_given_back(page: Page) -> None:
     modal, _ = create(page, "Focused")
-    expect(modal).to_have_accessible_description(
-        re.compile("only time that the full key of Focused is shown")
-    )
+    expect(modal).to_have_accessible_description(re.compile("only time you can see the full key of Focused"))
     expect(page.get_by_role("button", name="Copy API key")).to_be_focused()
     stops = set()
     for key in ["Tab"] * 8 + ["Shift+Tab"] * 8:

@@ -84,13 +84,13 @@ def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leak
     )
     # The address can be sent to others, and says the same to them.
     auditor.goto(auditor.url)
-    expect(auditor.get_by_text("DISABLED")).to_be_visible()
+    expect(auditor.get_by_text("DISABLED", exact=True)).to_be_visible()
     auditor.get_by_role("link", name="View the event in the audit log").click()
     expect(auditor.locator(".entry").filter(has_text="Key disabled")).to_have_count(1)
 
     ask(auditor, leaked.id, leaked.off)
     auditor.get_by_role("link", name="View the key at this time").click()
-    expect(auditor.get_by_text("Status then: Inactive")).to_be_visible()
+    expect(auditor.get_by_text("Status at this point: Inactive")).to_be_visible()
 
     before = rfc3339(parse_rfc3339(leaked.off) - 1)
     ask(auditor, leaked.id, before, "orders:read, orders:write")
@@ -98,7 +98,7 @@ def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leak
     ask(auditor, leaked.id, before)
     expect(auditor.get_by_role("status")).to_contain_text("Yes: ")
     ask(auditor, leaked.id, rfc3339(parse_rfc3339(leaked.born) - 1))
-    expect(auditor.get_by_role("alert")).to_contain_text("No: it was not there yet.")
+    expect(auditor.get_by_role("alert")).to_contain_text("No: it didn't exist yet.")
     expect(auditor.get_by_role("link", name="View the key at this time")).to_have_count(0)
 
 

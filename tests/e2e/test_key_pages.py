@@ -30,7 +30,7 @@ def answer(service: Service, token: str) -> int:
 
 
 def test_details_are_changed_and_the_lifecycle_says_from_what_to_what(page: Page, token: str) -> None:
-    page.get_by_role("link", name="Change", exact=True).click()
+    page.get_by_role("link", name="Edit", exact=True).click()
     expect(page.get_by_label("Enter Key Name")).to_have_value("Billing")
     page.get_by_label("Enter Key Name").fill("Invoices")
     page.get_by_label("Scopes").fill("orders:read\norders:write")
@@ -47,7 +47,7 @@ def test_details_are_changed_and_the_lifecycle_says_from_what_to_what(page: Page
 
 
 def test_a_form_that_is_sent_as_it_was_changes_nothing(page: Page, token: str) -> None:
-    page.get_by_role("link", name="Change", exact=True).click()
+    page.get_by_role("link", name="Edit", exact=True).click()
     page.get_by_role("button", name="Save").click()
     page.wait_for_url(f"**/keys/{key_id(token)}")
     expect(page.get_by_text("Key changed")).to_have_count(0)
@@ -56,7 +56,7 @@ def test_a_form_that_is_sent_as_it_was_changes_nothing(page: Page, token: str) -
 def test_a_change_that_somebody_made_meanwhile_is_not_overwritten(
     page: Page, token: str, service: Service
 ) -> None:
-    page.get_by_role("link", name="Change", exact=True).click()
+    page.get_by_role("link", name="Edit", exact=True).click()
     service.run("key", "disable", key_id(token), "--workspace", service.workspace)
     page.get_by_label("Enter Key Name").fill("Too late")
     page.get_by_role("button", name="Save").click()
@@ -82,7 +82,7 @@ def test_saved_again_a_change_is_on_top_of_the_one_that_came_between(page: Page,
 
 
 def test_bad_details_get_their_message_beside_the_field(page: Page, token: str) -> None:
-    page.get_by_role("link", name="Change", exact=True).click()
+    page.get_by_role("link", name="Edit", exact=True).click()
     page.get_by_label("Scopes").fill("NOT A SCOPE")
     page.get_by_label("Expires (UTC)").fill("2001-01-01T00:00")
     page.get_by_role("button", name="Save").click()
@@ -162,13 +162,13 @@ def test_the_key_at_any_moment_is_asked_for_in_utc(page: Page, token: str) -> No
         ("2222-01-01T00:00:01", "in the future"),
     ):
         moment.fill(typed)
-        page.get_by_role("button", name="Show", exact=True).click()
+        page.get_by_role("button", name="View", exact=True).click()
         expect(page.locator("#at-error")).to_contain_text(words)
         expect(moment).to_have_value(typed)
         expect(page.get_by_role("heading", name="Billing", level=1)).to_be_visible()
     born = page.locator("dl.facts time").first.get_attribute("datetime")
     assert born
     moment.fill(born.removesuffix("Z"))
-    page.get_by_role("button", name="Show", exact=True).click()
+    page.get_by_role("button", name="View", exact=True).click()
     expect(page.get_by_text("You're viewing the key as it was")).to_be_visible()
     assert token not in page.content()

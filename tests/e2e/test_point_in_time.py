@@ -112,14 +112,14 @@ def test_the_lifecycle_leads_a_person_through_the_past(page: Page, service: Serv
     expect(page.get_by_role("heading", level=1)).to_have_text("Walked <through>")
     expect(page.get_by_role("status")).to_contain_text("You're viewing the key as it was on")
     expect(page.get_by_role("status")).to_contain_text("Key disabled")
-    expect(page.get_by_text("Status then: Inactive")).to_be_visible()
+    expect(page.get_by_text("Status at this point: Inactive")).to_be_visible()
     expect(page.get_by_role("switch")).to_have_count(0)
     expect(page.locator("[aria-current=step]")).to_contain_text(f"event {off}")
-    assert page.title().startswith(f"Walked <through> as it was at event {off}")
+    assert page.title().startswith(f"Walked <through> at event {off}")
 
     steps = page.get_by_role("navigation", name="Lifecycle navigation")
     steps.get_by_role("link", name=f"Previous: event {born}").click()
-    expect(page.get_by_text("Status then: Active")).to_be_visible()
+    expect(page.get_by_text("Status at this point: Active")).to_be_visible()
     expect(steps.get_by_role("link", name=re.compile("Previous"))).to_have_count(0)
     for position in (off, on):
         steps.get_by_role("link", name=f"Next: event {position}").click()

@@ -216,11 +216,17 @@ def test_another_password_ends_the_other_sessions_and_this_one_goes_on_under_a_n
 @pytest.mark.parametrize(
     ("current", "new", "repeated", "field", "message"),
     [
-        ("wrong", "a password of my own", "a password of my own", "current_password", "not your present"),
+        (
+            "wrong",
+            "a password of my own",
+            "a password of my own",
+            "current_password",
+            "your current password",
+        ),
         (PASSWORD, "short", "short", "password", "at least 12"),
         (PASSWORD, "a password of my own", "another", "repeated", "not the same"),
-        (PASSWORD, PASSWORD, PASSWORD, "password", "must be another"),
-        ("", "a password of my own", "a password of my own", "current_password", "Enter your present"),
+        (PASSWORD, PASSWORD, PASSWORD, "password", "must be different"),
+        ("", "a password of my own", "a password of my own", "current_password", "Enter your current"),
     ],
 )
 def test_a_password_that_cannot_be_taken_is_told_at_its_field(

@@ -21,7 +21,7 @@ _HOME = "/"
 # A path of this site. Browsers take `//` and `/\` for the start of a host, and ignore control characters.
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
-_GIVEN = "Somebody else chose your password. Choose one that only you know: press your address in the menu."
+_GIVEN = "You're using a temporary password. Change it now."
 
 blueprint = Blueprint("accounts", __name__, template_folder="templates")
 

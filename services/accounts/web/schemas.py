@@ -83,7 +83,7 @@ class ReasonSchema(_FormSchema):
 class PasswordChangeSchema(_FormSchema):
     """The form that changes your own password."""
 
-    current_password = _password("Enter your present password.")
+    current_password = _password("Enter your current password.")
     password = _password("Enter the new password.")
     repeated = fields.String(load_default="")
 
