@@ -113,6 +113,7 @@ class Subscription:
         self._pace = pace
         self._retry_on = retry_on
         self._failures = 0
+        self._went_backwards = False
         # An older copy of the store brings an older checkpoint with it, so this process keeps its own.
         self._seen = BEGINNING
 
@@ -144,9 +145,12 @@ class Subscription:
         if not all(map(self._ledger.holds, {before, self._seen})):
             lost, self._seen = max(before, self._seen), BEGINNING
             self.caught_up_at = float("-inf")
-            _log.error("the ledger went backwards", subscription=self.name, position=lost.position)
+            if not self._went_backwards:  # once, however often the consumer can't be reset yet
+                _log.error("the ledger went backwards", subscription=self.name, position=lost.position)
+            self._went_backwards = True
             self._on_reset()
             return 0
+        self._went_backwards = False
         reached = checkpoint_at(records) if records else before
         if records and not self._handle(Batch(before, records, reached)):
             reached, records = before, []
@@ -164,8 +168,7 @@ class Subscription:
         self.caught_up_at = float("-inf")
         kind = type(error).__name__
         if kind != self.last_error:
-            level = _log.warning if isinstance(error, UNAVAILABLE) else _log.error
-            level("subscription interrupted", subscription=self.name, reason=str(error))
+            _log.warning("subscription interrupted", subscription=self.name, reason=str(error))
         self.last_error = kind
         pause = self._pace.retry_s[min(self._failures, len(self._pace.retry_s) - 1)]
         self._failures += 1

@@ -175,7 +175,7 @@ def test_a_store_without_memory_refuses_and_harms_nothing(tmp_path: Path) -> Non
             assert refused.status_code == 503
             assert "out of memory" in refused.json()["detail"]
             assert "Nothing was done" in refused.json()["detail"]
-            platform.sees("memory", "takes no more events", ready=True)
+            platform.sees("memory", "accepts no more events", ready=True)
             assert platform.verdict(platform.token) == "VALID"  # verification only reads
             store.config_set("maxmemory", 0)
         platform.recovers("memory")
