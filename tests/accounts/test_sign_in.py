@@ -296,7 +296,7 @@ def test_a_given_password_is_spoken_of_at_sign_in_and_ones_own_is_not(
 ) -> None:
     sign_in(client)
     with client.session_transaction() as current:
-        assert "Choose one" in current["_flashes"][0][1]
+        assert "temporary password" in current["_flashes"][0][1]
     ada = accounts.principal_of("account:ada@example.com", 1)
     assert ada
     accounts.change_password(ada, PASSWORD, "a password of my own", REQUEST)
