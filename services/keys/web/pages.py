@@ -27,7 +27,7 @@ from shared.text.key_detection import resembles_key
 from shared.web.access import Access, attached, idempotency_of, origin, signed_in
 from shared.web.schemas import field_errors
 
-_GRACES = {0: "no time at all", 3600: "1 hour", 86_400: "1 day", 604_800: "7 days", 2_592_000: "30 days"}
+_GRACES = {0: "Stop immediately", 3600: "1 hour", 86_400: "1 day", 604_800: "7 days", 2_592_000: "30 days"}
 _MADE_ALREADY = (
     "This form has made a key already, and it said something else then. "
     "To make another key as it stands here, press Create again."
