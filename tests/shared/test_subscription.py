@@ -99,6 +99,9 @@ def test_a_consumer_starts_over_when_the_ledger_went_backwards(counter: EventCou
     assert (counter.counted(), counter.subscription.position) == (3 + grown, 3 + grown)
 
 
+# Alone, because in one process with the whole suite it has timed out twice. The reason isn't known yet.
+@pytest.mark.drill
+@pytest.mark.alone
 def test_an_unavailable_store_is_waited_for_and_logged_once(short_tmp: Path) -> None:
     server = EmbeddedServer.in_directory(short_tmp / "coming-and-going")
     store = connect(server.url, timeout=5)
