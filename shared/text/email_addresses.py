@@ -52,7 +52,9 @@ def is_valid_domain(domain: str) -> bool:
 
 def _split(email: str) -> tuple[str, str, str]:
     local, at, domain = email.strip().rpartition("@")
-    return local, at, domain.rstrip(_DOTS) if at else domain
+    while at and (shorter := domain.rstrip(_DOTS).rstrip()) != domain:
+        domain = shorter
+    return local, at, domain
 
 
 def _readable(domain: str) -> str:

@@ -78,6 +78,7 @@ labels = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 @example("\u0390")  # leaves NFC when it is folded
 @example("a@xn--mnchen-3ya.example..")
 @example("a@ẞ\u0390_")
+@example("a@\r.")
 def test_normalizing_twice_changes_nothing_more(text: str) -> None:
     once = normalized(text)
     assert normalized(once) == once
