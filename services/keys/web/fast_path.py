@@ -29,7 +29,7 @@ from shared.identity import (
     is_workspace_name,
 )
 from shared.text.key_detection import resembles_key
-from shared.web.server.context import RequestContext
+from shared.web.server.context import Headers, RequestContext
 from shared.web.server.fast_path import Answer
 
 FORWARD_AUTH = "/v1/forward-auth"
@@ -38,7 +38,7 @@ _POSITION_DIGITS = 15
 _PARAMETERS = ("scopes", "workspace")  # of forward-auth
 _SHOWN_LENGTH = 50  # of what a caller sent, in an error
 _NO_STORE = ("Cache-Control", "no-store")
-_JSON = [("Content-Type", "application/json"), _NO_STORE]
+_JSON = (("Content-Type", "application/json"), _NO_STORE)
 
 
 class ScopesLackingError(Exception):
@@ -123,13 +123,7 @@ class VerdictEndpoints:
             raise ScopesLackingError(scopes)
         if verdict.code != "VALID" or key is None:
             raise InvalidKeyError(REFUSALS[verdict.code])
-        headers = [
-            ("X-Keyledger-Key-Id", key.id),
-            ("X-Keyledger-Workspace", _of_header(key.workspace)),
-            ("X-Keyledger-Scopes", " ".join(map(_of_header, key.scopes))),
-            _NO_STORE,
-        ]
-        return Answer(headers, b"")
+        return Answer(_identity_headers(key.id, key.workspace, key.scopes), b"")
 
     def _verdict(
         self, token: str, scopes: Sequence[str], workspace: str | None, min_position: int
@@ -217,6 +211,15 @@ def _scopes(given: str) -> tuple[str, ...]:
 
 
 @lru_cache(1024)
+def _identity_headers(key_id: str, workspace: str, scopes: tuple[str, ...]) -> Headers:
+    return (
+        ("X-Keyledger-Key-Id", key_id),
+        ("X-Keyledger-Workspace", _of_header(workspace)),
+        ("X-Keyledger-Scopes", " ".join(map(_of_header, scopes))),
+        _NO_STORE,
+    )
+
+
 def _of_header(text: str) -> str:
     """A name in a header: percent-encoded as UTF-8, unless it is plain ASCII without spaces."""
     is_plain = text.isascii() and text.isprintable() and " " not in text and "%" not in text

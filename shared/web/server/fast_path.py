@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from shared.web.server.context import FAILURE, RequestContext, begin_request, response_headers
+from shared.web.server.context import FAILURE, Headers, RequestContext, begin_request, response_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-Headers: TypeAlias = list[tuple[str, str]]
 
 
 class Answer(NamedTuple):
@@ -49,5 +47,5 @@ class FastPath:
             answer = None
         if answer is None:
             return self._behind(environ, start_response)
-        start_response(answer.status, answer.headers + response_headers(context))
+        start_response(answer.status, [*answer.headers, *response_headers(context)])
         return [answer.body]
