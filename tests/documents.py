@@ -6,9 +6,10 @@ Run `python -m tests.documents` to update these tables.
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
+import yaml
 
 from services.cli import main
 from services.doctor.examination import all_checks
@@ -24,6 +25,7 @@ from shared.web.errors.problems import PROBLEMS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+ALERTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
 
 _FENCED = r"^```(\w*)\n(.*?)^```$"
 
@@ -107,6 +109,18 @@ def tables() -> dict[tuple[str, str], str]:
                     row.processes,
                 ]
                 for row in metric_rows(MANIFESTS)
+            ),
+        ),
+        ("operators.md", "alerts"): _table(
+            ["alert", "severity", "fires when", "see"],
+            (
+                [
+                    f"`{rule['alert']}`",
+                    rule["labels"]["severity"],
+                    rule["annotations"]["summary"],
+                    f"[runbook]({rule['annotations']['runbook']})",
+                ]
+                for rule in ALERTS
             ),
         ),
         ("operators.md", "commands"): _table(

@@ -6,21 +6,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.runtime.manifests import MANIFESTS
 from services.runtime.metrics import metric_rows
+from tests.documents import ALERTS
 from tests.real import Service, children, free_ports, until
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = ("projector", "relay", "worker")
-RULES = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +166,10 @@ def test_each_alert_asks_for_figures_that_there_are(running: Service, headers: d
     assert running.run("audit", "check").returncode == 0
     requests.post(f"{running.url}/v1/keys", json={"name": "Any"}, headers=headers, timeout=60)
     requests.post(f"{running.url}/v1/keys/verify", json={"api_key": "no key"}, headers=headers, timeout=60)
-    asked = {name for rule in RULES for name in re.findall(r"keyledger_\w+", rule["expr"])}
+    asked = {name for rule in ALERTS for name in re.findall(r"keyledger_\w+", rule["expr"])}
     assert len(asked) >= 15
     until(lambda: asked <= {name for name, _ in figures(running)}, what="every figure that an alert asks for")
-    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
 
 
 def test_each_alert_asks_for_labels_that_there_are(running: Service, headers: dict[str, str]) -> None:
@@ -184,7 +181,7 @@ def test_each_alert_asks_for_labels_that_there_are(running: Service, headers: di
     values["outcome"] = {"done", "refused", "conflict", "unavailable", "failed"}
     values["command"] |= {"sign_in"}
     values["status"] |= {"503"}
-    for rule in RULES:
+    for rule in ALERTS:
         for name, sign, pattern in re.findall(r"(\w+)(=~?)\"([^\"]+)\"", rule["expr"]):
             for alternative in pattern.split("|") if sign == "=~" else [pattern]:
                 assert any(re.fullmatch(alternative, value) for value in values[name]), (rule["alert"], name)

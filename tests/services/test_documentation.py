@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 
+from services.doctor.examination import all_checks
 from services.keys.model.token import mint
 from services.keys.verification.verifier import CODES
 from services.runtime.manifests import MANIFESTS
@@ -17,6 +18,7 @@ from shared.identity import ROLES
 from shared.settings import SETTINGS, Settings
 from shared.store.connections import DURABLE
 from tests.documents import (
+    ALERTS,
     DOCS,
     DOCUMENTS,
     ROOT,
@@ -32,19 +34,8 @@ from tests.documents import (
 
 CODE = sorted([*ROOT.glob("services/**/*.py"), *ROOT.glob("shared/**/*.py")])
 TABLES = tables()
-# What alerts and pages lead to by these names.
-TROUBLES = {
-    "Keyledger is not ready",
-    "Keyledger needs attention",
-    "A key leaked",
-    "The ledger went backwards",
-    "The views are behind",
-    "The audit log is behind",
-    "The audit log is not intact",
-    "The store or a disk is full",
-    "A clock is wrong",
-    "Someone cannot sign in",
-}
+# The sections that pages and error messages name.
+NAMED_BY_PAGES = {"A key leaked", "The ledger went backwards", "Someone cannot sign in"}
 
 PARTS = ("_bucket", "_sum", "_count")  # of a histogram
 UNITS = ("events", "seconds")  # of a lag
@@ -140,8 +131,7 @@ def test_every_service_of_compose_that_is_named_exists() -> None:
 
 def test_every_figure_that_is_named_exists() -> None:
     known = {row.name: row.kind for row in metric_rows(MANIFESTS)}
-    alerts = {*re.findall(r"keyledger_\w+", (ROOT / "deploy/alerts.yml").read_text())}
-    named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)} | alerts
+    named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)}
     parts = {f"{name}{part}" for name, kind in known.items() if kind == "histogram" for part in PARTS}
     assert known.keys() <= named <= known.keys() | parts
 
@@ -202,25 +192,31 @@ def test_the_architecture_names_each_contract_and_each_decision() -> None:
         assert f"(adr/{decision.name})" in text
 
 
-def test_each_alert_leads_to_its_runbook() -> None:
-    rules = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
-    anchors = {*map(anchor, headings(DOCS / "runbooks.md"))}
-    for rule in rules:
-        place, _, heading = rule["annotations"]["runbook"].partition("#")
-        assert (place, heading in anchors) == ("runbooks.md", True), rule["annotations"]["runbook"]
+def test_each_alert_is_about_metrics_that_exist_and_leads_to_a_runbook() -> None:
+    known = {row.name: row.kind for row in metric_rows(MANIFESTS)}
+    known |= {f"{name}{part}": kind for name, kind in known.items() if kind == "histogram" for part in PARTS}
+    places = {f"runbooks.md#{anchor(heading)}" for heading in headings(DOCS / "runbooks.md")}
+    assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS) > 10
+    for rule in ALERTS:
+        metrics = re.findall(r"\bkeyledger_\w+", rule["expr"])
+        assert metrics, rule["alert"]
+        assert [name for name in metrics if name not in known] == [], rule["alert"]
+        assert rule["annotations"]["runbook"] in places, rule["alert"]
         assert rule["labels"]["severity"] in {"page", "ticket"}
-        assert rule["annotations"]["summary"].endswith(".")
+        assert re.fullmatch(r"[A-Z][^{]+\.", rule["annotations"]["summary"]), rule["alert"]
 
 
-def test_the_runbooks_have_one_shape() -> None:
+def test_what_alerts_and_checks_lead_to_says_what_is_seen_what_it_means_and_what_to_do() -> None:
     text = prose(DOCS / "runbooks.md")
     sections = {part.partition("\n")[0]: part for part in re.split(r"(?m)^## ", text)[1:]}
-    assert sections.keys() >= TROUBLES
+    linked = {rule["annotations"]["runbook"].partition("#")[2] for rule in ALERTS}
+    linked |= {check.see for check in all_checks(MANIFESTS)} | {*map(anchor, NAMED_BY_PAGES)}
+    assert linked <= {*map(anchor, sections)}
     for title, section in sections.items():
         assert f"- [{title}](#{anchor(title)})\n" in text
-        told = [section.find(f"**{part}:**") for part in ("You see", "It means", "Do")]
-        if title in TROUBLES or max(told) >= 0:
-            assert -1 < told[0] < told[1] < told[2], title
+        said = [section.find(f"**{part}:**") for part in ("You see", "It means", "Do")]
+        if anchor(title) in linked or max(said) >= 0:
+            assert -1 < said[0] < said[1] < said[2], title
 
 
 def test_each_promise_about_security_names_a_test_that_exists() -> None:
