@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench.figures import Figure
-from services.audit.log.entry import told
+from services.audit.log.audit_entry import parse_entry
 from services.audit.log.filters import Filters
 from services.audit.log.search import TooManyKeysError
 from services.audit.log.store import AuditLog
@@ -89,7 +89,8 @@ def _figures(name: str, url: str) -> Iterator[Figure]:
 def _search(log: AuditLog, of: dict[str, Any]) -> None:
     with suppress(TooManyKeysError):
         page = log.search.page(Filters(**{"workspace": "default"} | of), _LIMIT)
-        log.search.key_names("default", {key_id for entry in page.entries if (key_id := told(entry).key_id)})
+        keys = {parse_entry(entry).event.key_id for entry in page.entries}
+        log.search.key_names("default", filter(None, keys))
 
 
 def _draw(log: AuditLog, of: dict[str, Any]) -> None:

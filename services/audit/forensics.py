@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.audit.integrity.comparison import Compared, Comparison
-from services.audit.log.entry import Entry, told
+from services.audit.integrity.comparison import Comparison
+from services.audit.log.audit_entry import AuditEntry
 from services.audit.log.filters import Filters
 from shared.eventstore.point_in_time import PointInTime
 from shared.forensics import FoundKey, KeyForensics, KeyUse, PastVerdict
@@ -23,7 +23,7 @@ class LeakLookup:
 
     key: FoundKey
     use: KeyUse
-    entries: list[Compared]
+    entries: list[AuditEntry]
     next_cursor: int | None  # of the entries whose actor is the key
 
 
@@ -60,10 +60,8 @@ class Forensics:
         filters = Filters(workspace=principal.workspace, actor=key.id)
         page = self.comparison.log.search.page(filters, _ENTRIES_SHOWN)
         # An actor is found by its label too, and another may be called like this key's id.
-        own = [entry for entry in page.entries if _is_by_key(entry, key.id)]
-        return LeakLookup(key, self.keys.use(key.id), self.comparison.compared(own), page.next_cursor)
-
-
-def _is_by_key(entry: Entry, key_id: str) -> bool:
-    event = told(entry)
-    return (event.actor_kind, event.actor_id) == ("key", key_id)
+        entries = self.comparison.compared(page.entries)
+        own = [
+            each for each in entries if (each.event.actor["kind"], each.event.actor["id"]) == ("key", key.id)
+        ]
+        return LeakLookup(key, self.keys.use(key.id), own, page.next_cursor)

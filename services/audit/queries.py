@@ -4,18 +4,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from services.audit.integrity.comparison import Compared, Comparison
-from services.audit.log.entry import told
+from services.audit.integrity.comparison import Comparison
+from services.audit.log.audit_entry import AuditEntry
 from services.audit.log.filters import Filters
 from services.audit.log.histogram import Activity
 from services.audit.log.store import AuditLog
 from shared.identity import AUDIT_READ, Principal, authorize
 
 
-class ComparedPage(NamedTuple):
+class EntryPage(NamedTuple):
     """Some entries, newest first, and the cursor of the next page if there is one."""
 
-    entries: list[Compared]
+    entries: list[AuditEntry]
     next_cursor: int | None
 
 
@@ -32,7 +32,7 @@ class Audit:
 
     def page(
         self, principal: Principal, criteria: Mapping[str, Any], limit: int, cursor: int | None
-    ) -> ComparedPage:
+    ) -> EntryPage:
         """The newest entries that match, each compared with the ledger. Raises an alarm if one is missing.
 
         `criteria` are the fields of Filters, without the workspace.
@@ -42,17 +42,17 @@ class Audit:
         found = self.log.search.page(Filters(workspace=principal.workspace, **criteria), limit, cursor)
         if found.missing:
             self.comparison.report_missing(found.missing[0])
-        return ComparedPage(self.comparison.compared(found.entries), found.next_cursor)
+        return EntryPage(self.comparison.compared(found.entries), found.next_cursor)
 
     def activity(self, principal: Principal, criteria: Mapping[str, Any]) -> Activity | None:
         """How many entries match when; None if none does. Raises the same."""
         authorize(principal, AUDIT_READ)
         return self.log.search.activity(Filters(workspace=principal.workspace, **criteria))
 
-    def key_names(self, principal: Principal, entries: Iterable[Compared]) -> dict[str, str]:
+    def key_names(self, principal: Principal, entries: Iterable[AuditEntry]) -> dict[str, str]:
         """What the keys of the entries are called. Raises ForbiddenError, AuditDatabaseError."""
         authorize(principal, AUDIT_READ)
-        keys = {key_id for entry, _ in entries if (key_id := told(entry).key_id)}
+        keys = {key_id for entry in entries if (key_id := entry.event.key_id)}
         return self.log.search.key_names(principal.workspace, keys)
 
     def lag(self) -> int:

@@ -57,7 +57,7 @@ class World:
 
     def mismatches(self) -> list[int]:
         compared = self.comparison.compared([*self.log.walk(9)])
-        return [each.entry.position for each in compared if each.integrity == "mismatch"]
+        return [each.position for each in compared if each.integrity == "mismatch"]
 
     def told(self) -> int:
         return self.comparison.ledger.version("audit:exports")

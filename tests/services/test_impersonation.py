@@ -7,7 +7,7 @@ from marshmallow import Schema, ValidationError
 
 from services.accounts.model.account import checked_email
 from services.accounts.web.schemas import ReasonSchema
-from services.audit.integrity.comparison import Compared
+from services.audit.log.audit_entry import parse_entry
 from services.audit.log.entry import GENESIS, entry_of
 from services.audit.web.entry_view import row
 from services.cli import main
@@ -72,7 +72,7 @@ def pages(app: Flask, record: Record) -> dict[str, str]:
             kind="account", id="a", label="a", workspace="default", scopes=frozenset({ADMIN})
         )
         details = render_template("keys/details.html", key=key, lifecycle=[], past=None, errors={}, use=None)
-        entry = render_template("audit/entry.html", entry=row(Compared(entry_of(record, GENESIS), "ok"), {}))
+        entry = render_template("audit/entry.html", entry=row(parse_entry(entry_of(record, GENESIS)), {}))
     return {"details": details, "entry": entry, "verdict": verdict.words}
 
 

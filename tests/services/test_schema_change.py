@@ -12,7 +12,8 @@ from redis import Redis
 from services.audit.integrity.signed_note import PublicKey
 from services.audit.integrity.verify_log import Trust
 from services.audit.integrity.verify_log import check as check_audit_log
-from services.audit.log.entry import canonical, description_of, stored_event
+from services.audit.log.audit_entry import parse_entry
+from services.audit.log.entry import canonical
 from services.audit.log.store import AuditLog
 from services.keys.commands import fold
 from services.keys.read_model.generations import Views
@@ -103,12 +104,12 @@ def test_the_audit_log_keeps_an_old_event_as_it_is_stored_and_accuses_nobody(
     assert (found.ok, found.entries, found.behind) == (True, 4, 0)
     _, off, on, _ = log.walk(4)
     assert off.record == canonical(Record(2, 2000, SWITCHED_OFF))
-    assert stored_event(on) == json.loads(SWITCHED_ON)
-    assert description_of(off) == (
+    assert parse_entry(on).event.fields == json.loads(SWITCHED_ON)
+    assert parse_entry(off).event.description == (
         "Key disabled",
         (Change("enabled", True, False), Change("reason", None, "leaked")),
     )
-    assert description_of(on).changes == (Change("enabled", False, True),)
+    assert parse_entry(on).event.description.changes == (Change("enabled", False, True),)
 
 
 def test_the_api_tells_old_and_new_events_alike(ledger: Ledger) -> None:

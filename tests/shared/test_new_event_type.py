@@ -23,7 +23,7 @@ class KeyTransferred(Payload, frozen=True, kw_only=True):
 """
 
 USE = """
-from services.audit.log.entry import GENESIS, description_of, entry_of
+from services.audit.log.audit_entry import parse_event
 from services.audit.log.terms import term_of, terms_of
 from services.keys.web.schemas import EventSchema
 from shared.errors import InvalidFieldError
@@ -51,7 +51,7 @@ record = Record(2, 5, encode(event(since=10**20)))
 read = decode(record)
 assert read.data.team == "shop"
 assert read.data.since < 10**20, "a time that can't be printed"
-title, changes = description_of(entry_of(record, GENESIS))
+title, changes = parse_event(record).description
 assert title == "Key transferred"
 assert [change.field for change in changes] == ["team", "since"]
 assert {"shop", "desk", term_of("type", "KeyTransferred")} <= terms_of(record)

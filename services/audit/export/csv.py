@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from services.audit.log.entry import Entry, stored_event, told
+from services.audit.log.audit_entry import AuditEntry, parse_entry
+from services.audit.log.entry import Entry
 from shared.clock import rfc3339
 
 # What ends a cell where other separators than the comma are expected, and what ends a line.
@@ -48,7 +49,7 @@ def csv_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
     writer.writerow(_HEADER)
     yield codecs.BOM_UTF8 + _taken(buffer)
     for entry in entries:
-        writer.writerow(map(_cell, _row(entry)))
+        writer.writerow(map(_cell, _row(parse_entry(entry))))
         yield _taken(buffer)
 
 
@@ -59,24 +60,22 @@ def _taken(buffer: io.StringIO) -> bytes:
     return text.encode()
 
 
-def _row(entry: Entry) -> tuple[object, ...]:
-    stored, event = stored_event(entry), told(entry)
-    request = stored.get("request")
-    data = stored.get("data")
+def _row(entry: AuditEntry) -> tuple[object, ...]:
+    event = entry.event
     return (
         entry.position,
         rfc3339(entry.at),
         event.type,
         event.key_id,
         event.subject,
-        event.actor_kind,
-        event.actor_id,
-        event.actor_label,
+        event.actor["kind"],
+        event.actor["id"],
+        event.actor["label"],
         event.ip,
-        request.get("user_agent") if isinstance(request, dict) else None,
+        event.request.get("user_agent"),
         event.request_id,
-        None if data is None else _encoder.encode(data).decode(),
-        entry.entry_hash.hex(),
+        None if event.data is None else _encoder.encode(event.data).decode(),
+        entry.entry_hash,
     )
 
 

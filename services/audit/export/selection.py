@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from services.audit.integrity.comparison import records_between
-from services.audit.log.entry import opened, told_by
+from services.audit.log.audit_entry import parse_event
 from services.audit.log.filters import Filters
 from services.audit.log.search import MAX_NAMINGS, keys_wanted
 from services.audit.log.terms import Wanted, has_terms
@@ -19,7 +19,7 @@ def selected(ledger: Ledger, filters: Filters, until: int) -> Iterator[int]:
     """
     wanted = (*filters.wanted, *_keys_called(ledger, filters, until))
     for record in records_between(ledger, 0, until):
-        if _is_within(record, filters) and has_terms(record, wanted):
+        if _is_within(record, filters) and has_terms(parse_event(record), wanted):
             yield record.position
 
 
@@ -35,6 +35,6 @@ def _keys_called(ledger: Ledger, filters: Filters, until: int) -> Wanted:
 
 
 def _keys_named(ledger: Ledger, wanted: Wanted, until: int) -> tuple[str, ...]:
-    named = (record for record in records_between(ledger, 0, until) if has_terms(record, wanted))
-    subjects = deque((told_by(opened(record.body)).key_id for record in named), MAX_NAMINGS)
-    return keys_wanted({key_id for key_id in subjects if key_id})
+    events = map(parse_event, records_between(ledger, 0, until))
+    keys = deque((event.key_id for event in events if has_terms(event, wanted)), MAX_NAMINGS)
+    return keys_wanted({key_id for key_id in keys if key_id})

@@ -13,7 +13,7 @@ import structlog
 from redis import Redis, ResponseError
 
 from services.audit.integrity.findings import Finding, Kind
-from services.audit.log.entry import hex_of
+from services.audit.log.audit_entry import hex_of
 from services.audit.log.store import AuditLog
 from shared.eventstore.ledger import NAMESPACE
 

@@ -4,17 +4,16 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import Literal, NamedTuple, NoReturn, TypeAlias
+from typing import NoReturn
 
 from services.audit.integrity.alarms import Alarms
 from services.audit.integrity.findings import Finding, Kind
+from services.audit.log.audit_entry import AuditEntry, Integrity, parse_entry
 from services.audit.log.entry import GENESIS, Entry, chain, entry_of, record_of
 from services.audit.log.store import AuditLog
 from shared.errors import UserFacingError
 from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger
-
-Integrity: TypeAlias = Literal["ok", "mismatch", "ledger_shorter"]
 
 _BATCH = 500
 _PAGE = 1_000
@@ -52,26 +51,19 @@ class SearchIndexError(UserFacingError):
         )
 
 
-class Compared(NamedTuple):
-    """An entry, and whether it matches; `ledger_shorter` if it would, but the ledger ends before it."""
-
-    entry: Entry
-    integrity: Integrity
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """Tells entries that match from others. Every method raises redis.RedisError and AuditDatabaseError."""
+    """Finds entries that don't match. Every method raises redis.RedisError and AuditDatabaseError."""
 
     log: AuditLog
     ledger: Ledger
     alarms: Alarms
 
-    def compared(self, entries: Sequence[Entry]) -> list[Compared]:
-        """The entries, each with the result."""
+    def compared(self, entries: Sequence[Entry]) -> list[AuditEntry]:
+        """The entries, each parsed and with the result: `ledger_shorter` if only its event is missing."""
         wrong = self._mismatches(entries)
         head = self.ledger.head().position if wrong else 0
-        return [Compared(entry, _integrity(entry, wrong, head)) for entry in entries]
+        return [parse_entry(entry, _integrity(entry, wrong, head)) for entry in entries]
 
     def matching(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """The same entries, each once it was compared. Raises MismatchError, and an alarm."""

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from services.audit.log.audit_entry import parse_entry
 from services.audit.log.database import Database
-from services.audit.log.entry import Entry, name_of_key, time_of, told
+from services.audit.log.entry import Entry
 from services.audit.log.filters import Filters
 from services.audit.log.histogram import Activity, activity, edges
 from services.audit.log.rows import end, entries_at, position_at
@@ -90,7 +91,7 @@ class Search:
             if not ends:
                 return None
             # A database that was tampered with may lack an entry, or have any time anywhere.
-            times = [printable_time(time_of(entry.at)) for entry in entries_at(connection, ends)]
+            times = [printable_time(parse_entry(entry).at) for entry in entries_at(connection, ends)]
             of = edges(min(times), max(times)) if times else range(0)
             if not of:
                 return None
@@ -111,10 +112,8 @@ class Search:
             return entries_at(connection, found[-MAX_NAMINGS:])
 
         # Of the same key, the newest comes last and stands.
-        namings = self._database.read(look)
-        return {
-            str(told(entry).key_id): name for entry in namings if (name := name_of_key(entry)) is not None
-        }
+        namings = (parse_entry(entry).event for entry in self._database.read(look))
+        return {str(event.key_id): name for event in namings if (name := event.key_name) is not None}
 
     def _find(
         self,
@@ -165,7 +164,7 @@ class Search:
         namings = entries_at(
             connection, self._database.index.find(connection, wanted, everywhere, MAX_NAMINGS)
         )
-        keys = {key_id for entry in namings if (key_id := told(entry).key_id)}
+        keys = {key_id for entry in namings if (key_id := parse_entry(entry).event.key_id)}
         if len(keys) > _MAX_KEYS:
             raise TooManyKeysError
         return keys_wanted(keys)

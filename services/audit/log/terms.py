@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from services.audit.log.entry import opened, told_by
+from services.audit.log.audit_entry import AuditEvent, parse_event
 from shared.eventstore.codec import FORMS
 from shared.eventstore.envelope import Record
 from shared.eventstore.payload import (
@@ -37,21 +37,20 @@ Wanted: TypeAlias = tuple[tuple[str, ...], ...]  # of each of these one at least
 
 def terms_of(record: Record) -> set[str]:
     """All terms of an event; none of one that is no JSON object."""
-    stored = opened(record.body)
-    return _filter_terms(stored).union(_words_of(stored))
+    event = parse_event(record)
+    return _filter_terms(event).union(_words_of(event.fields))
 
 
-def has_terms(record: Record, wanted: Wanted) -> bool:
-    """Whether an event has what is wanted, as an intact index answers. Raises nothing."""
-    stored = opened(record.body)
-    terms = _filter_terms(stored)
+def has_terms(event: AuditEvent, wanted: Wanted) -> bool:
+    """Whether an event has the terms, as an intact index answers. Raises nothing."""
+    terms = _filter_terms(event)
     if any(terms.isdisjoint(each) for each in wanted if _is_filter(each)):
         return False
     # Words are looked at last: they cost most.
     sought = [each for each in wanted if not _is_filter(each)]
-    if not sought or not _may_have_words(record.body, sought):
+    if not sought or event.stored is None or not _may_have_words(event.stored.body, sought):
         return not sought
-    terms.update(_words_of(stored))
+    terms.update(_words_of(event.fields))
     return not any(terms.isdisjoint(each) for each in sought)
 
 
@@ -67,21 +66,20 @@ def _is_filter(terms: tuple[str, ...]) -> bool:
     return all("=" in term for term in terms)
 
 
-def _filter_terms(stored: Mapping[str, Any]) -> set[str]:
+def _filter_terms(event: AuditEvent) -> set[str]:
     """The terms that aren't words of the text."""
-    event = told_by(stored)
     filters = {
         "workspace": event.workspace,
         "subject": event.subject,
-        "actor": event.actor_id,
-        "label": event.actor_label,
-        "kind": event.actor_kind,
+        "actor": event.actor["id"],
+        "label": event.actor["label"],
+        "kind": event.actor["kind"],
         "type": event.type,
     }
     terms = {term_of(kind, value) for kind, value in filters.items() if value is not None}
     if event.ip is not None:
         terms.update(terms_from(event.ip))
-    terms |= {f"name={word}" for name in _names(stored) for word in _words(name)}
+    terms |= {f"name={word}" for name in _names(event.data) for word in _words(name)}
     return terms
 
 
@@ -141,10 +139,10 @@ def _words_of(stored: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))[:_MOST]
 
 
-def _names(stored: Mapping[str, Any]) -> Iterator[str]:
-    """The names of a key in an event, where any event class has one."""
+def _names(data: object) -> Iterator[str]:
+    """The names of a key in the data of an event, where any event class has one."""
     for path in _KEY_NAMES:
-        value: Any = stored.get("data")
+        value = data
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
         if isinstance(value, str):

@@ -5,9 +5,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from services.audit.integrity.comparison import Compared
-from services.audit.log.entry import description_of, hex_of, stored_event, text_of, time_of, told
-from services.audit.web.schemas import actor_of
+from services.audit.log.audit_entry import AuditEntry
 from shared.eventstore.payload import ACCESS_SUBJECT
 from shared.web.schemas import PageSchema
 
@@ -25,35 +23,34 @@ def cursor_of(arguments: Mapping[str, str]) -> int | None:
     return cursor
 
 
-def row(compared: Compared, key_names: Mapping[str, str]) -> dict[str, Any]:
-    """An entry."""
-    entry = compared.entry
-    description, event, stored = description_of(entry), told(entry), stored_event(entry)
-    request = stored.get("request")
+def row(entry: AuditEntry, key_names: Mapping[str, str]) -> dict[str, Any]:
+    """An entry as the pages' templates show it."""
+    event = entry.event
+    subject, key_name = event.subject or UNKNOWN, key_names.get(event.key_id or "")
     return {
         "position": entry.position,
-        "integrity": compared.integrity,
-        "at": time_of(entry.at),
-        "event_id": event.event_id or UNKNOWN,
+        "integrity": entry.integrity,
+        "at": entry.at,
+        "event_id": event.id or UNKNOWN,
         "type": event.type or UNKNOWN,
-        "title": description.title,
-        "actor": {name: value or UNKNOWN for name, value in actor_of(event).items()},
+        "title": event.description.title,
+        "actor": {name: value or UNKNOWN for name, value in event.actor.items()},
         "key_id": event.key_id,
-        "key_name": key_names.get(event.key_id or ""),
-        "subject": event.subject or UNKNOWN,
-        "about": key_names.get(event.key_id or "") or _about(event.subject or UNKNOWN, stored.get("data")),
+        "key_name": key_name,
+        "subject": subject,
+        "about": key_name or _about(subject, event.data),
         "ip": event.ip,
-        "user_agent": request.get("user_agent") if isinstance(request, dict) else None,
+        "user_agent": event.request.get("user_agent"),
         "request_id": event.request_id,
-        "changes": [change._asdict() for change in description.changes],
-        "record": text_of(entry.record),
-        "entry_hash": hex_of(entry.entry_hash),
-        "previous_hash": hex_of(entry.previous_hash),
+        "changes": [change._asdict() for change in event.description.changes],
+        "record": entry.record,
+        "entry_hash": entry.entry_hash,
+        "previous_hash": entry.previous_hash,
     }
 
 
 def _about(subject: str, data: object) -> str:
-    """What it happened to; of a denial, what was denied, for the caller stands beside it anyway."""
+    """The subject without its kind. For a denial it's the scope, because the actor is shown anyway."""
     if subject.startswith(ACCESS_SUBJECT) and isinstance(data, dict):
         return str(data.get("scope", UNKNOWN))
     return subject.partition(":")[2]

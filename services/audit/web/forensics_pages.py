@@ -8,9 +8,8 @@ from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from services.audit.forensics import Forensics, LeakLookup, NoSuchKeyError
-from services.audit.integrity.comparison import Compared
-from services.audit.log.entry import description_of, time_of, told
 from services.audit.queries import Audit
+from services.audit.web.entry_view import row
 from services.audit.web.forensics_schemas import NOT_A_KEY, TypedVerdictSchema
 from shared.eventstore.point_in_time import PointInTimeError
 from shared.forensics import NotAKeyError
@@ -93,22 +92,6 @@ def _lookup(found: LeakLookup | None = None, errors: Mapping[str, Sequence[str]]
         "audit/lookup.html",
         found=found,
         errors=errors or {},
-        deeds=[_deed(compared) for compared in found.entries] if found else [],
+        deeds=[row(entry, {}) for entry in found.entries] if found else [],
         lag=attached(Audit).lag() if found else 0,
     )
-
-
-def _deed(compared: Compared) -> dict[str, Any]:
-    """What a key did as a caller: what, when, to what, from where."""
-    entry = compared.entry
-    event = told(entry)
-    return {
-        "position": entry.position,
-        "integrity": compared.integrity,
-        "at": time_of(entry.at),
-        "title": description_of(entry).title,
-        "type": event.type,
-        "key_id": event.key_id,
-        "subject": event.subject,
-        "ip": event.ip,
-    }

@@ -42,7 +42,7 @@ def entries_page(principal: Principal) -> str | tuple[str, int]:
     except TooManyKeysError as error:
         return _page(typed, errors={"name": [str(error)]}), 422
     names = audit.key_names(principal, page.entries)
-    return _page(typed, [row(compared, names) for compared in page.entries], next_cursor=page.next_cursor)
+    return _page(typed, [row(entry, names) for entry in page.entries], next_cursor=page.next_cursor)
 
 
 @blueprint.post("/audit/search")
@@ -98,7 +98,7 @@ def timeline_page(principal: Principal) -> str | Response:
     audit = attached(Audit)
     page = audit.page(principal, {"involving": of}, PAGE, cursor_of(request.args))
     names = audit.key_names(principal, page.entries)
-    rows = [row(compared, names) for compared in page.entries]
+    rows = [row(entry, names) for entry in page.entries]
     return render_template(
         "audit/timeline.html",
         of=of,

@@ -6,9 +6,8 @@ from typing import Any, get_args
 from marshmallow import ValidationError, fields, post_load, pre_dump, pre_load, validate
 
 from services.audit.integrity.alarms import Alarm
-from services.audit.integrity.comparison import Compared, Integrity
 from services.audit.integrity.findings import Kind
-from services.audit.log.entry import Told, description_of, hex_of, stored_event, time_of, told
+from services.audit.log.audit_entry import Integrity
 from services.audit.log.filters import FILTERS, Filter
 from services.audit.status import LastCheckpoint
 from shared.clock import parse_rfc3339, rfc3339, typed_in_utc
@@ -100,53 +99,54 @@ class ChangeSchema(AnswerSchema):
 
 
 class EntrySchema(AnswerSchema):
-    """An entry. What an event that this version cannot read does not tell is null."""
+    """An entry. Fields that this version can't read are null."""
 
-    position = fields.Integer(metadata=about("Where the event is in the ledger.", 17))
-    event_id = fields.String(allow_none=True, metadata=about("Its name.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
-    at = Timestamp(metadata=about("When, by the ledger's clock.", _AT))
-    type = fields.String(allow_none=True, metadata=about("What happened.", "KeyToggled"))
-    title = fields.String(metadata=about("The same in words.", "Key disabled"))
-    key_id = fields.String(allow_none=True, metadata=about("To which key.", "3fA9bQ27LmZ0"))
-    subject = fields.String(allow_none=True, metadata=about("To what.", "key:3fA9bQ27LmZ0"))
-    workspace = fields.String(metadata=about("Whose it is.", "default"))
-    actor = fields.Nested(ActorSchema)
-    request = fields.Nested(RequestSchema)
+    position = fields.Integer(metadata=about("The event's position in the ledger.", 17))
+    event_id = fields.String(
+        attribute="event.id",
+        allow_none=True,
+        metadata=about("The event's ID.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"),
+    )
+    at = Timestamp(metadata=about("When the event happened, by the ledger's clock.", _AT))
+    type = fields.String(
+        attribute="event.type", allow_none=True, metadata=about("The type of the event.", "KeyToggled")
+    )
+    title = fields.String(
+        attribute="event.description.title", metadata=about("The event in words.", "Key disabled")
+    )
+    key_id = fields.String(
+        attribute="event.key_id", allow_none=True, metadata=about("The key that changed.", "3fA9bQ27LmZ0")
+    )
+    subject = fields.String(
+        attribute="event.subject",
+        allow_none=True,
+        metadata=about("The key, account or other subject of the event.", "key:3fA9bQ27LmZ0"),
+    )
+    workspace = fields.String(attribute="event.workspace", metadata=about("The workspace.", "default"))
+    actor = fields.Nested(ActorSchema, attribute="event.actor")
+    request = fields.Nested(RequestSchema, attribute="event.request")
     data = fields.Raw(
+        attribute="event.data",
         allow_none=True,
         metadata=about("The event's data as the ledger stores it.", {"enabled": False, "reason": "leaked"}),
     )
-    changes = fields.List(fields.Nested(ChangeSchema), metadata=about("What it changed."))
-    entry_hash = fields.String(
-        metadata=about("The SHA-256 of the hash before and the stored event, in hex.", "9f86d08…")
+    changes = fields.List(
+        fields.Nested(ChangeSchema),
+        attribute="event.description.changes",
+        metadata=about("The fields that changed."),
     )
-    previous_hash = fields.String(metadata=about("That of the entry before.", "60303ae…"))
+    entry_hash = fields.String(
+        metadata=about("SHA-256 of the previous entry's hash and this entry's record, in hex.", "9f86d08…")
+    )
+    previous_hash = fields.String(metadata=about("The previous entry's hash.", "60303ae…"))
     integrity = fields.String(
         validate=validate.OneOf(get_args(Integrity)),
         metadata=about(
             "`mismatch` if the entry doesn't match the ledger or the entries next to it: it was changed. "
-            "`ledger_shorter` if the ledger ends before it: an old copy of the store came back.",
+            "`ledger_shorter` if the ledger ends before it: an old copy of the store was restored.",
             "ok",
         ),
     )
-
-    @pre_dump
-    def _unfold(self, compared: Compared, **_: Any) -> dict[str, Any]:
-        entry = compared.entry
-        description, stored, event = description_of(entry), stored_event(entry), told(entry)
-        request = stored.get("request")
-        return event._asdict() | {
-            "position": entry.position,
-            "at": time_of(entry.at),
-            "title": description.title,
-            "changes": description.changes,
-            "actor": actor_of(event),
-            "request": request if isinstance(request, dict) else {},
-            "data": stored.get("data"),
-            "entry_hash": hex_of(entry.entry_hash),
-            "previous_hash": hex_of(entry.previous_hash),
-            "integrity": compared.integrity,
-        }
 
 
 class EntriesSchema(AnswerSchema):
@@ -246,8 +246,3 @@ class IntegritySchema(AnswerSchema):
     in_step = fields.Boolean(
         metadata=about("Whether the ledger holds what the log ends with; if not, it went backwards.", True)
     )
-
-
-def actor_of(event: Told) -> dict[str, str | None]:
-    """Who did it, as far as the event tells."""
-    return {"kind": event.actor_kind, "id": event.actor_id, "label": event.actor_label}
