@@ -20,14 +20,14 @@ DEFAULT_WORKSPACE = "default"  # which the first start makes
 WORKSPACE_RULE = "lower-case letters and digits, with single . _ - between them, up to 64 characters"
 WORKSPACE_PATTERN = r"^(?=.{1,64}$)[a-z0-9]+([._-][a-z0-9]+)*$"
 _WORKSPACE = re.compile(WORKSPACE_PATTERN)
-SCOPES: Mapping[str, str] = MappingProxyType(  # with what a key that holds it may do
+SCOPES: Mapping[str, str] = MappingProxyType(  # with what it allows
     {
-        KEYS_READ: "list keys, read them, their history and their use",
-        KEYS_WRITE: "create keys, change, rotate and revoke them",
-        KEYS_VERIFY: "verify keys of its own workspace",
-        PLATFORM_VERIFY: "verify keys of all workspaces",
-        AUDIT_READ: "read the audit log",
-        ADMIN: "all of this in its workspace",
+        KEYS_READ: "List keys, and read them with their history and usage.",
+        KEYS_WRITE: "Create, change, rotate and revoke keys.",
+        KEYS_VERIFY: "Verify keys of the caller's workspace.",
+        PLATFORM_VERIFY: "Verify keys of all workspaces.",
+        AUDIT_READ: "Read the audit log.",
+        ADMIN: "Everything in the caller's workspace.",
     }
 )
 

@@ -171,84 +171,87 @@ class Settings:
     """
 
     data_dir: Path = _setting(
-        _path("data"), "`./data`", "where the embedded store, the audit log and its key are"
+        _path("data"), "`./data`", "Directory of the embedded store, the audit log and its signing key."
     )
     redis_url: str | None = _setting(
-        _optional, "the embedded Valkey", "a Redis 7.0+ or Valkey 8+ of your own"
+        _optional, "the embedded Valkey", "URL of your own Redis 7.0+ or Valkey 8+."
     )
     audit_database_url: str | None = _setting(
         _optional,
         "SQLite in the data directory",
-        "where the audit log is: `postgresql://…` for PostgreSQL 14+, with encoding UTF8",
+        "URL of the audit log's database: `postgresql://…` for PostgreSQL 14+, with encoding UTF8.",
     )
     audit_key_file: Path | None = _setting(
         _optional_path,
         "created in the data directory",
-        "the Ed25519 key, in PEM, that signs for the audit log; readable only by its owner",
+        "File with the Ed25519 private key, in PEM, that signs the audit log. Only its owner may read it.",
     )
     host: str = _setting(
         _host,
         "`127.0.0.1`",
-        "the IP address that the web processes listen on; of a host name the first, IPv4 before IPv6",
+        "IP address that the web processes listen on. For a host name, its first one, IPv4 before IPv6.",
     )
-    port: int = _setting(_whole(8000, 1, 65_535), "`8000`", "their port, 1 to 65535")
+    port: int = _setting(
+        _whole(8000, 1, 65_535), "`8000`", "Port that the web processes listen on, from 1 to 65535."
+    )
     metrics_port: int = _setting(
         _whole(0, 0, 65_000),
         "`0`",
-        "the port at which projector, relay and worker serve `/metrics`, each alone on its machine; "
-        "`keyledger up` gives it to the projector, and the next two to relay and worker; `0` for none",
+        "Port for `/metrics` of a projector, relay or worker that runs alone on its machine. With "
+        "`keyledger up`, the projector uses this port, and relay and worker the next two. `0`: none.",
     )
     secret_key: str | None = _setting(
         _secret,
         "created in the data directory",
-        "authenticates cookies, forms and records of requests: 32 random characters or more, the same in "
-        "every web process; required with a store of your own",
+        "Authenticates cookies, forms, sessions and idempotency records. 32 random characters or more, the "
+        "same in every web process. Required with your own store.",
     )
     key_prefix: str = _setting(
-        _prefix, "`kl`", f"what new keys begin with: {PREFIX_RULE}; keys with another one keep working"
+        _prefix, "`kl`", f"Prefix of new keys: {PREFIX_RULE}. Keys with another prefix keep working."
     )
     rate_limit: RateLimitItem | None = _setting(
         _rate("300/second"),
         "`300/second`",
-        "requests of one key, or of one account on the dashboard, in each web process; `0` for no limit; "
-        "verifying is not limited",
+        "Requests by one key, or by one account on the dashboard, in each web process. `0`: no limit. "
+        "Verification isn't limited.",
     )
     sign_in_limit: RateLimitItem | None = _setting(
         _rate("10/10 minutes"),
         "`10/10 minutes`",
-        "sign-ins to one account, and tries at the current password in one session; an IP address may sign "
-        "in, and an owner may set passwords, five times as often; `0` for no limit",
+        "Sign-in attempts per account, and attempts at the current password per session. The limit for "
+        "sign-in attempts per IP address, and for passwords set by one owner, is five times as high. `0`: no "
+        "limit.",
     )
     trusted_proxies: int = _setting(
         _whole(0, 0, 100),
         "`0`",
-        "proxies in front, each of which appends to `X-Forwarded-For`, and appends to `-Proto` and `-Host` "
-        "or replaces them: without it, all visitors seem to come from the proxy, and cookies are not "
-        "`Secure`",
+        "Number of proxies in front. Each must append to `X-Forwarded-For`, and append to or replace "
+        "`-Proto` and `-Host`. If this is `0` behind a proxy, all visitors seem to come from the proxy, and "
+        "cookies aren't `Secure`.",
     )
     workers: int = _setting(
         _whole(lambda: min(max(2, _cpus()), 8), 1, 256),
         "2 or the number of CPUs, up to 8",
-        "web processes that share the port; each has its own cache",
+        "Web processes that share the port. Each has its own cache.",
     )
     threads: int = _setting(
         _whole(lambda: min(max(16, 8 * _cpus()), 64), 1, 1_000),
-        "8 for each CPU, from 16 to 64",
-        "requests that a web process works on at once; verify and forward-auth are not counted",
+        "8 per CPU, from 16 to 64",
+        "Requests that a web process handles at once, not counting verify and forward-auth.",
     )
     verifier_keys: int = _setting(
-        _whole(100_000, 1, 1_000_000_000), "`100000`", "keys that a web process caches for verification"
+        _whole(100_000, 1, 1_000_000_000), "`100000`", "Keys that a web process caches for verification."
     )
     allow_unsafe_store: bool = _setting(
-        _switch, "`0`", "`1` accepts a store that could lose events, with a warning"
+        _switch, "`0`", "`1` accepts a store that could lose events, with a warning."
     )
     ack_replicas: int = _setting(
         _whole(0, 0, 1_000),
         "`0`",
-        "how many replicas of the store must have an event before it is acknowledged",
+        "Replicas of the store that must have an event before it's acknowledged.",
     )
     log_format: str | None = _setting(
-        _log_format, "`text` on a terminal, else `json`", "the format of the log lines"
+        _log_format, "`text` on a terminal, else `json`", "Format of the log lines."
     )
 
     @classmethod

@@ -91,7 +91,7 @@ def tables() -> dict[tuple[str, str], str]:
             ([f"`KEYLEDGER_{name}`", setting.default, setting.meaning] for name, setting in SETTINGS.items()),
         ),
         ("operators.md", "checks"): _table(
-            ["check", "a problem", "/readyz", "see"],
+            ["check", "fails if", "not ready", "see"],
             (
                 [f"`{each.name}`", each.fails_if, _stopped(each), f"[runbook](runbooks.md#{each.see})"]
                 for each in all_checks(MANIFESTS)
@@ -124,10 +124,10 @@ def tables() -> dict[tuple[str, str], str]:
             ),
         ),
         ("operators.md", "commands"): _table(
-            ["command", "does"], ([f"`{_usage(*each)}`", _first_words(each[1])] for each in does_something)
+            ["command", "task"], ([f"`{_usage(*each)}`", _first_words(each[1])] for each in does_something)
         ),
         ("events.md", "events"): _table(
-            ["type", "schema", "about", "title", "fields"],
+            ["type", "schema", "subject", "title", "fields"],
             (
                 [
                     f"`{form.TYPE}`",
@@ -140,7 +140,7 @@ def tables() -> dict[tuple[str, str], str]:
             ),
         ),
         ("platform-developers.md", "scopes"): _table(
-            ["scope", "its bearer may"], ([f"`{scope}`", allows] for scope, allows in SCOPES.items())
+            ["scope", "allows"], ([f"`{scope}`", allows] for scope, allows in SCOPES.items())
         ),
         ("platform-developers.md", "problems"): _table(
             ["status", "code", "meaning"],

@@ -151,7 +151,7 @@ class Visit:
     def sign_in(self, name: str) -> None:
         """Becomes somebody."""
         self.page.goto("/sign-in")
-        self.page.get_by_label("Email").fill(f"{name}@example.org")
+        self.page.get_by_label("E-mail").fill(f"{name}@example.org")
         self.page.get_by_label("Password").fill(PASSWORD)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.wait_for_url("**/keys")
@@ -187,7 +187,7 @@ class Visit:
 def signing_in(visit: Visit) -> None:
     """A stranger."""
     visit.go("/sign-in")
-    visit.page.get_by_label("Email").fill("dev@example.org")
+    visit.page.get_by_label("E-mail").fill("dev@example.org")
     visit.page.get_by_label("Password").fill("not the password")
     visit.press("Sign in")
     visit.shoot("sign-in-failed")

@@ -60,7 +60,7 @@ def list_accounts(workspace: str, as_json: bool) -> None:
     if as_json:
         echo(json.dumps({"accounts": [_as_json(row) for row in rows]}))
         return
-    table = Table("Email", "Role", "Added", "Last sign-in", "Status")
+    table = Table("E-mail", "Role", "Added", "Last sign-in", "Status")
     for row in rows:
         signed_in_at = "never" if row.signed_in_at is None else date_utc(row.signed_in_at)
         role = row.account.role if row.account else "unknown"

@@ -45,7 +45,11 @@ _CHECKS = (
     ),
     Check("writes", check_writes, Concern.WEB | EVERYWHERE, "The store takes no writes.", NOT_READY),
     Check(
-        "access", check_access, EVERYWHERE, "Never. It warns of a store that is open to others.", NOT_READY
+        "access",
+        check_access,
+        EVERYWHERE,
+        "Never. It warns if others can use the store without a password.",
+        NOT_READY,
     ),
     Check(
         "durability",

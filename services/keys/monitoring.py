@@ -99,22 +99,26 @@ CHECKS = (
         "expiry times",
         check_expiry_times,
         Concern.DOCTOR,
-        "Never. It warns of keys whose expiry can't be shown as it is stored.",
+        "Never. It warns if a key's expiry can't be shown as stored.",
         _VIEWS,
     ),
 )
 
-VERDICTS = Counted("keyledger_verdicts", "counter", "Verdicts given to callers and gateways.", ("code",))
+VERDICTS = Counted(
+    "keyledger_verdicts", "counter", "Verification results returned to callers and gateways.", ("code",)
+)
 METRICS: Sequence[Metrics] = (
     VERDICTS,
     Source(
         _status,
         (
-            Gauge("keyledger_projector_position", "The last position in the views.", lambda it: it.position),
+            Gauge(
+                "keyledger_projector_position", "Last position applied to the views.", lambda it: it.position
+            ),
             *lag_gauges("projector", "the views", lambda it: it.lag),
             Gauge(
                 "keyledger_projector_parked_keys",
-                "Keys set aside by the projector.",
+                "Keys parked by the projector.",
                 lambda it: len(it.parked),
             ),
         ),

@@ -26,9 +26,9 @@ from shared.store.disk import free
 from shared.web.health import Report
 from shared.web.server.request_metrics import REQUESTS
 
-COMMANDS = Counted("keyledger_commands", "counter", "Commands that ended.", ("command", "outcome"))
+COMMANDS = Counted("keyledger_commands", "counter", "Commands, by name and outcome.", ("command", "outcome"))
 COMMAND_SECONDS = Counted(
-    "keyledger_command_duration_seconds", "histogram", "How long commands took.", ("command",)
+    "keyledger_command_duration_seconds", "histogram", "Duration of commands.", ("command",)
 )
 
 
@@ -46,16 +46,18 @@ def _ledger(components: Container) -> _Ledger:
 LEDGER = Source(
     _ledger,
     (
-        Gauge("keyledger_store_memory_bytes", "What the store uses.", lambda it: it.memory["used_memory"]),
+        Gauge(
+            "keyledger_store_memory_bytes", "Memory that the store uses.", lambda it: it.memory["used_memory"]
+        ),
         Gauge(
             "keyledger_store_memory_limit_bytes",
-            "What the store may use; 0: no limit.",
+            "Memory limit of the store. 0 means no limit.",
             lambda it: it.memory["maxmemory"],
         ),
-        Gauge("keyledger_ledger_position", "The last position of the ledger.", lambda it: it.head),
+        Gauge("keyledger_ledger_position", "Last position in the ledger.", lambda it: it.head),
         Gauge(
             "keyledger_ledger_last_event_timestamp_seconds",
-            "When the last event happened; later than now, if a clock was set back.",
+            "Time of the last event. In the future if a clock was set back.",
             lambda it: it.last.at / 1000 if it.last else 0,
         ),
     ),
@@ -73,26 +75,26 @@ class WebProcess(NamedTuple):
 WEB = (
     Gauge(
         "keyledger_ready",
-        "Whether a check of /readyz passes.",
+        "1 if the check of /readyz passes, otherwise 0.",
         lambda web: _passes(web.readiness()),
         "check",
     ),
     Gauge(
         "keyledger_status",
-        "Whether a check of /statusz passes.",
+        "1 if the check of /statusz passes, otherwise 0.",
         lambda web: _passes(web.status()),
         "check",
     ),
     Gauge(
         "keyledger_disk_free_bytes",
-        "What is free where the data directory is.",
+        "Free space on the disk of the data directory.",
         lambda web: free(web.settings.data_dir),
     ),
 )
 PROGRAM = (
     Gauge(
         "keyledger_process_last_error_timestamp_seconds",
-        "When this process last logged a warning or an error; 0: never.",
+        "Time at which this process last logged a warning or an error. 0 means never.",
         lambda errors: errors.last_at,
     ),
 )

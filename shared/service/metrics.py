@@ -106,12 +106,12 @@ def lag_gauges(reader: str, place: str, lag: Callable[[Any], Lag]) -> Sequence[G
     return (
         Gauge(
             f"keyledger_{reader}_lag_events",
-            f"Events that are not in {place}.",
+            f"Events that aren't in {place} yet.",
             lambda read: lag(read).events,
         ),
         Gauge(
             f"keyledger_{reader}_lag_seconds",
-            f"How long the oldest event waits that is not in {place}.",
+            f"Age of the oldest event that isn't in {place} yet.",
             lambda read: lag(read).ms / 1000,
         ),
     )

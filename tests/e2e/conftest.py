@@ -82,7 +82,7 @@ def page(context: BrowserContext, service: Service, cookies: Any) -> Page:
 def _sign_in(page: Page, service: Service) -> None:
     email, password = service.sign_in()
     page.goto("/sign-in")
-    page.get_by_label("Email").fill(email)
+    page.get_by_label("E-mail").fill(email)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/keys")

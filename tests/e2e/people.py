@@ -17,7 +17,7 @@ def signed_in(context: BrowserContext, service: Service, role: str) -> Page:
         service.account(email, role, PASSWORD)
     page = context.new_page()
     page.goto("/sign-in")
-    page.get_by_label("Email").fill(email)
+    page.get_by_label("E-mail").fill(email)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/keys")

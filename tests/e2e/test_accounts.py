@@ -30,7 +30,7 @@ def email(service: Service) -> str:
 
 def sign_in(page: Page, email: str, password: str) -> None:
     page.goto("/sign-in")
-    page.get_by_label("Email").fill(email)
+    page.get_by_label("E-mail").fill(email)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
 
@@ -41,7 +41,7 @@ def test_an_owner_lets_a_person_in_who_takes_a_password_and_is_demoted_and_disab
     page.get_by_role("navigation").get_by_role("link", name="Accounts").click()
     expect(page.get_by_role("heading", name="Accounts")).to_be_visible()
     page.get_by_role("link", name="+ Add account").click()
-    page.get_by_label("Email").fill("Grace@Example.com")
+    page.get_by_label("E-mail").fill("Grace@Example.com")
     page.get_by_label("Role").select_option("developer")
     page.get_by_role("button", name="Add").click()
     expect(page.get_by_role("heading", name="Account added")).to_be_visible()

@@ -138,7 +138,7 @@ def test_nobody_sees_a_page_without_signing_in(context: BrowserContext, service:
     for path in ("/keys", "/keys/new", "/keys/00abcdefghij", "/audit"):
         stranger.goto(path)
         assert "/sign-in" in stranger.url
-    stranger.get_by_label("Email").fill(service.sign_in()[0])
+    stranger.get_by_label("E-mail").fill(service.sign_in()[0])
     stranger.get_by_label("Password").fill("not the password")
     stranger.get_by_role("button", name="Sign in").click()
     expect(stranger.get_by_text("not right")).to_be_visible()

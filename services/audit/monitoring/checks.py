@@ -174,7 +174,7 @@ CHECKS = (
     Check(
         "checkpoints", check_checkpoints, EVERYWHERE, "A signed checkpoint is missing or overdue.", _INTACT
     ),
-    Check("queue", check_queue, EVERYWHERE, "Never. It warns of jobs that wait or failed.", _BEHIND),
+    Check("queue", check_queue, EVERYWHERE, "Never. It warns about waiting and failed jobs.", _BEHIND),
     Check("worker", check_worker, EVERYWHERE, "No audit worker runs.", _BEHIND),
     Check("database clock", check_database_clock, EVERYWHERE, "The database's clock is over 5 s off.", CLOCK),
 )

@@ -43,20 +43,18 @@ METRICS = (
     Source(
         _queue,
         (
-            Gauge(
-                "keyledger_audit_queue_depth", "Jobs that wait for the audit worker.", lambda it: it.waiting
-            ),
+            Gauge("keyledger_audit_queue_depth", "Jobs waiting for the audit worker.", lambda it: it.waiting),
             Gauge(
                 "keyledger_audit_failed_jobs", "Jobs that failed within the last hour.", lambda it: it.failed
             ),
             Gauge(
                 "keyledger_audit_sound",
-                "Whether the last check found nothing wrong.",
+                "1 if the last check found the audit log intact, otherwise 0.",
                 lambda it: it.check and it.check.intact,
             ),
             Gauge(
                 "keyledger_audit_checked_timestamp_seconds",
-                "When the last check ended.",
+                "Time at which the last check of the audit log ended.",
                 lambda it: it.check and it.check.at / 1000,
             ),
         ),
@@ -64,9 +62,9 @@ METRICS = (
     Source(
         _log,
         (
-            Gauge("keyledger_audit_position", "The last position in the audit log.", lambda it: it.position),
+            Gauge("keyledger_audit_position", "Last position in the audit log.", lambda it: it.position),
             *lag_gauges("audit", "the audit log", lambda it: it.lag),
-            Gauge("keyledger_audit_alarm", "Whether an alarm is not acknowledged.", lambda it: it.is_alarmed),
+            Gauge("keyledger_audit_alarm", "1 if an alarm is active, otherwise 0.", lambda it: it.is_alarmed),
         ),
         (RedisError, AuditDatabaseError),
     ),

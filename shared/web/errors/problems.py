@@ -44,7 +44,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "invalid_parameter": Problem(
             400,
             "Invalid parameter",
-            "A parameter of forward-auth is unknown, empty, repeated or not valid; `errors` names it.",
+            "A parameter of forward-auth is unknown, empty, repeated or invalid. `errors` names it.",
             "The parameter “scope” isn't known. Use scopes or workspace. "
             "Correct the gateway's configuration.",
             errors=(_UNKNOWN_PARAMETER,),
@@ -63,7 +63,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
             "This API key is disabled. Enable it in Keys' Details, or use another.",
             headers=("WWW-Authenticate",),
         ),
-        "forbidden": Problem(403, "Forbidden", "This isn't allowed.", "You don't have access."),
+        "forbidden": Problem(403, "Forbidden", "You aren't allowed to do this.", "You don't have access."),
         "insufficient_scope": Problem(
             403,
             "Insufficient scope",
@@ -75,7 +75,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "rotated_secret": Problem(
             403,
             "Rotated secret",
-            "The secret was rotated. In its grace period it only reads and verifies.",
+            "The secret was rotated. During its grace period, it can only read and verify.",
             "This secret was rotated. Until its grace period ends it can only read and verify. "
             "Use the key's current secret.",
             headers=("WWW-Authenticate",),
@@ -95,14 +95,14 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "key_not_created_yet": Problem(
             404,
             "Key not created yet",
-            "The key didn't exist at the point in time that `at` names.",
+            "The key didn't exist yet at the point in time given in `at`.",
             "The key was created at 2026-11-23T18:59:21.123Z, position 17. "
             "Use that or a later point in time.",
         ),
         "method_not_allowed": Problem(
             405,
             "Method not allowed",
-            "The URL doesn't accept this method; the header Allow lists those it accepts.",
+            "The URL doesn't accept this method. The header Allow lists those it accepts.",
             "This URL doesn't accept this method. Use one that the header Allow lists.",
             headers=("Allow",),
         ),
@@ -115,7 +115,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "conflict": Problem(
             409,
             "Conflict",
-            "The same thing kept being changed by other requests.",
+            "Other requests kept changing the same key or account.",
             "This was changed by another request at the same time. Read it again and repeat your change.",
         ),
         "key_revoked": Problem(
@@ -133,7 +133,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "stale_version": Problem(
             412,
             "Stale version",
-            "The key isn't at a version that `If-Match` names; ETag has the current one.",
+            "The key's version isn't one of those in `If-Match`. ETag has the current one.",
             "The key is at version 4, which isn't in If-Match. Get the key again, then retry with its "
             "current ETag.",
             headers=("ETag",),
@@ -158,7 +158,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "invalid_fields": Problem(
             422,
             "Invalid fields",
-            "A field, a parameter or a header isn't valid; `errors` names each.",
+            "A field, a parameter or a header is invalid. `errors` lists each of them.",
             "Fix the fields listed in `errors` and retry.",
             errors=(_NAME_TOO_LONG,),
         ),
@@ -185,13 +185,13 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "internal_error": Problem(
             SERVER_ERROR,
             "Internal error",
-            "Keyledger failed.",
+            "Keyledger failed to handle the request.",
             "Internal error. Retry; if it persists, report the request ID.",
         ),
         "unavailable": Problem(
             503,
             "Temporarily unavailable",
-            "This can't be answered now. Retry-After says when to retry.",
+            "The request can't be answered right now. Retry-After says when to retry.",
             "This is unavailable at the moment. Try again in a few seconds.",
             headers=("Retry-After",),
         ),
@@ -205,8 +205,8 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "store_unavailable": Problem(
             503,
             "Store unavailable",
-            "The store doesn't answer. Whether a command was carried out is unknown: retry with the same "
-            "Idempotency-Key, or check before you repeat it.",
+            "The store doesn't answer, so it's unknown whether a command was carried out. Retry with the "
+            "same Idempotency-Key, or check before you repeat it.",
             "The store doesn't answer at the moment. Try again in a few seconds.",
             headers=("Retry-After",),
         ),
@@ -227,7 +227,7 @@ PROBLEMS: Mapping[str, Problem] = MappingProxyType(
         "position_not_reached": Problem(
             503,
             "Position not reached",
-            "The ledger hasn't reached the position that a verdict was asked for at.",
+            "The ledger hasn't reached the position at which the verdict was requested.",
             "The ledger is at position 17 and hasn't reached the one you asked for. Try again in a second.",
             headers=("Retry-After", "X-Ledger-Position"),
         ),

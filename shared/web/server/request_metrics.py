@@ -21,7 +21,7 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 REQUESTS = Counted(
     "keyledger_http_request_duration_seconds",
     "histogram",
-    "From the request to the beginning of its answer.",
+    "Time from receiving a request to starting its response.",
     ("method", "route", "status"),
 )
 
