@@ -9,7 +9,7 @@ from services.audit.integrity.checkpoint import unverified
 from services.audit.integrity.signed_note import NoteError
 from services.audit.log.store import AuditLog, Numbered
 from services.backup.files import output
-from services.backup.format import Credential, Header, Writer
+from services.backup.format import Credential, Header, lines
 from services.backup.transfer import Progress, TransferError, read_until
 from shared.clock import rfc3339
 from shared.eventstore.cloudevents import ExportError
@@ -44,6 +44,12 @@ def backup_file(ledger: Ledger, log: AuditLog, path: Path, now: int, progress: P
         taken_at=rfc3339(now), keyledger=version("keyledger"), events=last, checkpoints=len(notes)
     )
     accounts = set[str]()
+    passwords: list[Credential] = []
+
+    def credentials() -> Iterator[Credential]:
+        passwords.extend(_passwords(ledger, sorted(accounts)))
+        yield from passwords
+
     try:
         with output(path) as file:
             if file.isatty():
@@ -51,11 +57,8 @@ def backup_file(ledger: Ledger, log: AuditLog, path: Path, now: int, progress: P
                     "A backup has password hashes, and is not shown on a terminal: name a file, "
                     "or give it to a program, as by `keyledger backup - | gpg -e > FILE`."
                 )
-            writer = Writer(file, header)
-            writer.notes(notes)
-            writer.records(_noted(accounts, read_until(last, ledger, progress)))
-            passwords = [*_passwords(ledger, sorted(accounts))]
-            writer.credentials(passwords)
+            records = _noted(accounts, read_until(last, ledger, progress))
+            file.writelines(lines(header, notes, records, credentials()))
     except ExportError as error:
         raise TransferError(str(error)) from error
     return Taken(header, len(passwords), len(checkpoints) - len(notes))

@@ -12,9 +12,9 @@ from services.backup.format import Credential, OtherFileError, events_of
 from services.backup.transfer import Progress, TransferError, fill
 from services.backup.verify import Bar, Proved, prove
 from services.keys.components import KeyComponents
-from shared.eventstore.cloudevents import DamagedFileError
 from shared.eventstore.ledger import Ledger, NotReplicatedError
 from shared.service.components import Container
+from shared.text.sealed_jsonl import DamagedFileError
 
 _PAGE = 1_000
 

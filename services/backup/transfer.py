@@ -9,9 +9,10 @@ from typing import BinaryIO
 from services.backup.files import output, source
 from shared.clock import LAST_TIME
 from shared.errors import UserFacingError
-from shared.eventstore.cloudevents import DamagedFileError, ExportError, lines, records
+from shared.eventstore.cloudevents import ExportError, lines, records
 from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger, NotReplicatedError, UnexpectedHeadError
+from shared.text.sealed_jsonl import DamagedFileError
 
 _PAGE = 500
 

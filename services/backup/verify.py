@@ -14,7 +14,7 @@ from services.audit.integrity.signed_note import NoteError
 from services.audit.integrity.signer import Signer
 from services.audit.log.entry import GENESIS, Entry, chain
 from services.audit.log.store import AuditLog
-from services.backup.format import Credential, Header, Reader, events_of, prove_whole
+from services.backup.format import Credential, Header, Reader, events_of, verify_whole
 from services.backup.transfer import Progress, TransferError, from_start, held_of
 from shared.eventstore.envelope import Record
 from shared.service.components import Container
@@ -40,7 +40,7 @@ def prove(file: BinaryIO, components: Container, bar: Bar, *, with_checkpoints: 
     Store and audit log may hold nothing, or what an interrupted restore of the same file left there. Raises
     OtherFileError, DamagedFileError, TransferError, SigningError, AuditDatabaseError, redis.RedisError.
     """
-    prove_whole(from_start(file))
+    verify_whole(from_start(file))
     if is_read_from(components.shared.store):
         raise TransferError("A Keyledger runs on this store: stop it, then restore again.")
     header = Reader(from_start(file)).header

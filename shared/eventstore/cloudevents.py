@@ -1,22 +1,20 @@
-"""The ledger as CloudEvents 1.0, one JSON object a line, and back again without a loss. Pure.
+"""Export of the ledger as CloudEvents 1.0, one JSON object a line, and the lossless import. Pure.
 
 An event's `id`, `type`, `subject` and `data` are those of the CloudEvent; `time` is its `at`, `sequence` its
-position in sixteen digits, so that it sorts as text too. What else its envelope has are extension
-attributes; those that are null are left out. Where the ledger's time is outside the years 1 to 9999, `time`
-is the nearest one within them, and `milliseconds` the ledger's own, in milliseconds since 1970.
+position in sixteen digits, so that it sorts as text too. The rest of its envelope are extension attributes,
+without those that are null. If the ledger's time is outside the years 1 to 9999, `time` is the nearest one
+within them, and `milliseconds` the ledger's own, in milliseconds since 1970.
 
-An event whose envelope cannot be said so (of a newer envelope, not canonical, with a character that
-CloudEvents forbids) is carried as it is stored: its type is `keyledger.stored-event`, its `data_base64` the
-stored bytes. Every line is read back as it is made, so that no export holds what an import would not give
-back to the byte.
+An event whose envelope can't be expressed like that (a newer envelope, JSON that isn't canonical, a character
+that CloudEvents forbids) is exported as it is stored: its type is `keyledger.stored-event`, its `data_base64`
+the stored bytes. Every line is parsed right after it is made, so an import returns every event to the byte.
 
 The last line is the trailer, of type `keyledger.export.trailer`: how many events, the last position, and the
-SHA-256 of all bytes before it. Without it a file is not whole.
+SHA-256 of all bytes before it (`shared.text.sealed_jsonl`).
 
-Credentials, idempotency records and read models are no events, and so in no export.
+Credentials, idempotency records and read models aren't events, so they aren't exported.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, TypeAlias
 
@@ -25,6 +23,7 @@ import msgspec
 from shared.clock import parse_rfc3339, printable_time, rfc3339
 from shared.eventstore.codec import encode, open_envelope
 from shared.eventstore.envelope import Actor, ActorKind, Record, Request, StoredEvent, UnreadableEventError
+from shared.text.sealed_jsonl import UNREADABLE, DamagedFileError, SealedReader, sealed
 
 _OWN_TYPES = "keyledger."
 _STORED = f"{_OWN_TYPES}stored-event"
@@ -44,15 +43,11 @@ _Milliseconds: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A-?[0-9]+\Z")]
 
 
 class ExportError(Exception):
-    """The ledger cannot be exported as it is."""
-
-
-class DamagedFileError(Exception):
-    """A file is not, from the first byte to the last, what an export wrote; the message says where."""
+    """The ledger can't be exported."""
 
 
 class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    # With no defaults, so that they are written in every line.
+    # Without defaults, so that every line has them.
     specversion: Literal["1.0"]
     source: Literal["urn:keyledger:ledger"]
     type: _Name
@@ -60,7 +55,7 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _Event(_CloudEvent, frozen=True, kw_only=True):
-    """An event whose envelope is understood; its data may be whatever it is."""
+    """An event whose envelope this version can read; its data may be anything."""
 
     sequence: _Sequence
     time: str
@@ -80,8 +75,6 @@ class _Event(_CloudEvent, frozen=True, kw_only=True):
 
 
 class _StoredEvent(_CloudEvent, frozen=True, kw_only=True):
-    """An event as it is stored."""
-
     sequence: _Sequence
     time: str
     milliseconds: _Milliseconds | None = None
@@ -108,67 +101,57 @@ _encoder = msgspec.json.Encoder()
 _kind_decoder = msgspec.json.Decoder(_Kind)
 _event_decoder = msgspec.json.Decoder(_Event)
 _stored_decoder = msgspec.json.Decoder(_StoredEvent)
-# Bytes that are not UTF-8 are a ValueError, endless nesting is a RecursionError.
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def lines(records: Iterable[Record]) -> Iterator[bytes]:
-    """The file of a whole ledger, line by line, with the trailer. Raises ExportError."""
-    digest, last = hashlib.sha256(), 0
-    for record in records:
-        if record.position != last + 1:
-            raise ExportError(f"The ledger has no event at position {last + 1}: it is damaged.")
-        line = line_of(record)
-        digest.update(line)
-        last = record.position
-        yield line
-    yield _trailer(last, digest.hexdigest())
+    """The export of a whole ledger, with the trailer. Raises ExportError."""
+    last = 0
+
+    def events() -> Iterator[bytes]:
+        nonlocal last
+        for record in records:
+            if record.position != last + 1:
+                raise ExportError(f"The ledger has no event at position {last + 1}: it is damaged.")
+            last = record.position
+            yield line_of(record)
+
+    return sealed(events(), lambda digest: _trailer(last, digest))
 
 
 def records(file: Iterable[bytes]) -> Iterator[Record]:
-    """The events of a file, given by its lines.
+    """The events of an export.
 
-    Raises DamagedFileError, it may be only after the last event: none is to be trusted before this ended.
+    Raises DamagedFileError, maybe only after the last event: don't trust any event before.
     """
-    digest, last, rest = hashlib.sha256(), 0, iter(file)
-    for line in rest:
-        if not line.endswith(b"\n"):
-            raise DamagedFileError(f"It breaks off in line {last + 1}.")
+    last, reader = 0, SealedReader(file, _TRAILER_START)
+    for line in reader:
         try:
-            record = None if _kind(line) == _TRAILER else record_of(line)
-        except _UNREADABLE as error:
-            raise DamagedFileError(f"Line {last + 1} is no event of an export ({error}).") from error
-        if record is None:
-            break
+            record = record_of(line)
+        except UNREADABLE as error:
+            raise DamagedFileError(f"Line {last + 1} isn't an event of an export ({error}).") from error
         if record.position != last + 1:
             raise DamagedFileError(f"Line {last + 1} has the event at position {record.position}.")
-        digest.update(line)
         last = record.position
         yield record
-    else:
-        raise DamagedFileError(f"It ends after {last} events without a trailer.")
-    if line != _trailer(last, digest.hexdigest()):
-        raise DamagedFileError(f"Its trailer is not that of the {last} events before it.")
-    if next(rest, None) is not None:
-        raise DamagedFileError("It goes on after its trailer.")
+    reader.verify(_trailer(last, reader.sha256))
 
 
 def line_of(record: Record) -> bytes:
     """An event as a line. Raises ExportError."""
-    for said in (_event, _stored_event):
+    for form in (_event, _stored_event):
         try:
-            line = _encoder.encode(said(record)) + b"\n"
-            msgspec.json.decode(line)  # the data as well, for any reader must be able to
+            line = _encoder.encode(form(record)) + b"\n"
+            msgspec.json.decode(line)  # the data too, so that any reader can parse it
             if line.count(b"\n") == 1 and record_of(line) == record:
                 return line
-        except (UnreadableEventError, *_UNREADABLE):
+        except (UnreadableEventError, *UNREADABLE):
             continue
-    raise ExportError(f"The event at position {record.position} cannot be written so that it comes back.")
+    raise ExportError(f"The event at position {record.position} can't be exported without a loss.")
 
 
 def record_of(line: bytes) -> Record:
-    """The inverse. Raises msgspec.MsgspecError, ValueError or RecursionError on any other line."""
-    if _kind(line) == _STORED:
+    """The inverse. Raises msgspec.MsgspecError, ValueError or RecursionError for any other line."""
+    if _kind_decoder.decode(line).type == _STORED:
         stored = _stored_decoder.decode(line)
         return _record(stored, stored.data_base64)
     event = _event_decoder.decode(line)
@@ -180,14 +163,10 @@ def _record(event: _Event | _StoredEvent, body: bytes) -> Record:
     return Record(int(event.sequence), at, body)
 
 
-def _kind(line: bytes) -> str:
-    return _kind_decoder.decode(line).type
-
-
 def _event(record: Record) -> _Event:
     stored = open_envelope(record)
     if stored.type.startswith(_OWN_TYPES):
-        raise ValueError("its type would be taken for one of ours")
+        raise ValueError("its type is reserved for exports")
     return _Event(
         specversion="1.0",
         source="urn:keyledger:ledger",
@@ -239,14 +218,17 @@ def _stored_event(record: Record) -> _StoredEvent:
     )
 
 
-def _trailer(last: int, sha256: str) -> bytes:
+def _trailer(last: int, digest: bytes) -> bytes:
     # Positions have no gap, so the last one is the count as well.
     trailer = _Trailer(
         specversion="1.0",
         source="urn:keyledger:ledger",
         type=_TRAILER,
-        id=sha256,
+        id=digest.hex(),
         datacontenttype="application/json",
-        data=_Sum(count=last, last_position=last, sha256=sha256),
+        data=_Sum(count=last, last_position=last, sha256=digest.hex()),
     )
     return _encoder.encode(trailer) + b"\n"
+
+
+_TRAILER_START = _trailer(0, b"").partition(b',"id"')[0]

@@ -18,7 +18,6 @@ from services.audit.export.csv import csv_lines
 from services.audit.export.jsonl import (
     WHOLE,
     ExportError,
-    LineError,
     entry_line,
     note_line,
     read_entry,
@@ -44,6 +43,7 @@ from shared.eventstore.envelope import Actor, Record, Request
 from shared.eventstore.events import AuditExported, KeyToggled
 from shared.eventstore.ledger import Ledger
 from shared.identity import AUDIT_READ, ForbiddenError, Principal
+from shared.text.sealed_jsonl import LineError
 from tests.audit.histories import ACTOR, AT, REQUEST, created, grow, record, records, write
 
 AUDITOR = Principal(

@@ -6,8 +6,8 @@ from io import BytesIO
 
 import pytest
 
-from services.backup.format import Credential, Header, OtherFileError, Reader, Writer, events_of, prove_whole
-from shared.eventstore.cloudevents import DamagedFileError
+from services.backup.format import Credential, Header, OtherFileError, Reader, events_of, lines, verify_whole
+from shared.text.sealed_jsonl import DamagedFileError
 from tests.shared.test_export import FOUR, toggled
 
 EVENTS = [toggled(position) for position in range(1, 4)]
@@ -21,27 +21,22 @@ def header(**changes: object) -> Header:
 
 
 def file_of(head: Header) -> list[bytes]:
-    file = BytesIO()
-    writer = Writer(file, head)
-    writer.notes(NOTES)
-    writer.records(EVENTS)
-    writer.credentials(CREDENTIALS)
-    return file.getvalue().splitlines(keepends=True)
+    return list(lines(head, NOTES, EVENTS, CREDENTIALS))
 
 
 WHOLE = file_of(header())
 
 
-def read(lines: list[bytes]) -> tuple[object, ...]:
-    prove_whole(lines)
-    reader = Reader(lines)
+def read(file: list[bytes]) -> tuple[object, ...]:
+    verify_whole(file)
+    reader = Reader(file)
     return reader.header, reader.notes(), [*reader.records()], reader.credentials()
 
 
-def sealed(lines: list[bytes]) -> list[bytes]:
+def sealed(file: list[bytes]) -> list[bytes]:
     """With a trailer that fits."""
-    digest = sha256(b"".join(lines)).hexdigest().encode()
-    return [*lines, b'{"trailer":{"sha256":"' + digest + b'"}}\n']
+    digest = sha256(b"".join(file)).hexdigest().encode()
+    return [*file, b'{"trailer":{"sha256":"' + digest + b'"}}\n']
 
 
 def test_what_was_written_is_read() -> None:
@@ -57,7 +52,7 @@ def test_every_flipped_bit_and_every_truncation_is_refused() -> None:
         flipped[index] ^= 1 << index % 8
         for damaged in (bytes(flipped), whole[:index]):
             with pytest.raises((DamagedFileError, OtherFileError)):
-                prove_whole(BytesIO(damaged))
+                verify_whole(BytesIO(damaged))
 
 
 DAMAGE: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -86,11 +81,11 @@ def test_a_file_that_is_sealed_anew_is_read_with_the_same_care(damage: str) -> N
 OTHERS = {
     b"": "is empty",
     b"".join(FOUR): "is an export of the ledger, .*: `keyledger import` fills",
-    b'{"entry_hash":"00"}\n': "is an export of the audit log, .*: `keyledger audit check --file` proves it",
-    b"age-encryption.org/v1\n": "is no backup of a Keyledger: if it is encrypted, decrypt it first",
-    b'{"backup":1}\n': "is no backup",
-    b"[" * 50_000 + b"\n": "is no backup",
-    b"\xff\x00\n": "is no backup",
+    b'{"entry_hash":"00"}\n': "is an export of the audit log, .*: `keyledger audit check --file` verifies it",
+    b"age-encryption.org/v1\n": "isn't a Keyledger backup: if it is encrypted, decrypt it first",
+    b'{"backup":1}\n': "isn't a Keyledger backup",
+    b"[" * 50_000 + b"\n": "isn't a Keyledger backup",
+    b"\xff\x00\n": "isn't a Keyledger backup",
     b"".join(file_of(header(format=2, keyledger="9.1"))): "is a backup of format 2, .* Keyledger 9.1$",
 }
 
@@ -98,4 +93,4 @@ OTHERS = {
 @pytest.mark.parametrize("content", OTHERS, ids=OTHERS.values())
 def test_what_is_no_backup_is_told_by_what_it_is(content: bytes) -> None:
     with pytest.raises(OtherFileError, match=OTHERS[content]):
-        prove_whole(BytesIO(content))
+        verify_whole(BytesIO(content))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from threading import Thread
 
@@ -12,7 +11,7 @@ import pytest
 from services.accounts.components import AccountComponents
 from services.accounts.read_model import account_list as directory
 from services.audit.components import AuditComponents
-from services.backup.format import Reader, Writer
+from services.backup.format import Reader, lines
 from services.backup.restore import restore_file
 from services.backup.transfer import Progress, TransferError
 from services.keys.commands import NewKey
@@ -146,41 +145,37 @@ def test_a_restore_that_never_came_to_its_end_is_not_taken_for_a_whole_one(
 
 def test_a_damaged_backup_writes_nothing(past: Earlier, making: Making, tmp_path: Path) -> None:
     new, whole = making(past.key_file), past.backup.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    swapped = [*lines[:4], lines[5], lines[4], *lines[6:]]
+    file = whole.splitlines(keepends=True)
+    swapped = [*file[:4], file[5], file[4], *file[6:]]
     path = tmp_path / "damaged"
-    for damaged in (whole[:-1], whole[:-90], whole + b"\n", whole * 2, *map(b"".join, (lines[:-1], swapped))):
+    for damaged in (whole[:-1], whole[:-90], whole + b"\n", whole * 2, *map(b"".join, (file[:-1], swapped))):
         path.write_bytes(damaged)
         refused(new, path, "is not a whole backup. .* Nothing was written.")
 
 
 def test_what_is_no_backup_is_told_by_what_it_is(past: Earlier, making: Making, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(past.backup.read_bytes().partition(b"\n")[2])
-    refused(making(), tmp_path / "other", "other is no backup of a Keyledger: .* Nothing was written.")
+    refused(making(), tmp_path / "other", "other isn't a Keyledger backup: .* Nothing was written.")
 
 
 def test_whoever_changes_a_backup_and_seals_it_anew_meets_the_checkpoints(
     past: Earlier, making: Making, tmp_path: Path
 ) -> None:
-    reader, file = Reader(past.backup.read_bytes().splitlines(keepends=True)), BytesIO()
-    writer = Writer(file, reader.header)
-    writer.notes(reader.notes())
-    on = (each._replace(body=each.body.replace(b":false", b":true")) for each in reader.records())
-    writer.records(on)
-    writer.credentials(reader.credentials())
-    (tmp_path / "changed").write_bytes(file.getvalue())
+    reader = Reader(past.backup.read_bytes().splitlines(keepends=True))
+    notes = reader.notes()
+    on = [each._replace(body=each.body.replace(b":false", b":true")) for each in reader.records()]
+    changed = lines(reader.header, notes, on, reader.credentials())
+    (tmp_path / "changed").write_bytes(b"".join(changed))
     refused(making(past.key_file), tmp_path / "changed", "checkpoint 1 vouches for other events than")
 
 
 def test_checkpoints_that_do_not_follow_each_other_are_refused(
     past: Earlier, making: Making, tmp_path: Path
 ) -> None:
-    reader, file = Reader(past.backup.read_bytes().splitlines(keepends=True)), BytesIO()
-    writer = Writer(file, reader.header)
-    writer.notes([reader.notes()[0]] * 2)
-    writer.records(reader.records())
-    writer.credentials(reader.credentials())
-    (tmp_path / "changed").write_bytes(file.getvalue())
+    reader = Reader(past.backup.read_bytes().splitlines(keepends=True))
+    notes, records = [reader.notes()[0]] * 2, [*reader.records()]
+    changed = lines(reader.header, notes, records, reader.credentials())
+    (tmp_path / "changed").write_bytes(b"".join(changed))
     refused(
         making(past.key_file), tmp_path / "changed", "not what was signed: checkpoint 2: it is checkpoint 1"
     )

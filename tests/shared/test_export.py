@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.clock import rfc3339
-from shared.eventstore.cloudevents import DamagedFileError, ExportError, line_of, lines, record_of, records
+from shared.eventstore.cloudevents import ExportError, line_of, lines, record_of, records
 from shared.eventstore.codec import encode
 from shared.eventstore.envelope import Actor, NewEvent, Record, Request
+from shared.text.sealed_jsonl import DamagedFileError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LAST_MS = 253_402_300_799_999  # of the year 9999

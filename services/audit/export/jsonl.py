@@ -1,16 +1,15 @@
-"""The audit log as a file that proves itself: JSON lines, the last of them signed. Pure.
+"""The audit log as JSON Lines that can be verified offline. Pure.
 
-A line is one of three:
-- `{"entry_hash": hex, "previous_hash": hex, "record": {…}}`, the record as the very bytes that the chain
-  seals; where those are no JSON, or would break the line, `record_base64` instead. Oldest first.
-- `{"checkpoint": note}`, behind the last entry that the checkpoint vouches for; only of a whole log.
-- `{"trailer": note}`, the last line, signed: what the file is of, how many entries, where they end, and the
-  SHA-256 of all bytes before. Without it a file is not whole.
+A line is one of these:
+- `{"entry_hash": hex, "previous_hash": hex, "record": {…}}`: the record has the very bytes that were hashed.
+  If those aren't JSON, or would break the line, it's `record_base64` instead. Oldest first.
+- `{"checkpoint": note}`: after the last entry that the checkpoint covers; only in an export of the whole log.
+- `{"trailer": note}`: the last line, signed: the scope, how many entries, where they end, and the SHA-256 of
+  all bytes before it (`shared.text.sealed_jsonl`).
 """
 
 import base64
 import binascii
-import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +21,10 @@ from services.audit.integrity.signed_note import NoteError
 from services.audit.log.entry import GENESIS, Entry, canonical, record_of
 from shared.clock import parse_rfc3339, rfc3339
 from shared.errors import UserFacingError
+from shared.text.sealed_jsonl import UNREADABLE, LineError, read_tagged_line, sealed, tagged_line
 
 WHOLE = "whole"
+TRAILER_START = b'{"trailer"'
 
 _ENTRY = re.compile(
     rb'\{"entry_hash":"([0-9a-f]{64})","previous_hash":"([0-9a-f]{64})",'
@@ -38,34 +39,28 @@ _TRAILER = re.compile(
     r"sha256 ([0-9a-f]{64})\n"
     r"time (\S{24})\n"
 )
-# Bytes that are not UTF-8 are a ValueError, endless nesting is a RecursionError.
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
 class ExportError(UserFacingError):
-    """The log cannot be exported as it is."""
-
-
-class LineError(Exception):
-    """A line is not what an export writes."""
+    """The log can't be exported."""
 
 
 @dataclass(frozen=True)
 class Trailer:
-    """What is signed of an export."""
+    """What is signed at the end of an export."""
 
-    scope: str  # WHOLE, or the filters with their workspace as JSON
+    scope: str  # WHOLE, or the filters and the workspace as JSON
     count: int
-    last_position: int  # 0 of none
-    chain_hash: bytes  # the entry_hash of the last; GENESIS of none
+    last_position: int  # 0 if there is no entry
+    chain_hash: bytes  # the entry_hash of the last entry, or GENESIS
     sha256: bytes  # of all bytes before the trailer's line
     time: int  # ms since 1970
 
     @property
     def text(self) -> str:
-        """What is signed."""
+        """The text that is signed."""
         return (
             "keyledger audit export v1\n"
             f"scope {self.scope}\n"
@@ -78,24 +73,24 @@ class Trailer:
 
 
 def scope_of(workspace: str, filters: dict[str, str]) -> str:
-    """What an export of some entries is of."""
+    """The scope of an export by filters."""
     return _encoder.encode(filters | {"workspace": workspace}).decode()
 
 
 def trailer_of(text: str) -> Trailer:
-    """The inverse of `text`. Raises NoteError on any other."""
+    """The inverse of `Trailer.text`. Raises NoteError for any other text."""
     match = _TRAILER.fullmatch(text)
     if match:
         scope, count, position, chain_hash, digest, time = match.groups()
         try:
             at = parse_rfc3339(time)
         except ValueError as error:
-            raise NoteError("its time is none") from error
-        vouched = bytes.fromhex(chain_hash), bytes.fromhex(digest)
-        found = Trailer(scope, int(count), int(position), *vouched, at)
+            raise NoteError("its time isn't valid") from error
+        hashes = bytes.fromhex(chain_hash), bytes.fromhex(digest)
+        found = Trailer(scope, int(count), int(position), *hashes, at)
         if found.text == text:
             return found
-    raise NoteError("its text is not that of a trailer")
+    raise NoteError("its text isn't a trailer")
 
 
 def lines(
@@ -105,34 +100,35 @@ def lines(
     time: int,
     sign: Callable[[str], bytes],
 ) -> Iterator[bytes]:
-    """The file, line by line. `checkpoints`: the position that each vouches for, and its note, in order.
+    """The export. `checkpoints`: the last position that each covers, and its note, in order.
 
     Raises ExportError.
     """
-    digest, count, position, chain_hash = hashlib.sha256(), 0, 0, GENESIS
-    waiting = deque(checkpoints)
-    for entry in entries:
-        line = entry_line(entry)
-        count, position, chain_hash = count + 1, entry.position, entry.entry_hash
-        digest.update(line)
-        yield line
-        while waiting and waiting[0][0] <= position:
-            line = note_line("checkpoint", waiting.popleft()[1])
-            digest.update(line)
-            yield line
-    for _, note in waiting:  # of a log whose end is gone; the file shows it
-        line = note_line("checkpoint", note)
-        digest.update(line)
-        yield line
-    trailer = Trailer(scope, count, position, chain_hash, digest.digest(), time)
-    yield note_line("trailer", sign(trailer.text))
+    count, position, chain_hash = 0, 0, GENESIS
+
+    def content() -> Iterator[bytes]:
+        nonlocal count, position, chain_hash
+        waiting = deque(checkpoints)
+        for entry in entries:
+            count, position, chain_hash = count + 1, entry.position, entry.entry_hash
+            yield entry_line(entry)
+            while waiting and waiting[0][0] <= position:
+                yield note_line("checkpoint", waiting.popleft()[1])
+        # Checkpoints of entries that are missing at the end: the export shows that they are.
+        yield from (note_line("checkpoint", note) for _, note in waiting)
+
+    def trailer(digest: bytes) -> bytes:
+        signed = Trailer(scope, count, position, chain_hash, digest, time)
+        return note_line("trailer", sign(signed.text))
+
+    return sealed(content(), trailer)
 
 
 def entry_line(entry: Entry) -> bytes:
-    """An entry as a line. Raises ExportError on one that its database does not hold as it was written."""
+    """An entry as a line. Raises ExportError if the database doesn't have it as it was written."""
     if not all(isinstance(each, bytes) for each in (entry.record, entry.previous_hash, entry.entry_hash)):
         raise ExportError(
-            f"The entry at position {entry.position} is damaged: `keyledger audit check` says more."
+            f"The entry at position {entry.position} is damaged: `keyledger audit check` shows why."
         )
     if _is_line(entry.record):
         record = b'":' + entry.record
@@ -143,47 +139,44 @@ def entry_line(entry: Entry) -> bytes:
 
 
 def note_line(kind: str, note: bytes) -> bytes:
-    """A signed note as a line."""
-    return _encoder.encode({kind: note.decode()}) + b"\n"
+    """A signed note as a line: a `checkpoint` or the `trailer`."""
+    return tagged_line(kind, note.decode())
 
 
 def read_entry(line: bytes) -> Entry:
     """The entry of a line. Raises LineError."""
     match = _ENTRY.fullmatch(line)
     if match is None:
-        raise LineError("it is no line of an export")
+        raise LineError("it isn't a line of an export")
     entry_hash, previous_hash, plain, encoded = match.groups()
     try:
-        sealed = plain if plain is not None else base64.b64decode(encoded, validate=True)
+        sealed_record = plain if plain is not None else base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
-        raise LineError("it is no line of an export") from error
-    record = record_of(sealed)
-    if record is None or canonical(record) != sealed:
-        raise LineError("its record is not of the form that the log writes")
+        raise LineError("it isn't a line of an export") from error
+    record = record_of(sealed_record)
+    if record is None or canonical(record) != sealed_record:
+        raise LineError("its record doesn't have the form that the log writes")
     hashes = bytes.fromhex(previous_hash.decode()), bytes.fromhex(entry_hash.decode())
-    entry = Entry(record.position, record.at, sealed, *hashes)
+    entry = Entry(record.position, record.at, sealed_record, *hashes)
     if entry_line(entry) != line:
-        raise LineError("it is not as an export writes it")
+        raise LineError("it isn't written as an export writes it")
     return entry
 
 
 def read_note(kind: str, line: bytes) -> bytes:
-    """The note of a line: a `checkpoint` or the `trailer`. Raises LineError."""
-    try:
-        note = msgspec.json.decode(line, type=dict[str, str])[kind].encode()
-    except (KeyError, *_UNREADABLE) as error:
-        raise LineError("it is no line of an export") from error
+    """The note of a line. Raises LineError."""
+    note = read_tagged_line(kind, line, str).encode()
     if note_line(kind, note) != line:
-        raise LineError("it is not as an export writes it")
+        raise LineError("it isn't written as an export writes it")
     return note
 
 
 def _is_line(record: bytes) -> bool:
-    """Whether bytes are JSON that does not break a line."""
+    """Whether bytes are JSON without a line break."""
     if b"\n" in record or b"\r" in record:
         return False
     try:
         msgspec.json.decode(record)
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return True
