@@ -85,7 +85,7 @@ def lost(tmp_path_factory: pytest.TempPathFactory) -> Lost:
 
 @pytest.mark.drill
 def test_the_runbook_tries_a_backup_beside_a_keyledger(lost: Lost) -> None:
-    assert follow(lost.service, "Try it", **lost.places) == 0
+    assert follow(lost.service, "Test a backup", **lost.places) == 0
 
 
 @pytest.mark.drill
