@@ -1,20 +1,21 @@
 # One image for all of Keyledger's processes; docker-compose.yml has the command of each.
 FROM python:3.11-slim AS built
 
-RUN python -m venv /opt/keyledger
-ENV PATH=/opt/keyledger/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
-COPY requirements.lock pyproject.toml ./
-RUN pip install --require-hashes -r requirements.lock
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv /opt/keyledger && /opt/keyledger/bin/pip install --require-hashes -r requirements.lock
+RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r requirements-build.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY shared shared
 COPY services services
-RUN pip install --no-deps --no-build-isolation .
+RUN /opt/build/bin/hatchling build -t wheel && /opt/keyledger/bin/pip install --no-deps dist/*.whl
 
 FROM python:3.11-slim
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin keyledger
 COPY --from=built /opt/keyledger /opt/keyledger
-ENV PATH=/opt/keyledger/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/keyledger/bin:$PATH PYTHONUNBUFFERED=1 KEYLEDGER_DATA_DIR=/tmp/data
 WORKDIR /tmp
 USER keyledger
 ENTRYPOINT ["keyledger"]

@@ -5,9 +5,12 @@ BIN := .venv/bin
 # Long strings and names such as `password` are common in tests, so these detectors only report false positives.
 NO_SECRETS := $(addprefix --disable-plugin ,KeywordDetector HexHighEntropyString Base64HighEntropyString)
 
+# One file for all supported versions of Python, on Linux and macOS.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:  # so that an interrupted set-up isn't taken for a complete one
-.PHONY: help setup run test drill check format bench screenshots lock
+.PHONY: help setup run test drill check format bench screenshots build lock
 
 help: ## list all targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,17 +47,20 @@ bench: .venv/dev ## measure performance, and write docs/figures.md
 screenshots: .venv/dev ## save screenshots of every page and state in screenshots/
 	$(BIN)/python -m tests.screenshots
 
+build: .venv/dev ## build the wheel and the source distribution in dist/
+	$(BIN)/hatchling build -t sdist -t wheel
+
 lock: .venv/dev ## pin the newest allowed dependencies with hashes
-	$(BIN)/pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements.lock pyproject.toml
-	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header --upgrade --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	$(LOCK) --extra embedded --extra postgresql -o requirements.lock pyproject.toml
+	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	echo hatchling | $(LOCK) -c requirements-dev.lock -o requirements-build.lock -
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Keyledger needs Python 3.11 or later: name one, as in `make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12`.")'
 	$(PYTHON) -m venv .venv
 
-.venv/installed: requirements.lock pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+.venv/installed: requirements.lock requirements-build.lock pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -r requirements-build.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -72,7 +72,7 @@ assert TOKEN[12:40] not in event(former_team=TOKEN).data.former_team
 
 
 def test_a_new_event_type_is_known_everywhere_by_its_class_alone(tmp_path: Path) -> None:
-    for package in ("services", "shared", "tests", "docs"):
+    for package in ("deploy", "docs", "services", "shared", "tests"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "shared/eventstore/events.py").open("a") as events:
         events.write(CLASS)
