@@ -50,7 +50,7 @@ def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _configure_logs(**before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def short_tmp() -> Iterator[Path]:
     """A directory with a path short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="kl-") as name:
@@ -58,18 +58,25 @@ def short_tmp() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def valkey_url(short_tmp: Path) -> Iterator[str]:
+def session_tmp() -> Iterator[Path]:
+    """The same, for what the whole session shares."""
+    with tempfile.TemporaryDirectory(prefix="kl-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(session_tmp: Path) -> Iterator[str]:
     """The embedded Valkey, for the whole session."""
-    server = EmbeddedServer.in_directory(short_tmp / "valkey")
+    server = EmbeddedServer.in_directory(session_tmp / "valkey")
     with served(server.command, server.url) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def redis_url(short_tmp: Path) -> Iterator[str]:
+def redis_url(session_tmp: Path) -> Iterator[str]:
     """A Redis 7 of the system, for the whole session."""
     binary = need(shutil.which("redis-server"), "redis-server")
-    directory = short_tmp / "redis"
+    directory = session_tmp / "redis"
     directory.mkdir()
     socket = directory / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--save", "", *_DURABLE]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.audit.integrity.checkpoint import unverified
 from services.audit.integrity.signed_note import NoteError
-from services.audit.log.store import AuditLog, Numbered
+from services.audit.log.store import AuditLog, StoredCheckpoint
 from services.backup.files import output
 from services.backup.format import Credential, Header, lines
 from services.backup.transfer import Progress, TransferError, read_until
@@ -64,7 +64,7 @@ def backup_file(ledger: Ledger, log: AuditLog, path: Path, now: int, progress: P
     return Taken(header, len(passwords), len(checkpoints) - len(notes))
 
 
-def _readable(checkpoints: Iterable[Numbered], last: int) -> Iterator[bytes]:
+def _readable(checkpoints: Iterable[StoredCheckpoint], last: int) -> Iterator[bytes]:
     """The notes up to the first that is not there, is none, or vouches for more than the ledger has."""
     for place, (_, note) in enumerate(checkpoints, 1):
         try:

@@ -119,7 +119,7 @@ def _hashes(
 def _refuse_uncovered(checkpoints: Iterable[SignedCheckpoint], hashes: dict[int, bytes]) -> None:
     for checkpoint in checkpoints:
         if hashes.get(checkpoint.position) != checkpoint.chain_hash:
-            raise _untrue(f"checkpoint {checkpoint.sequence} vouches for other events than the backup has")
+            raise _untrue(f"checkpoint {checkpoint.sequence} was signed for other events than the backup has")
 
 
 def _untrue(detail: str) -> TransferError:

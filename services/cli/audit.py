@@ -18,7 +18,7 @@ from services.audit.ingest.worker import run_worker
 from services.audit.integrity.checkpoint import unverified
 from services.audit.integrity.findings import Finding, Findings
 from services.audit.integrity.signed_note import PublicKey, PublicKeyError
-from services.audit.integrity.verify_log import Result, Trust, as_fact
+from services.audit.integrity.verify_log import Result, Trust, payload_of
 from services.audit.integrity.verify_log import check as check_audit_log
 from services.audit.manifest import MANIFEST
 from services.audit.status import CHECKS, LastCheck, LastCheckpoint, Progress
@@ -251,7 +251,7 @@ def _record(components: Container, found: Result) -> bool:
         return False
     actor = operator(DEFAULT_WORKSPACE)
     components.shared.journal.record(
-        as_fact(found), subject=CHECKS, workspace=actor.workspace, actor=actor.actor, request=request()
+        payload_of(found), subject=CHECKS, workspace=actor.workspace, actor=actor.actor, request=request()
     )
     return True
 

@@ -7,7 +7,7 @@ from redis import Redis
 from services.audit.ingest.job import catch_up
 from services.audit.integrity.findings import Finding, Kind
 from services.audit.integrity.signed_note import PublicKey
-from services.audit.integrity.verify_log import Result, Trust, as_fact, check
+from services.audit.integrity.verify_log import Result, Trust, check, payload_of
 from services.audit.log.entry import Entry, chain, entry_of, record_of
 from services.audit.log.store import AuditLog
 from shared.eventstore.envelope import Record
@@ -119,7 +119,7 @@ def test_a_forged_event_with_a_fitting_hash_is_found(
     before = list(full.walk(10))[2]
     tampered.overwrite(entry_of(record(4, created("forged")), before.entry_hash))
     result = checked(full, ledger)
-    assert result.findings == [Finding(Kind.CHANGED, 4, "the event in the ledger is another")]
+    assert result.findings == [Finding(Kind.CHANGED, 4, "the ledger has another event here")]
     assert result.counts == {Kind.CHANGED: 1}
 
 
@@ -235,7 +235,7 @@ def test_what_was_found_becomes_a_fact(full: AuditLog, ledger: Ledger, tampered:
         kind="missing",
         count=2,
         position=4,
-        detail="the ledger has an event here, and the log has no entry",
+        detail="the ledger has an event here, but the log has no entry",
     )
-    payload = as_fact(checked(full, ledger))
+    payload = payload_of(checked(full, ledger))
     assert payload == AuditChecked(entries=8, checkpoints=0, position=10, findings=(finding,))

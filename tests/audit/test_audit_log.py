@@ -15,7 +15,7 @@ from services.audit.integrity.alarms import Alarms
 from services.audit.log.database import AuditDatabaseError
 from services.audit.log.entry import GENESIS, chain
 from services.audit.log.filters import Filters
-from services.audit.log.store import AuditLog, GapError, Numbered
+from services.audit.log.store import AuditLog, GapError, StoredCheckpoint
 from shared.eventstore.envelope import Actor, Record
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger
 from tests.audit.histories import AT, found, record, records, write
@@ -253,10 +253,10 @@ def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.Mon
 
 
 def test_a_checkpoint_is_added_only_as_the_next_one(log: AuditLog) -> None:
-    assert log.add_checkpoint(Numbered(2, b"b")) is False
-    assert log.add_checkpoint(Numbered(1, b"a")) is True
-    assert log.add_checkpoint(Numbered(1, b"another")) is False
-    assert log.add_checkpoint(Numbered(2, b"b")) is True
+    assert log.add_checkpoint(StoredCheckpoint(2, b"b")) is False
+    assert log.add_checkpoint(StoredCheckpoint(1, b"a")) is True
+    assert log.add_checkpoint(StoredCheckpoint(1, b"another")) is False
+    assert log.add_checkpoint(StoredCheckpoint(2, b"b")) is True
     assert log.checkpoints() == [(1, b"a"), (2, b"b")]
     assert log.last_checkpoint() == (2, b"b")
 

@@ -114,7 +114,7 @@ def test_a_job_that_failed_is_told_with_its_reason_alone(
     assert (found.failed, found.waiting) == (2, 0)
     unsigned, forged = (failure.reason for failure in found.failures)
     assert "os.mkdir" in forged
-    assert unsigned == f"{key_file} holds no private key of the kind Ed25519 in PEM."
+    assert unsigned == f"{key_file} doesn't have an Ed25519 private key in PEM format."
     assert not any("Traceback" in failure.reason for failure in found.failures)
     assert audit_status.log.last().position == 1  # the job did its other work
 

@@ -77,7 +77,7 @@ def test_a_key_that_openssl_made_is_taken(key_file: Path) -> None:
 )
 def test_a_file_that_holds_no_key_of_ours_is_told(key_file: Path, content: bytes) -> None:
     key_file.write_bytes(content)
-    with pytest.raises(SigningError, match="holds no private key of the kind Ed25519") as caught:
+    with pytest.raises(SigningError, match="doesn't have an Ed25519 private key") as caught:
         _ = Signer(key_file).public_key
     assert key_file.read_bytes() == content
     assert "secret" not in str(caught.value)
@@ -115,7 +115,7 @@ def test_where_nothing_can_be_written_there_is_no_anchor_and_that_is_told_once(
     with capture_logs() as told:
         signer.keep(note)
         signer.keep(note)
-    assert [line["event"] for line in told] == ["the last checkpoint is kept in the database alone"]
+    assert [line["event"] for line in told] == ["the last checkpoint is only in the database"]
     assert signer.anchor() is None
 
 
@@ -199,7 +199,7 @@ def test_nothing_goes_on_from_checkpoints_that_are_gone(
     tampered.run("DELETE FROM audit_checkpoints WHERE sequence = 2")
     write(ledger, log, records([3]))
     anchor = signer.anchor()
-    with pytest.raises(SigningError, match="Checkpoint 2 was signed, and is gone"):
+    with pytest.raises(SigningError, match="Checkpoint 2 was signed, but is missing"):
         notary.sign_checkpoint()
     assert signer.anchor() == anchor
     signer.anchor_file.unlink()  # as it says, for an old copy that was brought back on purpose
@@ -209,10 +209,10 @@ def test_nothing_goes_on_from_checkpoints_that_are_gone(
 @pytest.mark.parametrize(
     ("note", "reason"),
     [
-        (b"no note", "is not to be trusted"),
-        ("stranger", "is not signed by"),
-        ("earlier", "is not that of its place"),
-        ("fork", "is not the one that was signed"),
+        (b"no note", "The last checkpoint isn't valid"),
+        ("stranger", "isn't signed by"),
+        ("earlier", "another sequence number than its row"),
+        ("fork", "isn't the one that was signed"),
     ],
 )
 def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(

@@ -392,7 +392,7 @@ def test_a_rewritten_chain_is_told_with_where_it_was_changed(world: World) -> No
     (finding,) = check(world.log, world.ledger, trust, lambda *_: None).findings
     assert finding.position == 10
     assert finding.detail == (
-        "checkpoint 3 vouches for another chain up to here, which was changed behind position 6"
+        "checkpoint 3 was signed for another chain up to here, which was changed after position 6"
     )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from services.audit.log.entry import Entry
-from services.audit.log.store import AuditLog, Numbered
+from services.audit.log.store import AuditLog, StoredCheckpoint
 from tests.e2e.test_api import Caller, Json, create
 from tests.e2e.test_moving_house import audited, refusal
 from tests.real import Service
@@ -21,7 +21,7 @@ def verdict(service: Service, admin: str, key: str) -> str:
     return code
 
 
-def checkpoints(service: Service) -> list[Numbered]:
+def checkpoints(service: Service) -> list[StoredCheckpoint]:
     log = AuditLog(service.audit_database)
     try:
         return log.checkpoints()
@@ -41,7 +41,7 @@ class Lost(NamedTuple):
     listed: Json
     printed: str
     entries: list[Entry]
-    checkpoints: list[Numbered]
+    checkpoints: list[StoredCheckpoint]
 
     @property
     def backup(self) -> Path:

@@ -17,7 +17,7 @@ from services.audit.ingest.job import catch_up
 from services.audit.integrity.findings import Finding
 from services.audit.integrity.verify_log import Trust, check
 from services.audit.log.entry import Entry
-from services.audit.log.store import Numbered
+from services.audit.log.store import StoredCheckpoint
 from services.backup.backup import Taken, backup_file
 from services.backup.transfer import Progress
 from services.keys.commands import NewKey
@@ -42,7 +42,7 @@ class Seen(NamedTuple):
     indices: dict[bytes, list[bytes]]  # of each subject its positions
     passwords: dict[bytes, object]
     entries: list[Entry]
-    checkpoints: list[Numbered]
+    checkpoints: list[StoredCheckpoint]
     anchor: bytes | None
     views: set[tuple[bytes, bytes]]
     people: list[str]

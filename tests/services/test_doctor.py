@@ -152,7 +152,7 @@ def test_a_key_that_is_none_is_told_without_what_is_in_its_file(data_dir: Path) 
     (data_dir / "audit_key.pem").write_text(CANARY)
     with examined(data_dir) as installation:
         findings = [*check_files(installation)]
-    expect(findings, Level.PROBLEM, "holds no private key of the kind Ed25519", "from a copy")
+    expect(findings, Level.PROBLEM, "doesn't have an Ed25519 private key", "from a copy")
     assert CANARY not in str(findings)
 
 

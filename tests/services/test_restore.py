@@ -166,7 +166,7 @@ def test_whoever_changes_a_backup_and_seals_it_anew_meets_the_checkpoints(
     on = [each._replace(body=each.body.replace(b":false", b":true")) for each in reader.records()]
     changed = lines(reader.header, notes, on, reader.credentials())
     (tmp_path / "changed").write_bytes(b"".join(changed))
-    refused(making(past.key_file), tmp_path / "changed", "checkpoint 1 vouches for other events than")
+    refused(making(past.key_file), tmp_path / "changed", "checkpoint 1 was signed for other events than")
 
 
 def test_checkpoints_that_do_not_follow_each_other_are_refused(

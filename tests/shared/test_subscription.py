@@ -117,7 +117,6 @@ def test_an_unavailable_store_is_waited_for_and_logged_once(short_tmp: Path) -> 
         finally:
             stop.set()
             running.join(60)
-            print(counter.subscription.position, counter.subscription.last_error, lines)  # if it fails
     events = [line["event"] for line in lines if line.get("subscription") == "counter"]
     assert events.count("subscription resumed") == 2
     assert 2 <= events.count("subscription interrupted") <= 6  # once for each kind of error

@@ -1,7 +1,7 @@
-"""Checkpoints: what the key has signed of the chain, one after the other. Pure.
+"""Signed checkpoints of the audit log. Pure.
 
-The text of each is seven lines: what it is, then `name value`. It vouches for all entries up to its position,
-for the hash of each is in that of the next; and for the checkpoints before it, by the hash of the last.
+The text of each has seven lines: its format, then `name value`. A checkpoint covers all entries up to its
+position, because each entry's hash includes the previous one; and, likewise, all checkpoints before it.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from shared.clock import parse_rfc3339, rfc3339
 
 DUE_ENTRIES = 10_000
 DUE_MS = 5 * 60 * 1000
-NO_CHECKPOINT = bytes(32)  # in the place of the hash of the one before, in the first
+NO_CHECKPOINT = bytes(32)  # the `previous` of the first one
 
 _TEXT = re.compile(
     r"keyledger audit checkpoint v1\n"
@@ -27,17 +27,17 @@ _TEXT = re.compile(
 
 
 class SignedCheckpoint(NamedTuple):
-    """What is vouched for: the chain up to a position, at a time."""
+    """The end of the chain at a time."""
 
     sequence: int  # the first is 1
-    previous: bytes  # SHA-256 of the whole note of the checkpoint before
-    position: int  # positions have no gap, so it is the count of entries as well
-    chain_hash: bytes  # the entry_hash of the last of them
-    time: int  # ms since 1970; never earlier than that of the one before
+    previous: bytes  # SHA-256 of the previous checkpoint's whole note
+    position: int  # positions have no gap, so this is the count of entries too
+    chain_hash: bytes  # the entry_hash of the last entry
+    time: int  # ms since 1970; never earlier than the previous one
 
     @property
     def text(self) -> str:
-        """What is signed."""
+        """The text that is signed."""
         return (
             "keyledger audit checkpoint v1\n"
             f"sequence {self.sequence}\n"
@@ -50,38 +50,38 @@ class SignedCheckpoint(NamedTuple):
 
 
 def of_text(text: str) -> SignedCheckpoint:
-    """The inverse. Raises NoteError on any other text."""
+    """The inverse of `SignedCheckpoint.text`. Raises NoteError for any other text."""
     match = _TEXT.fullmatch(text)
     if match:
         sequence, previous, position, _, chain_hash, time = match.groups()
         try:
             at = parse_rfc3339(time)
         except ValueError as error:
-            raise NoteError("its time is none") from error
-        before, vouched = bytes.fromhex(previous), bytes.fromhex(chain_hash)
-        found = SignedCheckpoint(int(sequence), before, int(position), vouched, at)
+            raise NoteError("its time isn't valid") from error
+        hashes = bytes.fromhex(previous), bytes.fromhex(chain_hash)
+        found = SignedCheckpoint(int(sequence), hashes[0], int(position), hashes[1], at)
         if found.text == text:
             return found
-    raise NoteError("its text is not that of a checkpoint")
+    raise NoteError("its text isn't a checkpoint")
 
 
 def verified(note: bytes, public_key: PublicKey) -> SignedCheckpoint:
-    """The checkpoint that the key signed. Raises NoteError."""
+    """The checkpoint of a note that the key signed. Raises NoteError."""
     return of_text(opened(note, public_key))
 
 
 def unverified(note: bytes) -> SignedCheckpoint:
-    """What a note says, whoever signed it. Raises NoteError."""
+    """The checkpoint of a note, without verifying the signature. Raises NoteError."""
     return of_text(text_of(note))
 
 
 def note_hash(note: bytes) -> bytes:
-    """What the next checkpoint says of this one."""
+    """The `previous` of the next checkpoint."""
     return hashlib.sha256(note).digest()
 
 
 def due(position: int, last: SignedCheckpoint | None, now: int) -> bool:
-    """Whether a log that ends at a position needs another checkpoint; 0 is the end of an empty one."""
+    """Whether a log that ends at a position needs another checkpoint. An empty log ends at 0."""
     if last is None:
         return position > 0
     entries = position - last.position
@@ -91,7 +91,7 @@ def due(position: int, last: SignedCheckpoint | None, now: int) -> bool:
 def following(
     position: int, chain_hash: bytes, last: SignedCheckpoint | None, last_note: bytes | None, now: int
 ) -> SignedCheckpoint:
-    """The checkpoint of a log that ends so, after the last one and its note, if there is one."""
+    """The next checkpoint of a log with this end, after the last checkpoint and its note."""
     if last is None or last_note is None:
         return SignedCheckpoint(1, NO_CHECKPOINT, position, chain_hash, now)
     return SignedCheckpoint(

@@ -20,7 +20,7 @@ _PAGE = 1_000
 
 
 class MismatchError(UserFacingError):
-    """An entry isn't the one that the ledger and the chain call for."""
+    """An entry doesn't match the ledger or the chain."""
 
     def __init__(self, position: int) -> None:
         super().__init__(
@@ -35,14 +35,14 @@ class LedgerShorterError(UserFacingError):
 
     def __init__(self, head: int) -> None:
         super().__init__(
-            f"The ledger ends at position {head}, before the audit log does: an old copy of the store came "
-            "back, or the audit log belongs to another. Nothing is signed or exported; run `keyledger audit "
-            "check`."
+            f"The ledger ends at position {head}, before the audit log does: an old copy of the store was "
+            "restored, or the audit log belongs to another. Nothing is signed or exported; run `keyledger "
+            "audit check`."
         )
 
 
 class SearchIndexError(UserFacingError):
-    """The search index isn't what the ledger calls for, though the entry is."""
+    """The search index doesn't match the ledger, though the entry does."""
 
     def __init__(self, position: int) -> None:
         super().__init__(
@@ -66,7 +66,7 @@ class Comparison:
         return [parse_entry(entry, _integrity(entry, wrong, head)) for entry in entries]
 
     def matching(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """The same entries, each once it was compared. Raises MismatchError, and an alarm."""
+        """Yields each entry once it was compared. Raises MismatchError, and an alarm."""
         left = iter(entries)
         while batch := list(islice(left, _BATCH)):
             if wrong := self._mismatches(batch):
@@ -74,9 +74,8 @@ class Comparison:
             yield from batch
 
     def complete(self, entries: Iterable[Entry], positions: Iterable[int]) -> Iterator[Entry]:
-        """The same entries, each once it was compared and is the next that there has to be.
+        """Yields each entry once it was compared and is at the next of `positions`, in order.
 
-        `positions`: those of the ledger's events that the entries are wanted of, in order.
         Raises MismatchError or LedgerShorterError, and an alarm; SearchIndexError.
         """
         pairs = zip_longest(self.matching(entries), positions)
@@ -87,7 +86,7 @@ class Comparison:
             yield from (entry for entry, _ in batch if entry)
 
     def _refuse_list(self, found: int | None, wanted: int | None) -> NoReturn:
-        """Says what is wrong where entries that were found aren't those that are wanted."""
+        """Raises the error for an entry that was found at another position than the wanted one."""
         position = min(each for each in (found, wanted) if each is not None)
         entry = next(self.log.walk(position, position - 1), None)
         if entry is None:
@@ -98,7 +97,7 @@ class Comparison:
         raise SearchIndexError(position)
 
     def chain(self, after: int, previous_hash: bytes, until: int) -> Iterator[Entry]:
-        """All entries between two positions, in order, each once it was compared.
+        """Yields the entries between two positions, in order, each once it was compared.
 
         `previous_hash` is that of the entry `after`. Raises MismatchError, and an alarm.
         """
@@ -110,7 +109,7 @@ class Comparison:
                 yield entry
 
     def _mismatches(self, entries: Sequence[Entry]) -> dict[int, bool]:
-        """By position, the entries that don't match; True if only for want of an event in the ledger."""
+        """By position, the entries that don't match; True if only the ledger's event is missing."""
         positions = [entry.position for entry in entries]
         records = {record.position: record for record in self.ledger.at(positions)}
         around = {near for position in positions for near in (position - 1, position + 1)}
@@ -122,15 +121,15 @@ class Comparison:
         }
 
     def report_missing(self, position: int) -> None:
-        """Raises an alarm about an entry that isn't there any more."""
-        detail = "there was an entry here, and the log has none"
+        """Raises an alarm about an entry that is missing."""
+        detail = "there was an entry here, but the log has none"
         self.alarms.report(Finding(Kind.MISSING, position, detail))
 
     def refuse_if_shorter(self, position: int) -> None:
         """Raises LedgerShorterError, and an alarm, if the ledger ends before a position."""
         head = self.ledger.head().position
         if position > head:
-            detail = f"the ledger ends at {head}, before the log does: an old copy of it came back"
+            detail = f"the ledger ends at {head}, before the log does: an old copy was restored"
             self.alarms.report(Finding(Kind.LEDGER_SHORTER, head + 1, detail))
             raise LedgerShorterError(head)
 

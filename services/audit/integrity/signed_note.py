@@ -1,4 +1,4 @@
-"""Signed notes: a text, an empty line, and below it who signs for it (https://c2sp.org/signed-note). Pure.
+"""Signed notes: a text, an empty line, and signature lines (https://c2sp.org/signed-note). Pure.
 
 A signature line is `— <name of the key> <base64 of the key's id and the Ed25519 signature of the text>`.
 Public keys are written as Go's verifier keys: `<name>+<id, 8 hex digits>+<base64 of 0x01 and the key>`.
@@ -23,11 +23,11 @@ _ID = re.compile(r"[0-9a-f]{8}")
 
 
 class NoteError(Exception):
-    """A note is not to be trusted: it has not the form, or not the signature; the message says which."""
+    """A note doesn't have the form or the signature that it must have; the message says which."""
 
 
 class PublicKeyError(ValueError):
-    """A text is no public key of the form that is wanted."""
+    """A text isn't a valid public key."""
 
 
 class _Signature(NamedTuple):
@@ -38,7 +38,7 @@ class _Signature(NamedTuple):
 
 @dataclass(frozen=True)
 class PublicKey:
-    """Who signs, and by what one sees that they did."""
+    """A named Ed25519 key that verifies signatures."""
 
     name: str
     key: Ed25519PublicKey
@@ -53,12 +53,12 @@ class PublicKey:
             raise PublicKeyError("It must look like keyledger-audit+0a1b2c3d+AbCd…=.")
         public_key = cls(name, Ed25519PublicKey.from_public_bytes(key[1:]))
         if public_key.key_id.hex() != key_id:
-            raise PublicKeyError(f"Its id is not {key_id}: a character of it is wrong.")
+            raise PublicKeyError(f"Its ID isn't {key_id}: a character of it is wrong.")
         return public_key
 
     @property
     def key_id(self) -> bytes:
-        """Four bytes that tell keys apart; that a key is the right one, only its signature proves."""
+        """Four bytes that distinguish keys. Only a signature proves that a key is the right one."""
         named = self.name.encode() + b"\n" + _ED25519 + self.key.public_bytes_raw()
         return hashlib.sha256(named).digest()[:_ID_BYTES]
 
@@ -68,30 +68,30 @@ class PublicKey:
 
 
 def signed(text: str, name: str, key: Ed25519PrivateKey) -> bytes:
-    """The note of a text that ends with a newline. Raises NoteError on a text that no note may have."""
+    """Signs a text that ends with a newline. Raises NoteError for a text that a note can't have."""
     signature = PublicKey(name, key.public_key()).key_id + key.sign(text.encode())
     note = f"{text}\n{_DASH} {name} {base64.b64encode(signature).decode()}\n".encode()
     if _components(note)[0] != text:
-        raise NoteError("it does not end with a newline")
+        raise NoteError("it doesn't end with a newline")
     return note
 
 
 def opened(note: bytes, public_key: PublicKey) -> str:
-    """The text of a note that the key signed. What other keys say of it does not count. Raises NoteError."""
+    """The text of a note, if the key signed it. Other signatures are ignored. Raises NoteError."""
     text, signatures = _components(note)
     of_key = [each for each in signatures if (each.name, each.key_id) == (public_key.name, public_key.key_id)]
     if not of_key:
-        raise NoteError(f"it is not signed by {public_key.name}+{public_key.key_id.hex()}")
+        raise NoteError(f"it isn't signed by {public_key.name}+{public_key.key_id.hex()}")
     for each in of_key:
         try:
             public_key.key.verify(each.signature, text.encode())
         except InvalidSignature:
-            raise NoteError("its signature is not that of its text") from None
+            raise NoteError("its signature doesn't match its text") from None
     return text
 
 
 def text_of(note: bytes) -> str:
-    """The text, whoever signed it. Raises NoteError on what is no note."""
+    """The text of a note, without verifying the signature. Raises NoteError."""
     return _components(note)[0]
 
 
@@ -99,12 +99,12 @@ def _components(note: bytes) -> tuple[str, list[_Signature]]:
     try:
         whole = note.decode()
     except UnicodeDecodeError:
-        raise NoteError("it is not UTF-8") from None
+        raise NoteError("it isn't UTF-8") from None
     if _CONTROL.search(whole):
         raise NoteError("it has a control character")
     text, separator, lines = whole.rpartition("\n\n")
     if not separator or not lines.endswith("\n"):
-        raise NoteError("it does not end with lines of signatures")
+        raise NoteError("it doesn't end with signature lines")
     signatures = lines[:-1].split("\n")
     if len(signatures) > _MAX_SIGNATURES:
         raise NoteError("it has too many signatures")
@@ -116,7 +116,7 @@ def _signature(line: str) -> _Signature:
     name, _, encoded = rest.partition(" ")
     decoded = _decoded(encoded)
     if dash != _DASH or not _is_name(name) or len(decoded) <= _ID_BYTES:
-        raise NoteError("a line of it is no signature")
+        raise NoteError("it has an invalid signature line")
     return _Signature(name, decoded[:_ID_BYTES], decoded[_ID_BYTES:])
 
 
@@ -125,7 +125,7 @@ def _is_name(text: str) -> bool:
 
 
 def _decoded(text: str) -> bytes:
-    """Of a text that is not the base64 of anything, nothing. There is one form for each value."""
+    """The bytes of a base64 text in its canonical form; no bytes for any other text."""
     try:
         value = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -1,7 +1,7 @@
-"""The private key that signs for the audit log: a file of its own, apart from store and database.
+"""The private key that signs for the audit log: a file of its own, apart from the store and the database.
 
-Beside it lies the anchor: the last checkpoint that was signed. It is written after the database has that
-checkpoint, so an honest database has the anchor among its own.
+Next to it is the anchor: the last checkpoint that was signed. It is written after the database has that
+checkpoint, so an intact database has the anchor among its own.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ class SigningError(UserFacingError):
 
 
 class Signer:
-    """The key, which is made at its first use, and the anchor. All but `keep` raises SigningError."""
+    """The key, created at its first use, and the anchor. Everything except `keep` raises SigningError."""
 
     def __init__(self, key_file: Path) -> None:
         self.anchor_file = key_file.with_name(f"{key_file.name}.last")
@@ -45,24 +45,24 @@ class Signer:
 
     @cached_property
     def public_key(self) -> PublicKey:
-        """By what everybody can see that the key signed."""
+        """The key that verifies the signatures."""
         return PublicKey(KEY_NAME, self._key.public_key())
 
     def sign(self, text: str) -> bytes:
-        """The note of a text."""
+        """Signs a text, and returns the note."""
         return signed(text, KEY_NAME, self._key)
 
     def anchor(self) -> bytes | None:
-        """The note of the last checkpoint that was signed; None where none is kept."""
+        """The note of the last checkpoint that was signed, or None if there is none."""
         try:
             return self.anchor_file.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise SigningError(f"{self.anchor_file} cannot be read: {error.strerror}.") from error
+            raise SigningError(f"{self.anchor_file} can't be read: {error.strerror}.") from error
 
     def keep(self, note: bytes) -> None:
-        """Makes a checkpoint the anchor, unless a later one is it. It may be that it cannot."""
+        """Makes a checkpoint the anchor, unless that is a later one. Logs a warning if it can't."""
         try:
             with _alone_in(self._key_file.parent):
                 if _sequence(self.anchor()) < _sequence(note):
@@ -70,7 +70,7 @@ class Signer:
                     draft.replace(self.anchor_file)
         except (OSError, SigningError) as error:
             if self._keeps_anchor:
-                _log.warning("the last checkpoint is kept in the database alone", reason=str(error))
+                _log.warning("the last checkpoint is only in the database", reason=str(error))
             self._keeps_anchor = False
 
     @cached_property
@@ -81,17 +81,17 @@ class Signer:
             key = load_pem_private_key(self._key_file.read_bytes(), None)
         except OSError as error:
             raise SigningError(
-                f"The audit log's key file {self._key_file} cannot be used: {error.strerror}. Make one by "
-                "`openssl genpkey -algorithm ed25519`, and name it in KEYLEDGER_AUDIT_KEY_FILE."
+                f"The audit log's key file {self._key_file} can't be used: {error.strerror}. Create one with "
+                "`openssl genpkey -algorithm ed25519`, and set KEYLEDGER_AUDIT_KEY_FILE to its path."
             ) from error
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            key = None  # the parser's words may tell of what is in the file
+            key = None  # the parser's message may quote the file
         if not isinstance(key, Ed25519PrivateKey):
-            raise SigningError(f"{self._key_file} holds no private key of the kind Ed25519 in PEM.")
+            raise SigningError(f"{self._key_file} doesn't have an Ed25519 private key in PEM format.")
         return key
 
     def _make_key(self) -> None:
-        """Made whole under another name, then linked: of several processes one wins, and all read its."""
+        """Written under another name, then linked: if several processes do so, all read the same key."""
         key = Ed25519PrivateKey.generate()
         draft = _draft(self._key_file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         with suppress(FileExistsError):
@@ -102,7 +102,7 @@ class Signer:
 
 
 def _draft(path: Path, content: bytes) -> Path:
-    """A file beside another, on disk, for its owner alone."""
+    """Writes a temporary file next to another, readable only by its owner, and syncs it."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -113,7 +113,7 @@ def _draft(path: Path, content: bytes) -> Path:
 
 @contextmanager
 def _alone_in(directory: Path) -> Iterator[int]:
-    """Waits for who else is in there; gives the directory's descriptor."""
+    """Locks a directory, and returns its descriptor."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

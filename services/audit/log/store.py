@@ -25,7 +25,7 @@ class GapError(Exception):
         self.wanted = wanted
 
 
-class Numbered(NamedTuple):
+class StoredCheckpoint(NamedTuple):
     """A checkpoint as it is kept: its sequence number, and the signed note."""
 
     sequence: int
@@ -93,18 +93,18 @@ class AuditLog:
             lambda connection: {row[0]: (row[1], row[2]) for row in connection.execute(wanted)}
         )
 
-    def checkpoints(self) -> list[Numbered]:
+    def checkpoints(self) -> list[StoredCheckpoint]:
         """All checkpoints, by their numbers."""
         ordered = select(CHECKPOINTS.c.sequence, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.sequence)
         return self._database.read(
-            lambda connection: [Numbered._make(row) for row in connection.execute(ordered)]
+            lambda connection: [StoredCheckpoint._make(row) for row in connection.execute(ordered)]
         )
 
-    def last_checkpoint(self) -> Numbered | None:
+    def last_checkpoint(self) -> StoredCheckpoint | None:
         """The newest checkpoint."""
         return self._database.read(_last_checkpoint)
 
-    def add_checkpoint(self, checkpoint: Numbered) -> bool:
+    def add_checkpoint(self, checkpoint: StoredCheckpoint) -> bool:
         """Adds the next checkpoint; gives False if another process has added one with this number."""
         with self._database.writing() as connection:
             last = _last_checkpoint(connection)
@@ -153,10 +153,10 @@ class AuditLog:
         return self._database.read(lambda connection: [entry_of_row(row) for row in connection.execute(page)])
 
 
-def _last_checkpoint(connection: Connection) -> Numbered | None:
+def _last_checkpoint(connection: Connection) -> StoredCheckpoint | None:
     newest = select(CHECKPOINTS.c.sequence, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.sequence.desc())
     row = connection.execute(newest.limit(1)).first()
-    return Numbered(row.sequence, row.note) if row else None
+    return StoredCheckpoint(row.sequence, row.note) if row else None
 
 
 def _terms(sealed: object) -> set[str]:
