@@ -146,7 +146,7 @@ def test_the_use_of_a_key_is_drawn_and_told(page: Page, token: str, service: Ser
 
     def is_counted() -> bool:
         page.reload()
-        return "3 accepted 3 refused" in use.inner_text().replace("\n", " ")
+        return "3 accepted 3 rejected" in use.inner_text().replace("\n", " ")
 
     until(is_counted, what="the count")
     expect(use.get_by_role("img", name=re.compile("peak 6"))).to_be_visible()

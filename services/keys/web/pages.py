@@ -239,7 +239,7 @@ def _shown_once(principal: Principal, done: CommandResult, *, rotated: bool = Fa
 
 def _confirm_disabling(principal: Principal, key_id: str, errors: Mapping[str, Any]) -> str:
     return render_template(
-        "keys/switch_off.html",
+        "keys/disable.html",
         key=_present(principal, key_id),
         form=request.form,
         errors=errors,

@@ -2,7 +2,7 @@
 // back with a message if the request fails. The form is sent as it would be without JavaScript. The switch in the
 // response replaces the one that was clicked, so it always shows the real state.
 
-const asking = document.querySelector("#switching-off");
+const asking = document.querySelector("#disable-key");
 const failed = document.querySelector("#switch-failed");
 
 function asked(form) {
