@@ -175,8 +175,8 @@ def test_a_name_that_a_body_repeats_is_refused(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("query", "field", "words"),
     [
-        ({"at": 1}, "key_id", "Enter the id of a key"),
-        ({"key_id": "", "at": 1}, "key_id", "Enter the id of a key"),
+        ({"at": 1}, "key_id", "Enter a key ID"),
+        ({"key_id": "", "at": 1}, "key_id", "Enter a key ID"),
         ({"key_id": "k"}, "at", "Enter a time."),
         ({"key_id": "k", "at": ""}, "at", "like 2026-11-23T18:59:21.123Z. Or a position"),
         ({"key_id": "k", "at": "2026-11-23T18:59"}, "at", "like 2026-11-23T18:59:21.123Z. Or a position"),
@@ -374,8 +374,8 @@ def test_a_time_of_the_form_is_utc(page: FlaskClient, commands: KeyCommands) -> 
         ("OWN", "soon", 422, "must be a time like"),
         ("OWN", "", 422, "must be a time like"),
         ("OWN", "999", 422, "not yet there"),
-        ("", "1", 422, "Enter the id of a key"),
-        ("000000000000", "1", 404, "There is no such key in your workspace."),
+        ("", "1", 422, "Enter a key ID"),
+        ("000000000000", "1", 404, "Your workspace has no key with this ID."),
     ],
 )
 def test_the_page_says_what_to_mend_and_keeps_what_was_typed(
@@ -414,7 +414,7 @@ def test_the_page_tells_whose_a_leaked_key_is_and_never_shows_it(
     words = {
         key.reveal(): (200, "Anyone who has it can use the key"),
         f" {key.reveal()}\n": (200, "Anyone who has it can use the key"),
-        later.reveal(): (404, "This is no key of your workspace"),
+        later.reveal(): (404, "a key of your workspace, and never was"),
         key.reveal()[:-1]: (422, "mistyped or cut off"),
         "": (422, "mistyped or cut off"),
     }

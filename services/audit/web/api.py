@@ -1,4 +1,4 @@
-"""The JSON calls on the audit log. They only translate: who, what, answer."""
+"""JSON endpoints of the audit log."""
 
 from typing import Any
 
@@ -32,12 +32,12 @@ def entries(principal: Principal, query: dict[str, Any]) -> Any:
 @blueprint.route("/integrity", methods=["GET"])
 @bearer(AUDIT_READ)
 @blueprint.without_query
-@blueprint.response(200, IntegritySchema, description="How it stands.")
+@blueprint.response(200, IntegritySchema, description="The status.")
 def integrity(_: Principal) -> Any:
-    """Read how the audit log stands: what the last check found, and what was signed last
+    """Read the status of the audit log: the last check, the last checkpoint and the lag
 
-    The check itself is `keyledger audit check`. Whoever trusts nobody takes an export of the whole log, and
-    holds it against the public key by `keyledger audit check --file`.
+    `keyledger audit check` runs a check. To verify the log without trusting this server, export the whole log
+    and run `keyledger audit check --file` with the public key.
     """
     audit_status = attached(AuditStatus)
     progress = audit_status.progress()
@@ -54,13 +54,11 @@ def integrity(_: Principal) -> Any:
 
 
 def too_many_keys(error: TooManyKeysError) -> Response:
-    """422: the name says too little."""
     errors = [{"field": "name", "message": str(error)}]
-    return refuse(422, "Mend the fields that `errors` names and send the request again.", errors=errors)
+    return refuse(422, "Fix the fields in `errors` and send the request again.", errors=errors)
 
 
-def database_away(error: AuditDatabaseError) -> Response:
-    """503: the ledger has everything, so nothing is lost meanwhile."""
-    _log.warning("the audit log's database is away", reason=str(error))
-    detail = "The audit log does not answer at the moment. Nothing is lost; try again in a few seconds."
+def database_unavailable(error: AuditDatabaseError) -> Response:
+    _log.warning("the audit log's database is unavailable", reason=str(error))
+    detail = "The audit log is unavailable. Nothing is lost; try again in a few seconds."
     return refuse(503, detail, {"Retry-After": "2"})

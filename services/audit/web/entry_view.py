@@ -14,7 +14,7 @@ UNKNOWN = "Unknown"
 
 
 def cursor_of(arguments: Mapping[str, str]) -> int | None:
-    """Where a page begins; one that was mangled begins with the newest."""
+    """The cursor of a page. An invalid one is ignored, so the page starts with the newest entry."""
     try:
         given = PageSchema(only=["cursor"]).load({"cursor": arguments.get("cursor", "")})
     except ValidationError:

@@ -1,4 +1,4 @@
-"""The calls that give the audit log as a file. They only translate: who, what, stream it."""
+"""Endpoints that export the audit log as a file."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ map_errors(blueprint)
 
 
 def _as_file(form: str) -> dict[str, Any]:
-    """The description of an answer."""
+    """The OpenAPI description of the response."""
     content = {MEDIA[form]: {"schema": {"type": "string"}, "example": _EXAMPLES[form]}}
     return {"responses": {200: {"description": "The file, streamed.", "content": content}, 422: {}}}
 
@@ -38,12 +38,12 @@ def _as_file(form: str) -> dict[str, Any]:
 @blueprint.arguments(FiltersSchema, location="query")
 @blueprint.doc(**_as_file("jsonl"))
 def export_jsonl(principal: Principal, criteria: dict[str, Any]) -> Response:
-    """Export the audit log of your workspace, as JSON lines that prove themselves
+    """Export the audit log of your workspace as verifiable JSON Lines
 
     Oldest first. The last line is a signed trailer: how many entries, where they end, and the SHA-256 of all
-    before it. `keyledger audit check --file` holds the file against it, with the public key alone. Without it
-    the file is not whole. Each export is recorded in the log with your filters, so what resembles an API key
-    is refused. You can start 10 exports a minute.
+    lines before it. A file without it is incomplete. `keyledger audit check --file` verifies the file with
+    the public key alone. Each export is recorded in the log with your filters, so a filter that looks like an
+    API key is rejected. You can start 10 exports a minute.
     """
     return _export(principal, criteria, "jsonl")
 
@@ -53,21 +53,20 @@ def export_jsonl(principal: Principal, criteria: dict[str, Any]) -> Response:
 @blueprint.arguments(FiltersSchema, location="query")
 @blueprint.doc(**_as_file("csv"))
 def export_csv(principal: Principal, criteria: dict[str, Any]) -> Response:
-    """Export the audit log of your workspace, for a spreadsheet
+    """Export the audit log of your workspace as CSV
 
-    Oldest first, UTF-8 with a byte order mark, every cell quoted. An apostrophe goes before any text that a
-    spreadsheet could take for a formula. Each export
-    is recorded in the log. You can start 10 exports a minute.
+    Oldest first, in UTF-8 with a byte order mark, every cell quoted. Text that a spreadsheet could run as a
+    formula starts with an apostrophe. Each export is recorded in the log. You can start 10 exports a minute.
     """
     return _export(principal, criteria, "csv")
 
 
 def _export(principal: Principal, criteria: dict[str, Any], form: Format) -> Response:
     filters = Filters(workspace=principal.workspace, **criteria)
-    # They are kept in the event that tells of the export.
+    # The event that records the export has them.
     secret = [name for name, value in filters.as_written().items() if resembles_key(value)]
     if secret:
-        message = "This looks like an API key, which the log never holds. Look it up, or use its id."
+        message = "This looks like an API key. The log never contains keys: look it up, or use its ID."
         errors = [{"field": name, "message": message} for name in secret]
-        return refuse(422, "Mend the fields that `errors` names and send the request again.", errors=errors)
+        return refuse(422, "Fix the fields in `errors` and send the request again.", errors=errors)
     return exported(principal, filters, form)

@@ -1,4 +1,4 @@
-"""An export as the answer to a call or a form: streamed, and never broken off in silence."""
+"""Streams an export as a response. If it fails midway, the file says so."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -27,24 +27,24 @@ _log = structlog.get_logger(__name__)
 
 
 def exported(principal: Principal, filters: Filters, form: Format) -> Response:
-    """The file. Raises what Exports.some raises. HEAD gets the headers, and exports nothing."""
+    """The file. Raises what Exports.some raises. A HEAD request gets the headers, and exports nothing."""
     if request.method == "HEAD":
         return _file(iter(()), form)
     export = attached(Exports).some(principal, filters, form, origin())
-    # What fails before the first line is an error like any other.
+    # A failure before the first line is a normal error response.
     first = next(export.lines)
-    return _file(_told(chain([first], export.lines), form), form)
+    return _file(_with_failure_marked(chain([first], export.lines), form), form)
 
 
 def map_errors(blueprint: Blueprint) -> None:
-    """What an export may fail of, in words."""
-    blueprint.register_error_handler(TooManyExportsError, _too_many)
-    blueprint.register_error_handler(MismatchError, _does_not_match)
+    """Maps the errors of an export to responses."""
+    blueprint.register_error_handler(TooManyExportsError, _limited)
+    blueprint.register_error_handler(MismatchError, _mismatch)
     for error in (AlarmError, LedgerShorterError, SearchIndexError):
-        blueprint.register_error_handler(error, _is_in_doubt)
-    blueprint.register_error_handler(IndexingError, _is_indexing)
+        blueprint.register_error_handler(error, _untrusted)
+    blueprint.register_error_handler(IndexingError, _indexing)
     blueprint.register_error_handler(SigningError, _cannot_sign)
-    blueprint.register_error_handler(VersionConflictError, _cannot_tell)
+    blueprint.register_error_handler(VersionConflictError, _busy)
 
 
 def _file(content: Iterator[bytes], form: Format) -> Response:
@@ -53,44 +53,43 @@ def _file(content: Iterator[bytes], form: Format) -> Response:
     return response
 
 
-def _too_many(error: TooManyExportsError) -> Response:
-    """429."""
+def _limited(error: TooManyExportsError) -> Response:
     return refuse("export_limit", str(error), {"Retry-After": str(error.retry_after)})
 
 
-def _does_not_match(error: MismatchError) -> Response:
-    """503: what was changed past Keyledger is not signed. The alarm says where."""
+def _mismatch(error: MismatchError) -> Response:
+    """503: entries that were tampered with aren't signed. The alarm has the position."""
     detail = f"The entry at position {error.position} was changed, so nothing was exported."
     return refuse("entry_changed", f"{detail} Ask the operator to run `keyledger audit check`.")
 
 
-def _is_in_doubt(error: UserFacingError) -> Response:
-    """503: what may lack entries, or have others, is not signed."""
-    _log.error("an export was refused", reason=str(error))
+def _untrusted(error: UserFacingError) -> Response:
+    """503: a log that may lack entries, or have others, isn't signed."""
+    _log.error("an export was rejected", reason=str(error))
     return refuse(503, str(error))
 
 
-def _is_indexing(error: IndexingError) -> Response:
-    """503: entries that can't be found yet would be missing from the file."""
+def _indexing(error: IndexingError) -> Response:
+    """503: entries that aren't indexed yet would be missing from the file."""
     return refuse(503, str(error), {"Retry-After": "10"})
 
 
-def _told(lines: Iterator[bytes], form: Format) -> Iterator[bytes]:
-    """The same; what fails now is told in the file itself, for granian ends it as if it were whole."""
+def _with_failure_marked(lines: Iterator[bytes], form: Format) -> Iterator[bytes]:
+    """The same lines. A failure is marked in the file itself, because granian ends it as if complete."""
     try:
         yield from lines
     except Exception as error:
-        _log.error("an export broke off", reason=str(error))
+        _log.error("an export failed midway", reason=str(error))
         yield _BROKEN_OFF[form]
         raise
 
 
 def _cannot_sign(error: SigningError) -> Response:
-    """503: an export that nobody signs proves nothing."""
+    """503: an export that isn't signed can't be verified."""
     _log.error("an export could not be signed", reason=str(error))
-    return refuse(503, "The audit log's key can't be used at the moment. Ask your operator.")
+    return refuse(503, "The audit log's signing key can't be used. Ask your operator.")
 
 
-def _cannot_tell(_: VersionConflictError) -> Response:
-    """503: an export that cannot be recorded is not given."""
+def _busy(_: VersionConflictError) -> Response:
+    """503: the export couldn't be recorded in the ledger."""
     return refuse(503, "Too many exports in progress. Try again later.", {"Retry-After": "2"})

@@ -1,4 +1,4 @@
-"""The JSON calls that ask about keys. They only translate: who, what, answer."""
+"""JSON endpoints for forensics: past verdicts and leaked keys."""
 
 from typing import Any
 
@@ -28,10 +28,10 @@ blueprint = Calls("inquiry_api", __name__, url_prefix="/v1/audit", description="
 @blueprint.doc(responses={404: {}})
 @blueprint.response(200, PastVerdictSchema, description="The verdict.")
 def past_verdict(principal: Principal, query: dict[str, Any]) -> Any:
-    """Would this key have been accepted then, and why
+    """Check whether a key would have been accepted at a point in time, and why
 
-    Judges the key as the ledger has it at that moment, and the secret that it had then. The code is the first
-    that holds of revoked, disabled, expired, scopes lacking.
+    Evaluates the key as of that point in the ledger, with the secret that it had then. The code is the first
+    one that applies: revoked, disabled, expired, missing scopes.
     """
     return attached(Forensics).verdict(principal, **query)
 
@@ -41,13 +41,13 @@ def past_verdict(principal: Principal, query: dict[str, Any]) -> Any:
 @blueprint.without_query
 @blueprint.arguments(LeakLookupSchema)
 @blueprint.doc(responses={404: {}})
-@blueprint.response(200, FoundSchema, description="Whose it is.")
+@blueprint.response(200, FoundSchema, description="The key.")
 def look_up_key(principal: Principal, body: dict[str, str]) -> Any:
     """Look up a leaked key
 
-    Tells whose it is, whether it is still good, how it was used, and what it did. What you send is compared
-    with the digests in the ledger, and neither stored nor logged. A secret that was never one of your
-    workspace's keys is not found. `next_cursor` is for `GET /v1/audit/entries?actor=`.
+    Returns which key it is, whether it is still accepted, how it was used, and what was done with it. The
+    secret is compared with the digests in the ledger, and is neither stored nor logged. Only keys of your
+    workspace are found. Use `next_cursor` with `GET /v1/audit/entries?actor=`.
     """
     return attached(Forensics).look_up(principal, body["api_key"])
 
@@ -60,12 +60,12 @@ def no_such_key(_: NoSuchKeyError) -> Response:
 
 @blueprint.errorhandler(PointInTimeError)
 def no_such_point_in_time(error: PointInTimeError) -> Response:
-    """422: a time or a position that is yet to come."""
+    """422: the time or position is in the future."""
     rows = [{"field": "at", "message": str(error)}]
-    return refuse(422, f"There is no such moment to judge. {error}", errors=rows)
+    return refuse(422, f"This point in time doesn't exist. {error}", errors=rows)
 
 
 @blueprint.errorhandler(NotAKeyError)
 def not_a_key(_: NotAKeyError) -> Response:
-    """404, which does not repeat what was sent. No schema tells a checksum, so the field is not at fault."""
+    """404, without the key. It isn't a 422, because the schema can't express the checksum."""
     return refuse("key_not_found", NOT_A_KEY)

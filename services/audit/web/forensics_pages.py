@@ -1,4 +1,4 @@
-"""The pages that ask about keys. They only translate: who, what, show."""
+"""Pages for forensics: past verdicts and leaked keys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,11 +18,9 @@ from shared.text.key_detection import resembles_key
 from shared.web.access import attached, signed_in
 
 _FIELDS = ("key_id", "at", "scopes")
-_NO_TOKENS = "This looks like an API key. Look it up instead: there it comes into no address."
-_NO_SUCH_KEY = "There is no such key in your workspace."
-_NOBODYS = (
-    "This is no key of your workspace, nor was it ever one. It may be another workspace's, or nobody's."
-)
+_NO_TOKENS = "This looks like an API key. Look it up instead: there, it doesn't get into the URL."
+_NO_SUCH_KEY = "Your workspace has no key with this ID."
+_NOT_OURS = "This isn't a key of your workspace, and never was. It may belong to another workspace."
 
 blueprint = Blueprint("audit_forensics", __name__, template_folder="templates")
 
@@ -30,7 +28,7 @@ blueprint = Blueprint("audit_forensics", __name__, template_folder="templates")
 @blueprint.get("/audit/verdict")
 @signed_in(AUDIT_READ)
 def verdict_page(principal: Principal) -> str | tuple[str, int]:
-    """Whether the key in the address would have been accepted at the moment there."""
+    """Whether the key in the URL would have been accepted at the point in time there."""
     typed = _typed(request.args)
     if secret := _secret(typed):
         return secret
@@ -52,7 +50,7 @@ def verdict_page(principal: Principal) -> str | tuple[str, int]:
 @blueprint.post("/audit/verdict")
 @signed_in(AUDIT_READ)
 def ask_for_verdict(_: Principal) -> Response | tuple[str, int]:
-    """Leads to the verdict that was asked for. What looks like a key comes into no address."""
+    """Redirects to the verdict, unless a field looks like a key, which mustn't get into a URL."""
     typed = _typed(request.form)
     chosen: dict[str, Any] = {name: value for name, value in typed.items() if value or name == "at"}
     return _secret(typed) or redirect(url_for("audit_forensics.verdict_page", **chosen), 303)
@@ -61,7 +59,7 @@ def ask_for_verdict(_: Principal) -> Response | tuple[str, int]:
 @blueprint.route("/audit/lookup", methods=["GET", "POST"])
 @signed_in(AUDIT_READ)
 def lookup_page(principal: Principal) -> str | tuple[str, int]:
-    """Whose the key is that was sent. The answer is this page, so that the key comes into no address."""
+    """Looks up the key that was sent. It doesn't redirect, so the key doesn't get into a URL."""
     if request.method == "GET":
         return _lookup()
     try:
@@ -69,7 +67,7 @@ def lookup_page(principal: Principal) -> str | tuple[str, int]:
     except NotAKeyError:
         return _lookup(errors={"api_key": [NOT_A_KEY]}), 422
     except NoSuchKeyError:
-        return _lookup(errors={"api_key": [_NOBODYS]}), 404
+        return _lookup(errors={"api_key": [_NOT_OURS]}), 404
     return _lookup(found)
 
 
@@ -78,7 +76,7 @@ def _typed(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _secret(typed: Mapping[str, str]) -> tuple[str, int] | None:
-    """The answer to what looks like a key, which does not repeat it."""
+    """The response if a field looks like a key, without the key."""
     errors = {name: [_NO_TOKENS] for name, value in typed.items() if resembles_key(value)}
     return (_verdict(dict(typed) | dict.fromkeys(errors, ""), errors=errors), 422) if errors else None
 

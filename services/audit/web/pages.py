@@ -1,4 +1,4 @@
-"""The pages of the audit log: entries, activity, export, the timeline of a key or actor, and integrity."""
+"""Pages of the audit log: entries, activity, export, the timeline of a key or actor, and integrity."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -22,7 +22,7 @@ from shared.identity import AUDIT_READ, Principal
 from shared.text.key_detection import resembles_key
 from shared.web.access import attached, signed_in
 
-_NO_KEYS = "This looks like an API key, which the log never holds. Look it up, or search by its id."
+_NO_KEYS = "This looks like an API key. The log never contains keys: look it up, or search by its ID."
 
 blueprint = Blueprint("audit", __name__, template_folder="templates")
 map_errors(blueprint)
@@ -31,7 +31,7 @@ map_errors(blueprint)
 @blueprint.get("/audit")
 @signed_in(AUDIT_READ)
 def entries_page(principal: Principal) -> str | tuple[str, int]:
-    """The newest entries that match the filter in the address."""
+    """The newest entries that match the filters in the URL."""
     typed = _typed(request.args)
     audit = attached(Audit)
     try:
@@ -48,7 +48,7 @@ def entries_page(principal: Principal) -> str | tuple[str, int]:
 @blueprint.post("/audit/search")
 @signed_in(AUDIT_READ)
 def search(_: Principal) -> Response | tuple[str, int]:
-    """Leads to the entries that were asked for. What looks like a key comes into no address."""
+    """Redirects to the entries, unless a filter looks like a key, which mustn't get into a URL."""
     typed = _typed(request.form)
     return _secret(typed) or redirect(url_for("audit.entries_page", **_chosen(typed)), 303)
 
@@ -56,12 +56,12 @@ def search(_: Principal) -> Response | tuple[str, int]:
 @blueprint.get("/audit/activity")
 @signed_in(AUDIT_READ)
 def activity_page(principal: Principal) -> str | Response:
-    """When the entries were that match the filter in the address. The page of entries takes it up."""
+    """A chart of when the matching entries happened, which the page of entries embeds."""
     typed = _typed(request.args)
     try:
         activity = attached(Audit).activity(principal, TypedFiltersSchema().load(typed))
     except (ValidationError, TooManyKeysError):
-        # The page of entries tells what is to be mended.
+        # The page of entries shows the errors.
         return redirect(url_for("audit.entries_page", **_chosen(typed)), 303)
     chosen = _chosen(typed)
     return render_template(
@@ -76,7 +76,7 @@ def activity_page(principal: Principal) -> str | Response:
 @blueprint.post("/audit/export")
 @signed_in(AUDIT_READ)
 def export(principal: Principal) -> Response | tuple[str, int]:
-    """The file of the entries that match. What looks like a key comes into no event."""
+    """The matching entries as a file. A filter that looks like a key must not get into an event."""
     typed = _typed(request.form)
     form = request.form.get("format", "")
     try:
@@ -91,7 +91,7 @@ def export(principal: Principal) -> Response | tuple[str, int]:
 @blueprint.get("/audit/timeline")
 @signed_in(AUDIT_READ)
 def timeline_page(principal: Principal) -> str | Response:
-    """What the key or actor in the query did, and what was done to it."""
+    """What the key or actor in the URL did, and what was done to it."""
     of = request.args.get("of", "").strip()
     if not of or resembles_key(of):
         return redirect(url_for("audit.entries_page"), 303)
@@ -133,7 +133,7 @@ def _chosen(typed: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _secret(typed: Mapping[str, str]) -> tuple[str, int] | None:
-    """The answer to what looks like a key, which does not repeat it."""
+    """The response if a filter looks like a key, without the key."""
     errors = {name: [_NO_KEYS] for name, value in typed.items() if resembles_key(value)}
     return (_page(dict(typed) | dict.fromkeys(errors, ""), errors=errors), 422) if errors else None
 
@@ -154,7 +154,7 @@ def _page(typed: Mapping[str, str], entries: Sequence[Mapping[str, Any]] = (), *
 
 
 def _bars(activity: Activity, chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stretches as the chart draws them, each with the address of its entries."""
+    """The bars of the chart, each with the URL of its entries."""
     return [
         {
             "stretch": stretch,
@@ -166,7 +166,7 @@ def _bars(activity: Activity, chosen: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 def _within(stretch: Stretch) -> dict[str, str]:
-    """A stretch as the filter's fields have it."""
+    """A bar's time range as filters."""
     return {"since": _as_typed(stretch.since), "until": _as_typed(stretch.until)}
 
 
@@ -175,7 +175,7 @@ def _as_typed(at: int) -> str:
 
 
 def _who(of: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Whether it is a key, and what people call it."""
+    """Whether it is a key, and its name."""
     key = next((each for each in rows if each["key_id"] == of), None)
     labels = (each["actor"] for each in rows if each["actor"]["id"] == of)
     actor = next(labels, {"kind": None, "label": of.removeprefix(ACCOUNT_SUBJECT)})

@@ -1,4 +1,4 @@
-"""Attaches the audit log's calls and pages to a web application."""
+"""Adds the audit log's endpoints and pages to a web application."""
 
 from flask import Flask
 
@@ -17,7 +17,6 @@ from shared.web.app import JsonApi, attach_api
 def register(
     app: Flask, json_api: JsonApi, audit_status: AuditStatus, keys: KeyForensics, exports: Exports
 ) -> None:
-    """Wiring and error mapping only."""
     attach(app, Audit(audit_status.comparison))
     attach(app, audit_status)
     attach(app, Forensics(keys, audit_status.comparison))
@@ -27,4 +26,4 @@ def register(
     for shown in (pages, forensics_pages):
         app.register_blueprint(shown.blueprint)
     app.register_error_handler(TooManyKeysError, api.too_many_keys)
-    app.register_error_handler(AuditDatabaseError, api.database_away)
+    app.register_error_handler(AuditDatabaseError, api.database_unavailable)

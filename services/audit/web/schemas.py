@@ -1,4 +1,4 @@
-"""What the audit log's API and page take and give, as marshmallow schemas."""
+"""Schemas of the audit log's endpoints and pages."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -29,7 +29,7 @@ _AT = "2026-11-23T18:59:21.123Z"
 
 
 class Minute(Timestamp):
-    """The same, and a time as a form's field gives it, in UTC: `2026-11-23T18:59`."""
+    """Also takes a time from a form field, in UTC: `2026-11-23T18:59`."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
         try:
@@ -39,7 +39,6 @@ class Minute(Timestamp):
 
 
 def _fields(time: type[Timestamp]) -> dict[str, Any]:
-    """The fields of all filters."""
     return {each.name: _field(each, time) for each in FILTERS}
 
 
@@ -56,7 +55,7 @@ def _field(of: Filter, time: type[Timestamp]) -> fields.Field[Any]:
 
 
 class FiltersSchema(StrictSchema):
-    """The filters as a query, `?key_id=&actor=`. An empty one is left out."""
+    """The filters as a query, `?key_id=&actor=`. Empty ones are ignored."""
 
     class Meta(StrictSchema.Meta):
         include = _fields(Timestamp)
@@ -84,11 +83,11 @@ class TypedFiltersSchema(FiltersSchema):
 
 
 class ChangeSchema(AnswerSchema):
-    """What changed. `before` is null where there was nothing before."""
+    """A field that changed. `before` is null if it had no value."""
 
-    field = fields.String(metadata=about("What it is of the key or the account.", "enabled"))
-    before = fields.Raw(allow_none=True, metadata=about("What it was.", example=True))
-    after = fields.Raw(allow_none=True, metadata=about("What it became.", example=False))
+    field = fields.String(metadata=about("The field of the key or account.", "enabled"))
+    before = fields.Raw(allow_none=True, metadata=about("Its old value.", example=True))
+    after = fields.Raw(allow_none=True, metadata=about("Its new value.", example=False))
 
     @pre_dump
     def _print_times(self, change: Change, **_: Any) -> Change:
@@ -157,38 +156,40 @@ class EntriesSchema(AnswerSchema):
 
 
 class FindingSchema(AnswerSchema):
-    """One kind of fault."""
+    """One kind of finding."""
 
     kind = fields.String(
         validate=validate.OneOf([kind.value for kind in Kind]),
         metadata=about("What is wrong with the entry, the log or its checkpoints.", "changed"),
     )
-    count = fields.Integer(metadata=about("How often.", 1))
+    count = fields.Integer(metadata=about("How many there are.", 1))
     position = fields.Integer(
-        metadata=about("The first: a position, or the number of a checkpoint that is forged or missing.", 17)
+        metadata=about("The first one: a position, or the number of a forged or missing checkpoint.", 17)
     )
     detail = fields.String(
-        metadata=about("The same in words.", "not what its record and the chain say: entry_hash")
+        metadata=about("The first one in words.", "doesn't match its record and the chain: entry_hash")
     )
 
 
 class LastCheckSchema(AnswerSchema):
-    """What `keyledger audit check` found."""
+    """The result of `keyledger audit check`."""
 
     at = Timestamp(metadata=about("When it ended.", _AT))
     by = fields.String(metadata=about("Who ran it.", "root (command line)"))
-    sound = fields.Boolean(attribute="intact", metadata=about("Whether nothing was wrong.", example=True))
-    position = fields.Integer(metadata=about("How far the log went.", 1204))
-    entries = fields.Integer(metadata=about("How many entries were gone through.", 1204))
-    checkpoints = fields.Integer(metadata=about("How many checkpoints.", 3))
-    findings = fields.List(fields.Nested(FindingSchema), metadata=about("What was wrong, each kind once."))
+    sound = fields.Boolean(attribute="intact", metadata=about("Whether the log was intact.", example=True))
+    position = fields.Integer(metadata=about("The last position of the log.", 1204))
+    entries = fields.Integer(metadata=about("How many entries were checked.", 1204))
+    checkpoints = fields.Integer(metadata=about("How many checkpoints were checked.", 3))
+    findings = fields.List(
+        fields.Nested(FindingSchema), metadata=about("One finding for each kind of problem.")
+    )
 
 
 class LastCheckpointSchema(AnswerSchema):
-    """What the key signed last. Verify the note yourself: it is given as the database has it."""
+    """The last checkpoint, as the database has it. Verify the note with the public key."""
 
     sequence = fields.Integer(metadata=about("Its number; the first is 1.", 3))
-    position = fields.Integer(metadata=about("It vouches for all entries up to here.", 1204))
+    position = fields.Integer(metadata=about("It covers all entries up to this position.", 1204))
     time = Timestamp(metadata=about("When it was signed, by the signer's clock.", _AT))
     note = fields.String(
         metadata=about(
@@ -203,15 +204,15 @@ class LastCheckpointSchema(AnswerSchema):
 
 
 class AlarmSchema(AnswerSchema):
-    """What was noticed first since an operator acknowledged the last alarm."""
+    """The first problem that was noticed since an operator acknowledged the last alarm."""
 
     at = Timestamp(metadata=about("When it was noticed.", _AT))
     kind = fields.String(
         validate=validate.OneOf([kind.value for kind in Kind]), metadata=about("What is wrong.", "cut off")
     )
-    position = fields.Integer(metadata=about("Where, as in a finding.", 17))
+    position = fields.Integer(metadata=about("The position, as in a finding.", 17))
     detail = fields.String(
-        metadata=about("The same in words.", "the log went up to position 57, and later ended at 16")
+        metadata=about("The problem in words.", "the log went up to position 57, and later ended at 16")
     )
 
     @pre_dump
@@ -220,29 +221,31 @@ class AlarmSchema(AnswerSchema):
 
 
 class IntegritySchema(AnswerSchema):
-    """How the audit log stands, of all workspaces together."""
+    """The status of the audit log, of all workspaces together."""
 
     alarm = fields.Nested(
         AlarmSchema,
         allow_none=True,
-        metadata=about("The alarm that nobody has acknowledged; null: there is none."),
+        metadata=about("The unacknowledged alarm, or null if there is none."),
     )
 
     last_check = fields.Nested(
-        LastCheckSchema, allow_none=True, metadata=about("The last check's result; null: there was none.")
+        LastCheckSchema, allow_none=True, metadata=about("The last check, or null if there was none.")
     )
     last_checkpoint = fields.Nested(
-        LastCheckpointSchema, allow_none=True, metadata=about("The last checkpoint; null: there is none.")
+        LastCheckpointSchema,
+        allow_none=True,
+        metadata=about("The last one, or null if there is none."),
     )
     public_key = fields.String(
         allow_none=True,
         metadata=about(
-            "Whose signatures are good; null: it cannot be read.", "keyledger-audit+0a1b2c3d+AbCd…"
+            "The key that verifies signatures, or null if it can't be read.", "keyledger-audit+0a1b2c3d+AbCd…"
         ),
     )
     position = fields.Integer(metadata=about("The last position in the log.", 1204))
-    lag_events = fields.Integer(metadata=about("Events of the ledger that are not in it yet.", 0))
-    lag_seconds = fields.Float(metadata=about("How long the oldest of these waits.", 0.0))
+    lag_events = fields.Integer(metadata=about("How many events of the ledger aren't in the log yet.", 0))
+    lag_seconds = fields.Float(metadata=about("How long the oldest of these has been waiting.", 0.0))
     in_step = fields.Boolean(
-        metadata=about("Whether the ledger holds what the log ends with; if not, it went backwards.", True)
+        metadata=about("Whether the ledger has the last event of the log; if not, it went backwards.", True)
     )
