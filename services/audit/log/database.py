@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psycopg
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -226,7 +225,7 @@ def _place(url: URL) -> str:
 def _is_away(error: OperationalError) -> bool:
     """Whether a server let nobody in, or broke off what was under way."""
     is_refused = error.statement is None
-    return isinstance(error.orig, psycopg.Error) and (is_refused or error.connection_invalidated)
+    return not isinstance(error.orig, sqlite3.Error) and (is_refused or error.connection_invalidated)
 
 
 def _engine(url: URL) -> Engine:
@@ -236,13 +235,18 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "do_connect", _protect_file)
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
-    engine = create_engine(
-        url,
-        hide_parameters=True,
-        isolation_level="READ COMMITTED",  # so that what is read after the lock is what the last writer left
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": _CONNECT_S, "client_encoding": "UTF8"},
-    )
+    try:
+        engine = create_engine(
+            url,
+            hide_parameters=True,
+            isolation_level="READ COMMITTED",  # so that reads after the lock see what the last writer left
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": _CONNECT_S, "client_encoding": "UTF8"},
+        )
+    except ImportError as error:
+        raise AuditDatabaseError(
+            "The PostgreSQL driver isn't installed: install keyledger[postgresql]."
+        ) from error
     event.listen(engine, "connect", _refuse_other_text)
     return engine
 
