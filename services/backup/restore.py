@@ -48,7 +48,7 @@ def restore_file(components: Container, path: Path, bar: Bar, *, with_checkpoint
 
 def _vouch(audit: AuditComponents, proved: Proved) -> None:
     if proved.notes:
-        audit.log.put_back(proved.notes)
+        audit.log.restore_checkpoints(proved.notes)
         audit.signer.keep(proved.notes[-1])
 
 

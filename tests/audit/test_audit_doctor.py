@@ -208,12 +208,12 @@ def test_a_checkpoint_that_is_kept_nowhere_else_is_told(
 
 
 def test_a_checkpoint_that_cannot_be_read_is_told(installation: Installation, log: AuditLog) -> None:
-    log.put_back([b"c4nary"])
+    log.restore_checkpoints([b"c4nary"])
     findings = [*check_checkpoints(installation)]
     expect(
         findings,
         Level.PROBLEM,
-        "the last one can't be read: it does not end with",
+        "the last one can't be read: it doesn't end with",
         "`keyledger audit check`",
     )
     assert "c4nary" not in str(findings)

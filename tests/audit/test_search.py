@@ -99,10 +99,10 @@ def test_the_index_gives_the_first_ones_of_any_range_either_way(
     monkeypatch.setattr("services.audit.log.text_index._BLOCKS", (4, 2))
     monkeypatch.setattr("services.audit.log.text_index._MAX_ROWS", rows)
     chance = random.Random(rows)  # chance that can be repeated
-    with log._database.writing() as connection:
+    with log.database.writing() as connection:
         words = {n: set(chance.sample(["a", "b", "c", "rare"], chance.randint(0, 3))) for n in range(1, 201)}
         words |= {n: {"old"} for n in range(30, 110)}
-        index = log._database.index
+        index = log.database.index
         index.add(connection, words.items())
         for wanted in (
             (("a",),),
@@ -202,17 +202,17 @@ def test_activity_is_counted_from_the_first_match_to_the_last(log: AuditLog) -> 
     log.append([record(n, subject=f"key:{n % 2}", at=each) for n, each in enumerate(at, 1)])
     activity = log.search.activity(Filters(workspace="default"))
     assert activity is not None
-    assert (activity.width, activity.total, activity.most) == (hour, 5, 2)
-    assert activity.stretches[0] == (begin, begin + hour, 1)
-    assert [(each.since - begin) // hour for each in activity.stretches if each.entries] == [0, 1, 2, 40]
-    assert [each.entries for each in activity.stretches if each.entries] == [1, 2, 1, 1]
+    assert (activity.width, activity.total, activity.highest) == (hour, 5, 2)
+    assert activity.bars[0] == (begin, begin + hour, 1)
+    assert [(each.since - begin) // hour for each in activity.bars if each.entries] == [0, 1, 2, 40]
+    assert [each.entries for each in activity.bars if each.entries] == [1, 2, 1, 1]
 
     narrowed = log.search.activity(Filters(workspace="default", since=begin + hour, until=begin + 3 * hour))
     assert narrowed is not None
     assert (narrowed.width, narrowed.total) == (minute * 5, 3)
     of_one = log.search.activity(Filters(workspace="default", key_id="1", until=at[2]))
     assert of_one is not None
-    assert of_one.stretches == [(at[0], at[0] + 1_000, 1)]
+    assert of_one.bars == [(at[0], at[0] + 1_000, 1)]
     assert log.search.activity(Filters(workspace="other")) is None
     assert log.search.activity(Filters(workspace="default", since=at[-1] + 1)) is None
 

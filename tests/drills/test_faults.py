@@ -191,7 +191,7 @@ def test_a_database_that_is_away_is_waited_for(tmp_path: Path) -> None:
             database.stop()
             for _ in range(5):
                 assert platform.create().status_code == 201
-            platform.sees("database", "cannot be used", ready=True)
+            platform.sees("database", "can't be used", ready=True)
             assert platform.verdict(platform.token) == "VALID"
             answer = requests.get(
                 f"{platform.service.url}/v1/audit/entries", headers=platform.headers, timeout=15

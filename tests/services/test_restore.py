@@ -229,7 +229,7 @@ def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Earlier
 
 def test_checkpoints_of_another_audit_log_stay_as_they_are(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
-    new.of(AuditComponents).log.put_back([b"another\n"])
+    new.of(AuditComponents).log.restore_checkpoints([b"another\n"])
     refused(new, past.backup, "The audit log is not empty")
 
 

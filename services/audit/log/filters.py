@@ -1,8 +1,8 @@
 """The filters of the audit log. Pure.
 
 To add a filter, add it to FILTERS: the search, the API and its description, the form, and the record of an
-export are made from this list. If it needs terms that entries aren't indexed by yet, add them to `terms_of`
-and raise TERMS_VERSION.
+export are made from this list. If it needs terms that aren't indexed yet, add them to `terms_of` and increase
+TERMS_VERSION.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -35,14 +35,14 @@ def _no_terms(_: str) -> Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """One filter: how it is searched, and how the API and the form describe it."""
+    """A filter: how it is searched, and how the API and the form describe it."""
 
     name: str
     label: str  # in the form
     description: str  # in the description of the API
     example: str
     kind: Kind = "text"
-    terms: Callable[[str], Wanted] = _no_terms  # what a matching event has
+    terms: Callable[[str], Wanted] = _no_terms  # of a matching event
     by_key_name: bool = False  # `terms` are those of an event that names a key; all events of that key match
     options: tuple[str, ...] = ()  # in the form; any other value is allowed unless `kind` says otherwise
 
@@ -121,13 +121,13 @@ def _by_name() -> dict[str, Filter]:
 
 @dataclass(frozen=True, init=False)
 class Filters:
-    """Which entries of a workspace. A filter without a value takes all. `until` is not included."""
+    """Selects entries of a workspace. A filter without a value matches all. `until` isn't included."""
 
     workspace: str
     values: Mapping[str, Value] = field(hash=False)
 
     def __init__(self, *, workspace: str, **values: Value | None) -> None:
-        """Raises TypeError for a filter that isn't in the list, or a value of another type than its own."""
+        """Raises TypeError for an unknown filter or a value of the wrong type."""
         known = _by_name()
         if unknown := values.keys() - known.keys():
             raise TypeError(f"unknown filters of the audit log: {', '.join(sorted(unknown))}")
@@ -140,28 +140,26 @@ class Filters:
 
     @property
     def since(self) -> int | None:
-        """The first time that matches."""
         return self._time("since")
 
     @property
     def until(self) -> int | None:
-        """The time that matches are before."""
         return self._time("until")
 
     @property
     def wanted(self) -> Wanted:
-        """The terms that an event has to have, but for those of `namings_wanted`."""
+        """The terms that an event must have, except those of `namings_wanted`."""
         of_filters = (each for used, terms in self._terms() if not used.by_key_name for each in terms)
         return (term_of("workspace", self.workspace),), *of_filters
 
     @property
     def namings_wanted(self) -> list[Wanted]:
-        """The terms of events that name a key. For each, a match is about one of the keys so named."""
+        """The terms of events that name a key. A match is about one of the keys named like that."""
         workspace = (term_of("workspace", self.workspace),)
         return [(workspace, *terms) for used, terms in self._terms() if used.by_key_name]
 
     def as_written(self) -> dict[str, str]:
-        """The values by name, as a caller writes them. An API key in one is still whole."""
+        """The values by name, as a caller writes them. An API key in a value isn't removed."""
         return {
             name: rfc3339(value) if isinstance(value, int) else value for name, value in self.values.items()
         }

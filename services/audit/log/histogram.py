@@ -1,9 +1,9 @@
-"""How much happened when: entries counted by stretches of time. Pure."""
+"""A histogram of the entries over time. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_MOST = 60  # stretches
+_MAX_BARS = 60
 _SECOND = 1_000
 _MINUTE = 60 * _SECOND
 _HOUR = 60 * _MINUTE
@@ -16,8 +16,8 @@ _WIDTHS = (
 )
 
 
-class Stretch(NamedTuple):
-    """From a time on and before another, in ms since 1970, and how many entries are in it."""
+class Bar(NamedTuple):
+    """A time range, in ms since 1970, and the number of entries in it. `until` isn't included."""
 
     since: int
     until: int
@@ -25,44 +25,45 @@ class Stretch(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """Stretches of the same length that follow each other, oldest first."""
+    """Consecutive bars of the same width, oldest first."""
 
-    stretches: list[Stretch]
+    bars: list[Bar]
 
     @property
-    def most(self) -> int:
-        """Of the busiest."""
-        return max(stretch.entries for stretch in self.stretches)
+    def highest(self) -> int:
+        """The number of entries in the highest bar."""
+        return max(bar.entries for bar in self.bars)
 
     @property
     def total(self) -> int:
-        """Of all."""
-        return sum(stretch.entries for stretch in self.stretches)
+        return sum(bar.entries for bar in self.bars)
 
     @property
     def width(self) -> int:
-        """Of each, in ms."""
-        return self.stretches[0].until - self.stretches[0].since
+        """The width of a bar, in ms."""
+        return self.bars[0].until - self.bars[0].since
 
 
 def edges(first: int, last: int) -> range:
-    """Where stretches begin and end that hold two times and all between: as short as a chart can show.
+    """The edges of the narrowest bars that cover two times without exceeding the maximum number.
 
-    Each begins at a full second, minute, hour or day in UTC.
+    Each bar starts at a full second, minute, hour or day in UTC.
     """
-    width = next((each for each in _WIDTHS if _begin(last, each) - _begin(first, each) < _MOST * each), None)
+    width = next(
+        (each for each in _WIDTHS if _start(last, each) - _start(first, each) < _MAX_BARS * each), None
+    )
     if width is None:
-        years = (last - first) // (_MOST * _WIDTHS[-1]) + 2
+        years = (last - first) // (_MAX_BARS * _WIDTHS[-1]) + 2
         width = years * _WIDTHS[-1]
-    return range(_begin(first, width), _begin(last, width) + width + 1, width)
+    return range(_start(first, width), _start(last, width) + width + 1, width)
 
 
 def activity(of: range, counts: Sequence[int]) -> Activity:
-    """The stretches between edges, with how many entries each has."""
+    """The bars between edges, with the number of entries in each."""
     return Activity(
-        [Stretch(since, since + of.step, count) for since, count in zip(of[:-1], counts, strict=True)]
+        [Bar(since, since + of.step, count) for since, count in zip(of[:-1], counts, strict=True)]
     )
 
 
-def _begin(at: int, width: int) -> int:
+def _start(at: int, width: int) -> int:
     return at // width * width

@@ -1,4 +1,4 @@
-"""Finds entries of the audit log by the terms of its index."""
+"""Searches the audit log by the terms of its index."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -18,69 +18,69 @@ from shared.eventstore.payload import KEY_SUBJECT, key_name_paths
 
 _PAGE = 500
 _MAX_KEYS = 100
-MAX_NAMINGS = 1_000  # the newest; keys that only older ones call so aren't found
+MAX_NAMINGS = 1_000  # of the newest events that name a key; keys named only in older ones aren't found
 _NAMING = tuple(term_of("type", form.TYPE) for form in FORMS if any(key_name_paths(form)))
 
 
 class TooManyKeysError(Exception):
-    """A name was sought that too many keys had."""
+    """Too many keys have or had the name that is searched."""
 
     def __init__(self) -> None:
-        super().__init__(f"More than {_MAX_KEYS} keys were called so. Type more of the name.")
+        super().__init__(f"More than {_MAX_KEYS} keys have or had this name. Enter more of it.")
 
 
 class Page(NamedTuple):
-    """Some entries, newest first, the cursor of the next page if there is one, and what is missing."""
+    """Some entries, newest first, and the cursor of the next page, if there is one."""
 
     entries: list[Entry]
     next_cursor: int | None
-    missing: Sequence[int]  # positions that match, and have no entry any more
+    missing: Sequence[int]  # positions that match but have no entry any more
 
 
 class Search:
-    """Questions to the index. All raise AuditDatabaseError, and those with filters TooManyKeysError."""
+    """Queries. All raise AuditDatabaseError, and those with filters TooManyKeysError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def page(self, filters: Filters, limit: int, cursor: int | None = None) -> Page:
-        """The newest entries that match, before the cursor's position."""
+        """The newest matches before the cursor's position."""
 
-        def look(connection: Connection) -> Page:
+        def query(connection: Connection) -> Page:
             found = self._find(connection, filters, limit + 1, before=cursor)
             entries = entries_at(connection, found[:limit])[::-1]
             missing = sorted({*found[:limit]} - {entry.position for entry in entries})
             return Page(entries, found[limit - 1] if len(found) > limit else None, missing)
 
-        return self._database.read(look)
+        return self._database.read(query)
 
     def indexed(self) -> int:
-        """Up to which position entries are found. 0 until an index with old terms is filled again."""
+        """The last position that is indexed. 0 while an index with old terms isn't rebuilt."""
         index = self._database.index
         return self._database.read(
             lambda connection: index.last(connection) if index.is_current(connection) else 0
         )
 
     def ascending(self, filters: Filters, until: int | None = None) -> Iterator[Entry]:
-        """All entries up to a position that match by what was known there, oldest first."""
+        """All matches up to a position, by the key names known then, oldest first."""
         after = 0
         before = None if until is None else until + 1
 
-        def look(connection: Connection) -> list[Entry]:
+        def query(connection: Connection) -> list[Entry]:
             found = self._find(
                 connection, filters, _PAGE, after=after, before=before, known=until, ascending=True
             )
             return entries_at(connection, found)
 
-        while entries := self._database.read(look):
+        while entries := self._database.read(query):
             yield from entries
             after = entries[-1].position
 
     def activity(self, filters: Filters) -> Activity | None:
-        """How many entries match in each stretch of time, from the first to the last; None of none."""
+        """A histogram of the matches, or None if there are none."""
         index = self._database.index
 
-        def look(connection: Connection) -> Activity | None:
+        def query(connection: Connection) -> Activity | None:
             wanted, between = self._sought(connection, filters)
             ends = [
                 position
@@ -90,7 +90,7 @@ class Search:
             ]
             if not ends:
                 return None
-            # A database that was tampered with may lack an entry, or have any time anywhere.
+            # A database that was tampered with may lack an entry, or have wrong times.
             times = [printable_time(parse_entry(entry).at) for entry in entries_at(connection, ends)]
             of = edges(min(times), max(times)) if times else range(0)
             if not of:
@@ -98,21 +98,21 @@ class Search:
             starts = [min(max(position_at(connection, at), between.start), between.stop) for at in of]
             return activity(of, index.count(connection, wanted, starts))
 
-        return self._database.read(look)
+        return self._database.read(query)
 
     def key_names(self, workspace: str, key_ids: Iterable[str]) -> dict[str, str]:
-        """What keys of a workspace were called last, by their ids."""
+        """The last names of keys of a workspace, by key ID."""
         keys = tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(set(key_ids)))
         wanted: Wanted = ((term_of("workspace", workspace),), keys, _NAMING)
         if not keys:
             return {}
 
-        def look(connection: Connection) -> list[Entry]:
+        def query(connection: Connection) -> list[Entry]:
             found = self._database.index.find_few(connection, wanted)
             return entries_at(connection, found[-MAX_NAMINGS:])
 
-        # Of the same key, the newest comes last and stands.
-        namings = (parse_entry(entry).event for entry in self._database.read(look))
+        # For each key, the newest name comes last and wins.
+        namings = (parse_entry(entry).event for entry in self._database.read(query))
         return {str(event.key_id): name for event in namings if (name := event.key_name) is not None}
 
     def _find(
@@ -126,7 +126,7 @@ class Search:
         known: int | None = None,
         ascending: bool = False,
     ) -> list[int]:
-        """Where the first entries are that match, between two positions."""
+        """The positions of the first matches between two positions."""
         wanted, between = self._sought(connection, filters, after, before, known)
         find = self._database.index.find
         return find(connection, wanted, between, limit, ascending=ascending) if between else []
@@ -139,11 +139,11 @@ class Search:
         before: int | None = None,
         known: int | None = None,
     ) -> tuple[Wanted, range]:
-        """The terms, and the positions among which they are to be found; none, if nothing can match.
+        """The terms and the range of positions to search; an empty range if nothing can match.
 
-        `known`: names given after this position don't count.
+        Names that keys got after the position `known` don't count.
         """
-        # The ledger's times never go back, so a time is a position.
+        # Times in the ledger never go back, so a time corresponds to a position.
         start = after + 1
         if filters.since is not None:
             start = max(start, position_at(connection, filters.since))
@@ -154,7 +154,7 @@ class Search:
         return wanted, range(0) if () in wanted else range(start, stop)
 
     def _keys_called(self, connection: Connection, filters: Filters, known: int | None) -> Wanted:
-        """For each name that is searched, the keys of the workspace that ever had it."""
+        """For each name that is searched, the keys of the workspace that have or had it."""
         return tuple(self._keys_named(connection, wanted, known) for wanted in filters.namings_wanted)
 
     def _keys_named(self, connection: Connection, wanted: Wanted, known: int | None) -> tuple[str, ...]:
@@ -171,5 +171,5 @@ class Search:
 
 
 def keys_wanted(keys: Iterable[str]) -> tuple[str, ...]:
-    """Of these terms, any event about one of the keys has one."""
+    """The terms of which any event about one of the keys has one."""
     return tuple(term_of("subject", KEY_SUBJECT + key_id) for key_id in sorted(keys))

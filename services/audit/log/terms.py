@@ -1,7 +1,7 @@
-"""By which terms an entry is found. Pure.
+"""The terms by which entries are indexed and found. Pure.
 
-A term is a word of what the event tells, or one of a filter: its kind, `=`, and a hash of the whole value,
-or a word of a key's name. No word has `=` in it, so nobody can write one into a text that passes for another.
+A term is a word of the event's text, or it is made for a filter: its kind, `=`, and a hash of the whole
+value or a word of a key's name. Words have no `=`, so no text can imitate a filter's term.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ from shared.text import words
 from shared.text.email_addresses import spellings
 from shared.text.ip_addresses import canonical_ip
 
-TERMS_VERSION = 2  # raise it when `terms_of` or a filter changes: each index is then filled again
+TERMS_VERSION = 2  # increase it if `terms_of` or a filter changes, so that every index is rebuilt
 _HASH_BYTES = 10
-_LONGEST = 64  # characters of a word; what is longer is cut, here and where it is sought
-_MOST = 1_000  # words of an event
-_MOST_SOUGHT = 64  # words of a question: what has all of them is hardly another text
+_MAX_CHARACTERS = 64  # of a word; longer ones are cut, both in the index and in a search
+_MAX_WORDS = 1_000  # of an event
+_MAX_WORDS_SOUGHT = 64  # of a search
 _UNSEARCHED = frozenset(name for form in FORMS for name, of in marks(form).items() if Mark.UNSEARCHED in of)
 _KEY_NAMES = frozenset(path for form in FORMS for path in key_name_paths(form))
 
-Wanted: TypeAlias = tuple[tuple[str, ...], ...]  # of each of these one at least
+Wanted: TypeAlias = tuple[tuple[str, ...], ...]  # at least one term of each
 
 
 def terms_of(record: Record) -> set[str]:
-    """All terms of an event; none of one that is no JSON object."""
+    """All terms of an event. An event that isn't a JSON object has none."""
     event = parse_event(record)
     return _filter_terms(event).union(_words_of(event.fields))
 
@@ -46,7 +46,7 @@ def has_terms(event: AuditEvent, wanted: Wanted) -> bool:
     terms = _filter_terms(event)
     if any(terms.isdisjoint(each) for each in wanted if _is_filter(each)):
         return False
-    # Words are looked at last: they cost most.
+    # Words come last because they take the longest.
     sought = [each for each in wanted if not _is_filter(each)]
     if not sought or event.stored is None or not _may_have_words(event.stored.body, sought):
         return not sought
@@ -55,7 +55,7 @@ def has_terms(event: AuditEvent, wanted: Wanted) -> bool:
 
 
 def _may_have_words(body: bytes, sought: Iterable[tuple[str, ...]]) -> bool:
-    """False if an event can't have the words, as its bytes show where no character is folded or escaped."""
+    """Whether an event can have the words. It searches the bytes, if no character is folded or escaped."""
     if not body.isascii() or b"\\u" in body:
         return True
     text = body.lower()
@@ -67,7 +67,7 @@ def _is_filter(terms: tuple[str, ...]) -> bool:
 
 
 def _filter_terms(event: AuditEvent) -> set[str]:
-    """The terms that aren't words of the text."""
+    """The terms that are made for filters."""
     filters = {
         "workspace": event.workspace,
         "subject": event.subject,
@@ -85,12 +85,12 @@ def _filter_terms(event: AuditEvent) -> set[str]:
 
 @lru_cache(4_096)
 def term_of(kind: str, value: str) -> str:
-    """The term of a filter that compares a whole value."""
+    """The term of a filter that matches a whole value."""
     return f"{kind}={hashlib.blake2b(value.encode(), digest_size=_HASH_BYTES).hexdigest()}"
 
 
 def terms_involving(actor_id: str) -> tuple[str, ...]:
-    """What any event has that somebody did, or that was done to them; a key is somebody, too."""
+    """The terms of the events that an account or key caused, or that changed it."""
     sign_ins = SIGN_IN_SUBJECT + actor_id.removeprefix(ACCOUNT_SUBJECT)
     subjects = (actor_id, KEY_SUBJECT + actor_id, sign_ins)
     return term_of("actor", actor_id), *(term_of("subject", subject) for subject in subjects)
@@ -98,12 +98,12 @@ def terms_involving(actor_id: str) -> tuple[str, ...]:
 
 @lru_cache(4_096)
 def terms_from(ip: str) -> tuple[str, ...]:
-    """An IP address by its canonical form and, for entries from before there was one, as it is spelled."""
+    """The terms of an IP address: its canonical form and, for old entries, its original spelling."""
     return tuple(term_of("address", spelling) for spelling in {canonical_ip(ip) or ip, ip})
 
 
 def terms_by(actor: str) -> tuple[str, ...]:
-    """An actor by its id or label: of a person an e-mail address, of an anonymous one an IP address."""
+    """The terms of an actor's ID or label, in every spelling of an e-mail or IP address."""
     prefix = ACCOUNT_SUBJECT if actor.startswith(ACCOUNT_SUBJECT) else ""
     emails = {prefix + email for email in spellings(actor.removeprefix(prefix))} if "@" in actor else set()
     names = emails | {actor, canonical_ip(actor) or actor}
@@ -111,36 +111,38 @@ def terms_by(actor: str) -> tuple[str, ...]:
 
 
 def words_sought(text: str) -> Wanted:
-    """Each word of a text; what nothing has, of a text without words."""
+    """The words of a search. A text without words matches nothing."""
     return tuple((word,) for word in _sought(text)) or ((),)
 
 
 def words_of_name(text: str) -> Wanted:
-    """The same, in the name of a key."""
+    """The same for the name of a key."""
     return tuple((f"name={word}",) for word in _sought(text)) or ((),)
 
 
 def _sought(text: str) -> list[str]:
-    return list(dict.fromkeys(word[:_LONGEST] for word in words.words_sought(text)))[:_MOST_SOUGHT]
+    return list(dict.fromkeys(word[:_MAX_CHARACTERS] for word in words.words_sought(text)))[
+        :_MAX_WORDS_SOUGHT
+    ]
 
 
 def _words(text: str) -> list[str]:
     found = words.words(text)
-    return [word[:_LONGEST] for word in (found if text.isascii() else words.with_characters(found))]
+    return [word[:_MAX_CHARACTERS] for word in (found if text.isascii() else words.with_characters(found))]
 
 
 def _words_of(stored: Mapping[str, Any]) -> list[str]:
-    """Those of all texts, each once. One that is not plain goes by itself: it would slow all down."""
+    """The words of all texts, each once. Texts that aren't ASCII are split separately, which is slower."""
     texts = [*_texts(stored)]
     found = _words(" ".join(text for text in texts if text.isascii()))
     for text in texts:
         if not text.isascii():
             found += _words(text)
-    return list(dict.fromkeys(found))[:_MOST]
+    return list(dict.fromkeys(found))[:_MAX_WORDS]
 
 
 def _names(data: object) -> Iterator[str]:
-    """The names of a key in the data of an event, where any event class has one."""
+    """The names of a key in an event's data, in all fields that have one in any event."""
     for path in _KEY_NAMES:
         value = data
         for name in path:
@@ -150,7 +152,7 @@ def _names(data: object) -> Iterator[str]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """All texts in a value of JSON, however deep."""
+    """All texts in a JSON value, at any depth."""
     left = [value]
     while left:
         part = left.pop()

@@ -12,7 +12,8 @@ from services.audit.ingest.failures import Failures
 from services.audit.integrity.alarms import Alarms
 from services.audit.integrity.comparison import Comparison
 from services.audit.integrity.signer import Signer
-from services.audit.log.database import ENTRIES, AuditDatabaseError, Database
+from services.audit.log.database import AuditDatabaseError, Database
+from services.audit.log.schema import ENTRIES
 from services.audit.log.store import AuditLog
 from services.audit.status import AuditStatus
 from shared.clock import now_ms

@@ -9,7 +9,7 @@ from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from services.audit.log.filters import FILTERS, Filters
-from services.audit.log.histogram import Activity, Stretch
+from services.audit.log.histogram import Activity, Bar
 from services.audit.log.search import TooManyKeysError
 from services.audit.queries import Audit
 from services.audit.status import AuditStatus
@@ -157,17 +157,17 @@ def _bars(activity: Activity, chosen: Mapping[str, Any]) -> list[dict[str, Any]]
     """The bars of the chart, each with the URL of its entries."""
     return [
         {
-            "stretch": stretch,
-            "height": 100 * stretch.entries / max(activity.most, 1),
-            "href": url_for("audit.entries_page", **{**chosen, **_within(stretch)}),
+            **bar._asdict(),
+            "height": 100 * bar.entries / max(activity.highest, 1),
+            "href": url_for("audit.entries_page", **{**chosen, **_within(bar)}),
         }
-        for stretch in activity.stretches
+        for bar in activity.bars
     ]
 
 
-def _within(stretch: Stretch) -> dict[str, str]:
+def _within(bar: Bar) -> dict[str, str]:
     """A bar's time range as filters."""
-    return {"since": _as_typed(stretch.since), "until": _as_typed(stretch.until)}
+    return {"since": _as_typed(bar.since), "until": _as_typed(bar.until)}
 
 
 def _as_typed(at: int) -> str:
