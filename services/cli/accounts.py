@@ -142,7 +142,7 @@ def _rows(components: Container, workspace: str) -> list[AccountRow]:
     accounts, rows, cursor = components.of(AccountComponents).account_list, list[AccountRow](), ""
     while True:
         page = accounts.page(operator(workspace), _PAGE, cursor)
-        rows += page.people
+        rows += page.rows
         if page.next_cursor is None:
             return rows
         cursor = page.next_cursor

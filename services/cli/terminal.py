@@ -75,7 +75,7 @@ def opened_workspace(workspace: str) -> Iterator[Container]:
 
     with opened() as components:
         accounts = components.of(AccountComponents).account_list
-        if workspace != DEFAULT_WORKSPACE and not accounts.page(operator(workspace), 1).people:
+        if workspace != DEFAULT_WORKSPACE and not accounts.page(operator(workspace), 1).rows:
             raise UnknownWorkspaceError(
                 f"There is no workspace {workspace!r}: check the name, or create it: `keyledger account add`."
             )

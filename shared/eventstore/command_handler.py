@@ -108,7 +108,14 @@ class CommandHandler(Generic[S]):
         return Handled(self.fold(happened, state), appended.position)
 
     def enveloped(self, subject: str, version: int, payloads: Payloads, author: Author) -> Sequence[NewEvent]:
-        """The events that follow a version. Raises InvalidFieldError if a field holds an API key."""
+        """Returns the events that follow a version.
+
+        Raises InvalidFieldError if a field holds an API key, and ValueError for a subject that an event of
+        this type can't be about.
+        """
+        for payload in payloads:
+            if not subject.startswith(payload.SUBJECTS):
+                raise ValueError(f"{payload.TYPE} can't be about the subject {subject!r}")
         return enveloped(
             payloads,
             subject=subject,

@@ -125,10 +125,22 @@ class Guard(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """How far a reader got: a position, and the id of the event there. (0, '') is the beginning."""
+    """How far a reader got: a position, and the ID of the event there. (0, '') is the beginning."""
 
     position: int
     event_id: str
+
+    @classmethod
+    def parse(cls, stored: bytes | None) -> "Checkpoint":
+        """Returns a stored checkpoint, and the beginning for None."""
+        if stored is None:
+            return BEGINNING
+        position, _, event_id = stored.decode().partition(" ")
+        return cls(int(position), event_id)
+
+    @property
+    def stored(self) -> str:
+        return f"{self.position} {self.event_id}"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class StoredCheckpoint:
 
     def load(self) -> Checkpoint:
         """Returns the stored checkpoint, or the beginning if there is none."""
-        return self._parse(self.store.get(self.key))
+        return Checkpoint.parse(cast("bytes | None", self.store.get(self.key)))
 
     def save(self, expected: Checkpoint, reached: Checkpoint, write: Callable[[Any], object]) -> bool:
         """Queues commands by `write`, and executes them with the new checkpoint.
@@ -51,23 +51,16 @@ class StoredCheckpoint:
         """
         with cast("Any", self.store.pipeline()) as pipe:
             pipe.watch(self.key)
-            if self._parse(pipe.get(self.key)) != expected:
+            if Checkpoint.parse(pipe.get(self.key)) != expected:
                 return False
             pipe.multi()
             write(pipe)
-            pipe.set(self.key, f"{reached.position} {reached.event_id}")
+            pipe.set(self.key, reached.stored)
             try:
                 pipe.execute()
             except WatchError:
                 return False
             return True
-
-    @staticmethod
-    def _parse(value: Any) -> Checkpoint:
-        if value is None:
-            return BEGINNING
-        position, _, event_id = value.decode().partition(" ")
-        return Checkpoint(int(position), event_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +125,10 @@ class Subscription:
                 stop.wait(self._pace.gather_s)
 
     def catch_up(self) -> None:
-        """Handles all events up to the ledger's end."""
-        while self.step(wait_ms=1):
-            pass
+        """Handles all events up to the ledger's end, also after a reset."""
+        started = time.monotonic()
+        while self.caught_up_at < started:
+            self.step(wait_ms=1)
 
     def step(self, wait_ms: int) -> int:
         """Waits for the next page, and handles it. Returns how many events were handled."""

@@ -12,13 +12,14 @@ from services.accounts.commands import Accounts
 from services.accounts.login_throttle import LoginThrottle
 from services.accounts.passwords import Passwords
 from services.accounts.read_model.account_list import AccountList
-from services.accounts.read_model.projection import About, AccountRow, about_people, fold
+from services.accounts.read_model.projection import AccountRow, account_records, fold
 from shared.eventstore.codec import encode
 from shared.eventstore.command_handler import Journal
 from shared.eventstore.envelope import Actor, Record, Request, enveloped
 from shared.eventstore.events import AccountAdded, AccountDisabled, KeyToggled, SignedIn, SignInFailed
 from shared.eventstore.ledger import Ledger
 from shared.eventstore.payload import Payload
+from shared.eventstore.subscription import Batch
 from shared.identity import ADMIN, ROLES, ForbiddenError, Principal
 
 REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)
@@ -41,7 +42,7 @@ class World:
             self.ledger, Passwords(hasher), LoginThrottle(store, None), lambda: next(ids)
         )
         self.journal = Journal(self.ledger, self.accounts.new_id)
-        self.directory = AccountList(store, self.ledger)
+        self.account_list = AccountList(store, self.ledger)
 
     def add(self, email: str, role: str = "developer", workspace: str = "default") -> None:
         self.accounts.add(owner(workspace), email, role, "a long password", REQUEST)
@@ -67,7 +68,7 @@ class World:
         self.store.rpush(f"{{kl:0}}:subject:{subject}", position)
 
     def people(self, workspace: str = "default", limit: int = 100, after: str = "") -> list[AccountRow]:
-        return self.directory.page(owner(workspace), limit, after).people
+        return self.account_list.page(owner(workspace), limit, after).rows
 
     def emails(self, workspace: str = "default") -> list[str]:
         return [person.email for person in self.people(workspace)]
@@ -119,9 +120,9 @@ def test_the_list_is_read_by_pages(world: World) -> None:
         world.add(f"p{number}@x")
     seen, cursor = list[str](), ""
     for size in (2, 2, 1):
-        page = world.directory.page(owner(), 2, cursor)
-        assert len(page.people) == size
-        seen += [person.email for person in page.people]
+        page = world.account_list.page(owner(), 2, cursor)
+        assert len(page.rows) == size
+        seen += [person.email for person in page.rows]
         cursor = page.next_cursor or ""
     assert (seen, cursor) == ([f"p{number}@x" for number in range(5)], "")
 
@@ -129,7 +130,7 @@ def test_the_list_is_read_by_pages(world: World) -> None:
 def test_only_owners_see_it(world: World) -> None:
     for role in ("developer", "auditor"):
         with pytest.raises(ForbiddenError):
-            world.directory.page(owner(role=role), 10)
+            world.account_list.page(owner(role=role), 10)
     assert ADMIN in owner().scopes
 
 
@@ -161,16 +162,16 @@ def test_of_two_who_bring_it_up_to_date_at_once_each_event_counts_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add("ada@example.com")
-    read, first = AccountList._read, iter([True])
+    update, first = AccountList._update, iter([True])
 
-    def outrun(self: AccountList, *args: Any) -> Any:
-        told = read(self, *args)
+    def outrun(self: AccountList, batch: Batch) -> bool:
         if next(first, False):
             world.accounts.disable(owner(), "ada@example.com", "", REQUEST)
-            world.directory.catch_up()
-        return told
+            AccountList(world.store, world.ledger).catch_up()
+        return update(self, batch)
 
-    monkeypatch.setattr(AccountList, "_read", outrun)
+    monkeypatch.setattr(AccountList, "_update", outrun)
+    world.account_list = AccountList(world.store, world.ledger)
     (ada,) = world.people()
     assert ada.account == world.accounts.load("ada@example.com")
 
@@ -215,6 +216,8 @@ def test_only_what_is_about_people_is_looked_into() -> None:
     )
     broken = Record(3, 0, b'"subject":"account:x" {')
     records = [*world.ledger.read(0, 10), Record(2, 0, encode(by_ada)), broken]
-    about = [*about_people(records)]
-    assert [told.record.position for told in about] == [1]
-    assert fold(None, about) == fold(None, [About("ada@example.com", records[0])])
+    found = [*account_records(records)]
+    assert found == [("ada@example.com", records[0])]
+    row = fold("ada@example.com", None, records[:1])
+    assert row
+    assert row.status == "active"

@@ -50,7 +50,7 @@ _RECORDED = Edit(
 )
 _FINGERPRINT = Edit(_LEDGER, "if fingerprint != idempotency.fingerprint:", "if False:")
 _GUARDED = Edit(_LEDGER, "if guarded ~= tonumber(ARGV[last_event]) then", "if false then")
-_COMPARED = Edit(_VIEWS, "_read_checkpoint(checkpoint) == expected and", "True and")
+_COMPARED = Edit(_VIEWS, "Checkpoint.parse(checkpoint) == expected and", "True and")
 _WATCHED = Edit(_VIEWS, "pipe.watch(*self.guards)", "pipe.watch('{kl:0}:none')")
 _HEAD = Edit(_LEDGER, "return bool(records) and _checkpoint(records[0]) == checkpoint", "return True")
 _HEAD_ID = Edit(_LEDGER, "and _checkpoint(records[0]) == checkpoint", "")

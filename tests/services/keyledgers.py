@@ -147,9 +147,7 @@ def seen(components: Container) -> Seen:
         checkpoints=components.of(AuditComponents).log.checkpoints(),
         anchor=components.of(AuditComponents).signer.anchor(),
         views=set(components.of(KeyComponents).views.live().entries()),
-        people=[
-            row.email for row in components.of(AccountComponents).account_list.page(person(), 100).people
-        ],
+        people=[row.email for row in components.of(AccountComponents).account_list.page(person(), 100).rows],
     )
 
 

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 
 from shared.clock import LAST_TIME
 from shared.eventstore.codec import FORMS, decode, encode, name_of, open_envelope
+from shared.eventstore.command_handler import Journal
 from shared.eventstore.envelope import Actor, NewEvent, Record, Request, UnreadableEventError, enveloped
 from shared.eventstore.events import (
     AccessDenied,
@@ -31,6 +34,7 @@ from shared.eventstore.events import (
     SignedOutEverywhere,
     SignInFailed,
 )
+from shared.eventstore.ledger import BEGINNING, Ledger
 from shared.eventstore.payload import Payload
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -140,6 +144,22 @@ def test_an_event_that_cannot_be_read_whole_can_still_be_named() -> None:
 def test_text_that_is_no_unicode_cannot_become_an_event() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         encode(event(KeyToggled(enabled=True, reason="\ud800")))
+
+
+def test_an_event_about_a_subject_of_another_kind_is_not_appended(fake_store: Redis) -> None:
+    ledger = Ledger(fake_store)
+    actor, request = Actor(kind="operator", id="o", label="op"), Request(id="r", ip=None, user_agent=None)
+    record = partial(
+        Journal(ledger, lambda: "id1").record,
+        KeyToggled(enabled=True, reason=""),
+        workspace="default",
+        actor=actor,
+        request=request,
+    )
+    with pytest.raises(ValueError, match=r"KeyToggled can't be about .*'account:ada@example\.org'"):
+        record(subject="account:ada@example.org")
+    assert ledger.head() == BEGINNING
+    assert record(subject="key:a") == 1
 
 
 STORED = json.loads((Path(__file__).parent / "fixtures/stored_events.json").read_text())

@@ -1,121 +1,84 @@
-"""The list of people: a read model in Redis, brought up to the ledger's head whenever it is asked for.
+"""The list of accounts: a read model in Redis that catches up with the ledger whenever it is read.
 
-Deleting it and asking again gives the same.
+It can be deleted at any time: the next read builds it again.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import msgspec
-from redis import Redis, WatchError
+from redis import Redis
 
-from services.accounts.read_model.projection import VERSION, About, AccountRow, about_people, fold
-from shared.eventstore.ledger import BEGINNING, NAMESPACE, Checkpoint, Ledger, checkpoint_at
+from services.accounts.read_model.projection import VERSION, AccountRow, account_records, fold
+from shared.eventstore.envelope import Record
+from shared.eventstore.ledger import NAMESPACE, Ledger
+from shared.eventstore.subscription import Batch, Pace, StoredCheckpoint, Subscription
 from shared.identity import ADMIN, Principal, authorize
 
 _ROOT = f"{NAMESPACE}:view:accounts:{VERSION}:"
 _CHECKPOINT = f"{_ROOT}checkpoint"
-_ROWS = f"{_ROOT}rows"  # a hash: of each address the row
-_PLACES = f"{_ROOT}places"  # a sorted set of `<workspace> <address>`, for the lists in the order of addresses
-_PAGE = 1_000
-_RECORDS_A_WRITE = 20_000
+_ROWS = f"{_ROOT}rows"  # a hash from e-mail addresses to rows
+_PLACES = f"{_ROOT}places"  # a sorted set of `<workspace> <e-mail>`, in the order of the list
+_PACE = Pace(page=2_000)
 _PLACE_END = "!"  # the character after a blank
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AccountRow).decode
 
 
-class Page(NamedTuple):
-    """Some people in the order of their addresses, and the address to go on after, if there are more."""
+class AccountPage(NamedTuple):
+    """Accounts in the order of their e-mail addresses. `next_cursor` is None on the last page."""
 
-    people: list[AccountRow]
+    rows: list[AccountRow]
     next_cursor: str | None
 
 
-@dataclass(frozen=True)
 class AccountList:
-    """Who is in a workspace."""
+    """The accounts of each workspace."""
 
-    store: Redis
-    ledger: Ledger
+    def __init__(self, store: Redis, ledger: Ledger) -> None:
+        self._store = store
+        self._checkpoint = StoredCheckpoint(store, _CHECKPOINT)
+        self.catch_up = Subscription(
+            ledger, "account list", self._checkpoint, self._update, self._clear, pace=_PACE
+        ).catch_up
 
-    def page(self, principal: Principal, limit: int, after: str = "") -> Page:
-        """The people of the caller's workspace behind an address. Raises ForbiddenError, redis.RedisError."""
+    def page(self, principal: Principal, limit: int, after: str = "") -> AccountPage:
+        """Returns accounts of the caller's workspace, from after an e-mail address on.
+
+        Raises ForbiddenError, redis.RedisError.
+        """
         authorize(principal, ADMIN)
         self.catch_up()
         place = f"{principal.workspace} "
         start = f"({place}{after}" if after else f"[{place}"
         end = f"({principal.workspace}{_PLACE_END}"
-        found = self.store.zrangebylex(_PLACES, start, end, start=0, num=limit + 1)
+        found = self._store.zrangebylex(_PLACES, start, end, start=0, num=limit + 1)
         emails = [member.decode().removeprefix(place) for member in cast("list[bytes]", found)]
         rows = self._rows(emails[:limit])
-        return Page([*rows.values()], emails[limit - 1] if len(emails) > limit else None)
+        return AccountPage([*rows.values()], emails[limit - 1] if len(emails) > limit else None)
 
-    def catch_up(self) -> None:
-        """Reads what the ledger has more; all of it, if that is no longer the ledger that was read."""
-        while self._step():
-            pass
+    def _update(self, batch: Batch) -> bool:
+        records = defaultdict[str, list[Record]](list)
+        for email, record in account_records(batch.records):
+            records[email].append(record)
 
-    def _step(self) -> bool:
-        """Some of that, in one atomic step; whether there may be more."""
-        expected = self._checkpoint()
-        start = expected if self.ledger.holds(expected) else BEGINNING
-        told, reached = self._read(start)
-        if reached == expected:
-            return False
-        self._write(expected, start, told, reached)
-        return True
+        def write(pipe: Any) -> None:
+            before = self._rows(records)  # read only now, when the checkpoint is watched
+            folded = (fold(email, before.get(email), records[email]) for email in records)
+            if rows := [row for row in folded if row]:
+                pipe.hset(_ROWS, mapping={row.email: _encode(row) for row in rows})
+                pipe.zadd(_PLACES, {f"{row.workspace} {row.email}": 0 for row in rows})
 
-    def _read(self, start: Checkpoint) -> tuple[dict[str, list[About]], Checkpoint]:
-        """What is told of each person after a checkpoint, and where that ends."""
-        told: dict[str, list[About]] = {}
-        reached, count = start, 0
-        pages = self.ledger.pages(start.position, _PAGE)
-        for records in pages:
-            for about in about_people(records):
-                told.setdefault(about.email, []).append(about)
-            reached, count = checkpoint_at(records), count + len(records)
-            if count >= _RECORDS_A_WRITE:
-                pages.close()
-        return told, reached
+        return self._checkpoint.save(batch.after, batch.reached, write)
 
-    def _write(
-        self, expected: Checkpoint, start: Checkpoint, told: dict[str, list[About]], reached: Checkpoint
-    ) -> None:
-        """Nothing, if another process was faster."""
-        with cast("Any", self.store.pipeline()) as pipe:
-            pipe.watch(_CHECKPOINT)
-            if _parsed(pipe.get(_CHECKPOINT)) != expected:
-                return
-            before = self._rows(told) if start == expected else {}
-            after = {email: fold(before.get(email), told[email]) for email in told}
-            people = [person for person in after.values() if person]
-            pipe.multi()
-            if start != expected:
-                pipe.unlink(_ROWS, _PLACES)
-            if people:
-                pipe.hset(_ROWS, mapping={person.email: _encode(person) for person in people})
-                pipe.zadd(_PLACES, {f"{person.workspace} {person.email}": 0 for person in people})
-            pipe.set(_CHECKPOINT, f"{reached.position} {reached.event_id}")
-            try:
-                pipe.execute()
-            except WatchError:
-                return
+    def _clear(self) -> None:
+        self._store.unlink(_ROWS, _PLACES, _CHECKPOINT)
 
     def _rows(self, emails: Iterable[str]) -> dict[str, AccountRow]:
         names = [*emails]
         if not names:
             return {}
-        found = cast("list[bytes | None]", self.store.hmget(_ROWS, names))
+        found = cast("list[bytes | None]", self._store.hmget(_ROWS, names))
         return {email: _decode(row) for email, row in zip(names, found, strict=True) if row}
-
-    def _checkpoint(self) -> Checkpoint:
-        return _parsed(cast("bytes | None", self.store.get(_CHECKPOINT)))
-
-
-def _parsed(value: bytes | None) -> Checkpoint:
-    if value is None:
-        return BEGINNING
-    position, _, event_id = value.decode().partition(" ")
-    return Checkpoint(int(position), event_id)

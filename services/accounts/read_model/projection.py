@@ -1,8 +1,6 @@
-"""The rows of the list of people, folded from the ledger. Pure."""
+"""The rows of the list of accounts, folded from the ledger. Pure."""
 
 from collections.abc import Iterable, Iterator
-from functools import reduce
-from typing import NamedTuple
 
 import msgspec
 
@@ -12,14 +10,14 @@ from shared.eventstore.envelope import Event, Record, UnreadableEventError
 from shared.eventstore.events import SignedIn
 from shared.eventstore.payload import ACCOUNT_SUBJECT, SIGN_IN_SUBJECT
 
-VERSION = "1"  # another one whenever a row or its fold changes: it is built anew then
+VERSION = "1"  # increase it when a row or the fold changes: the list is then built again
 _SUBJECTS = (ACCOUNT_SUBJECT, SIGN_IN_SUBJECT)
-# Looked for in the bytes first, for nearly all of a ledger is about keys. An actor may be an account too.
+# Searched for in the bytes first, as most events of a ledger are about keys. An actor can match too.
 _MARKS = tuple(b'"subject":"' + subject.encode() for subject in _SUBJECTS)
 
 
 class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the list. Times are in ms. Without `account`, its events cannot be read whole."""
+    """A row of the list. Times are in ms. `account` is None if an event of it can't be read."""
 
     email: str
     workspace: str
@@ -29,71 +27,53 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def status(self) -> str:
-        """What people are told."""
         if self.account is None:
             return "unreadable"
         return "active" if self.account.enabled else "disabled"
 
 
-class About(NamedTuple):
-    """A record that tells of a person, by the address."""
-
-    email: str
-    record: Record
-
-
-def about_people(records: Iterable[Record]) -> Iterator[About]:
-    """Those of the records that tell of people; the others are not decoded."""
+def account_records(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+    """The records about accounts and sign-ins, each with the e-mail address. Others are not decoded."""
     for record in records:
         body = record.body
         if _MARKS[0] in body or _MARKS[1] in body:
             subject = name_of(record).subject or ""
             if subject.startswith(_SUBJECTS):
-                yield About(subject.partition(":")[2], record)
+                yield subject.partition(":")[2], record
 
 
-def fold(person: AccountRow | None, tellings: Iterable[About]) -> AccountRow | None:
-    """A row after more records about its person."""
-    return reduce(_told, tellings, person)
+def fold(email: str, row: AccountRow | None, records: Iterable[Record]) -> AccountRow | None:
+    """Returns the row of an account after more records about it."""
+    for record in records:
+        try:
+            row = _apply(row, decode(record))
+        except UnreadableEventError:
+            row = _unreadable(email, row, record)
+    return row
 
 
-def _told(person: AccountRow | None, told: About) -> AccountRow | None:
-    try:
-        event = decode(told.record)
-    except UnreadableEventError:
-        return _unreadable(person, told)
+def _apply(row: AccountRow | None, event: Event) -> AccountRow | None:
+    """Raises UnreadableEventError."""
     if event.subject.startswith(SIGN_IN_SUBJECT):
-        return _signed_in(person, event)
-    return _changed(person, event, told)
-
-
-def _signed_in(person: AccountRow | None, event: Event) -> AccountRow | None:
-    if person is None or not isinstance(event.data, SignedIn):
-        return person
-    return msgspec.structs.replace(person, signed_in_at=event.at)
-
-
-def _changed(person: AccountRow | None, event: Event, told: About) -> AccountRow | None:
-    if person is not None and person.account is None:
-        return person  # once it is not understood, what comes later is not either
-    try:
-        account = evolve(person.account if person else None, event)
-    except UnreadableEventError:
-        return _unreadable(person, told)
-    if person is not None:
-        return msgspec.structs.replace(person, account=account)
+        if row is None or not isinstance(event.data, SignedIn):
+            return row
+        return msgspec.structs.replace(row, signed_in_at=event.at)
+    if row is not None and row.account is None:
+        return row  # an account that has an unreadable event stays unreadable
+    account = evolve(row.account if row else None, event)
+    if row is not None:
+        return msgspec.structs.replace(row, account=account)
     return AccountRow(email=account.email, workspace=account.workspace, account=account, added_at=event.at)
 
 
-def _unreadable(person: AccountRow | None, told: About) -> AccountRow | None:
-    """Shown as it is known to be there, and no more."""
-    name = name_of(told.record).subject or ""
+def _unreadable(email: str, row: AccountRow | None, record: Record) -> AccountRow | None:
+    name = name_of(record).subject or ""
     if name.startswith(SIGN_IN_SUBJECT):
-        return person  # of an account that is whole itself
-    if person is not None:
-        return msgspec.structs.replace(person, account=None)
+        return row  # the account itself can be read
+    if row is not None:
+        return msgspec.structs.replace(row, account=None)
     try:
-        workspace = open_envelope(told.record).workspace
+        workspace = open_envelope(record).workspace
     except UnreadableEventError:
-        return None  # nobody can say whose
-    return AccountRow(email=told.email, workspace=workspace, account=None, added_at=told.record.at)
+        return None  # its workspace is unknown
+    return AccountRow(email=email, workspace=workspace, account=None, added_at=record.at)

@@ -29,7 +29,7 @@ blueprint = Blueprint("people", __name__, url_prefix="/accounts")
 def list_people(principal: Principal) -> ResponseReturnValue:
     """Lists the accounts of the workspace."""
     page = attached(AccountList).page(principal, _PAGE, request.args.get("cursor", ""))
-    return render_template("accounts/list.html", people=page.people, next_cursor=page.next_cursor)
+    return render_template("accounts/list.html", people=page.rows, next_cursor=page.next_cursor)
 
 
 @blueprint.route("/new", methods=["GET", "POST"])

@@ -1,111 +1,107 @@
-"""The process that tells the audit worker of new events: ledger -> RQ job."""
+"""The process that notifies the audit worker of new events: ledger -> RQ job."""
 
 import time
 from collections.abc import Callable
 from threading import Event as Stop
 
 import structlog
-from redis import RedisError
 
-from services.audit.ingest.job import LedgerWentBackwardsError, Requests
+from services.audit.ingest.job import Requests
 from services.audit.integrity.notary import is_due
 from services.audit.log.database import AuditDatabaseError
 from services.audit.log.store import AuditLog
 from shared.eventstore.ledger import Checkpoint, Ledger
+from shared.eventstore.subscription import UNAVAILABLE, Batch, Pace, Subscription
 
-_WAIT_MS = 1000
 _LOOK_S = 1.0  # how often the audit log's end is compared with the ledger
-_LAG_S = 2.0  # how long an event may wait for its entry until a job is taken for lost
-_BREATH_S = 0.05  # events that come within it are one job's work
-_CHECKPOINT_S = 60.0  # how long a checkpoint that is due may take until it is asked for again
-_FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 1.0  # so that an old copy of the store, come back, is told of within 2 s
+_LAG_S = 2.0  # how long an event may wait for its entry before its job counts as lost
+_PAUSE_S = 0.5  # while the ledger lacks the audit log's last event
+_CHECKPOINT_S = 60.0  # how long a checkpoint that is due may take until it is requested again
+# An older copy of the store is reported within 2 s of its return.
+_PACE = Pace(page=100, gather_s=0.05, retry_s=(0.1, 0.2, 0.4, 0.8, 1.0))
 
 _log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """Asks for a job when there are new events, when a checkpoint is due, and again when one is lost.
+    """Requests a job when there are new events, when a checkpoint is due, and again when a job was lost.
 
-    It has no checkpoint but the audit log's own last position. `ledger` is on a connection that waits
-    for answers longer than a blocking read takes.
+    It stores no checkpoint: it starts at the audit log's last event. The connection of `ledger` must wait for
+    answers longer than `_PACE.wait_ms`.
     """
 
     def __init__(self, ledger: Ledger, log: AuditLog, requests: Requests, now_ms: Callable[[], int]) -> None:
+        self.subscription = Subscription(
+            ledger,
+            "audit relay",
+            self,
+            self._request,
+            self._start_over,
+            pace=_PACE,
+            retry_on=(*UNAVAILABLE, AuditDatabaseError),
+        )
+        self.step = self.subscription.step
         self._ledger = ledger
         self._log = log
         self._requests = requests
         self._now_ms = now_ms
-        self._seen: int | None = None  # of events up to this position a job was told
+        self._stop = Stop()
+        self._stop.set()  # outside of `run`, nothing waits
+        self._requested: Checkpoint | None = None  # a job was requested for the events up to here
         self._awaited = 0  # the audit log should soon have reached this position
         self._awaited_since = 0.0
         self._next_look = 0.0
         self._next_checkpoint = 0.0
-        self._backwards = False
+        self._went_backwards = False
 
     def run(self, stop: Stop) -> None:
-        """Works until told to stop; waits for a store or a database that is away."""
-        retry = _FIRST_RETRY_S
-        while not stop.is_set():
-            try:
-                asked = self.step(_WAIT_MS)
-            except (RedisError, AuditDatabaseError) as error:
-                if retry == _FIRST_RETRY_S:
-                    _log.warning("the audit relay waits for what is away", reason=str(error))
-                self._next_look = 0.0  # what comes back may be an old copy
-                stop.wait(retry)
-                retry = min(2 * retry, _LONGEST_RETRY_S)
-                continue
-            if retry != _FIRST_RETRY_S:
-                _log.info("the audit relay goes on")
-                retry = _FIRST_RETRY_S
-            stop.wait(_LOOK_S if self._backwards else _BREATH_S if asked else 0)
+        """Works until `stop` is set."""
+        self._stop = stop
+        self.subscription.run(stop)
 
-    def step(self, wait_ms: int) -> bool:
-        """Waits for news, and asks for a job if there is need; gives whether there was."""
-        asked = False
-        if self._seen is None or time.monotonic() >= self._next_look:
-            asked = self._look()
-        if self._backwards or not self._ledger.tail(self._seen or 0, 1, wait_ms):
-            return asked
-        # The end is read before a job is asked for, so the job reads at least as far.
-        self._seen = self._ledger.head().position
-        return self._requests.ask() or asked
+    def load(self) -> Checkpoint:
+        """Returns where to read on, and looks at the audit log's end once a second."""
+        if self._requested is None or time.monotonic() >= self._next_look:
+            self._requested = self._look()
+        return self._requested
 
-    def _look(self) -> bool:
-        """Compares where the audit log ends with the ledger; asks for a job if one came to nothing.
+    def _request(self, _: Batch) -> bool:
+        # The end is read before a job is requested, so the job reads at least as far.
+        end = self._ledger.head()
+        self._requests.ask()
+        self._requested = end
+        return True
 
-        A checkpoint that is due by time alone, or an index that lacks entries, has no news that would bring
-        a job.
+    def _start_over(self) -> None:
+        self._requested = None
+        if self._went_backwards:
+            self._stop.wait(_PAUSE_S)
+
+    def _look(self) -> Checkpoint:
+        """Compares the audit log's end with the ledger, and requests a job if one was lost.
+
+        No event announces a checkpoint that is due by time alone, or an index that lacks entries.
         """
-        last, head = self._log.last(), self._ledger.head()
-        self._alarm(last)
-        # A reader that is ahead of the ledger would wait for ever.
-        self._seen = min(last.position if self._seen is None else self._seen, head.position)
-        now = time.monotonic()
+        last, now = self._log.last(), time.monotonic()
         self._next_look = now + _LOOK_S
+        was_backwards, self._went_backwards = self._went_backwards, not self._ledger.holds(last)
+        if self._went_backwards:
+            return last  # the subscription logs that the ledger lacks it
+        if was_backwards:
+            _log.info("the ledger holds the audit log's last event again")
         if last.position >= self._awaited:
-            self._awaited, self._awaited_since = head.position, now
-            return self._ask_for_checkpoint(last.position)
-        if self._backwards or now - self._awaited_since < _LAG_S:
-            return False
-        self._awaited_since = now
-        return self._requests.ask()
+            self._awaited, self._awaited_since = self._ledger.head().position, now
+            self._request_checkpoint(last.position, now)
+        elif now - self._awaited_since >= _LAG_S:
+            self._awaited_since = now
+            self._requests.ask()
+        return self._requested or last
 
-    def _ask_for_checkpoint(self, position: int) -> bool:
-        now = time.monotonic()
-        if self._backwards or now < self._next_checkpoint:
-            return False
+    def _request_checkpoint(self, position: int, now: float) -> None:
+        if now < self._next_checkpoint:
+            return
         is_indexed = self._log.search.indexed() >= position
         if is_indexed and not is_due(self._log, position, self._now_ms()):
-            return False
+            return
         self._next_checkpoint = now + _CHECKPOINT_S
-        return self._requests.ask()
-
-    def _alarm(self, last: Checkpoint) -> None:
-        backwards = not self._ledger.holds(last)
-        if backwards and not self._backwards:
-            _log.error("the ledger went backwards", reason=str(LedgerWentBackwardsError(last)))
-        if self._backwards and not backwards:
-            _log.info("the ledger holds the audit log's last event again")
-        self._backwards = backwards
+        self._requests.ask()

@@ -24,7 +24,7 @@ from services.keys.read_model.projection import VERSION, Changes, Read, key_ids,
 from services.keys.read_model.query import Listing, Page
 from shared.clock import now_ms
 from shared.errors import UserFacingError
-from shared.eventstore.ledger import BEGINNING, NAMESPACE, Checkpoint
+from shared.eventstore.ledger import NAMESPACE, Checkpoint
 
 _ROOT = f"{NAMESPACE}:view:{VERSION}:"
 _POINTER = f"{_ROOT}live"
@@ -63,7 +63,7 @@ class Generation:
 
     def checkpoint(self) -> Checkpoint:
         """How far it is built."""
-        return _read_checkpoint(cast("bytes | None", self.store.get(self.checkpoint_key)))
+        return Checkpoint.parse(cast("bytes | None", self.store.get(self.checkpoint_key)))
 
     def parked(self) -> dict[str, str]:
         """The keys set aside because of an event that could not be applied, with the reason."""
@@ -117,7 +117,7 @@ class Generation:
     def may_write(self, expected: Checkpoint, guards: Sequence[bytes | None]) -> bool:
         """Whether the values of the guards allow who expects this checkpoint to write."""
         checkpoint, hold = guards
-        return _read_checkpoint(checkpoint) == expected and hold is None
+        return Checkpoint.parse(checkpoint) == expected and hold is None
 
     def commands(
         self, changes: Changes, reached: Checkpoint, *, indexed: bool = True
@@ -138,7 +138,7 @@ class Generation:
             yield "HSET", self._key("parked"), *chain.from_iterable(changes.parked.items())
         if changes.taken_up:
             yield "HDEL", self._key("parked"), *changes.taken_up
-        yield "SET", self.checkpoint_key, f"{reached.position} {reached.event_id}"
+        yield "SET", self.checkpoint_key, reached.stored
 
     def index_commands(self, rows: Iterable[Key], before: Mapping[str, Key]) -> Iterator[tuple[Any, ...]]:
         """What rows make of the index; before there may have been others."""
@@ -174,7 +174,7 @@ class Generation:
         """One row, and the position of the ledger to which it is built."""
         found = self.store.mget(self.checkpoint_key, self._row(key_id))
         checkpoint, row = cast("list[bytes | None]", found)
-        return None if row is None else _decode(row), _read_checkpoint(checkpoint).position
+        return None if row is None else _decode(row), Checkpoint.parse(checkpoint).position
 
     def page(self, workspace: str, limit: int, cursor: str | None, criteria: Criteria) -> Page:
         """Some of a workspace's keys, those behind where a page before ended.
@@ -380,13 +380,6 @@ class Views:
         while (found := read(live)) is None and (now_live := self.live()) != live:
             live = now_live
         return found
-
-
-def _read_checkpoint(value: bytes | None) -> Checkpoint:
-    if value is None:
-        return BEGINNING
-    position, _, event_id = value.decode().partition(" ")
-    return Checkpoint(int(position), event_id)
 
 
 def _parted(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -31,7 +31,6 @@ class Projector:
             retry_on=(*UNAVAILABLE, LeaseTakenError, RebuildError),
         )
         self.step = self.subscription.step
-        self.catch_up = self.subscription.catch_up
         self._ledger = ledger
         self._views = views
         self._stop = Stop()
@@ -41,6 +40,11 @@ class Projector:
         """Projects until `stop` is set."""
         self._stop = stop
         self.subscription.run(stop)
+
+    def catch_up(self) -> None:
+        """Projects all events up to the ledger's end. Stops early if a check holds the views."""
+        while self.step(wait_ms=1):
+            pass
 
     def load(self) -> Checkpoint:
         """Returns the checkpoint of the live generation."""
