@@ -3,9 +3,9 @@ FROM python:3.11-slim AS built
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
-COPY requirements.lock requirements-build.lock ./
-RUN python -m venv /opt/keyledger && /opt/keyledger/bin/pip install --require-hashes -r requirements.lock
-RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r requirements-build.lock
+COPY requirements.txt requirements-build.txt ./
+RUN python -m venv /opt/keyledger && /opt/keyledger/bin/pip install --require-hashes -r requirements.txt
+RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r requirements-build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY shared shared
 COPY services services
@@ -17,6 +17,6 @@ RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin keyledger
 COPY --from=built /opt/keyledger /opt/keyledger
 ENV PATH=/opt/keyledger/bin:$PATH PYTHONUNBUFFERED=1 KEYLEDGER_DATA_DIR=/tmp/data
 WORKDIR /tmp
-USER keyledger
+USER 10001
 ENTRYPOINT ["keyledger"]
 CMD ["web"]

@@ -27,15 +27,17 @@ drill: .venv/dev ## run the long fault and load tests
 	$(BIN)/pytest -m "drill and not alone" -n 3 --dist loadscope -raP
 	$(BIN)/pytest -m "drill and alone" -s
 
-check: .venv/dev ## check format, lint, types, import contracts, secrets and the Compose file
+check: .venv/dev ## check format, lint, types, import contracts, secrets, the Compose file and the workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive --severity-level medium services shared
-	git ls-files -z -- ':!*.lock' | xargs -0 $(BIN)/detect-secrets-hook $(NO_SECRETS)
+	git ls-files -z -- ':!requirements*.txt' | xargs -0 $(BIN)/detect-secrets-hook $(NO_SECRETS)
 	! git grep -nE '_[0-9A-Za-z]{50}\b' # strings that look like Keyledger keys
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 format: .venv/dev ## format the code and fix what the linter can
 	$(BIN)/ruff format .
@@ -51,19 +53,19 @@ build: .venv/dev ## build the wheel and the source distribution in dist/
 	$(BIN)/hatchling build -t sdist -t wheel
 
 lock: .venv/dev ## pin the newest allowed dependencies with hashes
-	$(LOCK) --extra embedded --extra postgresql -o requirements.lock pyproject.toml
-	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
-	echo hatchling | $(LOCK) -c requirements-dev.lock -o requirements-build.lock -
+	$(LOCK) --extra embedded --extra postgresql -o requirements.txt pyproject.toml
+	$(LOCK) --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+	echo hatchling | $(LOCK) -c requirements-dev.txt -o requirements-build.txt -
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Keyledger needs Python 3.11 or later: name one, as in `make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12`.")'
 	$(PYTHON) -m venv .venv
 
-.venv/installed: requirements.lock requirements-build.lock pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -r requirements-build.lock
+.venv/installed: requirements.txt requirements-build.txt pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt -r requirements-build.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/dev: requirements-dev.lock .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+.venv/dev: requirements-dev.txt .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@

@@ -62,7 +62,7 @@ def test_the_wheel_runs_in_an_empty_directory(built: Path, tmp_path: Path) -> No
         "HOME": str(tmp_path / "home"),
         "KEYLEDGER_PORT": str(port),
         "UV_CACHE_DIR": output_of(BIN / "uv", "cache", "dir").strip(),
-        "UV_CONSTRAINT": str(ROOT / "requirements.lock"),
+        "UV_CONSTRAINT": str(ROOT / "requirements.txt"),
     }
     keyledger = [str(BIN / "uvx"), "--python", sys.executable, "--from", f"{wheel}[embedded]", "keyledger"]
     with (
