@@ -28,10 +28,11 @@ from services.accounts.passwords import Passwords
 from shared.errors import InvalidFieldError, UserFacingError
 from shared.eventstore.command_handler import Author, CommandHandler, Handled, retried
 from shared.eventstore.envelope import Record, Request
-from shared.eventstore.ledger import Guard, Idempotency, Ledger, VersionConflictError
+from shared.eventstore.ledger import Guard, Ledger, VersionConflictError
 from shared.eventstore.payload import ACCOUNT_SUBJECT, Payloads
 from shared.identity import ADMIN, ROLES, Principal, authorize, visible
 from shared.process.command_log import CommandLog, command
+from shared.store.idempotency import Idempotency
 from shared.text.email_addresses import normalized, spellings
 from shared.text.key_detection import without_keys
 

@@ -14,9 +14,9 @@ from services.audit.integrity.signed_note import NoteError
 from services.audit.integrity.signer import Signer, SigningError
 from services.audit.log.store import AuditLog
 from shared.eventstore.events import AuditChecked, AuditFinding
-from shared.eventstore.lag import Lag, lag_of
 from shared.eventstore.ledger import Ledger
 from shared.eventstore.payload import AUDIT_SUBJECT
+from shared.eventstore.subscription import Lag, lag_of
 
 CHECKS = f"{AUDIT_SUBJECT}checks"
 _FAILURES_SHOWN = 20

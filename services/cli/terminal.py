@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.errors import UserFacingError
 from shared.eventstore.envelope import Request
-from shared.eventstore.lag import Lag
+from shared.eventstore.subscription import Lag
 from shared.identity import (
     ADMIN,
     DEFAULT_WORKSPACE,

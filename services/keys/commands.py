@@ -25,10 +25,11 @@ from shared.eventstore.codec import open_envelope
 from shared.eventstore.command_handler import Author, CommandHandler, Handled
 from shared.eventstore.envelope import Event, Record, Request, UnreadableEventError
 from shared.eventstore.events import KeyRevoked
-from shared.eventstore.ledger import Appended, Idempotency, Ledger, VersionConflictError
+from shared.eventstore.ledger import Appended, Ledger, VersionConflictError
 from shared.eventstore.payload import Payloads
 from shared.identity import KEYS_WRITE, Principal, authorize, visible
 from shared.process.command_log import CommandLog, command
+from shared.store.idempotency import Idempotency
 from shared.text.key_detection import without_keys
 
 

@@ -8,8 +8,9 @@ from typing import Generic, TypeVar
 
 from shared.eventstore.codec import decode
 from shared.eventstore.envelope import Actor, Event, NewEvent, Record, Request, enveloped, recorded
-from shared.eventstore.ledger import Appended, Guard, Idempotency, Ledger, VersionConflictError
+from shared.eventstore.ledger import Appended, Guard, Ledger, VersionConflictError
 from shared.eventstore.payload import Payload, Payloads
+from shared.store.idempotency import Idempotency
 
 _MAX_ATTEMPTS = 5
 

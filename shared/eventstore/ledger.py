@@ -1,10 +1,9 @@
-"""The ledger: one Redis stream of events that is only ever appended to.
+"""The ledger: an append-only Redis stream of events.
 
-Every Redis key carries the hash tag `{kl:0}`, so that each atomic step stays in one slot.
+Every Redis key has the hash tag `{kl:0}`, so that each atomic step stays in one slot. The module is long
+because appending and reading share these keys and the connection.
 """
 
-import hashlib
-import hmac
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -14,111 +13,25 @@ import structlog
 from redis import Redis
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
-from shared.clock import LAST_TIME
 from shared.eventstore.codec import decode, encode, name_of
 from shared.eventstore.envelope import Event, NewEvent, Record
+from shared.eventstore.scripts import APPEND, APPEND_FROM_RESERVE, APPEND_SHA, FILL, HISTORY
 from shared.store.connections import StoreError
-from shared.store.record_mac import RecordMac
+from shared.store.idempotency import Idempotency, IdempotencyRecords, RecordedAppend
 from shared.store.reserve import Reserve, may_use_reserve
 
 NAMESPACE = "{kl:0}"
 LOG = f"{NAMESPACE}:log"
 _NO_KEY = f"{NAMESPACE}:none"
 _IDEMPOTENCY_LIFE_S = 24 * 60 * 60
-_REJECTIONS = 3  # of idempotency records that one append may meet
+_MAX_REJECTIONS = 3  # of invalid idempotency records in one append
 _HISTORY_PAGE = 500
-_WAIT_MS = 1_000  # for replicas; shorter than a client waits for an answer
+_WAIT_MS = 1_000  # for replicas; shorter than the time-out of a client
 _log = structlog.get_logger(__name__)
-
-# Appends events to the log. All checks come before the first write, for Lua does not roll back.
-# KEYS  1 the log  2 the subject's index of positions  3 the idempotency record  4 the credential
-#       5 the guard's index of positions, if there is a guard
-# ARGV  1 the expected version  2 the idempotency record to keep, or ''  3 its life in s
-#       4 a record that was rejected and may be replaced, or 'none'  5 the credential, or ''
-#       6… the events' bodies  and last, if there is a guard, its expected version
-# Gives {'repeated', record} | {'conflict', version} | {'guarded', version} | {'appended', positions, time},
-# positions as one string of integers with blanks between. A record of another type is given as ''.
-# The time is never earlier than the event before it, unless that one has a time that cannot be printed.
-_APPEND = """
-if ARGV[2] ~= '' then
-  local record = redis.pcall('GET', KEYS[3])
-  if type(record) == 'table' then record = '' end
-  if record and record ~= ARGV[4] then return {'repeated', record} end
-end
-local version = redis.call('LLEN', KEYS[2])
-if version ~= tonumber(ARGV[1]) then return {'conflict', version} end
-local last_event = #ARGV
-if KEYS[5] then
-  local guarded = redis.call('LLEN', KEYS[5])
-  if guarded ~= tonumber(ARGV[last_event]) then return {'guarded', guarded} end
-  last_event = last_event - 1
-end
-local clock = redis.call('TIME')
-local at = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if last then at = math.max(at, math.min(tonumber(last[2][2]), LAST_TIME)) end
-
-local positions = {}
-for i = 6, last_event do
-  local id = redis.call('XADD', KEYS[1], '0-*', 'at', at, 'event', ARGV[i])
-  local position = string.sub(id, 3)
-  redis.call('RPUSH', KEYS[2], position)
-  positions[#positions + 1] = position
-end
-positions = table.concat(positions, ' ')
-if ARGV[2] ~= '' then redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[3]) end
-if ARGV[5] ~= '' then redis.call('SET', KEYS[4], ARGV[5]) end
-return {'appended', positions, at}
-""".replace("LAST_TIME", str(LAST_TIME))
-
-# The same for a store that is out of memory.
-_APPEND_FROM_RESERVE = "#!lua flags=allow-oom" + _APPEND
-_APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
-
-# Reads a page of one subject's events by its index.
-# KEYS  1 the log  2 the subject's index of positions
-# ARGV  1 the index of the first event  2 that of the last; not computed here, where a large one loses digits
-_HISTORY = """
-local entries = {}
-for _, position in ipairs(redis.call('LRANGE', KEYS[2], ARGV[1], ARGV[2])) do
-  entries[#entries + 1] = redis.call('XRANGE', KEYS[1], '0-' .. position, '0-' .. position)[1]
-end
-return entries
-"""
-
-
-# Fills the log with events that have their positions and times already, as only an import does. All checks
-# come before the first write.
-# KEYS  1 the log  2… of each event the index of its subject, or the key of none
-# ARGV  1 the position that the log must end at  2 the key of none  3… of each event its time and its body
-# Gives the id that the log ends at instead, or nothing once the events are written.
-_FILL = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local head = last and last[1] or '0-0'
-if head ~= '0-' .. ARGV[1] then return head end
-for i = 2, #KEYS do
-  local position = string.format('%.0f', ARGV[1] + i - 1)
-  redis.call('XADD', KEYS[1], '0-' .. position, 'at', ARGV[2 * i - 1], 'event', ARGV[2 * i])
-  if KEYS[i] ~= ARGV[2] then redis.call('RPUSH', KEYS[i], position) end
-end
-return false
-"""
-
-
-class Idempotency(NamedTuple):
-    """One caller's request: `name` says which, `fingerprint` what it asked for."""
-
-    name: str
-    fingerprint: str
-
-    @classmethod
-    def of(cls, caller: str, key: str, asked: bytes) -> "Idempotency":
-        """By the caller's own key for the request; of that and of what was asked, only hashes are kept."""
-        return cls(f"{caller}:{_sha256(key.encode())}", _sha256(asked))
 
 
 class Guard(NamedTuple):
-    """Another subject that an append depends on: it must still be at the version that was decided on."""
+    """Another subject that an append depends on: it must still be at this version."""
 
     subject: str
     version: int
@@ -145,21 +58,20 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Appended:
-    """Where the events of a command are. `repeated`: they were there from an earlier, equal request."""
+    """The positions of a command's events. `repeated`: an earlier, equal request appended them."""
 
     subject: str
     positions: tuple[int, ...]
     repeated: bool = False
-    at: int = field(default=0, compare=False)  # in ms; 0, where they were there already
+    at: int = field(default=0, compare=False)  # in ms; 0 if they were repeated
 
     @property
     def position(self) -> int:
-        """The last one."""
         return self.positions[-1]
 
 
 class VersionConflictError(Exception):
-    """The subject, or the guard, is not at the version that the command was decided on."""
+    """The subject, or the guard, isn't at the version that the command was decided on."""
 
     def __init__(self, subject: str, expected: int | str, actual: int) -> None:
         super().__init__(f"{subject} is at version {actual}, not {expected}")
@@ -168,25 +80,21 @@ class VersionConflictError(Exception):
 
 
 class NotReplicatedError(Exception):
-    """The store has the events, but too few replicas said in time that they have them too.
+    """The store has the events, but too few replicas confirmed in time that they have them too.
 
-    Whether they outlast a failover is unknown; the same call with the same idempotency settles it.
+    A failover could lose them. The same call with the same idempotency confirms or repeats the append.
     """
 
 
-class IdempotencyConflictError(Exception):
-    """The idempotency key was used for another request."""
-
-
 class UnexpectedHeadError(Exception):
-    """The log does not end where an import left it: somebody else wrote to it."""
+    """The log doesn't end where an import left it: something else wrote to it."""
 
 
 class Ledger:
-    """Append, history, read and tail, over a connection that is passed in.
+    """Appends and reads events.
 
-    An append is acknowledged when the store has it on disk, and so many replicas have it. Ordinary ones leave
-    the store its reserve, if there is one. Idempotency needs the secret key, which authenticates its records.
+    An append is acknowledged when the store has it on disk and `ack_replicas` replicas have it. `reserve` is
+    spared except by events that may use it. Idempotency needs the secret key.
     """
 
     def __init__(
@@ -194,9 +102,9 @@ class Ledger:
     ) -> None:
         self._store = _unshaped(store)
         self._ack_replicas = ack_replicas
-        self._mac = RecordMac(secret_key, "idempotency") if secret_key else None
+        self._idempotency = IdempotencyRecords(secret_key)
         self._reserve = reserve
-        self._history = store.register_script(_HISTORY)
+        self._history = store.register_script(HISTORY)
 
     def append(
         self,
@@ -209,14 +117,15 @@ class Ledger:
     ) -> Appended:
         """Appends all the events or none, and returns once the store has acknowledged them.
 
-        `credential` is kept for the subject apart from the log. `guard` is compared in the same step.
-        Raises VersionConflictError, IdempotencyConflictError, NotReplicatedError, redis.RedisError; after a
-        lost connection or a time-out the outcome is unknown, and the same call with the same idempotency
-        settles it. Raises OutOfMemoryError, a RedisError, if nothing was written for lack of room.
+        `credential` is stored for the subject outside the log. `guard` is checked in the same atomic step.
+        Raises VersionConflictError, IdempotencyConflictError, NotReplicatedError, redis.RedisError. After a
+        lost connection or a time-out the outcome is unknown: repeat the call with the same idempotency.
+        Raises OutOfMemoryError, a RedisError, if nothing was written because the store is full.
         """
         keys = [LOG, _index_key(subject), _idempotency_key(idempotency), credential_key(subject)]
         bodies = [*map(encode, events)]
-        record = self._record_of(idempotency, expected_version, len(bodies), subject) if idempotency else b""
+        appends = RecordedAppend(expected_version, len(bodies), subject)
+        record = self._idempotency.encode(idempotency, appends) if idempotency else b""
         guards = [guard.version] if guard else []
         if guard:
             keys.append(_index_key(guard.subject))
@@ -224,7 +133,7 @@ class Ledger:
         if self._reserve and not from_reserve:
             self._reserve.spare()
         rejected = b"none"
-        for _ in range(_REJECTIONS):
+        for _ in range(_MAX_REJECTIONS):
             options = expected_version, record, _IDEMPOTENCY_LIFE_S, rejected, credential
             reply = self._run_append(keys, [*options, *bodies, *guards], from_reserve=from_reserve)
             match reply[0]:
@@ -240,29 +149,29 @@ class Ledger:
         raise StoreError("Something else writes idempotency records to the store: stop it, then try again.")
 
     def fill(self, after: int, records: Sequence[Record]) -> None:
-        """Writes the events that follow position `after`, with their own times, all of them or none.
+        """Appends events after position `after` with their own times, all of them or none. Only for imports.
 
-        Only for an import. Raises UnexpectedHeadError, NotReplicatedError, redis.RedisError.
+        Raises UnexpectedHeadError, NotReplicatedError, redis.RedisError.
         """
         subjects = (name_of(record).subject for record in records)
         indices = [_NO_KEY if subject is None else _index_key(subject) for subject in subjects]
         bodies = (value for record in records for value in (record.at, record.body))
-        if self._written("EVAL", _FILL, 1 + len(indices), LOG, *indices, after, _NO_KEY, *bodies) is not None:
+        if self._written("EVAL", FILL, 1 + len(indices), LOG, *indices, after, _NO_KEY, *bodies) is not None:
             raise UnexpectedHeadError
 
     def keep_credential(self, subject: str, credential: str) -> None:
-        """Keeps what an append once kept for the subject apart from the log.
+        """Stores a credential without an event. Only for restores.
 
-        Only for a restore. Raises NotReplicatedError, redis.RedisError.
+        Raises NotReplicatedError, redis.RedisError.
         """
         self._written("SET", credential_key(subject), credential)
 
     def is_untouched(self) -> bool:
-        """Whether nothing was ever written: neither an event nor, of a log that was deleted, an index."""
+        """Whether nothing was ever written: no event, and no index of a log that was deleted."""
         return self.head() == BEGINNING and not any(self._store.scan_iter(_index_key("*"), count=1_000))
 
     def recall(self, idempotency: Idempotency | None) -> Appended | None:
-        """What an earlier, equal request appended. Raises IdempotencyConflictError, NotReplicatedError."""
+        """Returns what an equal request appended. Raises IdempotencyConflictError, NotReplicatedError."""
         if idempotency is None:
             return None
         try:
@@ -278,7 +187,7 @@ class Ledger:
         return [decode(record) for record in self.records(subject)]
 
     def records(self, subject: str, after: int = 0) -> Iterator[Record]:
-        """Those after a version as they are stored, read page by page."""
+        """The stored events of a subject after a version, read page by page."""
         while True:
             page = self.page(subject, after, _HISTORY_PAGE)
             yield from page
@@ -287,7 +196,7 @@ class Ledger:
                 return
 
     def page(self, subject: str, after: int, limit: int) -> list[Record]:
-        """The next `limit` events (1 or more) of a subject after a version, oldest first. Reads no others."""
+        """The next `limit` events (1 or more) of a subject after a version, oldest first."""
         return [*map(_record, self._history([LOG, _index_key(subject)], [after, after + limit - 1]))]
 
     def last(self, subject: str) -> Event | None:
@@ -305,7 +214,7 @@ class Ledger:
         return [_record(entry) for entry in cast("list[Any]", entries)]
 
     def pages(self, after: int, limit: int) -> Generator[list[Record], None, None]:
-        """All after a position, by pages. Each is asked for while the one before is worked on."""
+        """All events after a position, in pages. Each is requested while the one before is handled."""
         # Any: redis-py publishes no types of a single connection.
         connection: Any = self._store.connection_pool.get_connection()
         try:
@@ -314,44 +223,47 @@ class Ledger:
                 connection.send_command("XRANGE", LOG, f"({entries[-1][0].decode()}", "+", "COUNT", limit)
                 yield [_record(entry) for entry in entries]
         except BaseException:
-            connection.disconnect()  # an answer may still be under way
+            connection.disconnect()  # a reply may still arrive
             raise
         finally:
             self._store.connection_pool.release(connection)
 
     def at(self, positions: Iterable[int]) -> list[Record]:
-        """The events at some positions, in order, as far as they are there."""
+        """The events at these positions, in order; missing ones are left out."""
         with cast("Any", self._store.pipeline(transaction=False)) as pipe:
             for first, last in _runs(positions):
                 pipe.xrange(LOG, f"0-{first}", f"0-{last}")
             return [_record(entry) for entries in pipe.execute() for entry in entries]
 
     def tail(self, after: int, limit: int, wait_ms: int) -> list[Record]:
-        """The same, waiting up to `wait_ms` for the first of them. The connection must wait longer."""
+        """The next `limit` events after a position, waiting up to `wait_ms` for the first one.
+
+        The time-out of the connection must be longer.
+        """
         streams = cast("Any", self._store.xread({LOG: f"0-{after}"}, count=limit, block=wait_ms))
-        # RESP3 answers with a map from stream to entries, RESP2 with a list of pairs.
+        # RESP3 replies with a map from stream to entries, RESP2 with a list of pairs.
         pairs = streams.items() if isinstance(streams, dict) else streams or ()
         return [_record(entry) for _, entries in pairs for entry in entries]
 
     def head(self) -> Checkpoint:
-        """The last event; the beginning, of an empty ledger."""
+        """The checkpoint of the last event; the beginning of an empty ledger."""
         newest = self.newest()
         return _checkpoint(newest) if newest else BEGINNING
 
     def newest(self) -> Record | None:
-        """The last event as it is stored; None of an empty ledger."""
+        """The last event as it is stored; None if the ledger is empty."""
         entries = cast("list[Any]", self._store.xrevrange(LOG, count=1))
         return _record(entries[0]) if entries else None
 
     def holds(self, checkpoint: Checkpoint) -> bool:
-        """Whether the event of a checkpoint is where it was. If not, the ledger went backwards."""
+        """Whether the ledger still has the event of a checkpoint. If not, it went backwards."""
         if checkpoint == BEGINNING:
             return True
         records = self.read(checkpoint.position - 1, 1)
         return bool(records) and _checkpoint(records[0]) == checkpoint
 
     def credential(self, subject: str) -> str | None:
-        """What is kept for the subject apart from the log."""
+        """What an append stored for the subject outside the log."""
         value = cast("bytes | None", self._store.get(credential_key(subject)))
         return value.decode() if value is not None else None
 
@@ -360,54 +272,39 @@ class Ledger:
     ) -> list[Any]:
         try:
             return self._run(keys, arguments)
-        except OutOfMemoryError:  # met at the first write, so nothing was written
+        except OutOfMemoryError:  # raised by the first write, so nothing was written
             if not from_reserve:
                 raise
             call = (len(keys), *keys, *arguments)
-            return cast("list[Any]", self._written("EVAL", _APPEND_FROM_RESERVE, *call))
+            return cast("list[Any]", self._written("EVAL", APPEND_FROM_RESERVE, *call))
 
     def _run(self, keys: list[str], arguments: Sequence[bytes | str | int]) -> list[Any]:
         if not self._ack_replicas:
-            # Not by redis-py's Script, which costs a twentieth of an append.
+            # redis-py's Script would cost a twentieth of an append.
             execute = cast("Any", self._store).execute_command
             call = (len(keys), *keys, *arguments)
             try:
-                return cast("list[Any]", execute("EVALSHA", _APPEND_SHA, *call))
-            except NoScriptError:  # the store was restarted, and knows it no more
-                return cast("list[Any]", execute("EVAL", _APPEND, *call))
-        return cast("list[Any]", self._written("EVAL", _APPEND, len(keys), *keys, *arguments))
-
-    def _record_of(self, idempotency: Idempotency, version: int, count: int, subject: str) -> bytes:
-        """What is kept of a request: its fingerprint, and which events of which subject it appended."""
-        body = f"{idempotency.fingerprint} {version} {count} {subject}".encode()
-        return self._code(idempotency, body) + b" " + body
-
-    def _code(self, idempotency: Idempotency, body: bytes) -> bytes:
-        if self._mac is None:
-            raise ValueError("idempotency needs the secret key")
-        return self._mac(idempotency.name.encode(), body)
+                return cast("list[Any]", execute("EVALSHA", APPEND_SHA, *call))
+            except NoScriptError:  # the store was restarted
+                return cast("list[Any]", execute("EVAL", APPEND, *call))
+        return cast("list[Any]", self._written("EVAL", APPEND, len(keys), *keys, *arguments))
 
     def _earlier(self, record: bytes, idempotency: Idempotency) -> Appended | None:
-        """What a record says was appended. None for one that we didn't write, or whose events are not there.
+        """Returns what a record says was appended; None if it isn't valid or the ledger lacks its events.
 
-        An attacker who can write such a record can also delete one, so ignoring it costs no safety; believing
-        it would let a command look done. Raises IdempotencyConflictError, NotReplicatedError.
+        Raises IdempotencyConflictError, NotReplicatedError.
         """
-        code, _, body = record.partition(b" ")
-        if not hmac.compare_digest(code, self._code(idempotency, body)):
-            _log.warning("idempotency record rejected: it is not one that Keyledger wrote")
+        recorded = self._idempotency.decode(record, idempotency)
+        if recorded is None:
             return None
-        fingerprint, version, count, subject = body.decode().split(" ", 3)
-        if fingerprint != idempotency.fingerprint:
-            raise IdempotencyConflictError
-        first, last = int(version), int(version) + int(count) - 1
-        positions = cast("list[bytes]", self._store.lrange(_index_key(subject), first, last))
-        if len(positions) != int(count):
+        version, count, subject = recorded
+        positions = cast("list[bytes]", self._store.lrange(_index_key(subject), version, version + count - 1))
+        if len(positions) != count:
             _log.warning("idempotency record rejected: the ledger lacks its events", subject=subject)
             return None
         if self._ack_replicas:
-            # The first answer may have been that replicas lacked it. Replicas get writes in order, so one
-            # that has this one has that too.
+            # The first request may have failed because replicas lacked it. Replicas get writes in order, so
+            # one that has this write has that one too.
             self._written("EXPIRE", _idempotency_key(idempotency), _IDEMPOTENCY_LIFE_S)
         return Appended(subject, tuple(map(int, positions)), repeated=True)
 
@@ -428,17 +325,13 @@ BEGINNING = Checkpoint(0, "")
 
 
 def checkpoint_at(records: Sequence[Record]) -> Checkpoint:
-    """Where a reader stands that has done all of these."""
+    """The checkpoint after these records."""
     return _checkpoint(records[-1])
 
 
 def credential_key(subject: str) -> str:
-    """Where a subject's credential lies, which no projection and no export reads."""
+    """The store's key of a subject's credential, which no projection and no export reads."""
     return f"{NAMESPACE}:credential:{subject}"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _checkpoint(record: Record) -> Checkpoint:
@@ -465,7 +358,7 @@ def _positions(text: bytes) -> tuple[int, ...]:
 
 
 def _unshaped(store: Redis) -> Redis:
-    """The same connections, without redis-py's work on what the store sends of a stream."""
+    """A client on the same connections that returns stream entries as the store sends them."""
     client = Redis(connection_pool=store.connection_pool)
     for command in ("XRANGE", "XREVRANGE", "XREAD"):
         client.set_response_callback(command, lambda reply, **_: reply)

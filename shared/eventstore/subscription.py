@@ -10,12 +10,33 @@ import structlog
 from redis import Redis, RedisError, WatchError
 
 from shared.eventstore.envelope import Record
-from shared.eventstore.lag import Lag, lag_of
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 from shared.store.connections import StoreError
 
 UNAVAILABLE: tuple[type[Exception], ...] = (RedisError, StoreError)
+_LONG_LAG_EVENTS = 1_000
+_LONG_LAG_MS = 30_000
 _log = structlog.get_logger(__name__)
+
+
+class Lag(NamedTuple):
+    """How far a reader is behind the ledger's end. `events` is negative if the ledger went backwards."""
+
+    head: int
+    events: int
+    ms: int  # since the oldest event that the reader doesn't have
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the reader needs attention."""
+        return self.events > _LONG_LAG_EVENTS or self.ms > _LONG_LAG_MS
+
+
+def lag_of(position: int, ledger: Ledger, now: int) -> Lag:
+    """The lag of a reader that got to a position. `now` is in ms since 1970. Raises redis.RedisError."""
+    head = ledger.head().position
+    waiting = ledger.read(position, 1)
+    return Lag(head, head - position, max(now - waiting[0].at, 0) if waiting else 0)
 
 
 class Batch(NamedTuple):

@@ -15,10 +15,11 @@ from redis import RedisError
 from shared.clock import now_ms, rfc3339
 from shared.errors import UserFacingError
 from shared.eventstore.envelope import Request, UnreadableEventError
-from shared.eventstore.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
+from shared.eventstore.ledger import NotReplicatedError, VersionConflictError
 from shared.identity import ForbiddenError, Principal
 from shared.process.telemetry import together
 from shared.store.connections import StoreError
+from shared.store.idempotency import IdempotencyConflictError
 
 # "done" is also a command that had nothing to change. "unavailable": the store is unavailable or the history
 # unreadable, so the outcome is unknown or impossible. "failed" is a bug.

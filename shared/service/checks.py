@@ -8,7 +8,7 @@ from enum import Flag, StrEnum, auto
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from shared.eventstore.lag import Lag
+from shared.eventstore.subscription import Lag
 from shared.process.telemetry import redacted
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis import RedisError
 
-from shared.eventstore.lag import Lag
+from shared.eventstore.subscription import Lag
 from shared.service.components import Container
 
 _READ_EVERY_S = 2.0

@@ -10,8 +10,8 @@ from flask import Flask, current_app, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
 from shared.eventstore.envelope import Request
-from shared.eventstore.ledger import Idempotency
 from shared.identity import Authenticator, Principal, authorize
+from shared.store.idempotency import Idempotency
 from shared.web.openapi.document import documented, needs_scope
 from shared.web.server.context import RequestContext
 from shared.web.server.limits import Limits

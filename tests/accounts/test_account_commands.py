@@ -26,9 +26,10 @@ from shared.eventstore.events import (
     PasswordChanged,
     SignedOutEverywhere,
 )
-from shared.eventstore.ledger import Idempotency, Ledger, credential_key
+from shared.eventstore.ledger import Ledger, credential_key
 from shared.eventstore.payload import Payload
 from shared.identity import ADMIN, AUDIT_READ, KEYS_READ, KEYS_WRITE, ROLES, ForbiddenError, Principal
+from shared.store.idempotency import Idempotency
 
 PASSWORD = "correct horse battery"
 OPERATOR = Principal(

@@ -40,10 +40,11 @@ from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
 from services.keys.read_model.rebuild import replay
 from shared.clock import now_ms
-from shared.eventstore.ledger import Idempotency, Ledger
+from shared.eventstore.ledger import Ledger
 from shared.process.telemetry import configure_logs
 from shared.service.components import new_id
 from shared.store.connections import connect
+from shared.store.idempotency import Idempotency
 from tests.keys.people import REQUEST, person
 
 PAGE = 2  # events; small, so that a few events fill several batches

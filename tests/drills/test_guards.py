@@ -19,7 +19,7 @@ _LEDGER, _VIEWS, _REBUILD = (
     "services/keys/read_model/generations.py",
     "services/keys/read_model/rebuild.py",
 )
-_SUBSCRIPTION = "shared/eventstore/subscription.py"
+_SUBSCRIPTION, _SCRIPTS = "shared/eventstore/subscription.py", "shared/eventstore/scripts.py"
 _OF_LEDGER, _OF_VIEWS = "tests/shared/test_ledger.py", "tests/keys/test_views.py"
 _OF_MACHINE = "tests/keys/test_state_machine.py"
 _GREEN, _RED = 0, 1  # pytest's other statuses mean that it found no tests or couldn't run them
@@ -43,13 +43,13 @@ class Guard:
     tests: tuple[str, ...]
 
 
-_VERSION = Edit(_LEDGER, "if version ~= tonumber(ARGV[1]) then", "if false then")
-_RECORD = Edit(_LEDGER, "if record and record ~= ARGV[4] then return", "if false then return")
+_VERSION = Edit(_SCRIPTS, "if version ~= tonumber(ARGV[1]) then", "if false then")
+_RECORD = Edit(_SCRIPTS, "if record and record ~= ARGV[4] then return", "if false then return")
 _RECORDED = Edit(
-    _LEDGER, "redis.call('SET', KEYS[3], ARGV[2],", "redis.call('SET', KEYS[3] .. '-lost', ARGV[2],"
+    _SCRIPTS, "redis.call('SET', KEYS[3], ARGV[2],", "redis.call('SET', KEYS[3] .. '-lost', ARGV[2],"
 )
-_FINGERPRINT = Edit(_LEDGER, "if fingerprint != idempotency.fingerprint:", "if False:")
-_GUARDED = Edit(_LEDGER, "if guarded ~= tonumber(ARGV[last_event]) then", "if false then")
+_FINGERPRINT = Edit("shared/store/idempotency.py", "if fingerprint != idempotency.fingerprint:", "if False:")
+_GUARDED = Edit(_SCRIPTS, "if guarded ~= tonumber(ARGV[last_event]) then", "if false then")
 _COMPARED = Edit(_VIEWS, "Checkpoint.parse(checkpoint) == expected and", "True and")
 _WATCHED = Edit(_VIEWS, "pipe.watch(*self.guards)", "pipe.watch('{kl:0}:none')")
 _HEAD = Edit(_LEDGER, "return bool(records) and _checkpoint(records[0]) == checkpoint", "return True")

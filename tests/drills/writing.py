@@ -15,8 +15,9 @@ from pathlib import Path
 from redis import RedisError
 
 from shared.eventstore.envelope import NewEvent, enveloped
-from shared.eventstore.ledger import Idempotency, Ledger
+from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
+from shared.store.idempotency import Idempotency
 from tests.audit.histories import ACTOR, REQUEST, created
 
 _ROOT = Path(__file__).parents[2]

@@ -13,13 +13,7 @@ from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
 from shared.eventstore.envelope import NewEvent, UnreadableEventError
 from shared.eventstore.events import KeyToggled
-from shared.eventstore.ledger import (
-    Appended,
-    Idempotency,
-    IdempotencyConflictError,
-    Ledger,
-    VersionConflictError,
-)
+from shared.eventstore.ledger import Appended, Ledger, VersionConflictError
 from shared.identity import (
     ADMIN,
     KEYS_READ,
@@ -29,6 +23,7 @@ from shared.identity import (
     NotGrantableError,
     RotatedSecretError,
 )
+from shared.store.idempotency import Idempotency, IdempotencyConflictError
 from tests.keys.people import REQUEST, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)

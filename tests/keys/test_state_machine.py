@@ -43,17 +43,10 @@ from services.keys.read_model.projector import Projector
 from services.keys.read_model.rebuild import RebuildError, check, replay
 from shared.eventstore.codec import decode
 from shared.eventstore.envelope import Record
-from shared.eventstore.ledger import (
-    LOG,
-    Checkpoint,
-    Idempotency,
-    IdempotencyConflictError,
-    Ledger,
-    VersionConflictError,
-    checkpoint_at,
-)
+from shared.eventstore.ledger import LOG, Checkpoint, Ledger, VersionConflictError, checkpoint_at
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
+from shared.store.idempotency import Idempotency, IdempotencyConflictError
 from tests.keys.people import REQUEST, now, person
 from tests.real import answers, until
 

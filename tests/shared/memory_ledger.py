@@ -13,13 +13,12 @@ from shared.eventstore.ledger import (
     Appended,
     Checkpoint,
     Guard,
-    Idempotency,
-    IdempotencyConflictError,
     Ledger,
     UnexpectedHeadError,
     VersionConflictError,
     checkpoint_at,
 )
+from shared.store.idempotency import Idempotency, IdempotencyConflictError
 
 
 def _now() -> int:

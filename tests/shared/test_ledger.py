@@ -20,14 +20,13 @@ from shared.eventstore.ledger import (
     Appended,
     Checkpoint,
     Guard,
-    Idempotency,
-    IdempotencyConflictError,
     Ledger,
     UnexpectedHeadError,
     VersionConflictError,
     checkpoint_at,
 )
 from shared.store.connections import connect
+from shared.store.idempotency import Idempotency, IdempotencyConflictError
 from tests.shared.memory_ledger import MemoryLedger
 
 SECRET = "a secret of 32 characters at least"

@@ -10,9 +10,10 @@ import pytest
 
 from shared.eventstore.envelope import Actor, NewEvent, Request, enveloped
 from shared.eventstore.events import KeyCreated
-from shared.eventstore.ledger import Idempotency, Ledger, NotReplicatedError
+from shared.eventstore.ledger import Ledger, NotReplicatedError
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
+from shared.store.idempotency import Idempotency
 from tests.real import answers, free_port, until
 
 ASKED = Idempotency("caller", "asked")

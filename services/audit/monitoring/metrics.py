@@ -9,7 +9,7 @@ from services.audit.ingest.failures import Failures
 from services.audit.log.database import AuditDatabaseError
 from services.audit.status import LastCheck
 from shared.clock import now_ms
-from shared.eventstore.lag import Lag, lag_of
+from shared.eventstore.subscription import Lag, lag_of
 from shared.service.components import Container
 from shared.service.metrics import Gauge, Source, lag_gauges
 

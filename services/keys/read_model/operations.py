@@ -11,8 +11,8 @@ from services.keys.read_model.generations import Views
 from services.keys.read_model.projection import Changes
 from shared.clock import FIRST_TIME, LAST_TIME, printable_time
 from shared.eventstore.envelope import UnreadableEventError
-from shared.eventstore.lag import Lag, lag_of
 from shared.eventstore.ledger import Ledger
+from shared.eventstore.subscription import Lag, lag_of
 
 _STORED_EXPIRY = re.compile(rb'"expires_at":(-?[0-9]+)')
 

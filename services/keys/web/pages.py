@@ -19,9 +19,9 @@ from services.keys.web.forms import read, rules, texts_of, typed_in
 from services.keys.web.presentation import chosen, details, listed, past_details, place_of
 from services.keys.web.schemas import KeyChangeSchema, NewKeySchema, RevocationSchema, presented
 from shared.clock import date_utc
-from shared.eventstore.ledger import Idempotency, IdempotencyConflictError
 from shared.eventstore.point_in_time import PointInTimeError
 from shared.identity import KEYS_READ, KEYS_WRITE, ForbiddenError, Principal
+from shared.store.idempotency import Idempotency, IdempotencyConflictError
 from shared.text.characters import escaped
 from shared.text.key_detection import resembles_key
 from shared.web.access import Access, attached, idempotency_of, origin, signed_in

@@ -13,9 +13,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from shared.errors import InvalidFieldError
 from shared.eventstore.envelope import UnreadableEventError
-from shared.eventstore.ledger import IdempotencyConflictError, NotReplicatedError, VersionConflictError
+from shared.eventstore.ledger import NotReplicatedError, VersionConflictError
 from shared.identity import ForbiddenError, InvalidKeyError, RotatedSecretError, UnauthenticatedError
 from shared.store.connections import StoreError
+from shared.store.idempotency import IdempotencyConflictError
 from shared.web.access import Access, attached, context, origin
 from shared.web.errors.problems import Refusal, challenge, problem
 from shared.web.schemas import field_errors

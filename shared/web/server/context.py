@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from shared.eventstore.envelope import Request
-from shared.eventstore.ledger import Idempotency
 from shared.identity import Authenticator, Principal, UnauthenticatedError
+from shared.store.idempotency import Idempotency
 from shared.text.ip_addresses import canonical_ip
 from shared.text.key_detection import holds_key, without_keys
 
