@@ -1,4 +1,4 @@
-"""The objects that the audit service is built from."""
+"""The components of the audit service."""
 
 from dataclasses import dataclass
 from functools import cached_property

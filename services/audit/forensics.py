@@ -1,4 +1,4 @@
-"""What people ask when a key is in question: was it good then, and whose is this one."""
+"""Forensics: whether a key would have been accepted at a point in time, and whose a leaked key is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ class NoSuchKeyError(Exception):
 
 @dataclass(frozen=True)
 class LeakLookup:
-    """What is known of a token: whose it is, how that key was used, and what it did, newest first."""
+    """The key of a leaked secret, its use, and the entries that it caused, newest first."""
 
     key: FoundKey
     use: KeyUse
     entries: list[AuditEntry]
-    next_cursor: int | None  # of the entries whose actor is the key
+    next_cursor: int | None  # of the entries that the key caused
 
 
 @dataclass(frozen=True)
 class Forensics:
-    """Asks those who know the keys, and the audit log."""
+    """Answers questions about keys, from the ledger and the audit log."""
 
     keys: KeyForensics
     comparison: Comparison
@@ -37,7 +37,7 @@ class Forensics:
     def verdict(
         self, principal: Principal, key_id: str, at: PointInTime, scopes: Sequence[str] = ()
     ) -> PastVerdict:
-        """Whether a key of the caller's workspace would have been accepted then.
+        """Whether a key of the caller's workspace would have been accepted at a point in time.
 
         Raises ForbiddenError, NoSuchKeyError, PointInTimeError, UnreadableEventError, redis.RedisError.
         """
@@ -48,7 +48,7 @@ class Forensics:
         return verdict
 
     def look_up(self, principal: Principal, token: str) -> LeakLookup:
-        """Whose the token is, in the caller's workspace. It is neither stored nor logged.
+        """Finds the key of a leaked secret in the caller's workspace. It is neither stored nor logged.
 
         Raises ForbiddenError, NoSuchKeyError, NotAKeyError, UnreadableEventError, AuditDatabaseError,
         redis.RedisError.
@@ -59,7 +59,7 @@ class Forensics:
             raise NoSuchKeyError
         filters = Filters(workspace=principal.workspace, actor=key.id)
         page = self.comparison.log.search.page(filters, _ENTRIES_SHOWN)
-        # An actor is found by its label too, and another may be called like this key's id.
+        # The filter matches labels too, so another actor's label may be this key's ID.
         entries = self.comparison.compared(page.entries)
         own = [
             each for each in entries if (each.event.actor["kind"], each.event.actor["id"]) == ("key", key.id)

@@ -1,4 +1,4 @@
-"""What the API and the pages of the audit log work with."""
+"""Queries on the audit log, for the API and the pages."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,19 +21,18 @@ class EntryPage(NamedTuple):
 
 @dataclass(frozen=True)
 class Audit:
-    """The audit log as a caller may see it: the part of the caller's workspace."""
+    """The audit log of the caller's workspace."""
 
     comparison: Comparison
 
     @property
     def log(self) -> AuditLog:
-        """All of it."""
         return self.comparison.log
 
     def page(
         self, principal: Principal, criteria: Mapping[str, Any], limit: int, cursor: int | None
     ) -> EntryPage:
-        """The newest entries that match, each compared with the ledger. Raises an alarm if one is missing.
+        """The newest matches, each compared with the ledger. Raises an alarm if one is missing.
 
         `criteria` are the fields of Filters, without the workspace.
         Raises ForbiddenError, TooManyKeysError, AuditDatabaseError, redis.RedisError.
@@ -45,18 +44,18 @@ class Audit:
         return EntryPage(self.comparison.compared(found.entries), found.next_cursor)
 
     def activity(self, principal: Principal, criteria: Mapping[str, Any]) -> Activity | None:
-        """How many entries match when; None if none does. Raises the same."""
+        """A histogram of the matches, or None if there are none. Raises the same."""
         authorize(principal, AUDIT_READ)
         return self.log.search.activity(Filters(workspace=principal.workspace, **criteria))
 
     def key_names(self, principal: Principal, entries: Iterable[AuditEntry]) -> dict[str, str]:
-        """What the keys of the entries are called. Raises ForbiddenError, AuditDatabaseError."""
+        """The names of the entries' keys, by key ID. Raises ForbiddenError, AuditDatabaseError."""
         authorize(principal, AUDIT_READ)
         keys = {key_id for entry in entries if (key_id := entry.event.key_id)}
         return self.log.search.key_names(principal.workspace, keys)
 
     def lag(self) -> int:
-        """How many events can't be found yet: they are to be appended, or indexed.
+        """The number of events that aren't in the log or its index yet.
 
         Raises AuditDatabaseError, redis.RedisError.
         """

@@ -24,18 +24,17 @@ _FAILURES_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class LastCheck:
-    """What the ledger records of the last check of the whole log."""
+    """The last check of the whole log, as the ledger recorded it."""
 
     at: int
-    by: str  # the label
-    position: int  # how far the log went
+    by: str  # the actor's label
+    position: int  # the end of the log
     entries: int
     checkpoints: int
     findings: Sequence[AuditFinding]
 
     @property
     def intact(self) -> bool:
-        """Whether nothing was wrong."""
         return not self.findings
 
 
@@ -48,11 +47,11 @@ class LastCheckpoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far the log is, and what hinders it."""
+    """How far the log is, and the jobs that bring it up to date."""
 
     position: int
     lag: Lag
-    in_step: bool  # whether the ledger holds the event that the log ends with
+    in_step: bool  # whether the ledger has the last event of the log
     waiting: int  # jobs
     failed: int  # jobs, in the last hour
     failures: Sequence[Failure]  # the newest of them
@@ -60,7 +59,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class AuditStatus:
-    """Asks the log, the ledger and the queue. All of it raises redis.RedisError and AuditDatabaseError."""
+    """The audit log's status. Every method raises redis.RedisError and AuditDatabaseError."""
 
     comparison: Comparison
     signer: Signer
@@ -69,24 +68,22 @@ class AuditStatus:
 
     @property
     def log(self) -> AuditLog:
-        """The log."""
         return self.comparison.log
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger."""
         return self.comparison.ledger
 
     def alarm(self) -> Alarm | None:
-        """Returns the unacknowledged alarm, or one about a signed checkpoint that is gone."""
-        return self.comparison.alarms.current() or self._checkpoint_gone()
+        """Returns the unacknowledged alarm, or one about a signed checkpoint that is missing."""
+        return self.comparison.alarms.current() or self._missing_checkpoint()
 
-    def _checkpoint_gone(self) -> Alarm | None:
+    def _missing_checkpoint(self) -> Alarm | None:
         with suppress(NoteError, SigningError):
-            anchor = self.signer.anchor()  # before the database's own, which an intact one has by then
+            anchor = self.signer.anchor()  # before the database, which gets each checkpoint earlier
             signed, last = unverified(anchor).sequence if anchor else 0, self.log.last_checkpoint()
             if signed > (last.sequence if last else 0):
-                detail = "it was signed, and is gone from the database"
+                detail = "it was signed, but is missing from the database"
                 return Alarm(self.now_ms(), Finding(Kind.CHECKPOINT_MISSING, signed, detail))
         return None
 
@@ -119,7 +116,6 @@ class AuditStatus:
         return None
 
     def progress(self) -> Progress:
-        """Whether the log keeps up with the ledger."""
         last, now = self.log.last(), self.now_ms()
         return Progress(
             position=last.position,

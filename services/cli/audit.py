@@ -193,8 +193,8 @@ def audit_check(file: BinaryIO | None, public_key: PublicKey | None, acknowledge
             raise click.UsageError("An export has no alarm: leave out --acknowledge or --file.")
         if public_key is None:
             raise click.UsageError(
-                "An export is checked against a key: give it by --public-key. "
-                "`keyledger audit public-key` prints it where the audit log is kept."
+                "Verifying an export needs the public key: pass it with --public-key. "
+                "`keyledger audit public-key` prints it."
             )
         found: Findings = _check_file(file, public_key)
     else:
@@ -232,7 +232,7 @@ def _check_log(components: Container, public_key: PublicKey | None, *, acknowled
     intact = replace(found, counts={}, first={}) if found.ok else None
     if alarm:
         found.add(alarm.finding)
-    # Printing can fail, so all is done before. What is acknowledged stays on record as well.
+    # Printing can fail, so it comes last. The finding that is acknowledged is recorded too.
     if not _record(components, found):
         lines.append("The verification wasn't recorded, because the ledger ends before the log.")
     if alarm and acknowledge and intact:
@@ -259,7 +259,7 @@ def _record(components: Container, found: Result) -> bool:
 def _check_file(file: BinaryIO, public_key: PublicKey) -> Proof:
     first = next(file, b"")
     if first.startswith(BOM_UTF8):
-        raise click.UsageError("CSV carries no signature. Check an export as JSON lines.")
+        raise click.UsageError("CSV has no signature. Export as JSON Lines to verify it.")
     proof = prove(chain([first] if first else [], file), public_key)
     echo(f"{proof.entries} entries up to position {proof.last_position}, {proof.checkpoints} checkpoints")
     if proof.trailer:

@@ -1,6 +1,6 @@
-"""Keeps API keys out of the ledger, by what the event classes say of their fields.
+"""Keeps API keys out of the ledger, by the marks on the fields of the event classes.
 
-A field without marks is text that a user typed: a key in it is refused. So is one that is spread over several
+A field without marks is text that a user typed: a key in it is rejected, also one that is spread over several
 such fields. A key in a repeated field, an actor or a request is removed.
 """
 
@@ -35,14 +35,14 @@ def check_workspace(workspace: str) -> None:
 
 
 def without_keys(payloads: Payloads, actor: _A, request: _R) -> tuple[Payloads, _A, _R]:
-    """The same as it may be stored. Raises InvalidFieldError."""
+    """The same without keys, ready to be stored. Raises InvalidFieldError."""
     if not _may_hold_key(payloads, actor, request):
         return payloads, actor, request
     return [_checked(payload) for payload in payloads], _removed(actor), _removed(request)
 
 
 class _Names(NamedTuple):
-    """The fields of a class by how a key in them is found."""
+    """The fields of a class by how a key in them is handled."""
 
     typed: Sequence[str]
     computed: Sequence[str]
@@ -64,7 +64,7 @@ def _names(payload: type[Payload]) -> _Names:
 
 
 def _may_hold_key(payloads: Payloads, actor: msgspec.Struct, request: msgspec.Struct) -> bool:
-    """Whether any text needs a closer look. It reads each text once: most events hold no key."""
+    """A fast check whether any text may hold a key. It reads each text once."""
     texts = [*_texts(actor), *_texts(request)]
     for payload in payloads:
         names = _names(type(payload))
@@ -77,7 +77,7 @@ def _may_hold_key(payloads: Payloads, actor: msgspec.Struct, request: msgspec.St
 
 
 def _checked(payload: Payload) -> Payload:
-    """The payload as it may be stored. Raises InvalidFieldError."""
+    """The payload without keys in repeated fields. Raises InvalidFieldError."""
     names = _names(type(payload))
     for name in (*names.typed, *names.computed):
         _refuse_keys(getattr(payload, name), name)
@@ -124,7 +124,7 @@ def _holds_key(value: object) -> bool:
 
 
 def _removed(value: Any) -> Any:
-    """The same with each key removed."""
+    """The value without keys."""
     if isinstance(value, str):
         return key_detection.without_keys(value)
     if isinstance(value, tuple):

@@ -261,8 +261,8 @@ def test_a_forged_job_fails_with_the_reason(scene: Scene, name: str) -> None:
 
 def test_the_reason_names_what_was_forged(scene: Scene) -> None:
     assert "os.mkdir" in scene.reasons["another function"]
-    assert "it brings 'success_callback_name'" in scene.reasons["a success callback"]
-    assert "it brings 'repeat_intervals', 'repeats_left'" in scene.reasons["repeats"]
+    assert "it has the fields 'success_callback_name'" in scene.reasons["a success callback"]
+    assert "it has the fields 'repeat_intervals', 'repeats_left'" in scene.reasons["repeats"]
 
 
 @pytest.mark.parametrize("number", range(len(_ODD)))

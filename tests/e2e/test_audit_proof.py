@@ -248,7 +248,7 @@ def test_a_spreadsheet_of_the_whole_log_can_be_had_and_is_not_taken_for_a_signed
     assert rows[0]["position"] == "1"
     checked = offline("--file", str(tmp_path / "audit.csv"), "--public-key", str(public_key))
     assert checked.returncode == 2
-    assert "CSV carries no signature" in checked.stderr
+    assert "CSV has no signature" in checked.stderr
 
 
 def test_an_export_that_fails_leaves_no_file(service: Service, tmp_path: Path) -> None:

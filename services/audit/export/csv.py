@@ -1,7 +1,7 @@
-"""The audit log for a spreadsheet: CSV, a row for each entry. It does not prove itself. Pure.
+"""The audit log as CSV for spreadsheets, one row per entry. It can't be verified. Pure.
 
-No cell becomes a formula, whichever separator and encoding a spreadsheet assumes: the file begins with a byte
-order mark, every cell is quoted, and an apostrophe goes before any text that could begin a formula.
+No cell becomes a formula, whatever separator and encoding a spreadsheet assumes: the file starts with a byte
+order mark, every cell is quoted, and text that could start a formula gets an apostrophe.
 """
 
 import codecs
@@ -16,11 +16,11 @@ from services.audit.log.audit_entry import AuditEntry, parse_entry
 from services.audit.log.entry import Entry
 from shared.clock import rfc3339
 
-# What ends a cell where other separators than the comma are expected, and what ends a line.
+# Characters that end a cell if another separator than the comma is expected, or end a line.
 _END = r";|\t\n\v\f\r\x85\u2028\u2029\u037e；｜"
-# What is passed over at the beginning: quotation marks, and characters that show nothing.
+# Characters that spreadsheets skip at the start of a cell: quotation marks and invisible characters.
 _UNSEEN = r'"\s\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff'
-# What begins a formula, also in the forms that an encoding without them turns into these.
+# Characters that start a formula, also those that a conversion to another encoding turns into them.
 _SIGNS = r"=+\-@＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−"
 _FORMULA = re.compile(rf"(^|[{_END}])(?=[{_UNSEEN}]*[{_SIGNS}])")
 _HEADER = (
@@ -43,17 +43,17 @@ _encoder = msgspec.json.Encoder(order="sorted")
 
 
 def csv_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """The file, line by line: the header, then the entries."""
+    """The lines of the file: the header, then the entries."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, quoting=csv.QUOTE_ALL)
     writer.writerow(_HEADER)
-    yield codecs.BOM_UTF8 + _taken(buffer)
+    yield codecs.BOM_UTF8 + _drained(buffer)
     for entry in entries:
         writer.writerow(map(_cell, _row(parse_entry(entry))))
-        yield _taken(buffer)
+        yield _drained(buffer)
 
 
-def _taken(buffer: io.StringIO) -> bytes:
+def _drained(buffer: io.StringIO) -> bytes:
     text = buffer.getvalue()
     buffer.seek(0)
     buffer.truncate()
@@ -80,5 +80,5 @@ def _row(entry: AuditEntry) -> tuple[object, ...]:
 
 
 def _cell(value: object) -> object:
-    """What no spreadsheet takes for a formula."""
+    """The value with an apostrophe before anything that could start a formula."""
     return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value

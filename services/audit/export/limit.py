@@ -1,4 +1,4 @@
-"""How often a caller may export: each export appends an event, and the ledger is never trimmed."""
+"""Limits exports per caller, because each appends an event and the ledger is never trimmed."""
 
 import math
 import time
@@ -16,7 +16,7 @@ _RATE = RateLimitItemPerMinute(EXPORTS_A_MINUTE)
 
 
 class TooManyExportsError(Exception):
-    """The caller exported too often; the next export may begin in so many seconds, at least 1."""
+    """The caller exported too often. `retry_after` is in seconds, at least 1."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(
@@ -26,10 +26,10 @@ class TooManyExportsError(Exception):
 
 
 class ExportLimit:
-    """Counts each caller's exports in the store, for all processes together."""
+    """Counts each caller's exports in the store, across all processes."""
 
     def __init__(self, store: Redis) -> None:
-        # The address goes unused: the connections are those of our own client.
+        # The URL isn't used: the connections are those of the client that was passed in.
         storage = RedisStorage(
             "redis://", connection_pool=store.connection_pool, key_prefix=f"{NAMESPACE}:exports"
         )

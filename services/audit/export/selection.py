@@ -1,4 +1,4 @@
-"""Which events of the ledger a filter selects, found without the index of the audit log's database."""
+"""Applies filters to the events of the ledger, without the search index."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from shared.eventstore.ledger import Ledger
 
 
 def selected(ledger: Ledger, filters: Filters, until: int) -> Iterator[int]:
-    """The positions of the events up to one that match, in order. Reads all of them, page by page.
+    """The positions of the matching events up to a position, in order. Reads the whole ledger, in pages.
 
     They are those that an intact index of an intact log finds. Raises redis.RedisError.
     """
@@ -30,7 +30,7 @@ def _is_within(record: Record, filters: Filters) -> bool:
 
 
 def _keys_called(ledger: Ledger, filters: Filters, until: int) -> Wanted:
-    """For each name that is searched, the keys of the workspace that ever had it."""
+    """For each name that is searched, the keys of the workspace that have or had it."""
     return tuple(_keys_named(ledger, wanted, until) for wanted in filters.namings_wanted)
 
 

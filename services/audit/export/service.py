@@ -1,4 +1,4 @@
-"""Exports entries of the audit log. The ledger records each export before it is given."""
+"""Exports the audit log. Each export is recorded in the ledger before its first line."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _SUBJECT = f"{AUDIT_SUBJECT}exports"
 
 
 class AlarmError(UserFacingError):
-    """Nobody has acknowledged an alarm about the audit log."""
+    """There is an unacknowledged alarm about the audit log."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class AlarmError(UserFacingError):
 
 
 class IndexingError(UserFacingError):
-    """The search index lacks entries, so an export by filters would lack them too."""
+    """The search index is incomplete, so an export by filters would be incomplete too."""
 
     def __init__(self, indexed: int, position: int) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class IndexingError(UserFacingError):
 
 
 class Export(NamedTuple):
-    """A file, line by line, and how far the log went when it was begun."""
+    """The lines of a file, and the last position of the log when the export started."""
 
     position: int
     lines: Iterator[bytes]
@@ -62,9 +62,9 @@ class Export(NamedTuple):
 
 @dataclass(frozen=True)
 class Exports:
-    """Exports of the audit log: of a workspace by filters, or of the whole log.
+    """Exports a workspace's entries by filters, or the whole log.
 
-    Each entry is compared with the ledger before it is given.
+    Each entry is compared with the ledger before it is exported.
     """
 
     comparison: Comparison
@@ -75,9 +75,9 @@ class Exports:
     now_ms: Callable[[], int]
 
     def some(self, principal: Principal, filters: Filters, form: Format, request: Request) -> Export:
-        """The entries of the caller's workspace that match.
+        """Exports the entries of the caller's workspace that match.
 
-        They are complete: the ledger's events are filtered too, and each that matches needs its entry.
+        The ledger's events are filtered too, so a missing entry is an error.
 
         Raises ForbiddenError, TooManyExportsError, TooManyKeysError, SigningError, AlarmError,
         IndexingError, AuditDatabaseError, VersionConflictError, NotReplicatedError, redis.RedisError; and,
@@ -87,12 +87,12 @@ class Exports:
         authorize(principal, AUDIT_READ, records=True)
         self.limit.count(principal)
         asked = {name: escaped(without_keys(value)) for name, value in filters.as_written().items()}
-        _ = self.signer.public_key  # what cannot be done is found out before it is told
+        _ = self.signer.public_key  # raises SigningError before the export is recorded
         position = self._end()
         found = self.comparison.log.search.ascending(filters, position)
         wanted = selected(self.comparison.ledger, filters, position)
-        entries = _begun(self.comparison.complete(found, wanted))
-        self._tell(principal, form, asked, position, request)
+        entries = _started(self.comparison.complete(found, wanted))
+        self._record(principal, form, asked, position, request)
         if form == "csv":
             return Export(position, csv_lines(entries))
         scope = scope_of(filters.workspace, asked)
@@ -101,22 +101,23 @@ class Exports:
     def whole(
         self, operator: Principal, form: Format, request: Request, progress: Callable[[int, int], None]
     ) -> Export:
-        """All entries of all workspaces, with a checkpoint of the last. Only for the command line.
+        """Exports all entries of all workspaces, with a checkpoint at the end. Only for the command line.
 
-        `progress` is told how many entries are done, and of how many. Raises the same, but for the limit.
+        `progress` gets the number of entries that are exported, and of all. Raises the same, but no
+        TooManyExportsError.
         """
         note = self.notary.sign_checkpoint()
         position = unverified(note).position if note else 0
-        entries = _begun(self.comparison.chain(0, GENESIS, position))
-        self._tell(operator, form, {"scope": WHOLE}, position, request)
-        watched = _watched(entries, position, progress)
+        entries = _started(self.comparison.chain(0, GENESIS, position))
+        self._record(operator, form, {"scope": WHOLE}, position, request)
+        reported = _reported(entries, position, progress)
         if form == "csv":
-            return Export(position, csv_lines(watched))
-        vouchers = [each for each in self._vouchers() if each[0] <= position]
-        return Export(position, lines(watched, vouchers, WHOLE, self.now_ms(), self.signer.sign))
+            return Export(position, csv_lines(reported))
+        checkpoints = [each for each in self._checkpoints() if each[0] <= position]
+        return Export(position, lines(reported, checkpoints, WHOLE, self.now_ms(), self.signer.sign))
 
     def _end(self) -> int:
-        """How far the log goes, once nothing speaks against a filtered export of it."""
+        """The last position of the log. Raises an error if it can't be exported by filters."""
         comparison = self.comparison
         comparison.alarms.report_if_backwards()
         position = comparison.log.last().position
@@ -127,39 +128,39 @@ class Exports:
             raise IndexingError(indexed, position)
         return position
 
-    def _vouchers(self) -> Iterator[tuple[int, bytes]]:
+    def _checkpoints(self) -> Iterator[tuple[int, bytes]]:
         for sequence, note in self.comparison.log.checkpoints():
             try:
                 yield unverified(note).position, note
             except NoteError as error:
                 raise ExportError(
-                    f"Checkpoint {sequence} is damaged: `keyledger audit check` says more."
+                    f"Checkpoint {sequence} is damaged: `keyledger audit check` shows why."
                 ) from error
 
-    def _tell(
+    def _record(
         self, principal: Principal, form: Format, asked: dict[str, str], position: int, request: Request
     ) -> None:
-        kept = {name: _capped(value) for name, value in asked.items()}
-        payload = AuditExported(format=form, filters=kept, position=position)
+        capped = {name: _capped(value) for name, value in asked.items()}
+        payload = AuditExported(format=form, filters=capped, position=position)
         self.journal.record(
             payload, subject=_SUBJECT, workspace=principal.workspace, actor=principal.actor, request=request
         )
 
 
 def _capped(value: str) -> str:
-    """A filter as the event keeps it. It holds no key any more, so none is cut in half and missed."""
+    """A filter's value for the event. Keys were removed before, so none is cut in half and missed."""
     encoded = value.encode()
     if len(encoded) <= _FILTER_BYTES:
         return value
     return encoded[: _FILTER_BYTES - len(_TRUNCATED.encode())].decode(errors="ignore") + _TRUNCATED
 
 
-def _begun(entries: Iterator[Entry]) -> Iterator[Entry]:
-    """The same entries. What stops the first ones is raised now."""
+def _started(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """The same entries. An error at the first one is raised now."""
     return chain([*islice(entries, 1)], entries)
 
 
-def _watched(entries: Iterable[Entry], total: int, progress: Callable[[int, int], None]) -> Iterator[Entry]:
+def _reported(entries: Iterable[Entry], total: int, progress: Callable[[int, int], None]) -> Iterator[Entry]:
     for done, entry in enumerate(entries, 1):
         yield entry
         if done % _PAGE == 0 or done == total:

@@ -1,4 +1,4 @@
-"""The audit log's jobs that failed, with the reason, for those who look after it."""
+"""The audit log's failed and waiting jobs."""
 
 import binascii
 import zlib
@@ -11,7 +11,7 @@ from rq.results import Result
 
 from services.audit.ingest.job import QUEUE
 
-_REASON_BYTES = 2_000  # of a reason; what is in the store is not believed to be short
+_REASON_BYTES = 2_000  # of a reason, which may have any length in the store
 
 
 class Failure(NamedTuple):
@@ -22,29 +22,29 @@ class Failure(NamedTuple):
 
 
 class Failures:
-    """What RQ keeps of them for an hour. Every method raises redis.RedisError."""
+    """The jobs that RQ keeps for an hour. Every method raises redis.RedisError."""
 
     def __init__(self, store: Redis) -> None:
         self._store = store
         self._queue = Queue(QUEUE, connection=store)
 
     def waiting(self) -> int:
-        """How many jobs wait to be done."""
+        """The number of waiting jobs."""
         return self._store.llen(self._queue.key)
 
     def count(self, now: int) -> int:
-        """How many failed within the last hour before a time in ms."""
+        """The number of jobs that failed within an hour before a time in ms."""
         return self._store.zcount(self._queue.failed_job_registry.key, now / 1000, "+inf")
 
     def newest(self, limit: int) -> list[Failure]:
-        """The newest of them."""
+        """The newest failures."""
         ids = cast("list[bytes]", self._store.zrevrange(self._queue.failed_job_registry.key, 0, limit - 1))
         with self._store.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.xrevrange(Result.get_key(job_id.decode(errors="replace")), count=1)
             found = pipe.execute(raise_on_error=False)
         failures = [_failure(*results[0]) for results in found if isinstance(results, list) and results]
-        return sorted(failures, reverse=True)  # RQ tells them apart by the second
+        return sorted(failures, reverse=True)  # RQ orders them only by the second
 
 
 def _failure(result_id: bytes, result: dict[bytes, bytes]) -> Failure:
@@ -55,5 +55,5 @@ def _reason(packed: bytes) -> str:
     try:
         text = zlib.decompressobj().decompress(b64decode(packed), _REASON_BYTES)
     except (binascii.Error, zlib.error):
-        return "The reason that the store holds cannot be read."
+        return "The reason in the store can't be read."
     return text.decode(errors="replace")

@@ -1,7 +1,7 @@
-"""The audit log's job: catch up with the ledger. And the job class that allows nothing else.
+"""The audit log's only job, "catch up with the ledger", and the job class that runs nothing else.
 
-The job says only "catch up", so a lost, doubled or disordered one does no harm. What is in the queue is not
-believed: whoever can write to the store can put there what they like.
+The job has no arguments, so it can be lost, duplicated or late without harm. Jobs in the queue aren't
+trusted, because anyone who can write to the store can add them.
 """
 
 import zlib
@@ -21,23 +21,23 @@ from shared.eventstore.codec import open_envelope
 from shared.eventstore.envelope import Record, UnreadableEventError
 from shared.eventstore.ledger import BEGINNING, Checkpoint, Ledger, checkpoint_at
 
-QUEUE = "audit"  # one alone: on several, RQ would take jobs by BLPOP, which loses that of a worker who dies
+QUEUE = "audit"  # only one: for several, RQ uses BLPOP, which loses the job of a worker that dies
 PAGE = 1000
-PAGES_PER_JOB = 20  # a second or two, so that a backlog never meets the time-out and a worker soon stops
+PAGES_PER_JOB = 20  # takes a second or two, so that a backlog doesn't time out and a worker can stop soon
 TIMEOUT_S = 120
 RESULT_TTL_S = 10
 FAILURE_TTL_S = 60 * 60
-QUEUED_TTL_S = 60 * 60  # a job that waited longer is gone; the relay sees the lag, and sends another
+QUEUED_TTL_S = 60 * 60  # a job that waits longer is deleted; the relay notices the lag and sends another
 
-_MAX_REQUESTS = 20  # that a log line names
+_MAX_REQUESTS = 20  # in a log line
 
-# The function that a stored job names. Relays and workers of other versions compare it too, so it stays as it
-# is, though no module has this name any more.
+# The function that a stored job names. Relays and workers of other versions compare it, so it keeps the name
+# of a module that no longer exists.
 FUNCTION = "services.audit.jobs.catch_up"
 _CALL: bytes = JSONSerializer.dumps((FUNCTION, None, (), {}))
 _DESCRIPTION = "catch up"
 
-# What RQ writes of a job like ours. Any other field that is not empty is a wish that is not granted.
+# The fields that RQ writes for a job like ours. A job with any other field is refused.
 _HARMLESS = frozenset(
     {
         b"created_at",
@@ -61,24 +61,24 @@ _log = structlog.get_logger(__name__)
 
 
 class LedgerWentBackwardsError(Exception):
-    """The ledger does not hold the event that the audit log ends with; nothing may be written."""
+    """The ledger doesn't have the last event of the audit log, so nothing may be written."""
 
     def __init__(self, last: Checkpoint) -> None:
         super().__init__(
-            f"the ledger does not hold the event at position {last.position} that the audit log ends with: "
-            "an old copy of the store came back, or the audit log belongs to another. Nothing is written "
-            "until the ledger holds it again; `keyledger audit check` says more"
+            f"the ledger doesn't have the last event of the audit log, at position {last.position}: "
+            "an old copy of the store was restored, or the audit log belongs to another. Nothing is written "
+            "until the ledger has it again; `keyledger audit check` shows more"
         )
 
 
 class RefusedJobError(Exception):
-    """What was in the queue is not our job."""
+    """A job in the queue isn't ours."""
 
 
 def catch_up(log: AuditLog, ledger: Ledger, pages: int = PAGES_PER_JOB) -> bool:
-    """Appends what the ledger has and the log has not, some pages of it; gives whether there is more.
+    """Appends pages of new events to the log. Returns whether there may be more.
 
-    Each page is a transaction of its own. Raises LedgerWentBackwardsError, AuditDatabaseError,
+    Each page is a separate transaction. Raises LedgerWentBackwardsError, AuditDatabaseError,
     redis.RedisError.
     """
     last = log.last()
@@ -99,14 +99,14 @@ def catch_up(log: AuditLog, ledger: Ledger, pages: int = PAGES_PER_JOB) -> bool:
 
 
 def _requests(records: Sequence[Record]) -> Iterator[str]:
-    """The ids of the requests that a few events come from; of many they would be no help."""
+    """The IDs of the requests that caused the events, if there are only a few."""
     for record in records if len(records) <= _MAX_REQUESTS else ():
         with suppress(UnreadableEventError):
             yield open_envelope(record).request.id
 
 
 def _following(ledger: Ledger, last: Checkpoint) -> list[Record]:
-    """The next page of events. The log's last is read with them, to see that they do follow it."""
+    """The next page of events, read with the log's last event to verify that they follow it."""
     if last == BEGINNING:
         return ledger.read(0, PAGE)
     records = ledger.read(last.position - 1, PAGE + 1)
@@ -116,13 +116,13 @@ def _following(ledger: Ledger, last: Checkpoint) -> list[Record]:
 
 
 class Requests:
-    """The relay's side of the queue."""
+    """Enqueues jobs."""
 
     def __init__(self, store: Redis) -> None:
         self._queue = Queue(QUEUE, connection=store, serializer=JSONSerializer)
 
     def ask(self) -> bool:
-        """Asks a worker to catch up, unless such a request waits already; gives whether it was needed."""
+        """Enqueues a job, unless one is waiting already. Returns whether it did."""
         if self._queue.connection.llen(self._queue.key):
             return False
         self._queue.enqueue(
@@ -136,13 +136,12 @@ class Requests:
         return True
 
 
-class CatchUpJob(Job):  # type: ignore[misc]  # RQ is not looked into for types
+class CatchUpJob(Job):  # type: ignore[misc]  # RQ publishes no types
     """Runs our one function, and nothing else.
 
-    It never imports what a job names: `work` is given by the worker's process. Of what the store holds it
-    takes the job's id and status; the rest is compared with what we write ourselves, or left alone. So a
-    forged job brings no callback, webhook, dependency, group, repeat, retry or rate limit into being: it
-    fails with the reason, like any job that fails.
+    It never imports what a job names: the worker's process sets `work`. It reads only the job's ID and status
+    from the store, and compares the rest with what we write. So a forged job can't add a callback, webhook,
+    dependency, group, repetition, retry or rate limit: it fails with the reason, like any failed job.
     """
 
     work: ClassVar[Callable[[], None]]
@@ -150,14 +149,14 @@ class CatchUpJob(Job):  # type: ignore[misc]  # RQ is not looked into for types
     refusal: str | None = None
 
     def refresh(self) -> None:
-        """Reads the job. Raises NoSuchJobError, also where its key holds something else."""
+        """Reads the job. Raises NoSuchJobError, also if the key isn't a job."""
         try:
             super().refresh()
         except ResponseError as error:
-            raise NoSuchJobError(f"{self.key} holds no job") from error
+            raise NoSuchJobError(f"{self.key} isn't a job") from error
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Takes nothing from the store but whether it is our job, and its status."""
+        """Reads only whether it is our job, and its status."""
         self.refusal = refusal(raw_data)
         self.data = _CALL
         self.description = _DESCRIPTION
@@ -168,28 +167,32 @@ class CatchUpJob(Job):  # type: ignore[misc]  # RQ is not looked into for types
         self._status = _status(raw_data.get(b"status", b""))
 
     def perform(self) -> None:
-        """Does the work. Raises RefusedJobError instead, if this is another job."""
+        """Does the work. Raises RefusedJobError if this isn't our job."""
         if self.refusal is not None:
             raise RefusedJobError(self.refusal)
         type(self).work()
 
 
 def job_class(work: Callable[[], None]) -> type[CatchUpJob]:
-    """The job class of a process that can do the work."""
+    """The job class that does the work in this process."""
     return type("CatchUpJob", (CatchUpJob,), {"work": staticmethod(work)})
 
 
 def refusal(raw_data: Mapping[bytes, bytes]) -> str | None:
-    """Why a job of the store is not ours, in words; None if it is."""
+    """Why a job in the store isn't ours, in words; None if it is."""
     data = _inflated(raw_data.get(b"data", b""))
     if data != _CALL:
-        return f"it does not call {FUNCTION} without arguments, but holds {data[:200]!r}"
+        return f"it doesn't call {FUNCTION} without arguments, but has {data[:200]!r}"
     unknown = sorted(name for name, value in raw_data.items() if value and name not in _HARMLESS)
-    return f"it brings {', '.join(ascii(name.decode('latin-1')) for name in unknown)}" if unknown else None
+    return (
+        f"it has the fields {', '.join(ascii(name.decode('latin-1')) for name in unknown)}"
+        if unknown
+        else None
+    )
 
 
 def _inflated(data: bytes) -> bytes:
-    """The data of a job, no more of it than is needed to tell ours from others."""
+    """The data of a job, up to the length that is needed to recognize ours."""
     try:
         return zlib.decompressobj().decompress(data, 4 * len(_CALL))
     except zlib.error:

@@ -1,4 +1,4 @@
-"""The process that does the audit log's jobs: an RQ worker that takes no orders but ours."""
+"""The process that runs the audit log's jobs: an RQ worker that ignores all other commands."""
 
 import time
 from contextlib import suppress
@@ -29,16 +29,16 @@ from shared.process.signals import set_by_signal
 _WORKER_TTL_S = 30
 _MAINTENANCE_S = 10
 _PAUSE_S = 1.0
-_INDEX_PAGES_PER_JOB = 20  # some seconds, so that new events don't wait long meanwhile
-_STRAYS = 100  # ids that RQ took from the queue and may forget, if their worker died
+_INDEX_PAGES_PER_JOB = 20  # takes some seconds, so that new events don't wait long
+_STRAYS = 100  # IDs that RQ took from the queue and didn't remove because their worker died
 
 _log = structlog.get_logger(__name__)
 
 
 def run_worker(store: Redis, log: AuditLog, ledger: Ledger, notary: Notary, alarms: Alarms) -> None:
-    """Does the audit log's jobs until SIGTERM or SIGINT, in the main thread; waits for a store that is away.
+    """Runs jobs until SIGTERM or SIGINT, in the main thread. Waits while the store is unavailable.
 
-    `store` is a client of its own, for RQ makes its answers take as long as its blocking reads.
+    `store` must be a separate client, because RQ changes its timeout to that of blocking reads.
     """
     requests = Requests(store)
 
@@ -48,23 +48,24 @@ def run_worker(store: Redis, log: AuditLog, ledger: Ledger, notary: Notary, alar
         notary.sign_checkpoint_if_due()
 
     stop = Stop()
-    # From its first worker on, a signal that finds no job at work raises StopRequested.
+    # Once there is a worker, a signal raises StopRequested unless a job is running.
     with suppress(StopRequested):
         while not stop.is_set():
             _work(store, job_class(work), stop)
 
 
 def caught_up(log: AuditLog, ledger: Ledger, alarms: Alarms) -> bool:
-    """Catches up with the ledger, and raises an alarm if the log's end went backwards; gives what
-    `catch_up` gives.
+    """Catches up with the ledger, and raises an alarm if the log went backwards.
+
+    Returns whether there may be more to append or index.
     """
     try:
         alarms.report_if_backwards()
-    except ResponseError as error:  # what the store refuses to say of alarms must not stop the log
-        _log.error("could not see whether the audit log went backwards", reason=str(error))
+    except ResponseError as error:  # an unreadable alarm must not stop the log
+        _log.error("couldn't check whether the audit log went backwards", reason=str(error))
     try:
         is_behind = catch_up(log, ledger)
-    except GapError as error:  # what this job has just appended is gone
+    except GapError as error:  # entries that this job just appended are missing
         alarms.report(Finding(Kind.CUT_OFF, error.wanted, str(error)))
         raise
     alarms.mark_end()
@@ -82,7 +83,7 @@ def _indexed_some(log: AuditLog) -> bool:
 
 
 def _work(store: Redis, jobs: type[CatchUpJob], stop: Stop) -> None:
-    """Works until told to stop, or until RQ gives up because of the store."""
+    """Works until `stop` is set, or until RQ gives up because the store is unavailable."""
     try:
         worker = AuditWorker(
             [AuditQueue(QUEUE, connection=store, job_class=jobs, serializer=JSONSerializer)],
@@ -96,65 +97,65 @@ def _work(store: Redis, jobs: type[CatchUpJob], stop: Stop) -> None:
         worker.stop = stop
         worker.work(logging_level="WARNING")
     except RedisError as error:
-        _log.warning("the store is away; the audit worker waits for it", reason=str(error))
+        _log.warning("the store is unavailable; the audit worker waits for it", reason=str(error))
     stop.wait(_PAUSE_S)
 
 
-class AuditQueue(Queue):  # type: ignore[misc]  # RQ is not looked into for types
-    """A queue that survives what is put into it, and starts no job because of another."""
+class AuditQueue(Queue):  # type: ignore[misc]  # RQ publishes no types
+    """A queue that ignores invalid job IDs and dependent jobs."""
 
     @classmethod
     def dequeue_any(cls, *arguments: Any, **options: Any) -> Any:
-        """The next job; ids that cannot be one are left out."""
+        """Returns the next job. Skips IDs that aren't valid."""
         while True:
             try:
                 return super().dequeue_any(*arguments, **options)
             except ValueError as error:
-                _log.warning("left out what was in the audit queue and names no job", reason=str(error))
+                _log.warning("skipped an invalid job ID in the audit queue", reason=str(error))
 
     def move_dependents_to_ready(self, *_: Any, **__: Any) -> dict[str, list[str]]:
-        """None: no job of ours has dependents."""
+        """Does nothing: our job has no dependents."""
         return {}
 
     def enqueue_dependents(self, *_: Any, **__: Any) -> dict[str, list[str]]:
-        """None: no job of ours has dependents."""
+        """Does nothing: our job has no dependents."""
         return {}
 
 
-class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ is not looked into for types
-    """A worker without RQ's other ways to be told what to do."""
+class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ publishes no types
+    """A worker that ignores RQ's commands, suspension and scheduling."""
 
     max_connection_wait_time = 2.0  # in seconds
 
     stop: Stop
 
     def request_stop(self, *_: Any) -> None:
-        """A signal: ends at once when idle, else after the job."""
+        """Handles a signal: stops at once when idle, otherwise after the job."""
         set_by_signal(self.stop)
         self._stop_requested = True
         if self.get_state() != WorkerStatus.BUSY:
             raise StopRequested
 
     def subscribe(self) -> None:
-        """Listens to no commands."""
+        """Ignores commands."""
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Is not suspended by a key in the store."""
+        """Ignores the key in the store that suspends workers."""
 
     def run_maintenance_tasks(self) -> None:
-        """Removes what ended jobs and dead workers left behind.
+        """Removes what finished jobs and dead workers left behind.
 
-        RQ's own would also bring in jobs that wait for others, in its registries.
+        RQ's own tasks would also enqueue jobs from its registries.
         """
         for queue in self.queues:
             try:
                 _clean(queue)
             except (ValueError, ResponseError) as error:
-                _log.warning("did not clean up behind the audit worker", reason=str(error))
+                _log.warning("couldn't clean up after the audit worker", reason=str(error))
         self.last_cleaned_at = now()
 
     def handle_job_failure(self, *arguments: Any, exc_string: str = "", **options: Any) -> None:
-        """Keeps why a job failed, and not the way through the code that led there."""
+        """Stores why a job failed, without the stack trace."""
         last_line = exc_string.rstrip().rpartition("\n")[2]
         reason = last_line.partition(": ")[2] or last_line
         super().handle_job_failure(*arguments, exc_string=reason, **options)
@@ -162,20 +163,20 @@ class AuditWorker(SimpleWorker):  # type: ignore[misc]  # RQ is not looked into 
     def handle_exception(
         self, job: CatchUpJob, _: type[BaseException], error: BaseException, __: TracebackType
     ) -> None:
-        """Says in one line why a job failed."""
+        """Logs in one line why a job failed."""
         if isinstance(error, RefusedJobError):
             _log.warning("refused a job", job=job.id, reason=str(error))
         elif isinstance(error, SigningError | MismatchError):
-            _log.error("no checkpoint of the audit log was made", reason=str(error))
+            _log.error("no checkpoint of the audit log was signed", reason=str(error))
         else:
-            _log.error("the audit log could not catch up", reason=str(error) or repr(error))
+            _log.error("the audit log couldn't catch up", reason=str(error) or repr(error))
 
 
 def _clean(queue: AuditQueue) -> None:
     connection, started = queue.connection, queue.started_job_registry.key
     queue.finished_job_registry.cleanup()
     queue.failed_job_registry.cleanup()
-    # Jobs of workers that died; the relay has asked for others since.
+    # Jobs of workers that died; the relay has enqueued others since.
     for execution in connection.zrangebyscore(started, 0, time.time()):
         connection.delete(Job.redis_job_namespace_prefix.encode() + execution.partition(b":")[0])
         connection.zrem(started, execution)

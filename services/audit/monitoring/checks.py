@@ -34,8 +34,8 @@ _OLDEST_POSTGRESQL = 14  # has CREATE OR REPLACE TRIGGER
 def check_database(installation: Installation) -> Iterator[Finding]:
     """Checks whether the database can be read, and which server it is."""
     audit = installation.of(AuditInspection)
-    if audit.database_away:
-        yield audit.database_away
+    if audit.database_problem:
+        yield audit.database_problem
         return
     version = audit.database.read(lambda connection: connection.dialect.server_version_info or ())
     number = ".".join(map(str, version))

@@ -41,7 +41,7 @@ class AuditInspection:
 
     @cached_property
     def database_file(self) -> Path | None:
-        """The file that the audit log is in, if it is in one."""
+        """The SQLite file of the audit log, or None if it is on a server."""
         with suppress(ArgumentError, ValueError):
             url = make_url(self._components.database_url)
             if url.get_backend_name() == "sqlite":
@@ -50,7 +50,7 @@ class AuditInspection:
 
     @cached_property
     def log(self) -> AuditLog:
-        if self.database_away:
+        if self.database_problem:
             raise SkippedError("the audit log is unavailable")
         if self._process:
             return self._process.log
@@ -72,8 +72,8 @@ class AuditInspection:
         return AuditStatus(comparison, self.signer, Failures(self._installation.store), now_ms)
 
     @cached_property
-    def database_away(self) -> Finding | None:
-        """What is wrong with a database that can't be asked; it is tried once for all checks."""
+    def database_problem(self) -> Finding | None:
+        """Why the database can't be used, or None. It is tried once for all checks."""
         if self._process:
             try:
                 self._process.log.last()
