@@ -43,7 +43,7 @@ QUERIES = {
 }
 PASSWORD = "a password for the pictures"
 DAY_MS = 24 * 60 * 60 * 1000
-LONG = "Nightly-export-of-all-orders-to-the-data-warehouse-of-the-finance-department (do not switch off!)"
+LONG = "Nightly-export-of-all-orders-to-the-data-warehouse-of-the-finance-department (do not disable!)"
 Json = dict[str, Any]
 
 
@@ -91,7 +91,7 @@ class Scene:
         busy = keys["busy"]["id"]
         self.call("PATCH", f"/keys/{busy}", {"enabled": False, "reason": "seen in a log"})
         self.call("POST", f"/keys/{busy}/rotate", {"grace_seconds": 86_400})
-        self.call("PATCH", f"/keys/{busy}", {"enabled": True, "scopes": ["orders:read"], "reason": "mended"})
+        self.call("PATCH", f"/keys/{busy}", {"enabled": True, "scopes": ["orders:read"], "reason": "fixed"})
         until(lambda: self.call("GET", f"/keys/{keys['expired']['id']}")["status"] == "expired")
         return keys
 

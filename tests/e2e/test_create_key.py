@@ -167,10 +167,10 @@ def test_the_same_form_again_says_where_the_key_went_and_another_name_asks_first
     fields = form(page).evaluate("form => Object.fromEntries(new FormData(form))") | {"name": "Once only"}
     assert KEY.search(page.request.post("/keys/new", form=fields).text())
     again = page.request.post("/keys/new", form=fields)
-    assert "Once only” has its key already, which was shown once" in again.text()
+    assert "Once only” was already created, and its key was shown once" in again.text()
     other = page.request.post("/keys/new", form=fields | {"name": "Another"})
     assert other.status == 422
-    assert "This form has made a key already" in other.text()
+    assert "A key was already created from this form" in other.text()
     assert not KEY.search(again.text() + other.text())
     page.goto("/keys")
     expect(page.get_by_role("link", name="Once only")).to_have_count(1)

@@ -84,7 +84,7 @@ def _words(code: Code, event: Event, key: CachedKey, scopes: Sequence[str]) -> s
             held = ", ".join(key.scopes) or "none"
             return f"No: it lacked {lacking}. Its scopes, by {who} at {when}, were: {held}."
         case _:
-            return f"Yes: {who} {_DONE[type(event.data)]} at {when}, and nothing had ended it."
+            return f"Yes: {who} {_DONE[type(event.data)]} at {when}, and nothing had invalidated it since."
 
 
 def _for(payload: Payload) -> str:

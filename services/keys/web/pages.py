@@ -29,17 +29,17 @@ from shared.web.schemas import field_errors
 
 _GRACES = {0: "Stop immediately", 3600: "1 hour", 86_400: "1 day", 604_800: "7 days", 2_592_000: "30 days"}
 _MADE_ALREADY = (
-    "This form has made a key already, and it said something else then. "
-    "To make another key as it stands here, press Create again."
+    "A key was already created from this form, with different values. "
+    "To create another key with these values, press Create."
 )
 _ROTATED_ALREADY = (
-    "This form has rotated the key already, with another choice. To rotate it once more, press Rotate again."
+    "This form has already rotated the key, with another grace period. To rotate the key again, press Rotate."
 )
 _CHANGED_MEANWHILE = (
-    "Somebody else changed this key while you were typing. What you typed is kept, on top of their change: "
-    "look at it and save again."
+    "Somebody else changed this key while you were typing. Your changes are kept on top of theirs. "
+    "Review them and save again."
 )
-_SHOWN_ALREADY = "“{}” has its key already, which was shown once. If nobody copied it, rotate the key."
+_SHOWN_ALREADY = "“{}” was already created, and its key was shown once. If nobody copied it, rotate the key."
 
 blueprint = Blueprint("keys", __name__, template_folder="templates")
 

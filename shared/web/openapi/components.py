@@ -1,4 +1,4 @@
-"""The parts that all calls have in common in the description of the interface."""
+"""What all endpoints share in the OpenAPI description: headers, authentication and the overview."""
 
 from typing import Any
 
@@ -14,38 +14,38 @@ def _header(description: str, example: Any, **schema: Any) -> Json:
 HEADERS = {
     "X-Request-Id": {
         "required": True,
-        **_header("The name of this request, as events and logs have it.", "checkout-42"),
+        **_header("ID of the request, as in events and logs.", "checkout-42"),
     },
     "X-Ledger-Position": _header(
-        "How far the ledger has been seen. Send that of a command back with a read, to read what you wrote.",
+        "Ledger position that the response includes. To read your own write, send that of the write.",
         17,
         type="integer",
         minimum=0,
     ),
     "X-Ledger-Behind": _header(
-        "There if the views had not come to the position that was asked for within 2 s.", "true", const="true"
+        "Present if the views didn't reach the requested position within 2 s.", "true", const="true"
     ),
-    "ETag": _header("The version of the key, for If-Match.", '"3"', pattern='^"[0-9]+"$'),
-    "Location": _header("The URL of what was created.", "/v1/keys/3fA9bQ27LmZ0", format="uri-reference"),
-    "Allow": _header("The methods that the URL accepts.", "DELETE, GET, HEAD, OPTIONS, PATCH"),
-    "Accept": _header("The media type that a body must have.", "application/json"),
-    "Accept-Encoding": _header("The content coding that a body must have.", "identity"),
-    "X-Keyledger-Key-Id": _header("Which key it is.", "3fA9bQ27LmZ0"),
-    "X-Keyledger-Workspace": _header("Whose it is.", "default"),
-    "X-Keyledger-Scopes": _header("What its bearer may do, with blanks between.", "orders:read"),
+    "ETag": _header("Version of the key, for If-Match.", '"3"', pattern='^"[0-9]+"$'),
+    "Location": _header("URL of the new key.", "/v1/keys/3fA9bQ27LmZ0", format="uri-reference"),
+    "Allow": _header("Methods that the URL accepts.", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+    "Accept": _header("Media type that the body must have.", "application/json"),
+    "Accept-Encoding": _header("Content coding that the body must have.", "identity"),
+    "X-Keyledger-Key-Id": _header("ID of the key.", "3fA9bQ27LmZ0"),
+    "X-Keyledger-Workspace": _header("Workspace of the key.", "default"),
+    "X-Keyledger-Scopes": _header("Scopes of the key, separated by spaces.", "orders:read"),
     "WWW-Authenticate": _header(
-        "How to authenticate (RFC 6750): `error` says what is wrong with the key that was sent, `scope` what "
-        "it lacks.",
+        "How to authenticate (RFC 6750). `error` says what is wrong with the key, and `scope` which scope it "
+        "lacks.",
         'Bearer error="insufficient_scope", scope="keyledger:keys.write"',
     ),
-    "Retry-After": _header("After how many seconds to try again.", 1, type="integer", minimum=1),
+    "Retry-After": _header("Seconds to wait before you retry.", 1, type="integer", minimum=1),
 }
 
 REQUEST_ID: Json = {
     "in": "header",
     "name": "X-Request-Id",
-    "description": "A name of your own for this request, to find it in events and logs: 1 to 64 of "
-    "letters, digits and . _ -; any other is replaced.",
+    "description": "Your ID for this request, to find it in events and logs: 1 to 64 letters, digits and "
+    ". _ -. Any other value is replaced.",
     "required": False,
     "schema": {"type": "string"},
     "example": "checkout-42",
@@ -55,29 +55,31 @@ BEARER = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "Keyledger API key",
-    "description": "A Keyledger API key, in the header `Authorization: Bearer kl_…`. Its scopes say what it "
-    "may do:\n\n" + "\n".join(f"- `{scope}`: {allows}" for scope, allows in SCOPES.items()),
+    "description": "A Keyledger API key in the header `Authorization: Bearer kl_…`. Its scopes determine "
+    "what it can do:\n\n" + "\n".join(f"- `{scope}`: {allows}" for scope, allows in SCOPES.items()),
 }
 
 _ABOUT = """\
-API keys whose truth is a ledger of events: created, switched, changed, rotated and revoked, each time with \
-who did it and when; verified at memory speed.
+API keys with a tamper-evident history. Every change to a key is an event in a ledger, with its actor and \
+time. Keys are verified from memory.
 
 Bodies are JSON. Times are RFC 3339 in UTC with milliseconds. Errors are `application/problem+json` \
-(RFC 9457): `detail` says what to do next, `code` stays the same for programs, and `type` is its section of \
-`/docs/problems`. Answers may get more fields; do not rely on there being none.
+(RFC 9457): `detail` says what to do, `code` never changes, so use it in your program, and `type` links to \
+the code's section of `/docs/problems`. Responses may get additional fields, so ignore \
+unknown ones.
 
-**Repeat safely.** Send an `Idempotency-Key` with a POST: the same request sent again does nothing more. \
-A secret is shown once all the same; if it was lost, rotate the key.
+**Retry safely.** Send an `Idempotency-Key` with a POST. If you repeat the same request, it isn't carried \
+out again. The secret isn't returned again either: if you lost it, rotate the key.
 
-**Read what you wrote.** Every command answers with `X-Ledger-Position`. A read that sends it back waits \
-until it has seen that command.
+**Read your own writes.** Each request that changes something returns `X-Ledger-Position`. Send it with a \
+read, and Keyledger waits until the response includes the change.
 
-**Change what you saw.** An answer's `ETag` sent back as `If-Match` lets a change pass only if nobody else \
-was faster.
+**Avoid overwriting changes.** Send the `ETag` of a response as `If-Match`, and the change only succeeds if \
+nobody has changed the key since.
 
-**Limits.** A body has 64 KiB at most, a page 200 rows. Each key may ask so often a second as the operator \
-has set; beyond that the answer is 429 with `Retry-After`. Verifying is not limited."""
+**Limits.** A body can have up to 64 KiB, and a page up to 200 rows. The operator limits how many requests \
+per second each key can make. Above that, the response is 429 with `Retry-After`. Verification isn't \
+limited."""
 
 FRAME: Json = {
     "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
@@ -86,6 +88,6 @@ FRAME: Json = {
 
 INFO: Json = {
     "title": "Keyledger",
-    "summary": "API keys on a ledger of events",
+    "summary": "API keys with a tamper-evident history",
     "description": _ABOUT,
 }
