@@ -1,4 +1,4 @@
-"""Takes a backup while Keyledger runs."""
+"""Backs up a running installation."""
 
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -18,12 +18,12 @@ from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger
 from shared.eventstore.payload import ACCOUNT_SUBJECT
 
-# Looked for in the bytes first, for nearly all of a ledger is about keys.
+# Searched in the bytes first, because nearly all events are about keys.
 _OF_ACCOUNT = b'"subject":"' + ACCOUNT_SUBJECT.encode()
 
 
 class Taken(NamedTuple):
-    """What is in a backup, and how many checkpoints are not."""
+    """The content of a backup, and how many checkpoints were left out."""
 
     header: Header
     passwords: int
@@ -31,10 +31,10 @@ class Taken(NamedTuple):
 
 
 def backup_file(ledger: Ledger, log: AuditLog, path: Path, now: int, progress: Progress) -> Taken:
-    """Writes what cannot be made anew of a Keyledger, as it is at this moment.
+    """Writes everything that can't be derived from something else.
 
-    The checkpoints are read before the ledger's head, so that all that they vouch for is in the backup. The
-    passwords are read after its events: one may be newer than the ledger, but none is older.
+    The checkpoints are read before the end of the ledger, so the backup has all entries that they cover. The
+    passwords are read after the events, so some may be newer than the events, but none is older.
     Raises TransferError, FileError, AuditDatabaseError, redis.RedisError.
     """
     checkpoints = log.checkpoints()
@@ -54,10 +54,10 @@ def backup_file(ledger: Ledger, log: AuditLog, path: Path, now: int, progress: P
         with output(path) as file:
             if file.isatty():
                 raise TransferError(
-                    "A backup has password hashes, and is not shown on a terminal: name a file, "
-                    "or give it to a program, as by `keyledger backup - | gpg -e > FILE`."
+                    "A backup has password hashes, so it isn't printed to a terminal. Name a file, "
+                    "or pipe it to a program: `keyledger backup - | gpg -e > FILE`."
                 )
-            records = _noted(accounts, read_until(last, ledger, progress))
+            records = _noting_accounts(accounts, read_until(last, ledger, progress))
             file.writelines(lines(header, notes, records, credentials()))
     except ExportError as error:
         raise TransferError(str(error)) from error
@@ -65,7 +65,7 @@ def backup_file(ledger: Ledger, log: AuditLog, path: Path, now: int, progress: P
 
 
 def _readable(checkpoints: Iterable[StoredCheckpoint], last: int) -> Iterator[bytes]:
-    """The notes up to the first that is not there, is none, or vouches for more than the ledger has."""
+    """The notes before the first one that is missing, invalid, or covers more than the ledger has."""
     for place, (_, note) in enumerate(checkpoints, 1):
         try:
             found = unverified(note) if isinstance(note, bytes) else None
@@ -76,8 +76,8 @@ def _readable(checkpoints: Iterable[StoredCheckpoint], last: int) -> Iterator[by
         yield note
 
 
-def _noted(accounts: set[str], records: Iterable[Record]) -> Iterator[Record]:
-    """The records as they are; the accounts that they are about are added."""
+def _noting_accounts(accounts: set[str], records: Iterable[Record]) -> Iterator[Record]:
+    """The same records. Adds the accounts that they are about to `accounts`."""
     for record in records:
         if _OF_ACCOUNT in record.body and (subject := name_of(record).subject):
             accounts.add(subject)

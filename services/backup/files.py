@@ -1,4 +1,4 @@
-"""Where exports and backups go, and where they come from."""
+"""Files, pipes and standard streams that exports and backups are written to and read from."""
 
 import errno
 import os
@@ -17,40 +17,40 @@ _STANDARD = "-"  # for standard input or output
 
 
 class FileError(UserFacingError):
-    """A file cannot be read or written; the message is one line that names it."""
+    """A file can't be read or written; the message is one line that names it."""
 
 
 @contextmanager
 def output(path: Path | None) -> Iterator[BinaryIO]:
-    """Where to write. A file appears under its name, for its owner's eyes, once it is whole.
+    """Opens a file or standard output for writing. Raises FileError.
 
-    Raises FileError.
+    A new file is readable only by its owner, and gets its name once it is complete.
     """
     try:
         with _written(path) as file:
             yield file
     except BrokenPipeError:
-        raise  # whoever read it wants no more
+        raise  # the reader closed the pipe
     except OSError as error:
-        raise FileError(f"{path or 'Standard output'} cannot be written: {error.strerror}.") from error
+        raise FileError(f"{path or 'Standard output'} can't be written: {error.strerror}.") from error
 
 
 @contextmanager
 def source(path: Path) -> Iterator[BinaryIO]:
-    """What is read more than once: a file, or a copy of standard input that has no name. Raises FileError."""
+    """Opens a seekable file: the file itself, or a temporary copy of standard input. Raises FileError."""
     try:
         with _copied(sys.stdin.buffer) if str(path) == _STANDARD else path.open("rb") as file:
             file.seek(0)
             yield file
     except OSError as error:
-        reason = error.strerror or "it must be a file, or - for standard input, for it is read twice"
-        raise FileError(f"{path} cannot be read: {reason}.") from error
+        reason = error.strerror or "it must be a file, or - for standard input, because it is read twice"
+        raise FileError(f"{path} can't be read: {reason}.") from error
 
 
 @contextmanager
 def _written(path: Path | None) -> Iterator[BinaryIO]:
     if path is None or str(path) == _STANDARD:
-        if not sys.stdout:  # as Python has it where the caller closed it
+        if not sys.stdout:  # None if the caller closed it
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""Moving house: the whole ledger to a file, and from a file into an empty ledger."""
+"""Exports the whole ledger to a file, and imports a file into an empty ledger."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,15 +16,15 @@ from shared.text.sealed_jsonl import DamagedFileError
 
 _PAGE = 500
 
-Progress = Callable[[int, int], None]  # events done, events in all, which may be an estimate
+Progress = Callable[[int, int], None]  # events done, and of all, which may be an estimate
 
 
 class TransferError(UserFacingError):
-    """What was to be moved cannot be; the message is one line that says what to do."""
+    """A transfer isn't possible; the message is one line that says what to do."""
 
 
 def export_file(ledger: Ledger, path: Path | None, progress: Progress) -> int:
-    """Writes what the ledger holds at this moment, and gives how many events that are.
+    """Writes all events that the ledger has now, and returns how many.
 
     Raises TransferError, FileError, redis.RedisError.
     """
@@ -38,19 +38,17 @@ def export_file(ledger: Ledger, path: Path | None, progress: Progress) -> int:
 
 
 def import_file(ledger: Ledger, path: Path, progress: Progress) -> int:
-    """Fills an empty ledger with the events of a file, and gives how many those are.
+    """Fills an empty ledger with the events of a file, and returns how many.
 
-    The file is read twice, and nothing is written before it is known to be whole. An import that was
-    interrupted is gone on with: then the ledger holds the first events of the file and nothing else.
-    A time after the year 9999 is refused, for no later event may have an earlier one.
+    The file is read twice, and nothing is written before it is verified. An interrupted import is resumed if
+    the ledger has only the first events of the file. A time after the year 9999 is rejected, because no later
+    event can have an earlier time.
     Raises TransferError, FileError, redis.RedisError.
     """
     with source(path) as file:
         count = _verify(file, path, progress)
         if held_of(records(from_start(file)), count, ledger) == count > 0:
-            raise TransferError(
-                f"The ledger is not empty: it holds all {count:,} events of the file already."
-            )
+            raise TransferError(f"The ledger isn't empty: it already has all {count:,} events of the file.")
         fill(ledger, records(from_start(file)), count, progress)
         return count
 
@@ -63,34 +61,33 @@ def _verify(file: BinaryIO, path: Path, progress: Progress) -> int:
             if record.at > LAST_TIME:
                 raise TransferError(
                     f"The event at position {count:,} of {path} has a time after the year 9999. Nothing was "
-                    "written. If your ledger holds it, move with `keyledger backup` and `keyledger restore`."
+                    "written. If your ledger has it, use `keyledger backup` and `keyledger restore` instead."
                 )
             if count % _PAGE == 0:
                 progress(count, count * size // file.tell())
     except DamagedFileError as error:
-        raise TransferError(f"{path} is not a whole export. {error} Nothing was written.") from error
+        raise TransferError(f"{path} isn't a complete export. {error} Nothing was written.") from error
     return count
 
 
 def held_of(events: Iterator[Record], count: int, ledger: Ledger) -> int:
-    """How many of these events, which are so many, the ledger holds already.
+    """How many of the `count` events the ledger already has.
 
-    That is none, or the first of them, as an interrupted import leaves it. Raises TransferError if it holds
-    anything else.
+    It has none, or the first ones after an interrupted import. Raises TransferError if it has anything else.
     """
     if ledger.is_untouched():
         return 0
     head = ledger.head().position
     if not 0 < head <= count or not _begins_with(ledger, islice(events, head)):
         raise TransferError(
-            f"The ledger is not empty: it holds {head:,} events that are not those of the file. "
-            "Take a new data directory or store."
+            f"The ledger isn't empty: it has {head:,} events that aren't those of the file. "
+            "Use a new data directory or store."
         )
     return head
 
 
 def fill(ledger: Ledger, events: Iterator[Record], count: int, progress: Progress) -> None:
-    """Writes those of the events, which are so many, that the ledger does not hold. Raises TransferError."""
+    """Writes those of the `count` events that the ledger doesn't have. Raises TransferError."""
     head = ledger.head().position
     try:
         for page in _pages(event for event in events if event.position > head):
@@ -98,14 +95,14 @@ def fill(ledger: Ledger, events: Iterator[Record], count: int, progress: Progres
             progress(page[-1].position, count)
     except UnexpectedHeadError as error:
         raise TransferError(
-            "Somebody else wrote to the ledger meanwhile, so it is not that of the file: "
-            "stop every Keyledger on this store, and begin again with a new data directory or store."
+            "Another process wrote to the ledger, so it no longer matches the file: stop all of Keyledger's "
+            "processes on this store, and start over with a new data directory or store."
         ) from error
     except NotReplicatedError as error:
-        raise TransferError(f"{error} in time: look after the replicas, then run it again.") from error
+        raise TransferError(f"{error} in time. Check the replicas, then run it again.") from error
     except DamagedFileError as error:
         raise TransferError(
-            f"The file was changed while it was read. {error} Begin again with a new data directory or store."
+            f"The file changed while it was read. {error} Start over with a new data directory or store."
         ) from error
 
 
@@ -115,14 +112,14 @@ def read_until(last: int, ledger: Ledger, progress: Progress) -> Iterator[Record
     while position < last:
         page = ledger.read(position, min(_PAGE, last - position))
         if not page:
-            raise ExportError("The ledger went backwards meanwhile. Run it again.")
+            raise ExportError("The ledger went backwards. Run it again.")
         yield from page
         position = page[-1].position
         progress(position, last)
 
 
 def from_start(file: BinaryIO) -> BinaryIO:
-    """The same file, to be read once more."""
+    """Rewinds a file, and returns it."""
     file.seek(0)
     return file
 

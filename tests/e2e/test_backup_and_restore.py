@@ -104,7 +104,7 @@ def test_the_runbook_brings_back_all_that_was_lost_with_the_store(lost: Lost) ->
     assert [verdict(service, lost.admin, key) for key in (lost.on, lost.off)] == ["VALID", "DISABLED"]
     for email, password in lost.people.items():
         assert Visitor(service.url).sign_in(email, password).status_code == 303
-    assert "A Keyledger runs on this store" in refusal(service.run("restore", str(lost.backup)))
+    assert "Keyledger is running on this store" in refusal(service.run("restore", str(lost.backup)))
     assert service.stop() == 0
 
 
@@ -141,12 +141,12 @@ def test_a_backup_goes_through_a_pipe(tmp_path: Path) -> None:
 def test_what_cannot_be_restored_is_refused_in_one_line(lost: Lost, tmp_path: Path) -> None:
     new, file, whole = Service(tmp_path / "new"), tmp_path / "file", lost.backup.read_bytes()
     new.make()
-    assert "cannot be written: No such file" in refusal(new.run("backup", str(tmp_path / "no" / "file")))
-    assert "cannot be read: No such file" in refusal(new.run("restore", str(tmp_path / "nothing")))
+    assert "can't be written: No such file" in refusal(new.run("backup", str(tmp_path / "no" / "file")))
+    assert "can't be read: No such file" in refusal(new.run("restore", str(tmp_path / "nothing")))
     assert new.run("export", str(file)).returncode == 0
     assert "`keyledger import`" in refusal(new.run("restore", str(file)))
     file.write_bytes(whole[:-1])
-    assert "is not a whole backup." in refusal(new.run("restore", str(file)))
+    assert "isn't a complete backup." in refusal(new.run("restore", str(file)))
     file.write_bytes(whole)
     file.chmod(0o644)
     done = new.run("restore", str(file), "--without-checkpoints")

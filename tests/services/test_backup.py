@@ -133,7 +133,7 @@ def test_a_backup_is_not_shown_on_a_terminal(making: Making) -> None:
     components = making()  # whose backup fits into what a terminal holds unread
     terminal, shown = os.openpty()
     try:
-        with pytest.raises(TransferError, match="is not shown on a terminal: name a file, or give it"):
+        with pytest.raises(TransferError, match=r"isn't printed to a terminal\. Name a file, or pipe it"):
             backed_up(components, Path(os.ttyname(shown)))
         os.write(shown, b"the end")
         assert os.read(terminal, 1000) == b"the end"

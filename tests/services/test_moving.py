@@ -70,7 +70,7 @@ def test_an_event_that_nobody_can_read_moves_as_it_is(ledger: Ledger, any_store:
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_writes_nothing(fake_store: Redis, path: Path, damage: str) -> None:
     written(path, DAMAGE[damage](FOUR))
-    with pytest.raises(TransferError, match=r"is not a whole export\. .* Nothing was written\."):
+    with pytest.raises(TransferError, match=r"isn't a complete export\. .* Nothing was written\."):
         import_file(Ledger(fake_store), path, silently)
     assert fake_store.dbsize() == 0
 
@@ -96,7 +96,7 @@ def test_a_ledger_that_is_not_empty_stays_as_it_is(ledger: Ledger, any_store: Re
     written(path, FOUR)
     ledger.append("key:a", toggles("key:a"), 0)
     before = content(any_store)
-    with pytest.raises(TransferError, match="not empty: it holds 1 events"):
+    with pytest.raises(TransferError, match="isn't empty: it has 1 events"):
         import_file(ledger, path, silently)
     assert content(any_store) == before
 
@@ -104,7 +104,7 @@ def test_a_ledger_that_is_not_empty_stays_as_it_is(ledger: Ledger, any_store: Re
 def test_the_same_file_fills_a_ledger_once(ledger: Ledger, any_store: Redis, path: Path) -> None:
     import_file(ledger, written(path, FOUR), silently)
     before = content(any_store)
-    with pytest.raises(TransferError, match="holds all 4 events of the file already"):
+    with pytest.raises(TransferError, match="already has all 4 events of the file"):
         import_file(ledger, path, silently)
     assert content(any_store) == before
 
@@ -114,7 +114,7 @@ def test_a_ledger_whose_log_was_deleted_is_not_taken_for_an_empty_one(
 ) -> None:
     ledger.append("key:a", toggles("key:a"), 0)
     any_store.delete(LOG)
-    with pytest.raises(TransferError, match="not empty"):
+    with pytest.raises(TransferError, match="isn't empty"):
         import_file(ledger, written(path, FOUR), silently)
     assert not any_store.exists(LOG)
 
@@ -144,7 +144,7 @@ def test_an_interrupted_import_is_gone_on_with(ledger: Ledger, any_store: Redis,
 def test_an_interrupted_import_is_not_gone_on_with_from_another_file(ledger: Ledger, path: Path) -> None:
     interrupted_import(ledger, written(path, file_of(*(toggled(n) for n in range(1, 701)))))
     other = [toggled(n, workspace="other" if n == 3 else "default") for n in range(1, 701)]
-    with pytest.raises(TransferError, match="not empty: it holds 500 events"):
+    with pytest.raises(TransferError, match="isn't empty: it has 500 events"):
         import_file(ledger, written(path, file_of(*other)), silently)
     assert ledger.head().position == 500
 
@@ -154,7 +154,7 @@ def test_an_event_that_comes_during_an_import_ends_it(ledger: Ledger, path: Path
         if ledger.head().position == done == 500:
             ledger.append("key:b", toggles("key:b"), 0)
 
-    with pytest.raises(TransferError, match="Somebody else wrote to the ledger"):
+    with pytest.raises(TransferError, match="Another process wrote to the ledger"):
         import_file(ledger, written(path, file_of(*(toggled(n) for n in range(1, 1_001)))), meanwhile)
     assert ledger.head().position == 501
 

@@ -150,7 +150,7 @@ def test_a_damaged_backup_writes_nothing(past: Earlier, making: Making, tmp_path
     path = tmp_path / "damaged"
     for damaged in (whole[:-1], whole[:-90], whole + b"\n", whole * 2, *map(b"".join, (file[:-1], swapped))):
         path.write_bytes(damaged)
-        refused(new, path, "is not a whole backup. .* Nothing was written.")
+        refused(new, path, "isn't a complete backup. .* Nothing was written.")
 
 
 def test_what_is_no_backup_is_told_by_what_it_is(past: Earlier, making: Making, tmp_path: Path) -> None:
@@ -177,20 +177,20 @@ def test_checkpoints_that_do_not_follow_each_other_are_refused(
     changed = lines(reader.header, notes, records, reader.credentials())
     (tmp_path / "changed").write_bytes(b"".join(changed))
     refused(
-        making(past.key_file), tmp_path / "changed", "not what was signed: checkpoint 2: it is checkpoint 1"
+        making(past.key_file), tmp_path / "changed", "isn't what was signed: checkpoint 2: it is checkpoint 1"
     )
 
 
 def test_without_its_key_a_backup_is_refused_and_no_key_is_made(past: Earlier, making: Making) -> None:
     new = making()
-    refused(new, past.backup, r"audit_key.pem is missing, .*: put it back first, or restore --without-")
+    refused(new, past.backup, r"audit_key.pem is missing, .*: restore it first, or restore --without-")
     assert not new.of(AuditComponents).key_file.exists()
 
 
 def test_with_another_key_a_backup_is_refused(past: Earlier, making: Making) -> None:
     new = making()
     assert new.of(AuditComponents).signer.public_key
-    refused(new, past.backup, r"audit_key.pem is not the key that signed .*: put that one back first")
+    refused(new, past.backup, r"audit_key.pem isn't the key that signed .*: restore that key first")
 
 
 def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoints_begins(
@@ -211,7 +211,7 @@ def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, t
     new = making(old.of(AuditComponents).key_file)
     new.of(AuditComponents).signer.keep(later)
     for with_checkpoints in (True, False):
-        message = "has a checkpoint that would not be restored"
+        message = "has a checkpoint that wouldn't be restored"
         refused(new, tmp_path / "backup", message, with_checkpoints=with_checkpoints)
     new.of(AuditComponents).signer.anchor_file.unlink()
     restored(new, tmp_path / "backup")
@@ -221,16 +221,16 @@ def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, t
 def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     grow(new.shared.ledger, 1)
-    refused(new, past.backup, "The ledger is not empty")
+    refused(new, past.backup, "The ledger isn't empty")
     audit(new)
     new.shared.store.flushall()
-    refused(new, past.backup, "The audit log is not empty")
+    refused(new, past.backup, "The audit log isn't empty")
 
 
 def test_checkpoints_of_another_audit_log_stay_as_they_are(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     new.of(AuditComponents).log.restore_checkpoints([b"another\n"])
-    refused(new, past.backup, "The audit log is not empty")
+    refused(new, past.backup, "The audit log isn't empty")
 
 
 def test_an_audit_log_that_outlived_the_store_is_gone_on_with(making: Making, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_an_audit_log_that_is_ahead_of_the_backup_is_kept_as_evidence(making: Ma
     old.of(KeyComponents).keys.commands.create(person(), NewKey(name="lost"), REQUEST)
     audit(old)
     old.shared.store.flushall()
-    refused(old, tmp_path / "backup", "The audit log is not empty, .* keep the old one as evidence")
+    refused(old, tmp_path / "backup", "The audit log isn't empty, .* Keep the old one as evidence")
 
 
 def test_a_store_that_a_keyledger_runs_on_is_refused(past: Earlier, making: Making) -> None:
@@ -255,14 +255,14 @@ def test_a_store_that_a_keyledger_runs_on_is_refused(past: Earlier, making: Maki
     reader = Thread(target=new.shared.tailed_ledger.tail, args=(0, 1, 2_000))
     reader.start()
     until(lambda: is_read_from(new.shared.store), what="the reader's wait")
-    refused(new, past.backup, "A Keyledger runs on this store: stop it")
+    refused(new, past.backup, "Keyledger is running on this store: stop it")
     reader.join()
     restored(new, past.backup)
 
 
 def test_too_few_replicas_are_told_of_and_the_restore_can_be_run_again(past: Earlier, making: Making) -> None:
     new = making(past.key_file, ack_replicas=1)
-    with pytest.raises(TransferError, match="0 of 1 replicas have it in time: look after the replicas"):
+    with pytest.raises(TransferError, match=r"0 of 1 replicas have it in time\. Check the replicas"):
         restored(new, past.backup)
     again = with_fast_passwords(replace(new.shared.settings, ack_replicas=0), new.shared.store_url)
     assert restored(again, past.backup) == past.before
@@ -280,5 +280,5 @@ def test_somebody_who_writes_meanwhile_is_told_of(past: Earlier, making: Making)
             )
         )
 
-    with pytest.raises(TransferError, match="Somebody else wrote to the ledger meanwhile"):
+    with pytest.raises(TransferError, match="Another process wrote to the ledger"):
         restore_file(new, past.backup, watching)
