@@ -227,7 +227,9 @@ def _flaw(connection: Any) -> str | None:
         if version is None or int(version[1]) < 7:
             return "is too old: run Redis 7.0 or later, or Valkey 8 or later."
         reply = map(str_if_bytes, _ask(connection, "CONFIG", "GET", *DURABLE))
-    except ResponseError:
+    except ResponseError as error:
+        if str(error).startswith("BUSY "):  # a slow script runs, and nothing else may until it ends
+            raise
         return "does not show its settings: allow its user INFO and CONFIG GET."
     settings = dict(zip(reply, reply, strict=True))
     wrong = [f"`{name} {value}`" for name, value in DURABLE.items() if settings.get(name) != value]

@@ -132,6 +132,12 @@ def test_a_server_older_than_redis_7_is_refused(tmp_path: Path) -> None:
         refused(client, UnsafeStoreError, "too old: run Redis 7.0")
 
 
+def test_a_server_that_is_busy_with_a_script_is_unavailable_and_not_unsafe(tmp_path: Path) -> None:
+    server = FakeServer(tmp_path / "busy.sock", INFO=b"-BUSY Redis is busy running a script.")
+    with closing(server), connect(f"unix://{tmp_path}/busy.sock") as client:
+        refused(client, StoreUnavailableError, "busy running a script")
+
+
 def test_a_connection_that_the_server_closed_is_replaced(program: str, tmp_path: Path) -> None:
     with ExitStack() as cleanup:
         with running(program, tmp_path) as url:
@@ -150,10 +156,10 @@ def test_a_command_whose_answer_is_late_is_not_sent_again(tmp_path: Path) -> Non
     """
     with running(VALKEY, tmp_path) as url, connect(url, timeout=0.5) as hasty:
         hasty.ping()
-        patient = connect(url, timeout=10.0)
+        patient = connect(url, timeout=60.0)
         with pytest.raises(RedisTimeoutError):
             hasty.eval(slow_increment, 1, "count")
-        until(lambda: patient.get("count"))
+        until(lambda: answers(url) and patient.get("count"))
         patient.eval(slow_increment, 1, "other")  # whatever was sent before it is done after it
         assert patient.get("count") == b"1"
         patient.close()
