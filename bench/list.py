@@ -16,9 +16,9 @@ from bench.events import created, event_with
 from bench.figures import Figure
 from bench.store import fresh_store
 from services.keys.model.key import STATUSES, Key
-from services.keys.read_model import rebuild
 from services.keys.read_model.criteria import ALL, SORTS, Criteria, Sort
 from services.keys.read_model.generations import Views
+from services.keys.read_model.rebuild.replay import replay
 from shared.eventstore.codec import encode
 from shared.eventstore.envelope import NewEvent
 from shared.eventstore.events import KeyRevoked, KeyToggled
@@ -49,7 +49,7 @@ def figures() -> Iterator[Figure]:
         store.config_set("slowlog-log-slower-than", _SLOW_US)
         store.config_set("slowlog-max-len", 10_000)
         store.slowlog_reset()
-        rebuild.replay(Ledger(store), Views(store))
+        replay(Ledger(store), Views(store))
         what = f"slowest store command while projecting {_KEYS:,} keys"
         yield Figure(what, _slowest(store), unit="ms")
         store.slowlog_reset()

@@ -11,8 +11,9 @@ from redis import Redis
 from bench.events import event_of
 from bench.figures import Figure
 from bench.store import fresh_store
-from services.keys.read_model import rebuild
 from services.keys.read_model.generations import Generation, Views
+from services.keys.read_model.rebuild import build
+from services.keys.read_model.rebuild import replay as replaying
 from shared.eventstore.codec import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
 from shared.store.connections import connect
@@ -39,10 +40,10 @@ def figures() -> Iterator[Figure | str]:
             per_key = (_memory(store) - empty) / (size // 2)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             with _recorded() as packed:
-                rebuild.replay(ledger, views)
+                replaying.replay(ledger, views)
             if size == _SIZES[-1]:
                 start = time.perf_counter()
-                assert rebuild.check(ledger, views).equal
+                assert replaying.check(ledger, views).equal
                 checked = time.perf_counter() - start
             views.live().delete()
             floor = _floor(store, packed)
@@ -56,8 +57,8 @@ def figures() -> Iterator[Figure | str]:
 
 def _replay(ledger: Ledger, views: Views) -> float:
     start = time.perf_counter()
-    rebuild.replay(ledger, views)
-    return time.perf_counter() - start - rebuild._OLD_GENERATION_S
+    replaying.replay(ledger, views)
+    return time.perf_counter() - start - replaying._OLD_GENERATION_S
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def _floor(store: Redis, packed: list[bytes]) -> float:
     connection = cast("Any", store.connection_pool.get_connection())
     store = Redis(connection_pool=store.connection_pool)
     store.set_response_callback("XRANGE", lambda reply, **_: reply)
-    together = _PAGE // rebuild._PAGE
+    together = _PAGE // build._PAGE
     pages = [b"".join(packed[first : first + together]) for first in range(0, len(packed), together)]
     answers = [min(together, len(packed) - first) for first in range(0, len(packed), together)]
     start, after = time.perf_counter(), "0-0"

@@ -18,7 +18,7 @@ from services.cli.terminal import (
 from services.keys.components import KeyComponents
 from services.keys.manifest import MANIFEST
 from services.keys.read_model.operations import Status, retry, status
-from services.keys.read_model.rebuild import check, replay
+from services.keys.read_model.rebuild.replay import check, replay
 from services.runtime.output import echo, report
 from shared.clock import now_ms
 from shared.process.telemetry import escaped

@@ -8,7 +8,8 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from services.audit.ingest import job as jobs
-from services.keys.read_model import projector, rebuild
+from services.keys.read_model import projector
+from services.keys.read_model.rebuild import build, replay
 from tests.drills.crash_world import TRIED, World
 from tests.drills.crashing import PAGE, Crasher, Place, crasher
 
@@ -30,9 +31,9 @@ def quiet() -> Iterator[None]:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Returns the same components as in the crashing process."""
-    for module, name in ((projector, "PAGE"), (rebuild, "_PAGE"), (jobs, "PAGE")):
+    for module, name in ((projector, "PAGE"), (build, "_PAGE"), (jobs, "PAGE")):
         monkeypatch.setattr(module, name, PAGE)
-    monkeypatch.setattr(rebuild, "_OLD_GENERATION_S", 0.0)
+    monkeypatch.setattr(replay, "_OLD_GENERATION_S", 0.0)
 
 
 @pytest.fixture

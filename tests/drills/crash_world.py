@@ -20,7 +20,7 @@ from services.keys.commands import KeyCommands, NewKey, fold
 from services.keys.model.key import ChangeKey, Key
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
-from services.keys.read_model.rebuild import check
+from services.keys.read_model.rebuild.replay import check
 from shared.eventstore.codec import decode
 from shared.eventstore.ledger import Ledger
 from tests.audit.histories import in_step

@@ -35,10 +35,12 @@ from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
 from services.keys.commands import KeyCommands, NewKey
 from services.keys.model.key import ChangeKey
-from services.keys.read_model import projector, rebuild
+from services.keys.read_model import projector
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
-from services.keys.read_model.rebuild import replay
+from services.keys.read_model.rebuild import build
+from services.keys.read_model.rebuild import replay as replaying
+from services.keys.read_model.rebuild.replay import replay
 from shared.clock import now_ms
 from shared.eventstore.ledger import Ledger
 from shared.process.telemetry import configure_logs
@@ -315,7 +317,8 @@ def main() -> None:
 def small_pages() -> None:
     """Splits work into several steps, and skips waiting for readers that don't exist here."""
     _replace(projector, PAGE=PAGE)
-    _replace(rebuild, _PAGE=PAGE, _OLD_GENERATION_S=0.0)
+    _replace(build, _PAGE=PAGE)
+    _replace(replaying, _OLD_GENERATION_S=0.0)
     _replace(jobs, PAGE=PAGE)
 
 

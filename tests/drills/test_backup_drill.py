@@ -21,7 +21,7 @@ from services.audit.ingest.job import catch_up
 from services.backup.backup import Taken
 from services.backup.restore import restore_file
 from services.keys.components import KeyComponents
-from services.keys.read_model.rebuild import check as check_views
+from services.keys.read_model.rebuild.replay import check as check_views
 from shared.eventstore.codec import encode
 from shared.eventstore.envelope import Record
 from shared.service.components import Container

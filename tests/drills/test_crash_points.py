@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from services.keys.read_model import generations as views_module
-from services.keys.read_model.rebuild import replay
+from services.keys.read_model.generations import ROOT
+from services.keys.read_model.rebuild.lease import LEASE
+from services.keys.read_model.rebuild.replay import replay
 from shared.eventstore.codec import decode
 from tests.drills.crash_world import World, at_each_point
 from tests.drills.crashing import Ending, append
@@ -44,11 +45,11 @@ def test_a_rebuild_that_is_killed_is_seen_by_nobody_and_can_be_run_again(world: 
 
     def recover(_: Ending) -> None:
         assert world.listed() == world.folded()
-        world.store.delete(views_module._LEASE)  # it would expire some seconds later
+        world.store.delete(LEASE)  # it would expire some seconds later
         replay(world.ledger, world.views)
         live = world.views.live()
-        found: Any = world.store.keys(f"{views_module._ROOT}*")
-        names = {name.decode().removeprefix(views_module._ROOT) for name in found}
+        found: Any = world.store.keys(f"{ROOT}*")
+        names = {name.decode().removeprefix(ROOT) for name in found}
         assert {name.split(":")[0] for name in names} - {"live"} == {live.name}
 
     at_each_point(world, "rebuild", prepare, recover)

@@ -17,8 +17,10 @@ _COPIED = ("services", "shared", "tests", "pyproject.toml")
 _LEDGER, _VIEWS, _REBUILD = (
     "shared/eventstore/ledger.py",
     "services/keys/read_model/generations.py",
-    "services/keys/read_model/rebuild.py",
+    "services/keys/read_model/rebuild/build.py",
 )
+_LEASE = "services/keys/read_model/rebuild/lease.py"
+_REPLAY = "services/keys/read_model/rebuild/replay.py"
 _SUBSCRIPTION, _SCRIPTS = "shared/eventstore/subscription.py", "shared/eventstore/scripts.py"
 _OF_LEDGER, _OF_VIEWS = "tests/shared/test_ledger.py", "tests/keys/test_views.py"
 _OF_MACHINE = "tests/keys/test_state_machine.py"
@@ -56,15 +58,15 @@ _HEAD = Edit(_LEDGER, "return bool(records) and _checkpoint(records[0]) == check
 _HEAD_ID = Edit(_LEDGER, "and _checkpoint(records[0]) == checkpoint", "")
 _HEAD_SEEN = Edit(_SUBSCRIPTION, "if not all(map(self._ledger.holds, {before, self._seen})):", "if False:")
 _HEAD_SEEN_EVER = Edit(_SUBSCRIPTION, "if not all(map(", "if not records and not all(map(")
-_HEAD_HELD = Edit(_REBUILD, "if not ledger.holds(new.checkpoint()):", "if False:")
-_DIGEST = Edit(_REBUILD, "return self.live_digest == self.copy_digest", "return True")
-_ONE_LEASE = Edit(_VIEWS, "_LEASE, lease.token, nx=True,", "_LEASE, lease.token,")
-_KEPT_LEASE = Edit(_VIEWS, "return value == self.token.encode()", "return True")
+_HEAD_HELD = Edit(_REPLAY, "if not ledger.holds(new.checkpoint()):", "if False:")
+_DIGEST = Edit(_REPLAY, "return self.live_digest == self.copy_digest", "return True")
+_ONE_LEASE = Edit(_LEASE, "LEASE, acquired.token, nx=True,", "LEASE, acquired.token,")
+_KEPT_LEASE = Edit(_LEASE, "return value == self.token.encode()", "return True")
 _REBUILT_ALONE = Edit(_REBUILD, "if transaction and transaction[-1] is None:", "if False:")
 _REBUILT_ON = Edit(_REBUILD, "if not self._generation.may_write(expected, self._guards):", "if False:")
 _STRICT = Edit(_REBUILD, "for key_id, reason in changes.parked.items():", "for key_id, reason in ():")
 _HELD = Edit(_VIEWS, "expected and hold is None", "expected")
-_NOT_BEHIND = Edit(_VIEWS, "self.live() != old or (behind and not even_if_behind)", "self.live() != old")
+_NOT_BEHIND = Edit(_LEASE, "views.live() != old or (behind and not even_if_behind)", "views.live() != old")
 
 GUARDS = (
     Guard(
@@ -131,7 +133,7 @@ GUARDS = (
         (f"{_OF_MACHINE}::test_a_ledger_that_went_backwards_and_grew_past_the_views_is_seen_all_the_same",),
     ),
     Guard(
-        "the look at the head before the flip",
+        "the look at the head before the switch",
         (_HEAD_HELD,),
         (f"{_OF_MACHINE}::test_a_rebuild_under_which_the_ledger_goes_backwards_is_not_shown",),
     ),
@@ -166,7 +168,7 @@ GUARDS = (
         (f"{_OF_VIEWS}::test_a_check_holds_the_projectors_and_leaves_no_copy",),
     ),
     Guard(
-        "the comparison of the flip",
+        "the comparison of the switch",
         (_NOT_BEHIND,),
         (f"{_OF_MACHINE}::test_a_rebuild_catches_up_before_it_takes_the_place_of_the_old_views",),
     ),
@@ -183,10 +185,11 @@ def copy(tmp_path: Path) -> Path:
             shutil.copy(_ROOT / name, tmp_path)
     # This plugin shows which code the tests ran on: the installed one would be unmodified.
     (tmp_path / "whence.py").write_text(
-        "from services.keys.read_model import generations, rebuild\n"
+        "from services.keys.read_model import generations\n"
+        "from services.keys.read_model.rebuild import build\n"
         "from shared.eventstore import ledger\n"
         "def pytest_report_header():\n"
-        "    return [f'ran on {module.__file__}' for module in (ledger, rebuild, generations)]\n"
+        "    return [f'ran on {module.__file__}' for module in (ledger, build, generations)]\n"
     )
     return tmp_path
 

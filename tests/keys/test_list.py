@@ -23,7 +23,7 @@ from services.keys.read_model.generations import Views
 from services.keys.read_model.operations import retry
 from services.keys.read_model.projector import Projector
 from services.keys.read_model.query import Page
-from services.keys.read_model.rebuild import check, replay
+from services.keys.read_model.rebuild.replay import check, replay
 from services.keys.verification.usage import Usage
 from shared.eventstore.envelope import Event, UnreadableEventError
 from shared.eventstore.ledger import Ledger
@@ -100,7 +100,7 @@ def world(any_store: Redis) -> World:
 
 @pytest.fixture(autouse=True)
 def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.keys.read_model.rebuild._OLD_GENERATION_S", 0)
+    monkeypatch.setattr("services.keys.read_model.rebuild.replay._OLD_GENERATION_S", 0)
 
 
 def test_a_search_finds_the_beginning_of_any_word(world: World) -> None:
@@ -404,7 +404,7 @@ def _explore(examples: int, new_store: Callable[[], Redis], plan: str) -> None:
 
     with (
         patch("services.keys.read_model.projector.PAGE", 7),
-        patch("services.keys.read_model.rebuild._PAGE", 3),
+        patch("services.keys.read_model.rebuild.build._PAGE", 3),
     ):
         explore()
 

@@ -37,10 +37,12 @@ from redis.client import Pipeline
 
 from services.keys.commands import KeyCommands, NewKey, StaleVersionError, fold
 from services.keys.model.key import ChangeKey, Key, subject
-from services.keys.read_model.generations import Generation, LeaseTakenError, Views
+from services.keys.read_model.generations import Generation, Views
 from services.keys.read_model.projection import VERSION, Changes, read
 from services.keys.read_model.projector import Projector
-from services.keys.read_model.rebuild import RebuildError, check, replay
+from services.keys.read_model.rebuild.build import RebuildError
+from services.keys.read_model.rebuild.lease import LeaseTakenError
+from services.keys.read_model.rebuild.replay import check, replay
 from shared.eventstore.codec import decode
 from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import LOG, Checkpoint, Ledger, VersionConflictError, checkpoint_at
@@ -516,9 +518,9 @@ class Keyledger(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def _short_pages_and_no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.keys.read_model.projector.PAGE", 3)
-    monkeypatch.setattr("services.keys.read_model.rebuild._PAGE", 2)
-    monkeypatch.setattr("services.keys.read_model.rebuild._REPORT_EVERY_S", 0)
-    monkeypatch.setattr("services.keys.read_model.rebuild._OLD_GENERATION_S", 0)
+    monkeypatch.setattr("services.keys.read_model.rebuild.build._PAGE", 2)
+    monkeypatch.setattr("services.keys.read_model.rebuild.build._REPORT_EVERY_S", 0)
+    monkeypatch.setattr("services.keys.read_model.rebuild.replay._OLD_GENERATION_S", 0)
 
 
 def explore(machine: type[Keyledger], examples: int, steps: int) -> None:

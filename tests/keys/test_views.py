@@ -12,14 +12,16 @@ from redis import Redis
 from services.keys.commands import KeyCommands, NewKey, fold
 from services.keys.model.key import ChangeKey, Key
 from services.keys.queries import Keys
-from services.keys.read_model import rebuild
 from services.keys.read_model.criteria import Criteria
-from services.keys.read_model.generations import Generation, LeaseTakenError, Views
+from services.keys.read_model.generations import Generation, Views
 from services.keys.read_model.index import moves
 from services.keys.read_model.operations import retry, status
 from services.keys.read_model.projection import Changes, read
 from services.keys.read_model.projector import Projector
-from services.keys.read_model.rebuild import RebuildError, check, replay
+from services.keys.read_model.rebuild import build
+from services.keys.read_model.rebuild.build import RebuildError
+from services.keys.read_model.rebuild.lease import LeaseTakenError, lease
+from services.keys.read_model.rebuild.replay import check, replay
 from shared.clock import FIRST_TIME, LAST_TIME
 from shared.eventstore.envelope import Event, Record, UnreadableEventError
 from shared.eventstore.ledger import LOG, Checkpoint, Ledger
@@ -257,13 +259,13 @@ def test_a_replay_gives_the_same_views_and_leaves_nothing_of_the_old(kl: Keyledg
 
 @pytest.fixture(autouse=True)
 def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.keys.read_model.rebuild._OLD_GENERATION_S", 0)
+    monkeypatch.setattr("services.keys.read_model.rebuild.replay._OLD_GENERATION_S", 0)
 
 
 def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class LateWriter(rebuild._Writer):
+    class LateWriter(build._Writer):
         """Sends a page as late as a busy network could."""
 
         _late: list[bytes] | None = None
@@ -277,8 +279,8 @@ def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
                 self._late = None
             super().finish()
 
-    monkeypatch.setattr(rebuild, "_Writer", LateWriter)
-    monkeypatch.setattr(rebuild, "_PAGE", 1)
+    monkeypatch.setattr(build, "_Writer", LateWriter)
+    monkeypatch.setattr(build, "_PAGE", 1)
     keys = [kl.create("first"), kl.create("second")]
     for number in range(12):
         kl.toggle(keys[number % 5 % 2], enabled=number % 3 == 0)
@@ -289,7 +291,7 @@ def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
 def test_a_replay_puts_each_key_into_the_index_once_as_it_is_at_the_end(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild, "_PAGE", 1)
+    monkeypatch.setattr(build, "_PAGE", 1)
     put: list[tuple[Key | None, int]] = []
 
     def moved(before: Key | None, after: Key) -> Any:
@@ -359,7 +361,7 @@ def test_an_abandoned_replay_changes_nothing_and_the_next_one_clears_it_away(kl:
 
 
 def test_one_replay_at_a_time(kl: Keyledger) -> None:
-    with kl.views.lease(), pytest.raises(LeaseTakenError):
+    with lease(kl.views), pytest.raises(LeaseTakenError):
         replay(kl.ledger, kl.views)
 
 

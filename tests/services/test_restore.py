@@ -16,7 +16,7 @@ from services.backup.restore import restore_file
 from services.backup.transfer import Progress, TransferError
 from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
-from services.keys.read_model.rebuild import check as check_views
+from services.keys.read_model.rebuild.replay import check as check_views
 from shared.service.components import Container
 from shared.store.connections import is_read_from
 from tests.audit.histories import grow

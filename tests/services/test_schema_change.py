@@ -18,7 +18,7 @@ from services.audit.log.store import AuditLog
 from services.keys.commands import fold
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
-from services.keys.read_model.rebuild import check
+from services.keys.read_model.rebuild.replay import check
 from services.keys.web.schemas import EventSchema
 from shared.eventstore.codec import decode, encode
 from shared.eventstore.envelope import Actor, NewEvent, Record, Request, enveloped

@@ -1,14 +1,12 @@
-"""The read models of keys in Redis: one row a key and the index of each workspace, by generations.
+"""The views of keys in Redis: a row for each key and the index of each workspace, by generations.
 
-A generation is a whole copy of the views with a checkpoint of its own. Each projection version has a
-pointer to its live one, so that two versions of the code can run side by side.
+A generation is a whole copy of the views with its own checkpoint. Each projection version has a pointer to
+its live generation, so that two versions of the code can run side by side.
 """
 
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,16 +21,13 @@ from services.keys.read_model.index import moves
 from services.keys.read_model.projection import VERSION, Changes, Read, key_ids, project
 from services.keys.read_model.query import Listing, Page
 from shared.clock import now_ms
-from shared.errors import UserFacingError
 from shared.eventstore.ledger import NAMESPACE, Checkpoint
 
-_ROOT = f"{NAMESPACE}:view:{VERSION}:"
-_POINTER = f"{_ROOT}live"
-_LEASE = f"{_ROOT}rebuild"
-_LEASE_S = 15
+ROOT = f"{NAMESPACE}:view:{VERSION}:"
+POINTER = f"{ROOT}live"
 _SCAN_PAGE = 1_000
-_A_TIME = 500  # rows or members that one command reads or writes, so that it holds the store for a moment
-_NOTED = 5_000  # keys that a rebuild takes up at once, to write them into the index
+_BATCH_SIZE = 500  # rows or members in one command, so that it doesn't block the store
+_UNINDEXED_BATCH = 5_000  # keys that a rebuild reads at once to index them
 _WAIT_S = 2.0
 _POLL_S = 0.005
 
@@ -43,7 +38,7 @@ _decode = msgspec.json.Decoder(Key).decode
 
 
 class Entry(NamedTuple):
-    """One thing that a generation holds, whatever its order: for comparing two of them."""
+    """A row, a member of the index or a parked key, for comparing two generations."""
 
     name: bytes
     value: bytes
@@ -58,43 +53,42 @@ class Generation:
 
     @property
     def checkpoint_key(self) -> str:
-        """Where its checkpoint lies."""
         return self._key("checkpoint")
 
     def checkpoint(self) -> Checkpoint:
-        """How far it is built."""
         return Checkpoint.parse(cast("bytes | None", self.store.get(self.checkpoint_key)))
 
     def parked(self) -> dict[str, str]:
-        """The keys set aside because of an event that could not be applied, with the reason."""
+        """The keys with an event that could not be applied, and the reason."""
         found = cast("dict[bytes, bytes]", self.store.hgetall(self._key("parked")))
         return {key_id.decode(): reason.decode() for key_id, reason in found.items()}
 
     def rows(self, key_ids: Iterable[str]) -> dict[str, Key]:
-        """The rows of these keys, as far as there are any."""
+        """The rows of these keys; missing ones are left out."""
         names = self.row_names(key_ids)
-        values = cast("Iterator[list[bytes | None]]", map(self.store.mget, _parted(names, _A_TIME)))
+        values = cast("Iterator[list[bytes | None]]", map(self.store.mget, _batches(names, _BATCH_SIZE)))
         return self.decoded(chain.from_iterable(values))
 
     def row_names(self, key_ids: Iterable[str]) -> list[str]:
-        """Where the rows of these keys lie."""
+        """The store's keys of these rows."""
         row = self._row("")
         return [row + key_id for key_id in key_ids]
 
     @staticmethod
     def decoded(values: Iterable[bytes | None]) -> dict[str, Key]:
-        """Rows as they are stored, by their keys; those that are missing are left out."""
+        """Stored rows by the IDs of their keys; missing ones are left out."""
         return {key.id: key for key in map(_decode, filter(None, values))}
 
     def changes(self, events: Sequence[Read]) -> Changes:
-        """What a page of events changes here."""
+        """What a page of events changes in this generation."""
         changes = Changes()
         project(events, self.rows(key_ids(events)), self.parked(), changes)
         return changes
 
     def save(self, expected: Checkpoint, changes: Changes, reached: Checkpoint) -> bool:
-        """Writes the changes and the checkpoint in one atomic step; False, and nothing written, if the
-        checkpoint is no longer the expected one or somebody holds the views still.
+        """Writes the changes and the checkpoint in one atomic step.
+
+        Returns False and writes nothing if the checkpoint isn't the expected one or the views are held.
         """
         with cast("Any", self.store.pipeline()) as pipe:
             pipe.watch(*self.guards)
@@ -111,18 +105,18 @@ class Generation:
 
     @property
     def guards(self) -> tuple[str, str]:
-        """What nobody else may touch between the look and the write: the checkpoint, and the hold."""
+        """The store's keys that must not change before a write: the checkpoint, and the hold."""
         return self.checkpoint_key, self._key("hold")
 
     def may_write(self, expected: Checkpoint, guards: Sequence[bytes | None]) -> bool:
-        """Whether the values of the guards allow who expects this checkpoint to write."""
+        """Whether the values of the guards allow a write after this checkpoint."""
         checkpoint, hold = guards
         return Checkpoint.parse(checkpoint) == expected and hold is None
 
     def commands(
         self, changes: Changes, reached: Checkpoint, *, indexed: bool = True
     ) -> Iterator[tuple[Any, ...]]:
-        """The writes of a page, as commands of the store. If not to the index, new keys are noted for it."""
+        """The commands that write a page. If not `indexed`, new keys are listed to be indexed later."""
         row = self._row("")
         if changes.rows:
             values = map(_encode, changes.rows.values())
@@ -141,29 +135,29 @@ class Generation:
         yield "SET", self.checkpoint_key, reached.stored
 
     def index_commands(self, rows: Iterable[Key], before: Mapping[str, Key]) -> Iterator[tuple[Any, ...]]:
-        """What rows make of the index; before there may have been others."""
-        gone: dict[tuple[str, str], list[str]] = defaultdict(list)
-        come: dict[tuple[str, str], list[str | int]] = defaultdict(list)
+        """The commands that replace the index members of the rows in `before` by those of `rows`."""
+        removed: dict[tuple[str, str], list[str]] = defaultdict(list)
+        added: dict[tuple[str, str], list[str | int]] = defaultdict(list)
         for row in rows:
             old, new = moves(before.get(row.id), row)
             for kind, member, _ in old:
-                gone[row.workspace, kind].append(member)
+                removed[row.workspace, kind].append(member)
             for kind, member, score in new:
-                come[row.workspace, kind] += score, member
-        for where, members in gone.items():
-            for some in _parted(members, _A_TIME):
-                yield "ZREM", self._index(*where), *some
-        for where, scored in come.items():
-            for few in _parted(scored, 2 * _A_TIME):
-                yield "ZADD", self._index(*where), *few
+                added[row.workspace, kind] += score, member
+        for where, members in removed.items():
+            for batch in _batches(members, _BATCH_SIZE):
+                yield "ZREM", self._index(*where), *batch
+        for where, scored in added.items():
+            for pairs in _batches(scored, 2 * _BATCH_SIZE):
+                yield "ZADD", self._index(*where), *pairs
 
-    def unindexed(self, some: int) -> Iterator[Sequence[str]]:
-        """The keys that were noted not to be in the index, some at a time; the notes are gone then."""
-        while noted := cast("list[bytes] | None", self.store.lpop(self._key("unindexed"), _NOTED)):
-            yield from _parted([key_id.decode() for key_id in noted], some)
+    def unindexed(self, batch: int) -> Iterator[Sequence[str]]:
+        """The keys that are not in the index yet, in batches. They are removed from the list of those."""
+        while found := cast("list[bytes] | None", self.store.lpop(self._key("unindexed"), _UNINDEXED_BATCH)):
+            yield from _batches([key_id.decode() for key_id in found], batch)
 
     def all_rows(self) -> Iterator[Key]:
-        """All rows, in no order; one that is written meanwhile may come twice."""
+        """All rows, in no order. One that is written in the meantime may come twice."""
         row = self._row("").encode()
         for names in self._scan():
             rows = [name for name in names if name.startswith(row)]
@@ -171,26 +165,26 @@ class Generation:
             yield from self.decoded(values).values()
 
     def find(self, key_id: str) -> tuple[Key | None, int]:
-        """One row, and the position of the ledger to which it is built."""
+        """One row, and the ledger position of this generation."""
         found = self.store.mget(self.checkpoint_key, self._row(key_id))
         checkpoint, row = cast("list[bytes | None]", found)
         return None if row is None else _decode(row), Checkpoint.parse(checkpoint).position
 
     def page(self, workspace: str, limit: int, cursor: str | None, criteria: Criteria) -> Page:
-        """Some of a workspace's keys, those behind where a page before ended.
+        """The next page of a workspace's keys.
 
-        It looks at so many keys and no more, so where few match, the page may be short and not the last.
+        The number of keys that it searches is limited: if few match, a page can be short and not the last.
         """
         now = now_ms()
         listing = Listing(self.store, partial(self._index, workspace), self.rows, workspace, now)
         return listing.page(limit, cursor, criteria)
 
     def entries(self) -> Iterator[Entry]:
-        """All that it holds: rows, the index, parked keys."""
+        """Its rows, index members and parked keys."""
         own, row, index = (self._key(kind).encode() for kind in ("", "key:", "index:"))
         seen = set[bytes]()
         for names in self._scan():
-            # A scan gives a name twice where the store's table grows meanwhile.
+            # A scan can return a name twice while the store's table grows.
             new = [name for name in dict.fromkeys(names) if name not in seen]
             seen.update(new)
             rows = [name for name in new if name.startswith(row)]
@@ -205,21 +199,20 @@ class Generation:
             yield Entry(f"parked:{key_id}".encode(), reason.encode())
 
     def hold(self, seconds: int) -> None:
-        """Keeps every projector from changing it, for so long or until it is released."""
+        """Stops all projectors from changing it until it is released or the time is over."""
         self.store.set(self._key("hold"), "1", ex=seconds)
 
     def extend_hold(self, seconds: int) -> bool:
-        """Keeps a hold for longer; False if it ran out, and so somebody may have written."""
+        """Extends a hold. Returns False if it ran out, so that a projector may have written."""
         return bool(self.store.expire(self._key("hold"), seconds))
 
     def release(self) -> None:
-        """Ends a hold."""
         self.store.delete(self._key("hold"))
 
     def delete(self) -> None:
-        """Removes it, a page at a time, so that the store is never held up.
+        """Deletes it page by page, so that the store isn't blocked.
 
-        The checkpoint goes last, for by it others find what is left.
+        The checkpoint is deleted last, because `Views.delete_all_but` finds generations by it.
         """
         for names in self._scan():
             others = [name for name in names if name != self.checkpoint_key.encode()]
@@ -228,7 +221,7 @@ class Generation:
         self.store.unlink(self.checkpoint_key)
 
     def _members(self, name: bytes) -> Iterator[tuple[bytes, float]]:
-        """Those of a sorted set, each once, as long as it is left alone."""
+        """The members of a sorted set, each once if it doesn't change in the meantime."""
         first = 0
         while found := self.store.zrange(name, first, first + _SCAN_PAGE - 1, withscores=True):
             yield from cast("list[tuple[bytes, float]]", found)
@@ -237,7 +230,7 @@ class Generation:
     def _scan(self) -> Iterator[list[bytes]]:
         cursor = 0
         while True:
-            # The namespace has no character that a pattern would take for its own.
+            # The namespace has no characters with a meaning in patterns.
             reply = self.store.scan(cursor, match=self._key("*"), count=_SCAN_PAGE)
             cursor, names = cast("tuple[int, list[bytes]]", reply)
             if names:
@@ -246,7 +239,7 @@ class Generation:
                 return
 
     def _key(self, name: str) -> str:
-        return f"{_ROOT}{self.name}:{name}"
+        return f"{ROOT}{self.name}:{name}"
 
     def _row(self, key_id: str) -> str:
         return self._key(f"key:{key_id}")
@@ -255,70 +248,30 @@ class Generation:
         return self._key(f"index:{kind}:{workspace}")
 
 
-class LeaseTakenError(UserFacingError):
-    """Another process is rebuilding the views."""
-
-    def __init__(self) -> None:
-        super().__init__("Another replay is running, or was killed a moment ago: try again in 15 seconds.")
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to rebuild; it ends by itself some seconds after its holder died."""
-
-    store: Redis
-    token: str
-
-    def extend(self) -> None:
-        """Keeps it. Raises LeaseTakenError, if it was lost."""
-        self._while_held(lambda pipe: pipe.expire(_LEASE, _LEASE_S))
-
-    def release(self) -> None:
-        """Gives it back, if it was not lost."""
-        with suppress(LeaseTakenError):
-            self._while_held(lambda pipe: pipe.delete(_LEASE))
-
-    def is_held(self, value: bytes | None) -> bool:
-        """Whether the lease's value in the store is this one's."""
-        return value == self.token.encode()
-
-    def _while_held(self, act: Callable[[Any], object]) -> None:
-        with cast("Any", self.store.pipeline()) as pipe:
-            pipe.watch(_LEASE)
-            if not self.is_held(pipe.get(_LEASE)):
-                raise LeaseTakenError
-            pipe.multi()
-            act(pipe)
-            try:
-                pipe.execute()
-            except WatchError as error:
-                raise LeaseTakenError from error
-
-
 @dataclass(frozen=True)
 class Views:
-    """What readers see: the live generation."""
+    """The live generation, which readers see."""
 
     store: Redis
 
     def live(self) -> Generation:
-        """The generation that the pointer names; the first one, before there is a pointer."""
-        name = cast("bytes | None", self.store.get(_POINTER))
+        """The generation that the pointer names. Without a pointer, it is called “first”."""
+        name = cast("bytes | None", self.store.get(POINTER))
         return self.generation(name.decode() if name else "first")
 
     def generation(self, name: str) -> Generation:
-        """A generation by its name, whether it is there or not."""
+        """A generation by its name, whether it exists or not."""
         return Generation(self.store, name)
 
     def find(self, key_id: str) -> tuple[Key | None, int]:
-        """One key, and the position of the ledger at which it is so."""
+        """One key, and the ledger position of the views."""
         live = self.live()
         while (found := live.find(key_id))[0] is None and (now_live := self.live()) != live:
             live = now_live
         return found
 
     def page(self, workspace: str, limit: int, cursor: str | None = None, criteria: Criteria = ALL) -> Page:
-        """Some of a workspace's keys."""
+        """A page of a workspace's keys."""
         empty = Page([], None)
         page = self._read(
             lambda live: None if (found := live.page(workspace, limit, cursor, criteria)) == empty else found
@@ -326,7 +279,7 @@ class Views:
         return page or empty
 
     def wait_for(self, position: int) -> bool:
-        """Waits until the views have a position, 2 s at most; whether they have."""
+        """Waits up to 2 s for the views to reach a position. Returns whether they have."""
         deadline = time.monotonic() + _WAIT_S
         while self.live().checkpoint().position < position:
             if time.monotonic() > deadline:
@@ -334,53 +287,22 @@ class Views:
             time.sleep(_POLL_S)
         return True
 
-    def flip(self, lease: "Lease", old: Generation, new: Generation, *, even_if_behind: bool) -> bool:
-        """Makes `new` the live one, unless it is behind the old one or another took that one's place.
-
-        Raises LeaseTakenError: then somebody else may be removing what is not live.
-        """
-        with cast("Any", self.store.pipeline()) as pipe:
-            pipe.watch(_POINTER, _LEASE, old.checkpoint_key, new.checkpoint_key)
-            if not lease.is_held(pipe.get(_LEASE)):
-                raise LeaseTakenError
-            behind = new.checkpoint().position < old.checkpoint().position
-            if self.live() != old or (behind and not even_if_behind):
-                return False
-            pipe.multi()
-            pipe.set(_POINTER, new.name)
-            try:
-                pipe.execute()
-            except WatchError:
-                return False
-            return True
-
     def delete_all_but(self, kept: Generation) -> None:
-        """Removes what interrupted or finished rebuilds left. Only the holder of the lease may."""
-        names = {name.decode().removeprefix(_ROOT).split(":")[0] for name in self._checkpoints()}
+        """Deletes what interrupted and finished rebuilds left. Only the holder of the lease may do this."""
+        names = {name.decode().removeprefix(ROOT).split(":")[0] for name in self._checkpoints()}
         for name in names - {kept.name}:
             self.generation(name).delete()
 
-    @contextmanager
-    def lease(self) -> Iterator["Lease"]:
-        """The right to rebuild, which one process has at a time. Raises LeaseTakenError."""
-        lease = Lease(self.store, uuid.uuid4().hex)
-        if not self.store.set(_LEASE, lease.token, nx=True, ex=_LEASE_S):
-            raise LeaseTakenError
-        try:
-            yield lease
-        finally:
-            lease.release()
-
     def _checkpoints(self) -> Iterator[bytes]:
-        return self.store.scan_iter(f"{_ROOT}*:checkpoint", count=_SCAN_PAGE)
+        return self.store.scan_iter(f"{ROOT}*:checkpoint", count=_SCAN_PAGE)
 
     def _read(self, read: Callable[[Generation], _T | None]) -> _T | None:
-        """Reads again where nothing was found because the generation went away meanwhile."""
+        """Reads again if nothing was found because the generation was replaced."""
         live = self.live()
         while (found := read(live)) is None and (now_live := self.live()) != live:
             live = now_live
         return found
 
 
-def _parted(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     return (items[first : first + size] for first in range(0, len(items), size))

@@ -4,9 +4,11 @@ from threading import Event as Stop
 
 import structlog
 
-from services.keys.read_model.generations import LeaseTakenError, Views
+from services.keys.read_model.generations import Views
 from services.keys.read_model.projection import read
-from services.keys.read_model.rebuild import RebuildError, replay
+from services.keys.read_model.rebuild.build import RebuildError
+from services.keys.read_model.rebuild.lease import LeaseTakenError
+from services.keys.read_model.rebuild.replay import replay
 from shared.eventstore.ledger import Checkpoint, Ledger
 from shared.eventstore.subscription import UNAVAILABLE, Batch, Pace, Subscription
 
