@@ -1,4 +1,4 @@
-"""Commands on accounts."""
+"""Commands on accounts. They are one module because they share the guard that protects the last owner."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,15 +58,15 @@ class NoLongerAllowedError(UserFacingError):
 
 @dataclass(frozen=True)
 class Accounts:
-    """The people who may sign in. `new_id` names an event.
+    """The accounts of users. `new_id` returns the ID of an event.
 
-    A command depends on two accounts: the one that it changes and the caller's own, for two owners may demote
-    each other at the same moment. The append compares the versions of both, so that one of the two is
-    refused, and a workspace keeps an owner. The operator at the command line has no account.
+    A command depends on two accounts, the one that it changes and the caller's own, because two owners could
+    demote each other at the same time. The append checks the versions of both, so that one of the two
+    commands is refused and the workspace keeps an owner. The operator at the command line has no account.
 
-    The commands that change one raise ForbiddenError, NoLongerAllowedError, NoSuchAccountError,
-    InvalidFieldError, OwnAccountError, VersionConflictError (after several tries), UnreadableEventError,
-    redis.RedisError; those that hash a password first TooManyAttemptsError and HasherBusyError.
+    The commands that change an account raise ForbiddenError, NoLongerAllowedError, NoSuchAccountError,
+    InvalidFieldError, OwnAccountError, VersionConflictError (after several attempts), UnreadableEventError,
+    redis.RedisError; those that hash a password also raise TooManyAttemptsError and HasherBusyError.
     """
 
     ledger: Ledger
@@ -77,13 +77,10 @@ class Accounts:
 
     @command("add_account")
     def add(self, principal: Principal, email: str, role: str, password: str, request: Request) -> Account:
-        """Lets a person sign in to the workspace of the principal.
-
-        Raises AccountExistsError too.
-        """
+        """Adds an account to the principal's workspace. Raises AccountExistsError too."""
         authorize(principal, ADMIN, granting=ROLES.get(role, ()))
         address = checked_email(email)
-        # Every spelling is looked for, so that no address gets a second account.
+        # Every spelling is checked, so that no e-mail address gets a second account.
         known = (self._load(ACCOUNT_SUBJECT + spelling) for spelling in spellings(email))
         payloads = decide_new(AddAccount(role=role), next(filter(None, known), None))
         self.passwords.check(password)
@@ -100,27 +97,26 @@ class Accounts:
             except VersionConflictError as error:
                 if error.subject != subject(address):
                     raise
-                # Only an account that was added at the same moment is in the way of a first event.
+                # Only an account that was added at the same time can conflict with a first event.
                 raise AccountExistsError(address) from error
 
         return retried(add)
 
     @command("change_role")
     def change_role(self, principal: Principal, email: str, role: str, request: Request) -> Account:
-        """Gives a person another role, which takes effect at their next request."""
+        """Changes the role, which takes effect at the next request."""
         authorize(principal, ADMIN, granting=ROLES.get(role, ()))
         return self._changed_by_owner(principal, email, ChangeRole(role=role, by=principal.id), request).state
 
     @command("disable_account")
     def disable(self, principal: Principal, email: str, reason: str, request: Request) -> Account:
-        """Ends a person's sessions, and lets them sign in no more."""
+        """Ends all sessions, and prevents sign-ins."""
         return self._changed_by_owner(
             principal, email, DisableAccount(reason=reason, by=principal.id), request
         ).state
 
     @command("enable_account")
     def enable(self, principal: Principal, email: str, request: Request) -> Account:
-        """Lets a person sign in again."""
         return self._changed_by_owner(principal, email, EnableAccount(), request).state
 
     @command("reset_password")
@@ -132,9 +128,9 @@ class Accounts:
         request: Request,
         idempotency: Idempotency | None = None,
     ) -> bool:
-        """Gives a person another password; False, and nothing happens, if an equal request did it already.
+        """Sets a temporary password. Returns False, and does nothing, if an equal request did it already.
 
-        It also lets in who has none, as nobody has after an import. Raises IdempotencyConflictError too.
+        The account may have no password, as after an import. Raises IdempotencyConflictError too.
         """
         if self.find(principal, email).subject == principal.id:
             raise OwnAccountError("Change your own password on the page Your account.")
@@ -150,10 +146,9 @@ class Accounts:
     def change_password(
         self, principal: Principal, current: str, new: str, request: Request, session: str = ""
     ) -> Account:
-        """Takes another password of one's own. Sessions end by it, at an older version than the new one.
+        """Changes the caller's own password, and ends all older sessions.
 
-        Tries are limited in each session, which `session` names: whoever found an open browser must not guess
-        the password there.
+        Attempts are limited in each session, so that nobody can guess the password in an open browser.
         """
         self.passwords.check(new)
         if new == current:
@@ -170,7 +165,7 @@ class Accounts:
 
     @command("sign_out_everywhere")
     def sign_out_everywhere(self, principal: Principal, request: Request) -> Account:
-        """Ends all of one's own sessions."""
+        """Ends all of the caller's own sessions."""
         return self._changed(
             principal, principal.id, lambda account: decide(SignOutEverywhere(), account), request
         ).state
@@ -185,13 +180,13 @@ class Accounts:
         return self._known(principal, principal.id)
 
     def load(self, email: str) -> Account | None:
-        """The present state of an account. Raises UnreadableEventError."""
+        """The current state of an account. Raises UnreadableEventError."""
         return self._load(subject_of(self.ledger, email))
 
     def principal_of(self, account_subject: str, session_version: int) -> Principal | None:
-        """Who an account is, and may do, at present.
+        """The principal of a session that began at a version of an account.
 
-        None if it may not sign in, or if it ended the sessions that began at this version of it.
+        Returns None if the account is disabled or has ended the session.
         Raises UnreadableEventError, redis.RedisError.
         """
         account = self._signed_in(account_subject, session_version)
@@ -204,7 +199,7 @@ class Accounts:
         return account
 
     def _guard(self, principal: Principal, scope: str | None = None) -> Guard | None:
-        """The caller's account as it is now, which must still allow the command; none of the operator.
+        """The caller's account, which must still allow the command. None for the operator.
 
         Raises NoLongerAllowedError, UnreadableEventError, redis.RedisError.
         """
@@ -218,7 +213,7 @@ class Accounts:
         return Guard(account.subject, account.version)
 
     def _given(self, principal: Principal, password: str) -> str:
-        """The stored form of a password that the caller gives to another person."""
+        """The stored form of a temporary password for another account."""
         if principal.kind == "operator":
             return self.passwords.hash_password(password)
         with self.attempts.given_password(principal.id):
@@ -289,9 +284,9 @@ class Accounts:
 
 
 def subject_of(ledger: Ledger, email: str) -> str:
-    """The subject of the account that an address means, in whichever of its spellings it was added.
+    """The subject of an e-mail address, in the spelling that its account was added by.
 
-    The work is the same whether there is an account or not.
+    Takes the same time whether the account exists or not.
     """
     names = subjects(email)
     if len(names) == 1:

@@ -1,4 +1,4 @@
-"""Moments of the past, as callers of any service name them. Pure."""
+"""Points in time in the past, as callers of any service write them. Pure."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -8,13 +8,13 @@ _POSITION_DIGITS = 15  # more than any ledger needs, and still an integer wherev
 
 
 class Time(NamedTuple):
-    """A moment by the clock, in ms since 1970. What happened in that very ms has happened."""
+    """A time of the clock, in ms since 1970. It includes what happened in that ms."""
 
     at: int
 
 
 class Position(NamedTuple):
-    """A moment by the ledger: right after the event there, whatever that is about."""
+    """A position of the ledger: right after the event there, whatever its subject."""
 
     position: int
 
@@ -23,11 +23,11 @@ PointInTime: TypeAlias = Time | Position
 
 
 class PointInTimeError(ValueError):
-    """No moment to look at; the message tells the caller who named it what it may be."""
+    """The text isn't a point in time. The message says what is valid."""
 
 
 def parse_point_in_time(text: str) -> PointInTime:
-    """A time, or a position in digits. Raises PointInTimeError, which says what is wanted."""
+    """A time, or a position in digits. Raises PointInTimeError."""
     if text.isascii() and text.isdecimal() and 0 < int(text[: _POSITION_DIGITS + 1]) < 10**_POSITION_DIGITS:
         return Position(int(text))
     try:

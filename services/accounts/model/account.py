@@ -1,4 +1,4 @@
-"""Who may sign in: `decide(command, state) -> facts` and `evolve(state, event) -> state`. Pure."""
+"""The rules of an account: `decide(command, state) -> payloads`, `evolve(state, event) -> state`. Pure."""
 
 from collections.abc import Iterable
 from functools import reduce
@@ -21,59 +21,59 @@ from shared.identity import ROLES
 from shared.text.characters import is_blank, refused_character
 from shared.text.email_addresses import folded, is_valid_domain, normalized, spellings
 
-EMAIL_LENGTH = 254  # what fits into the path of an SMTP envelope (RFC 5321, 4.5.3.1.3)
+EMAIL_LENGTH = 254  # the limit of an SMTP path (RFC 5321, 4.5.3.1.3)
 
 
 class AccountExistsError(UserFacingError):
-    """The address has an account already."""
+    """The e-mail address already has an account."""
 
     def __init__(self, email: str) -> None:
         super().__init__(f"{email} has an account already. Add a person by another e-mail address.")
 
 
 class OwnAccountError(UserFacingError):
-    """Somebody is about to lock themselves out; the message says whom to ask."""
+    """The caller would lock themselves out. The message says who can do it instead."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """A person who may sign in, folded from the account's events."""
+    """An account, folded from its events."""
 
     subject: str
     email: str
     workspace: str
     role: str
     enabled: bool
-    password_is_given: bool  # by somebody else, so that two know it
-    sessions_end: int  # the version that ended all sessions from before it; 0, if none did
+    password_is_given: bool  # it was set by somebody else and is temporary
+    sessions_end: int  # the version that ended all earlier sessions; 0 if none did
     version: int
 
 
 class AddAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """Let a person sign in."""
+    """Add an account."""
 
     role: str
 
 
 class ChangeRole(msgspec.Struct, frozen=True, kw_only=True):
-    """Let a person do other things. `by` is the id of who wants it."""
+    """Change the role. `by` is the ID of the caller."""
 
     role: str
     by: str
 
 
 class DisableAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """Let a person sign in no more. `by` is the id of who wants it."""
+    """Prevent sign-ins. `by` is the ID of the caller."""
 
     reason: str
     by: str
 
 
 class EnableAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """Let a person sign in again."""
+    """Allow sign-ins again."""
 
 
 class ChangePassword(msgspec.Struct, frozen=True, kw_only=True):
-    """Take another password, and end the sessions that were begun with the old one."""
+    """Change the password, and end the sessions that began with the old one."""
 
 
 class SignOutEverywhere(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +84,7 @@ Change: TypeAlias = ChangeRole | DisableAccount | EnableAccount | ChangePassword
 
 
 def decide_new(command: AddAccount, account: Account | None) -> Payloads:
-    """What happens when a person is added. Raises AccountExistsError, InvalidFieldError."""
+    """The events of a new account. Raises AccountExistsError, InvalidFieldError."""
     if account is not None:
         raise AccountExistsError(account.email)
     _check_role(command.role)
@@ -92,7 +92,7 @@ def decide_new(command: AddAccount, account: Account | None) -> Payloads:
 
 
 def decide(command: Change, account: Account) -> Payloads:
-    """What happens by a command; nothing, if it is so already. Raises InvalidFieldError, OwnAccountError."""
+    """The events of a command; none if it changes nothing. Raises InvalidFieldError, OwnAccountError."""
     match command:
         case ChangeRole(role=role, by=by):
             _check_role(role)
@@ -117,7 +117,7 @@ def _check_role(role: str) -> None:
 
 
 def _refuse_oneself(by: str, account: Account, what: str) -> None:
-    # So a workspace keeps the owner who is at work.
+    # A workspace always keeps the owner who makes the change.
     if by == account.subject:
         raise OwnAccountError(f"You cannot {what}. Ask another owner of your workspace to do it.")
 
@@ -125,8 +125,8 @@ def _refuse_oneself(by: str, account: Account, what: str) -> None:
 def evolve(account: Account | None, event: Event) -> Account:
     """The account after one more event.
 
-    Raises UnreadableEventError on one that does not follow from the state, and on a role that this
-    version of the code does not know: nobody may guess then what the person may do.
+    Raises UnreadableEventError for an event that doesn't follow from the state, and for a role that this
+    version of the code doesn't know: the permissions must not be guessed.
     """
     version = account.version if account else 0
     follows = event.version == version + 1
@@ -170,25 +170,25 @@ def _changed(account: Account, event: Event) -> Account | None:
 
 
 def fold(history: Iterable[Event], account: Account | None = None) -> Account | None:
-    """The account that its events make, after a state or from none. Raises UnreadableEventError."""
+    """The account after its events, from a state or from none. Raises UnreadableEventError."""
     return reduce(evolve, history, account)
 
 
 def subject(email: str) -> str:
-    """The name of an account in the ledger: one address has one, however it is typed."""
+    """The subject of an e-mail address in the ledger, the same for all spellings."""
     return ACCOUNT_SUBJECT + normalized(email)
 
 
 def subjects(email: str) -> tuple[str, ...]:
-    """The subjects that an account may have by the spellings of its address; nearly always one.
+    """The subjects that the account of an e-mail address can have; nearly always one.
 
-    The last is only for accounts from before international domains were mapped.
+    The last one is for accounts that were added before international domains were mapped.
     """
     return tuple(dict.fromkeys(ACCOUNT_SUBJECT + each for each in (*spellings(email), folded(email))))
 
 
 def checked_email(email: str) -> str:
-    """The normalized address of a new account. Raises InvalidFieldError."""
+    """The normalized e-mail address of a new account. Raises InvalidFieldError."""
     address = normalized(email)
     if any(len(spelling) > EMAIL_LENGTH for spelling in spellings(email)):
         raise InvalidFieldError("email", f"The e-mail address can have up to {EMAIL_LENGTH} characters.")
