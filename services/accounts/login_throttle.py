@@ -1,4 +1,4 @@
-"""How often a password may be tried or given: counted in the store, before anything is hashed."""
+"""Limits how often passwords are tried or set. Attempts are counted in the store, before any hashing."""
 
 import hashlib
 import math
@@ -19,14 +19,14 @@ from shared.errors import UserFacingError
 from shared.eventstore.ledger import NAMESPACE
 from shared.text.ip_addresses import parse_ip
 
-_SHARED = 5  # a client may try as often as so many accounts, for people share an IP address
-_IPV6_NETWORK = 64  # bits; whoever has one address has all of these
+_SHARED = 5  # the limit of a client in those of an account, because users share IP addresses
+_IPV6_NETWORK = 64  # bits; a client with one address has all of the network
 
 _Kind: TypeAlias = Literal["address", "account", "session", "owner", "signed in"]
 
 
 class TooManyAttemptsError(UserFacingError):
-    """Too many tries; the next one may be made in so many seconds, at least 1."""
+    """Too many attempts. `retry_after` is in seconds, 1 or more."""
 
     status = 429
 
@@ -38,15 +38,15 @@ class TooManyAttemptsError(UserFacingError):
 
 
 class LoginThrottle:
-    """Limits on tries at passwords.
+    """Limits attempts at passwords.
 
-    Each of its context managers counts one try, or raises TooManyAttemptsError, and goes around the work on
-    the password: what isn't counted is never hashed. A try that finds the hasher busy is not counted.
-    While the store is out of memory, each process counts for itself, and sign-ins that succeed count too.
+    Each context manager counts one attempt, or raises TooManyAttemptsError. It encloses the work on the
+    password, so that nothing is hashed without being counted. An attempt isn't counted if the hasher is busy.
+    While the store is out of memory, each process counts on its own, and successful sign-ins count too.
     """
 
     def __init__(self, store: Redis, rate: RateLimitItem | None) -> None:
-        # The URL goes unused: the connections are those of our own client.
+        # The URL isn't used: the connections are those of our own client.
         storage = RedisStorage(
             "redis://", connection_pool=store.connection_pool, key_prefix=f"{NAMESPACE}:attempts"
         )
@@ -63,15 +63,15 @@ class LoginThrottle:
 
     @contextmanager
     def sign_in(self, account: str, ip: str | None) -> Iterator[None]:
-        """A try to sign in, to an account that may not exist."""
-        # A network that may not try any more takes nothing from the person whom it names.
+        """An attempt to sign in to an account, which may not exist."""
+        # Attempts from a blocked network don't count against the account.
         with self._counted("address", network(ip)), self._counted("account", _digest(account)):
             yield
 
     def signed_in(self, account: str, ip: str | None) -> None:
-        """Forgets the account's tries, and takes the one that was right from those of the network.
+        """Resets the attempts of the account, and uncounts the successful one of the network.
 
-        Sign-ins that succeed are limited as well, for each is an event: raises TooManyAttemptsError.
+        Successful sign-ins are limited too, because each is an event: raises TooManyAttemptsError.
         """
         with self._counted("signed in", _digest(account)):
             pass
@@ -81,17 +81,17 @@ class LoginThrottle:
 
     @contextmanager
     def password_change(self, account: str, session: str) -> Iterator[None]:
-        """A try at the current password by a person who is signed in.
+        """An attempt to enter the current password in a session.
 
-        Each session is counted by itself, so that neither failed sign-ins nor somebody with another session
-        keep people from changing their password.
+        Each session has its own count, so that neither failed sign-ins nor another session can prevent a
+        change of the password.
         """
         with self._counted("session", _digest(f"{account} {session}")):
             yield
 
     @contextmanager
     def given_password(self, owner: str) -> Iterator[None]:
-        """A password that an owner gives to another person."""
+        """A temporary password that an owner sets for another account."""
         with self._counted("owner", _digest(owner)):
             yield
 
@@ -130,5 +130,5 @@ def network(ip: str | None) -> str:
 
 
 def _digest(name: str) -> str:
-    # Somebody may type a password where the e-mail address belongs.
+    # Users sometimes type a password where the e-mail address belongs.
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

@@ -15,7 +15,7 @@ def _background(components: "Container") -> Sequence[Background]:
     from services.accounts.components import AccountComponents
 
     events = components.of(AccountComponents).security_events
-    return (Background(events.run, events.tell),)
+    return (Background(events.run, events.record_due),)
 
 
 def _web(web: "Web") -> None:

@@ -1,9 +1,9 @@
-"""What could flood the ledger, which is never trimmed: failed sign-ins and denied calls.
+"""Aggregates failed sign-ins and denied calls, which could flood the ledger: it's never trimmed.
 
-Each is counted in the store. Of each account, address, or caller and scope at most one event a minute tells
-how many there were. An event is appended before its number is subtracted: where a process dies between the
-two, the next event tells those again, and none is lost. An attacker may have any number of addresses: of
-those that try accounts which don't exist, up to 100 a minute get an event each, and all others one together.
+Each is counted in the store. One event per minute records the count of each account, IP address, or caller
+and scope. The event is appended before its count is subtracted: if a process dies between the two, the next
+event includes the count again, and none is lost. An attacker can have any number of IP addresses: of those
+that try unknown accounts, up to 100 per minute get their own event, and all others share one.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ _PAGE = 500
 _COUNTS = f"{NAMESPACE}:incidents:counts"
 _LAST = f"{NAMESPACE}:incidents:last"
 _ADDRESSES = f"{NAMESPACE}:incidents:addresses"
-_MAX_ADDRESSES = 100  # a minute that are told singly
+_MAX_ADDRESSES = 100  # per minute that get their own event
 _OTHERS = "others"
 _log = structlog.get_logger(__name__)
 
-# Takes what was told from a count, and the count away if nothing is left of it.
-# KEYS  1 the counts  2 the last incident of each
-# ARGV  1 which one  2 how many were told
+# Subtracts a recorded number from a count, and deletes the count if nothing is left.
+# KEYS  1 the counts  2 the last event of each
+# ARGV  1 the name of the count  2 the recorded number
 _SUBTRACT = """
 if redis.call('HINCRBY', KEYS[1], ARGV[1], -ARGV[2]) <= 0 then
   redis.call('HDEL', KEYS[1], ARGV[1])
@@ -62,7 +62,7 @@ return 1
 
 
 class _SecurityEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of the last one of those that are counted together."""
+    """The last of the events that are counted together."""
 
     subject: str
     workspace: str | None  # None: that of the account
@@ -71,7 +71,7 @@ class _SecurityEvent(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
 
 
-# What a later try may get over.
+# Errors after which a later attempt can succeed.
 WAITING = (RedisError, StoreError, NotReplicatedError, VersionConflictError)
 
 _encode = msgspec.json.Encoder().encode
@@ -79,12 +79,12 @@ _decode = msgspec.json.Decoder(_SecurityEvent).decode
 
 
 def sign_in_subject(account: str) -> str:
-    """What tells of the sign-ins to an account, by the account's own subject."""
+    """The subject of the sign-ins to an account, which is given by its own subject."""
     return SIGN_IN_SUBJECT + account.removeprefix(ACCOUNT_SUBJECT)
 
 
 class SecurityEventAggregator:
-    """Counts them, and tells them."""
+    """Counts security events, and records the counts."""
 
     def __init__(self, store: Redis, journal: Journal) -> None:
         self._store = store
@@ -93,28 +93,28 @@ class SecurityEventAggregator:
         self._is_among_first = store.register_script(_IS_AMONG_FIRST)
 
     def sign_in_failed(self, account: str | None, request: Request) -> None:
-        """Counts a try to sign in, to an account by its subject or to none that there is.
+        """Counts a failed sign-in to an account, which is given by its subject, or to an unknown one (None).
 
         Raises redis.RedisError.
         """
         address = network(request.ip)
         known = account is not None
-        # Asked for known accounts too, so that both take the same time.
+        # Checked for known accounts too, so that both take the same time.
         if not self._is_among_first([_ADDRESSES], [address, _MAX_ADDRESSES, _EVERY_S]) and not known:
             address = _OTHERS
         subject = sign_in_subject(account) if account is not None else ADDRESS_SUBJECT + address
-        incident = _SecurityEvent(
+        event = _SecurityEvent(
             subject=subject,
             workspace=None if known else _OPERATORS_WORKSPACE,
             scope=None,
             actor=Actor(kind="anonymous", id=address, label=address),
             request=request,
         )
-        self._count(incident)
+        self._count(event)
 
     def access_denied(self, principal: Principal, scope: str, request: Request) -> None:
-        """Counts a call that its caller may not make. Never fails, for that is the caller's answer."""
-        incident = _SecurityEvent(
+        """Counts a denied call. Store errors are only logged, so that the caller still gets the denial."""
+        event = _SecurityEvent(
             subject=f"{ACCESS_SUBJECT}{principal.kind}:{principal.id}",
             workspace=principal.workspace,
             scope=without_keys(scope),
@@ -122,30 +122,32 @@ class SecurityEventAggregator:
             request=request,
         )
         try:
-            self._count(incident)
+            self._count(event)
         except (RedisError, StoreError) as error:
             _log.warning("a denied call is not recorded", error=str(error), request_id=request.id)
 
     def run(self, stop: Stop) -> None:
         """Records events until `stop` is set."""
-        run_periodically("record security events", self.tell, stop, every_s=_LOOK_EVERY_S, retry_on=WAITING)
+        run_periodically(
+            "record security events", self.record_due, stop, every_s=_LOOK_EVERY_S, retry_on=WAITING
+        )
 
-    def tell(self) -> None:
-        """One event for each that has had none for a minute. Raises what is in WAITING."""
+    def record_due(self) -> None:
+        """Appends an event for each count that had none for a minute. Raises the errors in WAITING."""
         for names in self._pages():
             for name, free in zip(names, self._claimed(names), strict=True):
                 if free:
-                    self._tell(name)
+                    self._record_count(name)
 
-    def _count(self, incident: _SecurityEvent) -> None:
-        name = f"{incident.subject} {incident.scope or ''}"
+    def _count(self, event: _SecurityEvent) -> None:
+        name = f"{event.subject} {event.scope or ''}"
         with self._store.pipeline() as commands:
             commands.hincrby(_COUNTS, name, 1)
-            commands.hset(_LAST, name, cast("Any", _encode(incident)))
+            commands.hset(_LAST, name, cast("Any", _encode(event)))
             commands.execute()
 
     def _pages(self) -> Iterator[Sequence[bytes]]:
-        """The names of all that is counted. A scan may give one twice; the claim lets it be told once."""
+        """The names of all counts. A scan can return one twice; only one of the two can be claimed."""
         cursor = 0
         while True:
             reply = self._store.hscan(_COUNTS, cursor, count=_PAGE)
@@ -155,14 +157,14 @@ class SecurityEventAggregator:
                 return
 
     def _claimed(self, names: Sequence[bytes]) -> Sequence[bool]:
-        """For each, whether it may be told now, and by this process."""
+        """For each count, whether this process may record it now."""
         with self._store.pipeline(transaction=False) as commands:
             for name in names:
                 claim = f"{NAMESPACE}:incidents:told:{hashlib.sha256(name).hexdigest()}"
                 commands.set(claim, 1, nx=True, ex=_EVERY_S)
             return [bool(done) for done in commands.execute()]
 
-    def _tell(self, name: bytes) -> None:
+    def _record_count(self, name: bytes) -> None:
         with self._store.pipeline() as commands:
             commands.hget(_COUNTS, cast("Any", name))
             commands.hget(_LAST, cast("Any", name))
@@ -170,28 +172,28 @@ class SecurityEventAggregator:
         if not count or not body:
             return
         try:
-            incident, attempts = _decode(body), int(count)
+            event, attempts = _decode(body), int(count)
         except msgspec.MsgspecError:
-            return  # of another version of the code, whose next process tells it
+            return  # written by another version of the code, which will record it
         try:
-            self._record(incident, attempts)
+            self._append(event, attempts)
         except InvalidFieldError as error:
             _log.error("failed sign-ins or denials cannot be recorded", error=str(error))
         self._subtract([_COUNTS, _LAST], [cast("Any", name), attempts])
 
-    def _record(self, incident: _SecurityEvent, attempts: int) -> None:
+    def _append(self, event: _SecurityEvent, attempts: int) -> None:
         self._journal.record(
             SignInFailed(attempts=attempts)
-            if incident.scope is None
-            else AccessDenied(scope=incident.scope, attempts=attempts),
-            subject=incident.subject,
-            workspace=incident.workspace or self._workspace(incident.subject),
-            actor=incident.actor,
-            request=incident.request,
+            if event.scope is None
+            else AccessDenied(scope=event.scope, attempts=attempts),
+            subject=event.subject,
+            workspace=event.workspace or self._workspace(event.subject),
+            actor=event.actor,
+            request=event.request,
         )
 
     def _workspace(self, subject: str) -> str:
-        """That of the account that somebody tried to sign in to."""
+        """The workspace of the account that the sign-ins were for."""
         account = ACCOUNT_SUBJECT + subject.removeprefix(SIGN_IN_SUBJECT)
         first = next(self._journal.ledger.records(account), None)
         try:

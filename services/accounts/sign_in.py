@@ -1,4 +1,4 @@
-"""Signing in: the same answer after the same work for whoever may not, and every try on record."""
+"""Sign-in. Every failure takes the same time, returns the same result, and is recorded."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class SignIn:
-    """Who somebody is, by an address and a password."""
+    """Signs in with an e-mail address and a password."""
 
     ledger: Ledger
     passwords: Passwords
@@ -33,7 +33,7 @@ class SignIn:
 
     @command("sign_in")
     def __call__(self, email: str, password: str, request: Request) -> Account | None:
-        """The account; none for a wrong password, and for one that is unknown, disabled or without password.
+        """Returns the account; None for a wrong password and for an unknown or disabled account.
 
         Raises TooManyAttemptsError, HasherBusyError, redis.RedisError; with the right password
         UnreadableEventError too.
@@ -59,9 +59,8 @@ class SignIn:
         return account
 
     def _account(self, name: str, password: str) -> Account | None:
-        # The events before the password: if that is changed between the two, the session comes to be at a
-        # version from before the change, and so is at its end already. They are looked into only for who
-        # knows the password.
+        # The events are read before the password: if that changes between the two, the session begins at a
+        # version before the change, which has already ended it. They are decoded only for a valid password.
         records = [*self.ledger.records(name)]
         if not self.passwords.verify(self.ledger.credential(name), password):
             return None
@@ -69,9 +68,9 @@ class SignIn:
         return account if account and account.enabled else None
 
     def _failed(self, name: str, request: Request) -> None:
-        # The same two steps of the store for everybody, for here no work on a password hides a difference.
+        # The same two calls to the store in each case: no password hashing hides a difference here.
         known = self.ledger.version(name) > 0
         try:
             self.incidents.sign_in_failed(name if known else None, request)
-        except OutOfMemoryError:  # the answer stays what it is
+        except OutOfMemoryError:  # the response must not change
             _log.warning("a failed sign-in is not on record: the store is out of memory")

@@ -65,7 +65,7 @@ class StoreUnavailableError(StoreError):
 class UnsafeStoreError(StoreError, RedisConnectionError):
     """The server could lose events.
 
-    It is a connection error as well, for whoever waits for a store that is away has to wait for this one.
+    It's a connection error as well, so that code that waits for an unavailable store waits for this one too.
     """
 
 
@@ -196,9 +196,9 @@ def refuse_read_only(client: Redis) -> None:
 
 
 def is_read_from(client: Redis) -> bool:
-    """Whether somebody waits for news of a stream at this moment, as all do who follow the ledger.
+    """Whether a client waits for new entries of a stream, as every subscription does.
 
-    A user who may not see that is told no.
+    Returns False if the store's user may not list clients.
     """
     try:
         others = client.client_list()

@@ -399,7 +399,7 @@ def test_a_sign_in_that_finds_the_hasher_busy_is_asked_to_come_back_and_counts_a
             answer = sign_in(client)
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
             assert "form: Too many passwords are being checked right now. Wait a few seconds" in answer.text
-    incidents.tell()
+    incidents.record_due()
     assert failures(accounts, "sign-in:ada@example.com") == []
     assert sign_in(client).status_code == 303
 
@@ -466,7 +466,7 @@ def test_however_a_client_is_spelled_it_is_limited_as_one_and_locks_out_nobody_e
     assert answers == [422] * 15 + [429]
     others = ("203.0.113.9:40001", "no address", "", "[2001:db8:0:1::1]:40001")
     assert [answer(number, other) for number, other in enumerate(others, 20)] == [422] * 4
-    incidents.tell()
+    incidents.record_due()
     network = "198.51.100.7" if "2001" not in spelling else "2001:db8::/64"
     (event,) = accounts.ledger.history(f"address:{network}")
     assert event.request.ip == (
@@ -487,7 +487,7 @@ def test_the_store_holds_no_address_that_was_typed_and_each_key_its_hash_tag(
 ) -> None:
     for _ in range(5):
         sign_in(client, "canary@typed.example", "wrong password")
-    incidents.tell()
+    incidents.record_due()
     for key in store.scan_iter():
         assert key.startswith(b"{kl:0}:")
         kind = store.type(key)
@@ -511,15 +511,15 @@ def test_failures_are_told_once_a_minute_and_none_is_lost(
 
     for number in range(8):
         sign_in(client, "ada@example.com" if number % 2 else "bob@example.com", "wrong password")
-        incidents.tell()
+        incidents.record_due()
     assert failures(accounts, "sign-in:ada@example.com") == [1]
     assert failures(accounts, "address:127.0.0.1") == [1]
     a_minute_passes()
-    incidents.tell()
+    incidents.record_due()
     assert failures(accounts, "sign-in:ada@example.com") == [1, 3]
     assert failures(accounts, "address:127.0.0.1") == [1, 3]
     a_minute_passes()
-    incidents.tell()
+    incidents.record_due()
     assert failures(accounts, "address:127.0.0.1") == [1, 3]
     (of_account, *_) = accounts.ledger.history("sign-in:ada@example.com")
     (of_address, *_) = accounts.ledger.history("address:127.0.0.1")
@@ -542,13 +542,13 @@ def test_a_process_that_dies_after_telling_lets_it_be_told_again(
     sign_in(client, password="wrong password")
     monkeypatch.setattr(incidents, "_subtract", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        incidents.tell()
+        incidents.record_due()
     monkeypatch.undo()
     incidents = SecurityEventAggregator(store, Journal(accounts.ledger, accounts.new_id))
-    incidents.tell()
+    incidents.record_due()
     assert failures(accounts, "sign-in:ada@example.com") == [1]
     store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
-    incidents.tell()
+    incidents.record_due()
     assert failures(accounts, "sign-in:ada@example.com") == [1, 1]
 
 
@@ -565,10 +565,10 @@ def test_a_failure_that_comes_while_others_are_told_is_told_later(
         return append(self, *args, **kwargs)
 
     monkeypatch.setattr(Ledger, "append", append_while_another_comes)
-    incidents.tell()
+    incidents.record_due()
     monkeypatch.undo()
     store.delete(*store.scan_iter("{kl:0}:incidents:told:*"))
-    incidents.tell()
+    incidents.record_due()
     assert failures(accounts, "sign-in:ada@example.com") == [1, 1]
     assert store.hgetall("{kl:0}:incidents:counts") == store.hgetall("{kl:0}:incidents:last") == {}
 
@@ -601,7 +601,7 @@ def test_a_denial_is_told_of_its_caller_and_scope_and_no_store_that_is_away_show
     incidents = SecurityEventAggregator(store, Journal(Ledger(store), lambda: next(ids)))
     for scope in ("keyledger:admin", "keyledger:keys.read", "keyledger:admin"):
         incidents.access_denied(caller, scope, REQUEST)
-    incidents.tell()
+    incidents.record_due()
     events = Ledger(store).history("access:key:k1")
     assert sorted((event.data.scope, event.data.attempts) for event in events) == [
         ("keyledger:admin", 2),
@@ -658,7 +658,7 @@ def test_an_address_that_looks_like_a_key_keeps_no_other_failure_from_the_ledger
     incidents.sign_in_failed(f"account:kl_{'aB3' * 16}aB@example.com", REQUEST)
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
     incidents.sign_in_failed("account:ada@example.com", REQUEST)
-    incidents.tell()
+    incidents.record_due()
     assert failures(accounts, "sign-in:ada@example.com") == [1]
     assert store.hgetall("{kl:0}:incidents:counts") == {}
     assert not any(b"aB3aB3" in record.body for record in accounts.ledger.read(0, 10))
@@ -670,7 +670,7 @@ def test_however_many_addresses_fail_only_some_get_an_event_of_their_own_and_non
     for number in range(300):
         ip = f"198.51.{number // 250}.{number % 250}"
         incidents.sign_in_failed(None, Request(id="r1", ip=ip, user_agent=None))
-    incidents.tell()
+    incidents.record_due()
     told = [decode(record) for record in accounts.ledger.read(0, 1_000)]
     assert len(told) == 101
     assert sum(event.data.attempts for event in told) == 300
