@@ -166,8 +166,7 @@ class Generation:
 
     def find(self, key_id: str) -> tuple[Key | None, int]:
         """One row, and the ledger position of this generation."""
-        found = self.store.mget(self.checkpoint_key, self._row(key_id))
-        checkpoint, row = cast("list[bytes | None]", found)
+        checkpoint, row = cast("list[bytes | None]", self.store.mget(self.checkpoint_key, self._row(key_id)))
         return None if row is None else _decode(row), Checkpoint.parse(checkpoint).position
 
     def page(self, workspace: str, limit: int, cursor: str | None, criteria: Criteria) -> Page:
@@ -175,8 +174,7 @@ class Generation:
 
         The number of keys that it searches is limited: if few match, a page can be short and not the last.
         """
-        now = now_ms()
-        listing = Listing(self.store, partial(self._index, workspace), self.rows, workspace, now)
+        listing = Listing(self.store, partial(self._index, workspace), self.rows, workspace, now_ms())
         return listing.page(limit, cursor, criteria)
 
     def entries(self) -> Iterator[Entry]:
@@ -265,18 +263,14 @@ class Views:
 
     def find(self, key_id: str) -> tuple[Key | None, int]:
         """One key, and the ledger position of the views."""
-        live = self.live()
-        while (found := live.find(key_id))[0] is None and (now_live := self.live()) != live:
-            live = now_live
-        return found
+        return self._read(lambda live: live.find(key_id), lambda found: found[0] is None)
 
     def page(self, workspace: str, limit: int, cursor: str | None = None, criteria: Criteria = ALL) -> Page:
         """A page of a workspace's keys."""
         empty = Page([], None)
-        page = self._read(
-            lambda live: None if (found := live.page(workspace, limit, cursor, criteria)) == empty else found
+        return self._read(
+            lambda live: live.page(workspace, limit, cursor, criteria), lambda page: page == empty
         )
-        return page or empty
 
     def wait_for(self, position: int) -> bool:
         """Waits up to 2 s for the views to reach a position. Returns whether they have."""
@@ -289,17 +283,15 @@ class Views:
 
     def delete_all_but(self, kept: Generation) -> None:
         """Deletes what interrupted and finished rebuilds left. Only the holder of the lease may do this."""
-        names = {name.decode().removeprefix(ROOT).split(":")[0] for name in self._checkpoints()}
+        checkpoints = self.store.scan_iter(f"{ROOT}*:checkpoint", count=_SCAN_PAGE)
+        names = {name.decode().removeprefix(ROOT).split(":")[0] for name in checkpoints}
         for name in names - {kept.name}:
             self.generation(name).delete()
 
-    def _checkpoints(self) -> Iterator[bytes]:
-        return self.store.scan_iter(f"{ROOT}*:checkpoint", count=_SCAN_PAGE)
-
-    def _read(self, read: Callable[[Generation], _T | None]) -> _T | None:
+    def _read(self, read: Callable[[Generation], _T], is_missing: Callable[[_T], bool]) -> _T:
         """Reads again if nothing was found because the generation was replaced."""
         live = self.live()
-        while (found := read(live)) is None and (now_live := self.live()) != live:
+        while is_missing(found := read(live)) and (now_live := self.live()) != live:
             live = now_live
         return found
 
