@@ -8,12 +8,13 @@ from threading import Thread
 from redis import Redis
 
 from bench.figures import Figure
-from services.keys.commands import KeyCommands, NewKey
+from services.keys.commands import KeyCommands
 from shared.clock import now_ms
 from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import Ledger
 from shared.identity import ADMIN, Principal
 from shared.service.components import new_id
+from tests.keys.people import new_key
 from tests.real import until
 
 _RATE = 200  # commands per second
@@ -39,7 +40,7 @@ def _delays(store: Redis, reached: Callable[[], int], rest_s: float) -> list[flo
     seen: dict[int, float] = {}
     total = _RATE * _SECONDS
     commands = KeyCommands(Ledger(store), "kl", secrets.randbelow, new_id, now_ms)
-    commands.create(_CALLER, NewKey(name="first"), _REQUEST)
+    commands.create(_CALLER, new_key("first"), _REQUEST)
     until(lambda: reached() == 1, 30)  # the consumer is running
 
     def watch() -> None:
@@ -55,7 +56,7 @@ def _delays(store: Redis, reached: Callable[[], int], rest_s: float) -> list[flo
     begin = time.perf_counter()
     for number in range(total):
         time.sleep(max(begin + number / _RATE - time.perf_counter(), 0))
-        done = commands.create(_CALLER, NewKey(name=f"key {number}"), _REQUEST)
+        done = commands.create(_CALLER, new_key(f"key {number}"), _REQUEST)
         acknowledged[done.position] = time.perf_counter()
     watcher.join()
     return [max(seen[position] - at, 0) for position, at in acknowledged.items()]

@@ -26,12 +26,12 @@ from redis import Redis, RedisError
 
 from services.accounts.components import AccountComponents
 from services.cli.terminal import operator, request
-from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
+from tests.keys.people import new_key
 
 
 def need(program: str | None, name: str) -> str:
@@ -253,7 +253,7 @@ class Service:
     def key(self, *scopes: str, workspace: str | None = None, name: str = "caller") -> str:
         """Creates a key with these scopes."""
         with self.components() as components:
-            new = NewKey(name=name, scopes=scopes)
+            new = new_key(name, scopes=scopes)
             made = components.of(KeyComponents).keys.commands.create(
                 operator(workspace or self.workspace), new, request()
             )

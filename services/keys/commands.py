@@ -18,13 +18,13 @@ from services.keys.model.key import (
     subject,
 )
 from services.keys.model.key import key_id as id_of
-from services.keys.model.revoked_stub import is_revoked, remains
+from services.keys.model.revoked_stub import is_revoked, revoked_stub
 from services.keys.model.token import ApiKey, is_key_id, mint, mint_again
 from shared.errors import UserFacingError
 from shared.eventstore.codec import open_envelope
 from shared.eventstore.command_handler import Author, CommandHandler, Handled
 from shared.eventstore.envelope import Event, Record, Request, UnreadableEventError
-from shared.eventstore.events import KeyRevoked
+from shared.eventstore.events import KeyDetails, KeyRevoked
 from shared.eventstore.ledger import Appended, Ledger, VersionConflictError
 from shared.eventstore.payload import Payloads
 from shared.identity import KEYS_WRITE, Principal, authorize, visible
@@ -47,19 +47,9 @@ class StaleVersionError(VersionConflictError):
     """The key isn't at a version that the caller expects."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewKey:
-    """What a caller says of a key to be made."""
-
-    name: str
-    description: str = ""
-    scopes: tuple[str, ...] = ()
-    expires_at: int | None = None
-
-
 @dataclass(frozen=True)
 class CommandResult:
-    """The key after the command, where the ledger holds that, and the token if this made one."""
+    """The key after the command, the position of its last event, and the token if one was generated."""
 
     key: Key
     position: int
@@ -68,9 +58,9 @@ class CommandResult:
 
 @dataclass(frozen=True)
 class KeyCommands:
-    """What may be asked of keys. `below` is `secrets.randbelow`, `new_id` names an event, `now` is in ms.
+    """Creates and changes keys. `below` is `secrets.randbelow`, `new_id` names an event, `now` is in ms.
 
-    Those that change a key raise ForbiddenError, NoSuchKeyError, RefusedError, StaleVersionError,
+    Methods that change a key raise ForbiddenError, NoSuchKeyError, RefusedError, StaleVersionError,
     VersionConflictError (after several tries), redis.RedisError, and all but `revoke` UnreadableEventError.
     """
 
@@ -83,9 +73,9 @@ class KeyCommands:
 
     @command("create_key")
     def create(
-        self, principal: Principal, new: NewKey, request: Request, idempotency: Idempotency | None = None
+        self, principal: Principal, new: KeyDetails, request: Request, idempotency: Idempotency | None = None
     ) -> CommandResult:
-        """Makes a key. A repeated, equal request gives the same key without its token.
+        """Creates a key. An identical repeated request returns the same key without its token.
 
         Raises ForbiddenError, IdempotencyConflictError, redis.RedisError.
         """
@@ -93,15 +83,7 @@ class KeyCommands:
         if earlier := self.ledger.recall(idempotency):
             return self._earlier(principal, earlier)
         api_key = mint(self.prefix, principal.workspace, self.below)
-        command = CreateKey(
-            name=new.name,
-            description=new.description,
-            prefix=api_key.prefix,
-            hint=api_key.hint,
-            digest=api_key.digest,
-            scopes=new.scopes,
-            expires_at=new.expires_at,
-        )
+        command = CreateKey(details=new, prefix=api_key.prefix, hint=api_key.hint, digest=api_key.digest)
         handled = self._handler.append(
             subject(api_key.id),
             decide(command, None),
@@ -140,8 +122,8 @@ class KeyCommands:
     ) -> CommandResult:
         """Gives a key a new secret. The old one keeps working for the grace period, earlier ones stop.
 
-        This needs every scope of the key, because the caller gets the secret. The same request again gives
-        the same key without its token. Raises IdempotencyConflictError too.
+        This needs every scope of the key, because the caller gets the secret. An identical repeated request
+        returns the same key without its token. Also raises IdempotencyConflictError.
         """
         authorize(principal, KEYS_WRITE)
         if earlier := self.ledger.recall(idempotency):
@@ -167,9 +149,9 @@ class KeyCommands:
         request: Request,
         if_versions: AbstractSet[int] | None = None,
     ) -> CommandResult:
-        """Ends a key for good, also one whose history this version cannot read whole.
+        """Revokes a key permanently, even if this version can't read its whole history.
 
-        Of such a key the outcome has what can be read.
+        Then the result has only what can be read.
         """
         authorize(principal, KEYS_WRITE)
         try:
@@ -227,7 +209,7 @@ class KeyCommands:
             events = self._handler.enveloped(name, version, [payload], _author(principal, request))
             self.ledger.append(name, events, version)
             records = self._records(principal, name)
-        return CommandResult(remains(records), records[-1].position)
+        return CommandResult(revoked_stub(records), records[-1].position)
 
     def _earlier(self, principal: Principal, appended: Appended) -> CommandResult:
         self._records(principal, appended.subject)
@@ -247,7 +229,7 @@ def _result(handled: Handled[Key]) -> CommandResult:
 
 
 def _with_token(result: CommandResult, api_key: ApiKey) -> CommandResult:
-    """With the new token, unless an equal request came first, and so another one is the key's."""
+    """Adds the token, unless an identical request was first and the key has the token of that one."""
     return replace(result, api_key=api_key if result.key.digest == api_key.digest else None)
 
 
@@ -257,7 +239,7 @@ def _check_version(key_id: str, version: int, expected: AbstractSet[int] | None)
 
 
 def fold(events: Iterable[Event], key: Key | None = None) -> Key:
-    """The key that its events make, after a state or from the beginning. Raises UnreadableEventError."""
+    """The key after more events, or after all of its events. Raises UnreadableEventError."""
     key = reduce(evolve, events, key)
     if key is None:
         raise ValueError("a key without events")

@@ -35,7 +35,8 @@ class Text(fields.String):
     """Text as people type it, in any script: blanks at the ends go, what nobody could see is refused."""
 
     def __init__(self, *, lines: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        messages = {"invalid": "It must be a string."} | kwargs.pop("error_messages", {})
+        super().__init__(error_messages=messages, **kwargs)
         self._lines = lines
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:

@@ -17,7 +17,7 @@ from services.audit.ingest.job import catch_up
 from services.audit.log.store import AuditLog
 from services.audit.status import AuditStatus
 from services.audit.web.register import register
-from services.keys.commands import KeyCommands, NewKey
+from services.keys.commands import KeyCommands
 from services.keys.forensics import LedgerForensics
 from services.keys.model.key import ChangeKey
 from services.keys.model.token import ApiKey, mint_again
@@ -32,6 +32,7 @@ from shared.service.components import new_id
 from shared.web.access import Access
 from shared.web.app import create_app
 from shared.web.server.limits import Limits
+from tests.keys.people import new_key
 
 CALLERS = {"ann": ("default", AUDIT_READ), "bob": ("other", ADMIN), "eve": ("default", KEYS_READ)}
 REQUEST = Request(id="r-1", ip="192.0.2.7", user_agent="curl/8")
@@ -98,7 +99,7 @@ def page(client: FlaskClient) -> FlaskClient:
 
 
 def created(commands: KeyCommands, owner: Principal = OWNER, **fields: Any) -> ApiKey:
-    done = commands.create(owner, NewKey(**{"name": "My <Web> App"} | fields), REQUEST)
+    done = commands.create(owner, new_key(**{"name": "My <Web> App"} | fields), REQUEST)
     assert done.api_key
     return done.api_key
 

@@ -16,7 +16,7 @@ from services.audit.integrity.signer import Signer
 from services.audit.integrity.verify_log import Trust
 from services.audit.integrity.verify_log import check as check_audit_log
 from services.audit.log.store import AuditLog
-from services.keys.commands import KeyCommands, NewKey, fold
+from services.keys.commands import KeyCommands, fold
 from services.keys.model.key import ChangeKey, Key
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
@@ -26,7 +26,7 @@ from shared.eventstore.ledger import Ledger
 from tests.audit.histories import in_step
 from tests.audit.tampering import Tampered
 from tests.drills.crashing import Crasher, Ending, Place
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 from tests.real import until
 
 _MOST_POINTS = 2_000
@@ -77,7 +77,7 @@ class World:
         """Creates three keys and disables two of them: more events than fit in one batch."""
         ids = (f"event-{number}" for number in count(1))
         commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
-        made = [commands.create(person(), NewKey(name=str(n)), REQUEST).key.id for n in range(3)]
+        made = [commands.create(person(), new_key(name=str(n)), REQUEST).key.id for n in range(3)]
         for key_id in made[:2]:
             commands.change(person(), key_id, ChangeKey(enabled=False), REQUEST)
 

@@ -33,7 +33,7 @@ from services.audit.integrity.comparison import Comparison
 from services.audit.integrity.notary import Notary
 from services.audit.integrity.signer import Signer
 from services.audit.log.store import AuditLog
-from services.keys.commands import KeyCommands, NewKey
+from services.keys.commands import KeyCommands
 from services.keys.model.key import ChangeKey
 from services.keys.read_model import projector
 from services.keys.read_model.generations import Views
@@ -47,7 +47,7 @@ from shared.process.telemetry import configure_logs
 from shared.service.components import new_id
 from shared.store.connections import connect
 from shared.store.idempotency import Idempotency
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, new_key, person
 
 PAGE = 2  # events; small, so that a few events fill several batches
 ONCE = Idempotency.of("crash", "one", b"POST /v1/keys")
@@ -96,7 +96,7 @@ class Ending:
 def append(place: Place, note: Note) -> None:
     """Creates a key, disables it and enables it again."""
     commands = KeyCommands(place.ledger, "kl", secrets.randbelow, new_id, now_ms)
-    created = commands.create(person(), NewKey(name="one"), REQUEST, ONCE)
+    created = commands.create(person(), new_key(name="one"), REQUEST, ONCE)
     note(f"{created.position} {created.key.id}")
     for enabled in (False, True):
         switched = commands.change(person(), created.key.id, ChangeKey(enabled=enabled), REQUEST)

@@ -16,9 +16,9 @@ import pytest
 import requests
 
 from services.cli.terminal import operator, request
-from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from tests.drills.attacks import ATTACKS
+from tests.keys.people import new_key
 from tests.real import Service, children
 from tests.web_client import Visitor
 
@@ -112,7 +112,7 @@ def told(service: Service) -> dict[str, Any]:
 def new_keys(service: Service) -> list[str]:
     """The IDs of enough keys to revoke during all attacks."""
     with service.components() as components:
-        owner, new = operator(service.workspace), NewKey(name="revoked under attack")
+        owner, new = operator(service.workspace), new_key(name="revoked under attack")
         return [
             components.of(KeyComponents).keys.commands.create(owner, new, request()).key.id
             for _ in range(300)

@@ -124,7 +124,7 @@ def versions(directory: Path) -> Iterator[tuple[Version, Version]]:
 def _older_tree(tree: Path) -> Path:
     for package in ("services", "shared"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    _edit(tree / "services/keys/read_model/projection.py", r"(?m)^VERSION = \d+", "VERSION = 0")
+    _edit(tree / "services/keys/read_model/projection.py", r"(?m)^REVISION = \d+", "REVISION = 0")
     _edit(tree / "shared/eventstore/events.py", r'TYPE = "KeyRotated"', 'TYPE = "KeyTurned"')
     return tree
 

@@ -459,7 +459,7 @@ def test_pages_follow_each_other_without_a_gap(service: Service) -> None:
         ({"name": ""}, "name", "may not be empty"),
         ({"name": " \t "}, "name", "may not be empty"),
         ({"name": None}, "name", "may not be null"),
-        ({"name": 7}, "name", "must be a text"),
+        ({"name": 7}, "name", "must be a string"),
         ({"name": "n" * 101}, "name", "up to 100 characters"),
         ({"name": "a\u0000b"}, "name", "control character U+0000"),
         ({"name": "a\ud800b"}, "name", "control character U+D800"),

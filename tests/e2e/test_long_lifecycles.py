@@ -7,11 +7,11 @@ import pytest
 import requests
 
 from services.cli.terminal import operator, request
-from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from services.keys.model.key import subject
 from shared.eventstore.envelope import enveloped
 from shared.eventstore.events import KeyToggled
+from tests.keys.people import new_key
 from tests.real import Service, until
 from tests.web_client import Visitor
 
@@ -23,7 +23,7 @@ EVENTS = TOGGLES + 1
 def key_id(service: Service) -> str:
     with service.components() as components:
         who, commands = operator(service.workspace), components.of(KeyComponents).keys.commands
-        key = commands.create(who, NewKey(name="Toggled"), request()).key
+        key = commands.create(who, new_key(name="Toggled"), request()).key
         payloads = [KeyToggled(enabled=bool(number % 2), reason="") for number in range(TOGGLES)]
         events = enveloped(
             payloads,

@@ -3,6 +3,7 @@
 import time
 
 from shared.eventstore.envelope import Request
+from shared.eventstore.events import KeyDetails
 from shared.identity import ADMIN, Principal
 
 REQUEST = Request(id="r1", ip="127.0.0.1", user_agent=None)
@@ -17,6 +18,13 @@ def person(workspace: str = "default", *scopes: str) -> Principal:
         workspace=workspace,
         scopes=frozenset(scopes or {ADMIN}),
     )
+
+
+def new_key(
+    name: str, description: str = "", scopes: tuple[str, ...] = (), expires_at: int | None = None
+) -> KeyDetails:
+    """The details of a key to create."""
+    return KeyDetails(name=name, description=description, scopes=scopes, expires_at=expires_at)
 
 
 def now() -> int:

@@ -7,7 +7,7 @@ import pytest
 from fakeredis import FakeRedis
 from msgspec.structs import replace
 
-from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, StaleVersionError
+from services.keys.commands import KeyCommands, NoSuchKeyError, StaleVersionError
 from services.keys.model.key import ChangeKey, Key, RefusedError
 from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
@@ -24,7 +24,7 @@ from shared.identity import (
     RotatedSecretError,
 )
 from shared.store.idempotency import Idempotency, IdempotencyConflictError
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, new_key, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
 END = 4_102_444_800_000
@@ -41,7 +41,7 @@ def keys_of(commands: KeyCommands) -> Keys:
 def test_a_created_key_is_an_event_that_tells_all_but_the_token(
     commands: KeyCommands, ledger: Ledger
 ) -> None:
-    done = commands.create(person(), NewKey(name="Web", description="d", scopes=("a",)), REQUEST)
+    done = commands.create(person(), new_key(name="Web", description="d", scopes=("a",)), REQUEST)
     (event,) = ledger.history(f"key:{done.key.id}")
     assert done.api_key is not None
     assert (event.type, event.version, event.workspace) == ("KeyCreated", 1, "default")
@@ -58,18 +58,18 @@ def test_the_same_request_again_gives_the_same_key_as_it_was_then(
     commands: KeyCommands, ledger: Ledger
 ) -> None:
     asked = Idempotency("n", "f")
-    first = commands.create(person(), NewKey(name="Web"), REQUEST, asked)
+    first = commands.create(person(), new_key(name="Web"), REQUEST, asked)
     commands.change(person(), first.key.id, OFF, REQUEST)
-    again = commands.create(person(), NewKey(name="Web"), REQUEST, asked)
+    again = commands.create(person(), new_key(name="Web"), REQUEST, asked)
     assert (again.key, again.position, again.api_key) == (first.key, first.position, None)
     assert ledger.head().position == 2
 
 
 def test_an_earlier_outcome_shows_no_key_of_another_workspace(commands: KeyCommands) -> None:
     asked = Idempotency("n", "f")
-    commands.create(person("ours"), NewKey(name="Web"), REQUEST, asked)
+    commands.create(person("ours"), new_key(name="Web"), REQUEST, asked)
     with pytest.raises(NoSuchKeyError):
-        commands.create(person("theirs"), NewKey(name="Web"), REQUEST, asked)
+        commands.create(person("theirs"), new_key(name="Web"), REQUEST, asked)
 
 
 def test_of_two_equal_requests_at_once_one_makes_the_key(
@@ -77,26 +77,26 @@ def test_of_two_equal_requests_at_once_one_makes_the_key(
 ) -> None:
     asked = Idempotency("n", "f")
     monkeypatch.setattr(ledger, "recall", lambda _: None)  # both look before either has written
-    first = commands.create(person(), NewKey(name="Web"), REQUEST, asked)
-    second = commands.create(person(), NewKey(name="Web"), REQUEST, asked)
+    first = commands.create(person(), new_key(name="Web"), REQUEST, asked)
+    second = commands.create(person(), new_key(name="Web"), REQUEST, asked)
     assert (second.key.id, second.api_key) == (first.key.id, None)
     assert ledger.head().position == 1
 
 
 def test_an_idempotency_key_is_good_for_one_request(commands: KeyCommands) -> None:
-    commands.create(person(), NewKey(name="Web"), REQUEST, Idempotency("n", "f"))
+    commands.create(person(), new_key(name="Web"), REQUEST, Idempotency("n", "f"))
     with pytest.raises(IdempotencyConflictError):
-        commands.create(person(), NewKey(name="Other"), REQUEST, Idempotency("n", "g"))
+        commands.create(person(), new_key(name="Other"), REQUEST, Idempotency("n", "g"))
 
 
 def test_switching_gives_the_key_as_it_is_then(commands: KeyCommands) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     assert commands.change(person(), key.id, OFF, REQUEST).key.enabled is False
     assert commands.change(person(), key.id, ON, REQUEST).key.version == 3
 
 
 def test_switching_to_what_is_so_already_writes_nothing(commands: KeyCommands, ledger: Ledger) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     done = commands.change(person(), key.id, ON, REQUEST)
     assert (done.key, done.position, ledger.head().position) == (key, 1, 1)
 
@@ -104,7 +104,7 @@ def test_switching_to_what_is_so_already_writes_nothing(commands: KeyCommands, l
 def test_a_switch_that_somebody_else_came_before_is_decided_anew(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     decided: list[int] = []
     append = ledger.append
 
@@ -123,7 +123,7 @@ def test_a_switch_that_somebody_else_came_before_is_decided_anew(
 def test_a_switch_that_never_gets_through_is_a_conflict(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     tries: list[str] = []
 
     def refuse(subject: str, *_: object) -> None:
@@ -137,14 +137,14 @@ def test_a_switch_that_never_gets_through_is_a_conflict(
 
 
 def test_a_switch_of_one_version_is_not_decided_anew(commands: KeyCommands) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     commands.change(person(), key.id, OFF, REQUEST, if_versions={1})
     with pytest.raises(StaleVersionError):
         commands.change(person(), key.id, ON, REQUEST, if_versions={1})
 
 
 def test_another_workspaces_key_is_unknown(commands: KeyCommands) -> None:
-    key = commands.create(person("ours"), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person("ours"), new_key(name="Web"), REQUEST).key
     stranger = person("theirs")
     with pytest.raises(NoSuchKeyError):
         commands.change(stranger, key.id, OFF, REQUEST)
@@ -161,24 +161,24 @@ def test_no_other_part_of_the_store_can_be_reached_by_an_id(commands: KeyCommand
 
 
 def test_each_command_needs_its_scope(commands: KeyCommands, ledger: Ledger) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     reader, writer = person("default", KEYS_READ), person("default", KEYS_WRITE)
     with pytest.raises(ForbiddenError, match=KEYS_WRITE):
-        commands.create(reader, NewKey(name="n"), REQUEST)
+        commands.create(reader, new_key(name="n"), REQUEST)
     with pytest.raises(ForbiddenError, match=KEYS_WRITE):
         commands.change(reader, key.id, OFF, REQUEST)
     with pytest.raises(ForbiddenError, match=KEYS_READ):
         keys_of(commands).history(writer, key.id, 0, 20)
     with pytest.raises(ForbiddenError, match="orders:write"):
-        commands.create(writer, NewKey(name="n", scopes=("orders:write",)), REQUEST)
+        commands.create(writer, new_key(name="n", scopes=("orders:write",)), REQUEST)
     assert ledger.head().position == 1
 
 
 def test_a_change_of_details_is_an_event_and_gives_the_key_as_it_is_then(
     commands: KeyCommands, ledger: Ledger
 ) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
-    done = commands.change(person(), key.id, ChangeKey(name="Site", enabled=False), REQUEST)
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
+    done = commands.change(person(), key.id, ChangeKey(enabled=False, details={"name": "Site"}), REQUEST)
     assert (done.key.name, done.key.status(0), done.key.version, done.position) == ("Site", "inactive", 3, 3)
     assert [event.type for event in ledger.history(f"key:{key.id}")] == [
         "KeyCreated",
@@ -189,27 +189,29 @@ def test_a_change_of_details_is_an_event_and_gives_the_key_as_it_is_then(
 
 STRONGER = [
     ChangeKey(enabled=True),
-    ChangeKey(expires_at=LATER),
-    ChangeKey(expires_at=None),
-    ChangeKey(scopes=("orders:write", "orders:read")),
-    ChangeKey(enabled=True, scopes=("orders:write",)),
-    ChangeKey(enabled=True, expires_at=SOONER, name="Renamed"),
-    ChangeKey(expires_at=LATER, name="Renamed"),
+    ChangeKey(details={"expires_at": LATER}),
+    ChangeKey(details={"expires_at": None}),
+    ChangeKey(details={"scopes": ("orders:write", "orders:read")}),
+    ChangeKey(enabled=True, details={"scopes": ("orders:write",)}),
+    ChangeKey(enabled=True, details={"expires_at": SOONER, "name": "Renamed"}),
+    ChangeKey(details={"expires_at": LATER, "name": "Renamed"}),
 ]
 WEAKER = [
-    ChangeKey(name="Renamed", description="d"),
-    ChangeKey(expires_at=SOONER),
-    ChangeKey(scopes=()),
-    ChangeKey(scopes=("orders:write",), expires_at=SOONER),
+    ChangeKey(details={"name": "Renamed", "description": "d"}),
+    ChangeKey(details={"expires_at": SOONER}),
+    ChangeKey(details={"scopes": ()}),
+    ChangeKey(details={"scopes": ("orders:write",), "expires_at": SOONER}),
     ChangeKey(enabled=False),
-    ChangeKey(enabled=True, scopes=("orders:read",)),  # it then holds nothing that the caller doesn't
+    ChangeKey(
+        enabled=True, details={"scopes": ("orders:read",)}
+    ),  # it then holds nothing that the caller doesn't
 ]
 
 
 @pytest.fixture
 def stronger(commands: KeyCommands) -> Key:
     """A disabled key that holds more than a developer of one platform scope."""
-    new = NewKey(name="Web", scopes=("orders:write", ADMIN), expires_at=END)
+    new = new_key(name="Web", scopes=("orders:write", ADMIN), expires_at=END)
     key = commands.create(person(), new, REQUEST).key
     return commands.change(person(), key.id, OFF, REQUEST).key
 
@@ -236,29 +238,29 @@ def test_making_a_key_weaker_needs_only_the_right_to_write_keys(
 
 
 def test_enabling_an_enabled_key_changes_nothing_and_needs_no_scopes(commands: KeyCommands) -> None:
-    key = commands.create(person(), NewKey(name="Web", scopes=(ADMIN,)), REQUEST).key
+    key = commands.create(person(), new_key(name="Web", scopes=(ADMIN,)), REQUEST).key
     assert commands.change(person("default", KEYS_WRITE), key.id, ON, REQUEST).key == key
 
 
 def test_a_key_does_not_extend_its_own_life_beyond_what_it_may_grant(commands: KeyCommands) -> None:
-    new = NewKey(name="Web", scopes=(KEYS_WRITE, PLATFORM_VERIFY), expires_at=END)
+    new = new_key(name="Web", scopes=(KEYS_WRITE, PLATFORM_VERIFY), expires_at=END)
     key = commands.create(OPERATOR, new, REQUEST).key
     itself = replace_fields(person("default", *key.scopes[:1]), kind="key", id=key.id)
     with pytest.raises(NotGrantableError, match=PLATFORM_VERIFY):
-        commands.change(itself, key.id, ChangeKey(expires_at=None), REQUEST)
+        commands.change(itself, key.id, ChangeKey(details={"expires_at": None}), REQUEST)
 
 
 def test_what_a_caller_may_grant_is_checked_on_the_version_that_is_appended_to(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the check and the append, an owner gives the disabled key a scope that the caller lacks."""
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     commands.change(person(), key.id, OFF, REQUEST)
     append = ledger.append
 
     def after_an_owner(*call: Any) -> Appended:
         monkeypatch.setattr(ledger, "append", append)
-        commands.change(person(), key.id, ChangeKey(scopes=(ADMIN,)), REQUEST)
+        commands.change(person(), key.id, ChangeKey(details={"scopes": (ADMIN,)}), REQUEST)
         return append(*call)
 
     monkeypatch.setattr(ledger, "append", after_an_owner)
@@ -268,13 +270,13 @@ def test_what_a_caller_may_grant_is_checked_on_the_version_that_is_appended_to(
 
 
 def test_a_secret_in_its_grace_period_reads_and_writes_nothing(commands: KeyCommands, ledger: Ledger) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     old = replace_fields(person(), kind="key", id=key.id, rotated_secret=True)
     asked = Idempotency("n", "f")
     commands.rotate(person(), key.id, 60, REQUEST, asked)
     writes: list[Callable[[], object]] = [
-        lambda: commands.create(old, NewKey(name="Mine"), REQUEST),
-        lambda: commands.change(old, key.id, ChangeKey(name="Mine"), REQUEST),
+        lambda: commands.create(old, new_key(name="Mine"), REQUEST),
+        lambda: commands.change(old, key.id, ChangeKey(details={"name": "Mine"}), REQUEST),
         lambda: commands.change(old, key.id, ON, REQUEST),
         lambda: commands.rotate(old, key.id, 0, REQUEST),
         lambda: commands.rotate(old, key.id, 60, REQUEST, asked),
@@ -287,7 +289,7 @@ def test_a_secret_in_its_grace_period_reads_and_writes_nothing(commands: KeyComm
 
 
 def test_a_rotated_key_has_a_new_token_under_its_id(commands: KeyCommands) -> None:
-    made = commands.create(person(), NewKey(name="Web"), REQUEST)
+    made = commands.create(person(), new_key(name="Web"), REQUEST)
     done = commands.rotate(person(), made.key.id, 60, REQUEST)
     assert made.api_key is not None
     assert done.api_key is not None
@@ -298,7 +300,7 @@ def test_a_rotated_key_has_a_new_token_under_its_id(commands: KeyCommands) -> No
 
 
 def test_nobody_gets_by_rotation_the_secret_of_a_key_that_may_more_than_they(commands: KeyCommands) -> None:
-    key = commands.create(person(), NewKey(name="Web", scopes=("orders:write",)), REQUEST).key
+    key = commands.create(person(), new_key(name="Web", scopes=("orders:write",)), REQUEST).key
     with pytest.raises(ForbiddenError, match="orders:write"):
         commands.rotate(person("default", KEYS_WRITE), key.id, 0, REQUEST)
 
@@ -307,7 +309,7 @@ def test_a_repeated_rotation_gives_the_stored_outcome_even_when_the_key_is_revok
     commands: KeyCommands, ledger: Ledger
 ) -> None:
     asked = Idempotency("n", "f")
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     first = commands.rotate(person(), key.id, 60, REQUEST, asked)
     commands.revoke(person(), key.id, None, REQUEST)
     again = commands.rotate(person(), key.id, 60, REQUEST, asked)
@@ -319,7 +321,7 @@ def test_of_two_equal_rotations_at_once_one_is_made(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Idempotency("n", "f")
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     monkeypatch.setattr(ledger, "recall", lambda _: None)  # both look before either has written
     first = commands.rotate(person(), key.id, 60, REQUEST, asked)
     second = commands.rotate(person(), key.id, 60, REQUEST, asked)
@@ -328,7 +330,7 @@ def test_of_two_equal_rotations_at_once_one_is_made(
 
 
 def test_a_revoked_key_is_so_for_good(commands: KeyCommands, ledger: Ledger) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     revoked = commands.revoke(person(), key.id, "leaked", REQUEST)
     assert (revoked.key.status(0), revoked.position) == ("revoked", 2)
     assert commands.revoke(person(), key.id, "again", REQUEST) == revoked
@@ -338,7 +340,7 @@ def test_a_revoked_key_is_so_for_good(commands: KeyCommands, ledger: Ledger) -> 
 
 
 def test_each_command_on_a_key_can_ask_for_one_version(commands: KeyCommands) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     with pytest.raises(StaleVersionError):
         commands.rotate(person(), key.id, 0, REQUEST, if_versions={7})
     with pytest.raises(StaleVersionError):
@@ -349,7 +351,7 @@ def test_each_command_on_a_key_can_ask_for_one_version(commands: KeyCommands) ->
 def test_a_key_whose_history_cannot_be_read_can_be_revoked_and_nothing_else(
     commands: KeyCommands, ledger: Ledger, unread: str
 ) -> None:
-    key = commands.create(person(), NewKey(name="Web"), REQUEST).key
+    key = commands.create(person(), new_key(name="Web"), REQUEST).key
     subject = f"key:{key.id}"
     if unread == "KeyToggled":
         commands.change(person(), key.id, OFF, REQUEST)

@@ -60,13 +60,10 @@ def key_after(*payloads: Payload) -> Key | None:
 
 def test_creating_a_key_is_a_fact_with_all_that_was_asked() -> None:
     command = CreateKey(
-        name="Web",
-        description="",
+        details=KeyDetails(name="Web", description="", scopes=("a",), expires_at=None),
         prefix="kl",
         hint="kl_1234…abcd",
         digest="d",
-        scopes=("a",),
-        expires_at=None,
     )
     assert decide(command, None) == (CREATED,)
 
@@ -129,17 +126,21 @@ def rotate(**changes: Any) -> RotateKey:
 
 
 def test_a_change_tells_what_was_and_what_is() -> None:
-    assert decide(ChangeKey(name="Site", reason="typo"), key_after(CREATED)) == (RENAMED,)
+    assert decide(ChangeKey(details={"name": "Site"}, reason="typo"), key_after(CREATED)) == (RENAMED,)
 
 
 def test_one_change_of_details_and_switch_is_two_facts() -> None:
-    payloads = decide(ChangeKey(name="Site", enabled=False, reason="typo"), key_after(CREATED))
+    payloads = decide(ChangeKey(details={"name": "Site"}, enabled=False, reason="typo"), key_after(CREATED))
     assert payloads == (RENAMED, KeyToggled(enabled=False, reason="typo"))
 
 
 @pytest.mark.parametrize(
     "same",
-    [ChangeKey(), ChangeKey(name="Web", scopes=("a",), expires_at=None), ChangeKey(reason="only a reason")],
+    [
+        ChangeKey(),
+        ChangeKey(details={"name": "Web", "scopes": ("a",), "expires_at": None}),
+        ChangeKey(reason="only a reason"),
+    ],
 )
 def test_details_that_are_so_already_are_no_fact(same: ChangeKey) -> None:
     assert decide(same, key_after(CREATED)) == ()
@@ -150,7 +151,7 @@ def test_an_expiry_can_be_set_and_taken_away() -> None:
     key = key_after(CREATED, expiring)
     assert key is not None
     assert (key.status(now=3999), key.status(now=4000)) == ("active", "expired")
-    (payload,) = decide(ChangeKey(expires_at=None), key)
+    (payload,) = decide(ChangeKey(details={"expires_at": None}), key)
     assert key_after(CREATED, expiring, payload) == replace(key, expires_at=None, updated_at=3000, version=3)
 
 
@@ -192,7 +193,7 @@ def test_a_key_is_revoked_once_and_for_good(payloads: tuple[Payload, ...]) -> No
     assert key is not None
     assert key.status(now=10**15) == "revoked"
     assert decide(RevokeKey(reason="again"), key) == ()
-    for command in (ChangeKey(enabled=True), ChangeKey(name="n"), rotate()):
+    for command in (ChangeKey(enabled=True), ChangeKey(details={"name": "n"}), rotate()):
         with pytest.raises(RefusedError, match="permanently"):
             decide(command, key)
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from redis import Redis
 
-from services.keys.commands import KeyCommands, NewKey
+from services.keys.commands import KeyCommands
 from services.keys.forensics import LedgerForensics
 from services.keys.model.key import ChangeKey
 from services.keys.model.token import ApiKey, mint_again
@@ -19,7 +19,7 @@ from shared.eventstore.envelope import UnreadableEventError
 from shared.eventstore.ledger import LOG, Ledger
 from shared.eventstore.point_in_time import PointInTimeError, Position, Time
 from shared.forensics import FoundKey, NotAKeyError
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 
 DAY_S = 24 * 60 * 60
 OFF, ON = ChangeKey(enabled=False, reason="leaked"), ChangeKey(enabled=True)
@@ -36,7 +36,7 @@ def inquiries(commands: KeyCommands, fake_store: Redis, usage: Usage) -> LedgerF
 
 
 def created(commands: KeyCommands, workspace: str = "default", **fields: object) -> ApiKey:
-    done = commands.create(person(workspace), NewKey(name="Web", **fields), REQUEST)  # type: ignore[arg-type]
+    done = commands.create(person(workspace), new_key(name="Web", **fields), REQUEST)  # type: ignore[arg-type]
     assert done.api_key
     return done.api_key
 
@@ -68,12 +68,12 @@ def test_the_verdict_on_the_past_is_what_was_said_then(
                 commands.change(person(), api_key.id, ChangeKey(enabled=chance.random() < 0.7), REQUEST)
             case 1:
                 scopes = ("a",) if chance.random() < 0.5 else ("b", "a")
-                commands.change(person(), api_key.id, ChangeKey(scopes=scopes), REQUEST)
+                commands.change(person(), api_key.id, ChangeKey(details={"scopes": scopes}), REQUEST)
             case 2:
                 earlier, grace = api_key, chance.choice([0, DAY_S])
                 api_key = rotated(commands, api_key.id, grace)
             case _:
-                commands.change(person(), api_key.id, ChangeKey(name=f"Web {step}"), REQUEST)
+                commands.change(person(), api_key.id, ChangeKey(details={"name": f"Web {step}"}), REQUEST)
         codes = [verify(key.reveal(), ("b",)).code for key in (api_key, earlier) if key]
         said.append((ledger.head().position, codes[0], codes[1] if earlier else None))
     for position, code, before in said:
@@ -174,7 +174,7 @@ def test_a_grace_ends_where_the_key_expires(inquiries: LedgerForensics, commands
     first = created(commands)
     rotated(commands, first.id, DAY_S)
     expires_at = now() + 5_000
-    commands.change(person(), first.id, ChangeKey(expires_at=expires_at), REQUEST)
+    commands.change(person(), first.id, ChangeKey(details={"expires_at": expires_at}), REQUEST)
     assert found(inquiries, first).secret.good_until == expires_at
 
 

@@ -12,9 +12,10 @@ import fakeredis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET, UnsetType
 from redis import Redis
 
-from services.keys.commands import KeyCommands, NewKey, fold
+from services.keys.commands import KeyCommands, fold
 from services.keys.model.key import STATUSES, ChangeKey, Key, RefusedError, Status, subject
 from services.keys.read_model import query as listing
 from services.keys.read_model.criteria import SORTS, Criteria, Sort
@@ -27,7 +28,7 @@ from services.keys.read_model.rebuild.replay import check, replay
 from services.keys.verification.usage import Usage
 from shared.eventstore.envelope import Event, UnreadableEventError
 from shared.eventstore.ledger import Ledger
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 
 _ASKED = 40  # lists of one history
 _WORKSPACES = ("ours", "theirs")
@@ -55,12 +56,13 @@ class World:
         self.ids: list[str] = []
 
     def create(self, name: str, expires_at: int | None = None, workspace: str = "ours") -> str:
-        new = NewKey(name=name, expires_at=expires_at)
+        new = new_key(name=name, expires_at=expires_at)
         self.ids.append(self.commands.create(person(workspace), new, REQUEST).key.id)
         return self.ids[-1]
 
-    def change(self, key_id: str, **change: Any) -> None:
-        self.commands.change(person(self.key(key_id).workspace), key_id, ChangeKey(**change), REQUEST)
+    def change(self, key_id: str, *, enabled: bool | UnsetType = UNSET, **details: Any) -> None:
+        command = ChangeKey(enabled=enabled, details=details)
+        self.commands.change(person(self.key(key_id).workspace), key_id, command, REQUEST)
 
     def key(self, key_id: str) -> Key:
         return fold(self.ledger.history(subject(key_id)))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from redis import Redis
 
-from services.keys.commands import KeyCommands, NewKey, fold
+from services.keys.commands import KeyCommands, fold
 from services.keys.model.key import ChangeKey, subject
 from services.keys.queries import Keys
 from services.keys.read_model.generations import Views
@@ -18,7 +18,7 @@ from shared.eventstore.envelope import enveloped
 from shared.eventstore.events import KeyToggled
 from shared.eventstore.ledger import Ledger
 from shared.eventstore.point_in_time import Position
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 
 TOGGLES = 4_000
 _T = TypeVar("_T")
@@ -33,7 +33,7 @@ def keys(store: Redis) -> Keys:
 
 @pytest.fixture
 def key_id(keys: Keys) -> str:
-    key = keys.commands.create(person(), NewKey(name="Toggled"), REQUEST).key
+    key = keys.commands.create(person(), new_key(name="Toggled"), REQUEST).key
     events = enveloped(
         [KeyToggled(enabled=bool(number % 2), reason="") for number in range(TOGGLES)],
         subject=subject(key.id),
@@ -82,7 +82,9 @@ def test_the_present_state_of_a_key_is_its_row_and_the_events_after_that(
     present, read = reads(store, lambda: keys.present(person(), key_id))
     assert present == before == fold(keys.events(key_id))
     assert read <= 2
-    keys.commands.change(person(), key_id, ChangeKey(name="Renamed"), REQUEST)  # and the views lag
+    keys.commands.change(
+        person(), key_id, ChangeKey(details={"name": "Renamed"}), REQUEST
+    )  # and the views lag
     present, read = reads(store, lambda: keys.present(person(), key_id))
     assert (present.name, present.version) == ("Renamed", TOGGLES + 2)
     assert read <= 3

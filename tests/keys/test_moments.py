@@ -3,7 +3,7 @@
 import pytest
 from redis import Redis
 
-from services.keys.commands import KeyCommands, NewKey, NoSuchKeyError, fold
+from services.keys.commands import KeyCommands, NoSuchKeyError, fold
 from services.keys.model.key import ChangeKey
 from services.keys.model.point_in_time import NotYetCreatedError, past
 from services.keys.queries import Keys
@@ -12,7 +12,7 @@ from shared.eventstore.envelope import Event
 from shared.eventstore.events import KeyToggled
 from shared.eventstore.point_in_time import PointInTime, PointInTimeError, Position, Time, parse_point_in_time
 from shared.identity import ForbiddenError
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, new_key, person
 from tests.keys.test_domain import CREATED, OFF, given
 
 # Created at position 10 and time 1000, off at 20 and 2000, on at 30 and 3000.
@@ -94,7 +94,7 @@ def keys(commands: KeyCommands, fake_store: Redis) -> Keys:
 
 
 def test_a_moment_that_is_yet_to_come_is_refused(keys: Keys) -> None:
-    key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
+    key = keys.commands.create(person(), new_key(name="a"), REQUEST).key
     with pytest.raises(PointInTimeError, match="in the future"):
         keys.past(person(), key.id, Time(99_000_000_000_000))
     with pytest.raises(PointInTimeError, match="at position 1, and not yet there"):
@@ -102,8 +102,8 @@ def test_a_moment_that_is_yet_to_come_is_refused(keys: Keys) -> None:
 
 
 def test_the_time_of_a_position_is_that_of_its_event_whatever_that_is_about(keys: Keys) -> None:
-    key = keys.commands.create(person(), NewKey(name="a", expires_at=1), REQUEST).key
-    other = keys.commands.create(person("other"), NewKey(name="b"), REQUEST).key
+    key = keys.commands.create(person(), new_key(name="a", expires_at=1), REQUEST).key
+    other = keys.commands.create(person("other"), new_key(name="b"), REQUEST).key
     found = keys.past(person(), key.id, Position(2))
     assert (found.at, found.last.position) == (other.created_at, 1)
 
@@ -111,7 +111,7 @@ def test_the_time_of_a_position_is_that_of_its_event_whatever_that_is_about(keys
 def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
+    key = keys.commands.create(person(), new_key(name="a"), REQUEST).key
     monkeypatch.setattr("shared.clock.time.time_ns", lambda: 0)
     assert keys.past(person(), key.id, Time(key.created_at)).at == key.created_at
     with pytest.raises(PointInTimeError):
@@ -119,7 +119,7 @@ def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
 
 
 def test_the_past_is_as_closed_to_others_as_the_present(keys: Keys) -> None:
-    key = keys.commands.create(person(), NewKey(name="a"), REQUEST).key
+    key = keys.commands.create(person(), new_key(name="a"), REQUEST).key
     keys.commands.change(person(), key.id, ChangeKey(enabled=False), REQUEST)
     for stranger_asks in (Position(1), Time(0), Position(99)):
         with pytest.raises(NoSuchKeyError):

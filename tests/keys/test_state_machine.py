@@ -35,7 +35,7 @@ from redis import ConnectionError as StoreIsGoneError
 from redis import Redis, RedisError
 from redis.client import Pipeline
 
-from services.keys.commands import KeyCommands, NewKey, StaleVersionError, fold
+from services.keys.commands import KeyCommands, StaleVersionError, fold
 from services.keys.model.key import ChangeKey, Key, subject
 from services.keys.read_model.generations import Generation, Views
 from services.keys.read_model.projection import VERSION, Changes, read
@@ -49,7 +49,7 @@ from shared.eventstore.ledger import LOG, Checkpoint, Ledger, VersionConflictErr
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
 from shared.store.idempotency import Idempotency, IdempotencyConflictError
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 from tests.real import answers, until
 
 SECRET = "a secret of 32 characters at least"
@@ -298,7 +298,7 @@ class Keyledger(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abc"), workspace=st.sampled_from(_WORKSPACES))
     def create(self, name: str, workspace: str) -> None:
-        done = self.commands.create(person(workspace), NewKey(name=name), REQUEST)
+        done = self.commands.create(person(workspace), new_key(name=name), REQUEST)
         self._happened(Happened(done.key.id, workspace, name, True), done.position)
         assert done.api_key is not None
 
@@ -308,9 +308,9 @@ class Keyledger(RuleBasedStateMachine):
         asked = self.asked.get(request.name)
         if asked is not None and asked.fingerprint != fingerprint:
             with pytest.raises(IdempotencyConflictError):
-                self.commands.create(person("ours"), NewKey(name="r"), REQUEST, request)
+                self.commands.create(person("ours"), new_key(name="r"), REQUEST, request)
             return
-        done = self.commands.create(person("ours"), NewKey(name="r"), REQUEST, request)
+        done = self.commands.create(person("ours"), new_key(name="r"), REQUEST, request)
         if asked is not None:
             assert (done.key.id, done.position, done.api_key) == (asked.key_id, asked.position, None)
             # The script knows it too, for a caller who looked before the first one had written.
@@ -601,7 +601,7 @@ class Plain:
 
     def create(self, *names: str) -> None:
         for name in names:
-            self.commands.create(person("ours"), NewKey(name=name), REQUEST)
+            self.commands.create(person("ours"), new_key(name=name), REQUEST)
 
     def project(self) -> None:
         while self.projector.step(wait_ms=1):

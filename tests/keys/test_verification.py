@@ -9,7 +9,7 @@ import pytest
 from redis import ConnectionError as StoreConnectionError
 from redis import Redis
 
-from services.keys.commands import CommandResult, KeyCommands, NewKey
+from services.keys.commands import CommandResult, KeyCommands
 from services.keys.model.key import ChangeKey
 from services.keys.model.token import ApiKey
 from services.keys.verification import invalidation as currency
@@ -25,7 +25,7 @@ from shared.identity import KEYS_VERIFY, UnauthenticatedError
 from shared.text.key_detection import checksum
 from shared.web.server.context import BODY, RequestContext
 from shared.web.server.limits import Limits
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 
 OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
 
@@ -65,7 +65,7 @@ def process(fake_store: Redis) -> Process:
 
 
 def created(commands: KeyCommands, **fields: object) -> tuple[CommandResult, str]:
-    done = commands.create(person(), NewKey(name="Web", **fields), REQUEST)  # type: ignore[arg-type]
+    done = commands.create(person(), new_key(name="Web", **fields), REQUEST)  # type: ignore[arg-type]
     assert done.api_key
     return done, done.api_key.reveal()
 
@@ -187,7 +187,7 @@ def test_a_key_that_was_unknown_is_found_once_it_is_there(
     assert process.memory.find("0" * 12) is UNKNOWN
     made = ApiKey(token, "kl", "0" * 12)
     monkeypatch.setattr("services.keys.commands.mint", lambda *_: made if next(ids) == 0 else None)
-    commands.create(person(), NewKey(name="Late"), REQUEST)
+    commands.create(person(), new_key(name="Late"), REQUEST)
     process.follow()
     assert process.code(token) == "VALID"
 
@@ -367,7 +367,7 @@ def test_a_key_authenticates_its_bearer_until_it_is_revoked(process: Process, co
 def test_a_workspace_of_any_name_fits_a_header(
     process: Process, commands: KeyCommands, name: str, sent: str
 ) -> None:
-    done = commands.create(person(name), NewKey(name="Web"), REQUEST)
+    done = commands.create(person(name), new_key(name="Web"), REQUEST)
     assert done.api_key
     calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"bearer {done.api_key.reveal()}"}

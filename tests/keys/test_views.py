@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from redis import Redis
 
-from services.keys.commands import KeyCommands, NewKey, fold
+from services.keys.commands import KeyCommands, fold
 from services.keys.model.key import ChangeKey, Key
 from services.keys.queries import Keys
 from services.keys.read_model.criteria import Criteria
@@ -25,7 +25,7 @@ from services.keys.read_model.rebuild.replay import check, replay
 from shared.clock import FIRST_TIME, LAST_TIME
 from shared.eventstore.envelope import Event, Record, UnreadableEventError
 from shared.eventstore.ledger import LOG, Checkpoint, Ledger
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 
 
 class Keyledger:
@@ -40,7 +40,7 @@ class Keyledger:
         self.commands = KeyCommands(self.ledger, "kl", random.Random(3).randrange, ids.__next__, now)
 
     def create(self, name: str, workspace: str = "default") -> str:
-        return self.commands.create(person(workspace), NewKey(name=name), REQUEST).key.id
+        return self.commands.create(person(workspace), new_key(name=name), REQUEST).key.id
 
     def toggle(self, key_id: str, *, enabled: bool) -> None:
         self.commands.change(person(), key_id, ChangeKey(enabled=enabled), REQUEST)
@@ -71,7 +71,7 @@ def test_the_list_is_the_fold_of_the_events_newest_first(kl: Keyledger) -> None:
 
 def test_every_step_of_a_keys_life_is_in_the_list(kl: Keyledger) -> None:
     key, other = kl.create("one"), kl.create("other")
-    change = ChangeKey(name="renamed", scopes=("a",), expires_at=2**52, reason="asked for")
+    change = ChangeKey(reason="asked for", details={"name": "renamed", "scopes": ("a",), "expires_at": 2**52})
     kl.commands.change(person(), key, change, REQUEST)
     kl.commands.rotate(person(), key, 60, REQUEST)
     kl.commands.revoke(person(), key, "leaked", REQUEST)
@@ -479,11 +479,11 @@ def test_a_reader_waits_for_its_write_and_says_when_it_waited_in_vain(
 
 @pytest.mark.parametrize("at", [LAST_TIME + 60_000, 2**63, 10**30, -(10**30)])
 def test_a_key_whose_expiry_cannot_be_printed_is_listed_changed_and_revoked(kl: Keyledger, at: int) -> None:
-    key = kl.commands.create(person(), NewKey(name="poisoned", expires_at=at), REQUEST).key.id
+    key = kl.commands.create(person(), new_key(name="poisoned", expires_at=at), REQUEST).key.id
     kl.project()
     assert [LAST_TIME if at > 0 else FIRST_TIME] == [row.expires_at for row in kl.listed()]
-    kl.commands.change(person(), key, ChangeKey(name="renamed"), REQUEST)
-    kl.commands.change(person(), key, ChangeKey(expires_at=None), REQUEST)
+    kl.commands.change(person(), key, ChangeKey(details={"name": "renamed"}), REQUEST)
+    kl.commands.change(person(), key, ChangeKey(details={"expires_at": None}), REQUEST)
     kl.commands.revoke(person(), key, None, REQUEST)
     kl.project()
     assert kl.listed() == kl.folded(key)

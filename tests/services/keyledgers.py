@@ -20,14 +20,13 @@ from services.audit.log.entry import Entry
 from services.audit.log.store import StoredCheckpoint
 from services.backup.backup import Taken, backup_file
 from services.backup.transfer import Progress
-from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from services.keys.model.key import ChangeKey
 from shared.eventstore.envelope import Record
 from shared.service.components import Container, SharedComponents
 from shared.settings import Settings
 from tests.audit.histories import grow
-from tests.keys.people import REQUEST, now, person
+from tests.keys.people import REQUEST, new_key, now, person
 
 PASSWORD = "a password that is long"
 OPERATOR = replace(person(), kind="operator")  # who needs no account to change others
@@ -93,14 +92,14 @@ def close(components: Container) -> None:
 def live(components: Container) -> Container:
     """Uses it: keys, people, and checkpoints, the last of them not of everything."""
     commands = components.of(KeyComponents).keys.commands
-    made = [commands.create(person(), NewKey(name=f"Key {n}"), REQUEST).key.id for n in range(3)]
+    made = [commands.create(person(), new_key(name=f"Key {n}"), REQUEST).key.id for n in range(3)]
     commands.change(person(), made[0], ChangeKey(enabled=False, reason="leaked"), REQUEST)
     grow(components.shared.ledger, EVENTS - 7, f"key:{made[1]}")
     sign_checkpoint(components)
     for email in ("ann@example.org", "bob@example.org"):
         components.of(AccountComponents).accounts.add(OPERATOR, email, "owner", PASSWORD, REQUEST)
     sign_checkpoint(components)
-    commands.change(person(), made[2], ChangeKey(name="Renamed"), REQUEST)
+    commands.change(person(), made[2], ChangeKey(details={"name": "Renamed"}), REQUEST)
     audit(components)
     components.of(KeyComponents).projector.catch_up()
     components.of(AccountComponents).account_list.catch_up()

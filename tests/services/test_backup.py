@@ -10,11 +10,10 @@ from services.accounts.components import AccountComponents
 from services.audit.components import AuditComponents
 from services.backup.restore import restore_file
 from services.backup.transfer import TransferError
-from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from shared.eventstore.ledger import Checkpoint
 from tests.audit.tampering import Tampered
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, new_key, person
 from tests.services.keyledgers import (
     EVENTS,
     OPERATOR,
@@ -85,7 +84,7 @@ def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(
     checkpoints = old.of(AuditComponents).log.checkpoints
 
     def read_late() -> object:
-        old.of(KeyComponents).keys.commands.create(person(), NewKey(name="late"), REQUEST)
+        old.of(KeyComponents).keys.commands.create(person(), new_key(name="late"), REQUEST)
         sign_checkpoint(old)
         return checkpoints()
 

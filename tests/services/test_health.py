@@ -13,7 +13,6 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from services.doctor.examination import all_checks
-from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from services.runtime.checks import CheckRunner
 from services.runtime.manifests import MANIFESTS
@@ -24,7 +23,7 @@ from shared.service.components import Container
 from shared.service.metrics import Polled
 from shared.web.health import Report, attach_health
 from tests.application import application
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, new_key, person
 from tests.services.keyledgers import close, parts_in
 from tests.services.patients import configured
 from tests.shared.test_export import toggled
@@ -67,7 +66,7 @@ def wrong(components: Container, concern: Concern = Concern.WEB) -> set[str]:
 def test_a_database_that_is_away_and_late_views_do_not_stop_a_process_from_serving(making: Making) -> None:
     components = making(database=NOWHERE)
     components.shared.ledger.fill(0, [toggled(1, now_ms() - 60_000)])
-    made = components.of(KeyComponents).keys.commands.create(person(), NewKey(name="Served"), REQUEST)
+    made = components.of(KeyComponents).keys.commands.create(person(), new_key(name="Served"), REQUEST)
     components.of(KeyComponents).invalidator.step(1)
     assert wrong(components) == set()
     assert made.api_key
@@ -92,7 +91,9 @@ def test_what_a_web_process_looks_at_every_second_costs_the_same_with_any_number
 
     def bytes_read(keys: int) -> int:
         for number in range(keys):
-            components.of(KeyComponents).keys.commands.create(person(), NewKey(name=f"Key {number}"), REQUEST)
+            components.of(KeyComponents).keys.commands.create(
+                person(), new_key(name=f"Key {number}"), REQUEST
+            )
         components.of(KeyComponents).projector.catch_up()
         components.of(KeyComponents).invalidator.step(1)
         watch = CheckRunner(components, all_checks(MANIFESTS), Concern.STATUS | Concern.WEB, 1.0)

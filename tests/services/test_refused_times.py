@@ -5,7 +5,7 @@ from marshmallow import Schema, ValidationError
 
 from services.audit.web.forensics_schemas import TypedVerdictSchema, VerdictQuerySchema
 from services.audit.web.schemas import FiltersSchema, TypedFiltersSchema
-from services.keys.web.forms import utc
+from services.keys.web.forms import read
 from services.keys.web.schemas import KeyChangeSchema, KeyPatchSchema, KeyQuerySchema, NewKeySchema
 from shared.clock import parse_rfc3339
 from shared.eventstore.point_in_time import Time
@@ -42,7 +42,7 @@ def test_a_time_that_is_typed_into_a_form_must_be_in_the_calendar(typed: str) ->
     for schema, fields in (
         (TypedFiltersSchema(), {"since": typed}),
         (TypedVerdictSchema(), {"key_id": "a", "at": typed}),
-        (NewKeySchema(), {"name": "a", "expires_at": utc(typed)}),
+        (NewKeySchema(), read({"name": "a", "expires_at": typed})),
     ):
         with pytest.raises(ValidationError):
             schema.load(fields)
@@ -63,7 +63,7 @@ def test_a_form_takes_a_time_with_or_without_seconds_and_offset(typed: str) -> N
     at = parse_rfc3339("2099-11-30T20:00:00Z")
     assert TypedFiltersSchema().load({"since": typed})["since"] == at
     assert TypedVerdictSchema().load({"key_id": "a", "at": typed})["at"] == Time(at)
-    assert NewKeySchema().load({"name": "a", "expires_at": utc(typed)}).expires_at == at
+    assert NewKeySchema().load(read({"name": "a", "expires_at": typed})).expires_at == at
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, 2**63, 10**30, -1, "1e3", float("inf")])

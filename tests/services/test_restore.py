@@ -14,14 +14,13 @@ from services.audit.components import AuditComponents
 from services.backup.format import Reader, lines
 from services.backup.restore import restore_file
 from services.backup.transfer import Progress, TransferError
-from services.keys.commands import NewKey
 from services.keys.components import KeyComponents
 from services.keys.read_model.rebuild.replay import check as check_views
 from shared.service.components import Container
 from shared.store.connections import is_read_from
 from tests.audit.histories import grow
 from tests.audit.tampering import Tampered
-from tests.keys.people import REQUEST, person
+from tests.keys.people import REQUEST, new_key, person
 from tests.real import until
 from tests.services.keyledgers import (
     PASSWORD,
@@ -244,7 +243,7 @@ def test_an_audit_log_that_outlived_the_store_is_gone_on_with(making: Making, tm
 def test_an_audit_log_that_is_ahead_of_the_backup_is_kept_as_evidence(making: Making, tmp_path: Path) -> None:
     old = live(making())
     backed_up(old, tmp_path / "backup")
-    old.of(KeyComponents).keys.commands.create(person(), NewKey(name="lost"), REQUEST)
+    old.of(KeyComponents).keys.commands.create(person(), new_key(name="lost"), REQUEST)
     audit(old)
     old.shared.store.flushall()
     refused(old, tmp_path / "backup", "The audit log isn't empty, .* Keep the old one as evidence")

@@ -1,4 +1,4 @@
-"""What a key may become: `decide(command, state) -> facts` and `evolve(state, event) -> state`. Pure."""
+"""The rules of a key: `decide(command, state) -> payloads` and `evolve(state, event) -> state`. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -23,22 +23,18 @@ MAX_GRACE_SECONDS = 30 * 24 * 60 * 60
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The state of a key, folded from its events; a row of the views is the same. Times are in ms.
+class Key(KeyDetails, frozen=True, kw_only=True, array_like=True):
+    """The state of a key, folded from its events. Times are in ms.
 
-    A row is an array without the names of the fields: another order of them is another row.
+    A row of the views is this as an array without the names of the fields, so their order matters.
     """
 
     id: str
     workspace: str
-    name: str
-    description: str
     hint: str
     digest: str
-    scopes: tuple[str, ...]
-    expires_at: int | None
     previous_digest: str | None  # of the secret before the last rotation
-    previous_expires_at: int | None  # until when that secret is good
+    previous_expires_at: int | None  # until when that secret is valid
     enabled: bool
     revoked: bool
     created_at: int
@@ -49,7 +45,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     created_by_kind: ActorKind
 
     def status(self, now: int) -> Status:
-        """What a person is told; expiry needs no event, so it depends on the time."""
+        """The status at a time. Expiry has no event of its own, so it depends on the time."""
         if self.revoked:
             return "revoked"
         if not self.enabled:
@@ -57,42 +53,32 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         return "expired" if self.has_expired(now) else "active"
 
     def has_expired(self, now: int) -> bool:
-        """Whether its time is over."""
         return self.expires_at is not None and self.expires_at <= now
 
     @property
     def details(self) -> KeyDetails:
-        """What may be changed of it, but for the switch."""
-        return KeyDetails(
-            name=self.name, description=self.description, scopes=self.scopes, expires_at=self.expires_at
-        )
+        return KeyDetails(**{name: getattr(self, name) for name in KeyDetails.__struct_fields__})
 
 
 class CreateKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Make a key; the material was minted before."""
+    """Create a key whose secret was generated before."""
 
-    name: str
-    description: str
+    details: KeyDetails
     prefix: str
     hint: str
     digest: str
-    scopes: tuple[str, ...]
-    expires_at: int | None
 
 
 class ChangeKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Change some of a key: enable, disable or rename it. What is not set stays."""
+    """Enable or disable a key, or change the details that are given by name."""
 
     enabled: bool | UnsetType = UNSET
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    scopes: tuple[str, ...] | UnsetType = UNSET
-    expires_at: int | UnsetType | None = UNSET
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
     reason: str | None = None
 
 
 class RotateKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Give a key a new secret, minted before; the old one stays good until the end of the grace."""
+    """Give a key a new secret, generated before. The old one stays valid until `grace_ends_at`."""
 
     prefix: str
     hint: str
@@ -102,7 +88,7 @@ class RotateKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RevokeKey(msgspec.Struct, frozen=True, kw_only=True):
-    """End a key for good."""
+    """Revoke a key permanently."""
 
     reason: str | None = None
 
@@ -115,15 +101,11 @@ class RefusedError(UserFacingError):
 
 
 class KeyRevokedError(RefusedError):
-    """It was revoked."""
-
     def __init__(self) -> None:
         super().__init__("This key was permanently revoked. Create another.")
 
 
 class KeyExpiredError(RefusedError):
-    """It has expired."""
-
     def __init__(self) -> None:
         super().__init__("This key has expired. Set a later expires_at first, or create another key.")
 
@@ -134,10 +116,11 @@ def _unexpected(event: Event, key: Key | None) -> UnreadableEventError:
 
 
 def decide(command: Command, key: Key | None) -> Sequence[Payload]:
-    """What happens by a command; nothing, if it is so already. Raises RefusedError."""
+    """The events of a command; none if it changes nothing. Raises RefusedError."""
     match command, key:
         case CreateKey(), None:
-            return (KeyCreated(**msgspec.structs.asdict(command)),)
+            details = msgspec.structs.asdict(command.details)
+            return (KeyCreated(**details, prefix=command.prefix, hint=command.hint, digest=command.digest),)
         case RevokeKey(reason=reason), Key(revoked=False):
             return (KeyRevoked(reason=reason or ""),)
         case ((ChangeKey() | RotateKey()), Key(revoked=True)):
@@ -151,9 +134,9 @@ def decide(command: Command, key: Key | None) -> Sequence[Payload]:
 
 
 def granted_by(payloads: Sequence[Payload], key: Key) -> Sequence[str]:
-    """The scopes that these facts grant: all that the key holds after them, if they make it stronger.
+    """The scopes that these payloads grant: all that the key holds after them if they make it stronger.
 
-    That is: enabled, given a new secret, a later expiry or another scope. What weakens a key grants none.
+    Enabling a key, a new secret, a later expiry or another scope makes it stronger.
     """
     stronger, scopes = False, key.scopes
     for payload in payloads:
@@ -173,13 +156,11 @@ def _expires_later(after: KeyDetails, before: KeyDetails) -> bool:
 
 
 def _details_changed(command: ChangeKey, key: Key) -> Sequence[Payload]:
-    wanted = {name: getattr(command, name) for name in KeyDetails.__struct_fields__}
-    after = msgspec.structs.replace(
-        key.details, **{name: value for name, value in wanted.items() if value is not UNSET}
-    )
-    if after == key.details:
+    before = key.details
+    after = msgspec.structs.replace(before, **command.details)
+    if after == before:
         return ()
-    return (KeyDetailsChanged(before=key.details, after=after, reason=command.reason or ""),)
+    return (KeyDetailsChanged(before=before, after=after, reason=command.reason or ""),)
 
 
 def _toggled(command: ChangeKey, key: Key) -> Sequence[Payload]:
@@ -203,7 +184,7 @@ def _rotated(command: RotateKey, key: Key) -> Payload:
 def evolve(key: Key | None, event: Event) -> Key:
     """The key after one more event.
 
-    Raises UnreadableEventError on one that does not follow from the state: nobody may guess then.
+    Raises UnreadableEventError if the event doesn't follow from the state.
     """
     if event.version != (key.version if key else 0) + 1:
         raise _unexpected(event, key)
@@ -235,14 +216,11 @@ def _after(key: Key, event: Event, **changes: Any) -> Key:
 
 def _created(event: Event, payload: KeyCreated) -> Key:
     return Key(
+        **{name: getattr(payload, name) for name in KeyDetails.__struct_fields__},
         id=key_id(event.subject),
         workspace=event.workspace,
-        name=payload.name,
-        description=payload.description,
         hint=payload.hint,
         digest=payload.digest,
-        scopes=payload.scopes,
-        expires_at=payload.expires_at,
         previous_digest=None,
         previous_expires_at=None,
         enabled=True,
@@ -257,7 +235,7 @@ def _created(event: Event, payload: KeyCreated) -> Key:
 
 
 def subject(key_id: str) -> str:
-    """The name of a key in the ledger."""
+    """The subject of a key's events."""
     return KEY_SUBJECT + key_id
 
 

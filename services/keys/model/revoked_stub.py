@@ -1,4 +1,4 @@
-"""What can be told of a revoked key whose history this version cannot read whole. Pure."""
+"""A stand-in for a revoked key whose history this version can't read completely. Pure."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,17 +12,17 @@ from shared.eventstore.events import KeyRevoked
 
 
 def is_revoked(record: Record) -> bool:
-    """Whether a record holds the end of a key, in whatever form."""
+    """Whether a record is a revocation, of any schema."""
     try:
         return open_envelope(record).type == KeyRevoked.TYPE
     except UnreadableEventError:
         return False
 
 
-def remains(records: Sequence[Record]) -> Key:
-    """A revoked key, for those who look at it: nobody must take it for the key's whole state.
+def revoked_stub(records: Sequence[Record]) -> Key:
+    """The revoked key as far as it can be read, for display only: it isn't the key's complete state.
 
-    Raises UnreadableEventError, if not even the first event can be opened.
+    Raises UnreadableEventError if not even the first event can be opened.
     """
     first = open_envelope(records[0])
     key = Key(

@@ -13,7 +13,8 @@ from shared.eventstore.envelope import Event, Record, UnreadableEventError
 from shared.eventstore.events import KeyRevoked
 from shared.eventstore.payload import KEY_SUBJECT
 
-VERSION = 5  # another fold or another row needs another number, and so views of its own
+REVISION = 6  # increment it if rows are computed or stored in another way, so that they are rebuilt
+VERSION = f"{REVISION}.{len(Key.__struct_fields__)}"  # a new field of a key also needs new rows
 
 NOT_A_KEY = "its subject isn't the id of a key, so nobody could show or revoke it"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response
 
-from services.keys.commands import NewKey, NoSuchKeyError, StaleVersionError
+from services.keys.commands import NoSuchKeyError, StaleVersionError
 from services.keys.model.key import ChangeKey, Key, KeyRevokedError, RefusedError
 from services.keys.model.point_in_time import NotYetCreatedError
 from services.keys.queries import Keys
@@ -24,6 +24,7 @@ from services.keys.web.schemas import (
     presented,
 )
 from shared.clock import rfc3339
+from shared.eventstore.events import KeyDetails
 from shared.eventstore.point_in_time import PointInTime, PointInTimeError
 from shared.identity import KEYS_READ, KEYS_WRITE, Principal
 from shared.web.access import attached, bearer, idempotency, origin
@@ -49,7 +50,7 @@ blueprint = Calls("keys_api", __name__, url_prefix="/v1/keys", description="API 
 @blueprint.arguments(IdempotencySchema, location="headers", as_kwargs=True)
 @blueprint.arguments(NewKeySchema)
 @blueprint.response(201, NewSecretSchema, description="The key was created.", headers=_CREATED)
-def create_key(principal: Principal, new: NewKey, idempotency_key: str | None) -> Any:
+def create_key(principal: Principal, new: KeyDetails, idempotency_key: str | None) -> Any:
     """Create a key
 
     The answer is the only one that ever holds it whole.

@@ -20,7 +20,7 @@ from shared.web.server.context import RequestContext
 from shared.web.server.fast_path import Answer
 
 if TYPE_CHECKING:
-    from services.keys.commands import NewKey
+    from shared.eventstore.events import KeyDetails
     from shared.web.server.limits import Limits
 
 _SHOWN_ONCE = (
@@ -52,7 +52,7 @@ class CreateEndpoint:
         if body is None:
             return None
         try:
-            new: NewKey = _NEW_KEY.load(json_of(body))
+            new: KeyDetails = _NEW_KEY.load(json_of(body))
             key = _idempotency_key(environ.get("HTTP_IDEMPOTENCY_KEY"))
         except (ValidationError, ValueError, RecursionError):
             return None

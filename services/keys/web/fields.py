@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 
 from services.keys.read_model.cursor import CursorError, parse_cursor
 from shared.clock import now_ms
@@ -16,10 +16,10 @@ NAME_LENGTH = 100
 DESCRIPTION_LENGTH = 500
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,99}")
 MAX_SCOPES = 50
-_SHOWN_LENGTH = 50  # of a scope that is refused
+_SHOWN_LENGTH = 50  # of a rejected scope
 LONGEST = "Use up to {max} characters."
 
-# The same rules once more for JSON Schema, as the description of the interface tells them.
+# The same rules as JSON Schema patterns, for the OpenAPI document.
 _NO_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
 _LINE_PATTERN = rf"^[^{_NO_CONTROLS}]*[^\s{_NO_CONTROLS}][^{_NO_CONTROLS}]*$"
 _LINES_PATTERN = r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$"
@@ -55,54 +55,49 @@ def _in_future(at: int) -> None:
         raise ValidationError("It must be in the future.")
 
 
-def name_field(**kwargs: Any) -> Text:
-    """The name of a key."""
-    return Text(
+class _Scopes(fields.List[str]):
+    """A list of scopes, each once."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        return tuple(dict.fromkeys(super()._deserialize(*args, **kwargs)))
+
+
+class KeyDetailsFields(Schema):
+    """The fields of `KeyDetails`: requests and forms read them, and responses contain them."""
+
+    name = Text(
+        required=True,
         validate=[
             validate.Length(min=1, error="Enter a name; it may not be empty."),
             validate.Length(max=NAME_LENGTH, error=LONGEST),
         ],
-        error_messages={"required": "Enter a name.", "invalid": "It must be a text."},
-        metadata=about("What people call the key.", "Data Sync Script", pattern=_LINE_PATTERN),
-        **kwargs,
+        error_messages={"required": "Enter a name."},
+        metadata=about("The name of the key.", "Data Sync Script", pattern=_LINE_PATTERN),
     )
-
-
-def description_field(**kwargs: Any) -> Text:
-    """The description of a key."""
-    return Text(
+    description = Text(
         lines=True,
+        load_default="",
         validate=validate.Length(max=DESCRIPTION_LENGTH, error=LONGEST),
-        error_messages={"invalid": "It must be a text."},
-        metadata=about("What it is for.", "Copies orders every night", pattern=_LINES_PATTERN),
-        **kwargs,
+        metadata=about("What the key is for.", "Copies orders every night", pattern=_LINES_PATTERN),
     )
-
-
-def scopes_field(**kwargs: Any) -> fields.List[str]:
-    """The scopes of a key."""
-    return fields.List(
+    scopes = _Scopes(
         fields.String(metadata={"pattern": _SCOPE_PATTERN}),
-        validate=[
-            validate.Length(max=MAX_SCOPES, error="It may have {max} scopes at most."),
-            check_scopes,
-        ],
+        load_default=tuple,
+        validate=[validate.Length(max=MAX_SCOPES, error="Use up to {max} scopes."), check_scopes],
         metadata=about(
-            "What its bearer may do: your platform's own scopes, and Keyledger's. "
-            "You can grant only what you hold.",
+            "What the key can do: your platform's own scopes, and Keyledger's. "
+            "You can only grant scopes that you hold.",
             ["orders:read"],
         ),
-        **kwargs,
     )
-
-
-def expires_at_field(none: str, **kwargs: Any) -> Timestamp:
-    """The expiry of a key; `none` describes what null means."""
-    return Timestamp(
+    expires_at = Timestamp(
+        load_default=None,
         allow_none=True,
         validate=_in_future,
-        metadata=about(f"When it ends, in the future; {none}: never.", "2031-01-01T00:00:00.000Z"),
-        **kwargs,
+        metadata=about(
+            "When the key expires, or null if it doesn't. A new value must be in the future.",
+            "2031-01-01T00:00:00.000Z",
+        ),
     )
 
 

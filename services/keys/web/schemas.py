@@ -3,24 +3,15 @@
 from typing import Any, ClassVar
 
 import msgspec
-from marshmallow import ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import ValidationError, fields, missing, post_load, validate, validates_schema
 
-from services.keys.commands import NewKey
 from services.keys.model.key import MAX_GRACE_SECONDS, STATUSES, ChangeKey, Key
 from services.keys.read_model.criteria import NEWEST_FIRST, SORTS, Criteria
 from services.keys.read_model.cursor import NO_CURSOR, PATTERN, parse_cursor
-from services.keys.web.fields import (
-    LONGEST,
-    Cursor,
-    StrictBoolean,
-    description_field,
-    expires_at_field,
-    name_field,
-    reason_field,
-    scopes_field,
-)
+from services.keys.web.fields import LONGEST, Cursor, KeyDetailsFields, StrictBoolean, reason_field
 from shared.clock import now_ms
 from shared.eventstore.codec import PRESENT_FORMS
+from shared.eventstore.events import KeyDetails
 from shared.eventstore.payload import KEY_SUBJECT, to_json
 from shared.web.schemas import (
     ActorSchema,
@@ -40,62 +31,56 @@ from shared.web.schemas import (
 
 _SEARCH_LENGTH = 100
 _KEY_EVENTS = tuple(name for name, form in PRESENT_FORMS.items() if KEY_SUBJECT in form.SUBJECTS)
-_CHANGEABLE = ("enabled", "name", "description", "scopes", "expires_at")
+_DETAILS = KeyDetails.__struct_fields__
+_CHANGEABLE = ("enabled", *_DETAILS)
+_ENABLED: dict[str, Any] = {
+    "error_messages": {"invalid": "It must be true or false."},
+    "metadata": about("Whether the key is enabled.", example=False),
+}
+_TIME = "2026-11-23T18:59:21.123Z"
 
 
-class NewKeySchema(StrictSchema):
+class NewKeySchema(KeyDetailsFields, StrictSchema):
     """`POST /v1/keys`, and the form of Create API Key."""
 
-    name = name_field(required=True)
-    description = description_field(load_default="")
-    scopes = scopes_field(load_default=list)
-    expires_at = expires_at_field("null or left out", load_default=None)
-
     @post_load
-    def _new_key(self, data: dict[str, Any], **_: Any) -> NewKey:
-        return NewKey(**data | {"scopes": tuple(dict.fromkeys(data["scopes"]))})
+    def _details(self, data: dict[str, Any], **_: Any) -> KeyDetails:
+        return KeyDetails(**data)
 
 
-class KeyChangeSchema(StrictSchema):
-    """A change of a key, and the switch on the pages. What is left out stays as it is."""
+class KeyChangeSchema(KeyDetailsFields, StrictSchema):
+    """A change of a key, and the switch on the pages. Fields that are left out don't change."""
 
-    enabled = fields.Boolean(
-        truthy={True, "true"},
-        falsy={False, "false"},
-        error_messages={"invalid": "It must be true or false."},
-        metadata=about("true switches the key on, false off.", example=False),
-    )
-    name = name_field()
-    description = description_field()
-    scopes = scopes_field()
-    expires_at = expires_at_field("null")
-    reason = reason_field("Why")
+    enabled = fields.Boolean(truthy={True, "true"}, falsy={False, "false"}, **_ENABLED)
+    reason = reason_field("The reason")
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Makes every field optional. marshmallow calls this with each field."""
+        field_obj.required = False
+        if field_name in _DETAILS:
+            field_obj.load_default = missing
 
     @validates_schema(skip_on_field_errors=True)
     def _changes_something(self, data: dict[str, Any], **_: Any) -> None:
         if not data.keys() & set(_CHANGEABLE):
-            raise ValidationError(f"Say what to change: {', '.join(_CHANGEABLE)}.", "enabled")
+            raise ValidationError(f"Set at least one of {', '.join(_CHANGEABLE)}.", "enabled")
 
     @post_load
     def _change(self, data: dict[str, Any], **_: Any) -> ChangeKey:
-        if "scopes" in data:
-            data["scopes"] = tuple(dict.fromkeys(data["scopes"]))
-        return ChangeKey(**data)
+        details = {name: data.pop(name) for name in _DETAILS if name in data}
+        return ChangeKey(details=details, **data)
 
 
 class KeyPatchSchema(KeyChangeSchema):
-    """What to change of a key. What is left out stays as it is."""
+    """What to change. Fields that you leave out don't change."""
 
     json_schema: ClassVar[dict[str, Any]] = {"anyOf": [{"required": [name]} for name in _CHANGEABLE]}
 
-    enabled = StrictBoolean(
-        error_messages={"invalid": "It must be true or false."},
-        metadata=about("true switches the key on, false off.", example=False),
-    )
+    enabled = StrictBoolean(**_ENABLED)
 
 
 class RotationSchema(StrictSchema):
-    """How a key gets a new secret."""
+    """How to rotate a key."""
 
     grace_seconds = WholeNumber(
         strict=True,
@@ -103,8 +88,8 @@ class RotationSchema(StrictSchema):
         validate=validate.Range(0, MAX_GRACE_SECONDS, error="It must be from {min} to {max}."),
         error_messages={"invalid": "It must be a whole number."},
         metadata=about(
-            "How long the old secret stays good beside the new one: 30 days at most, and never longer than "
-            "it would have been.",
+            "How many seconds the old secret stays valid along with the new one: up to 30 days, but not "
+            "beyond the key's expiry.",
             3600,
         ),
     )
@@ -113,32 +98,40 @@ class RotationSchema(StrictSchema):
 class RevocationSchema(StrictSchema):
     """`DELETE /v1/keys/{id}?reason=`."""
 
-    reason = reason_field("Why the key is revoked")
+    reason = reason_field("The reason for the revocation")
 
 
-class KeySchema(AnswerSchema):
+class _KeyIdSchema(AnswerSchema):
+    id = fields.String(metadata=about("The permanent ID of the key. A rotation keeps it.", "3fA9bQ27LmZ0"))
+
+
+class KeySchema(KeyDetailsFields, _KeyIdSchema):
     """An API key, without its secret."""
 
-    id = fields.String(metadata=about("Its name for good; a rotation keeps it.", "3fA9bQ27LmZ0"))
-    name = fields.String(metadata=about("What people call it.", "Data Sync Script"))
-    description = fields.String(metadata=about("What it is for.", "Copies orders every night"))
     hint = fields.String(
-        metadata=about("The part of the secret that may be shown, to tell keys apart.", "kl_3fA9…x7Qz")
+        metadata=about("The beginning and the end of the secret, to tell keys apart.", "kl_3fA9…x7Qz")
     )
     status = fields.String(
         validate=validate.OneOf(STATUSES),
-        metadata=about("Only an `active` key is good. `revoked` is for ever.", "active"),
+        metadata=about("Only an `active` key is valid. `revoked` is permanent.", "active"),
     )
     enabled = fields.Boolean(metadata=about("Whether the key is enabled.", example=True))
-    scopes = fields.List(fields.String(), metadata=about("What its bearer may do.", ["orders:read"]))
-    created_at = Timestamp(metadata=about("When it came to be.", "2026-11-23T18:59:21.123Z"))
-    created_by = fields.String(metadata=about("Who created it.", "ann@example.org"))
-    created_by_kind = kind_of_actor("Whether that is a person, a key or the operator.")
-    updated_at = Timestamp(metadata=about("When it last changed.", "2026-11-23T18:59:21.123Z"))
-    expires_at = Timestamp(
-        allow_none=True, metadata=about("When it ends; null: never.", "2031-01-01T00:00:00.000Z")
-    )
-    version = fields.Integer(metadata=about("Counts its events; the ETag has it too.", 1))
+    created_at = Timestamp(metadata=about("When the key was created.", _TIME))
+    created_by = fields.String(metadata=about("Who created the key.", "ann@example.org"))
+    created_by_kind = kind_of_actor("What kind of caller created the key.")
+    updated_at = Timestamp(metadata=about("When the key last changed.", _TIME))
+    version = fields.Integer(metadata=about("The number of the key's events. It is also the ETag.", 1))
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Drops the rules for requests: a stored key may be older than they are."""
+        super().on_bind_field(field_name, field_obj)
+        if field_name in _DETAILS:
+            field_obj.validators = []
+            field_obj.load_default = missing
+            rules = ("description", "examples")
+            field_obj.metadata = {name: field_obj.metadata[name] for name in rules}
+            if isinstance(field_obj, fields.List):
+                field_obj.inner.metadata = {}
 
 
 class NewSecretSchema(KeySchema):
@@ -148,11 +141,15 @@ class NewSecretSchema(KeySchema):
 
     api_key = fields.String(
         metadata=about(
-            "The whole key, in this one answer. Keep it where programs keep secrets.",
+            "The whole key. It is returned only once: store it in a secrets manager.",
             "kl_3fA9bQ27LmZ0…x7Qz",
         )
     )
-    notice = fields.String(metadata=about("In a repeated answer: where the key went."))
+    notice = fields.String(
+        metadata=about(
+            "Replaces `api_key` in the response to a repeated request, and says where the key was."
+        )
+    )
 
 
 class KeyQuerySchema(AfterSchema):
@@ -161,8 +158,8 @@ class KeyQuerySchema(AfterSchema):
     at = PointInTimeField(
         load_default=None,
         metadata=about(
-            "Show the key as it was then: a time up to now, or a position of the ledger.",
-            "2026-11-23T18:59:21.123Z",
+            "Returns the key as it was at this point in time: a time up to now, or a ledger position.",
+            _TIME,
             anyOf=[{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 1}],
         ),
     )
@@ -175,28 +172,28 @@ class ListQuerySchema(AfterSchema, LimitSchema):
         load_default="",
         validate=validate.Length(max=_SEARCH_LENGTH, error=LONGEST),
         metadata=about(
-            "The beginning of any word of the name, in any case; of several words, each must be one. "
-            "Or a whole id. Never a key itself: it would stand in an address.",
+            "The beginning of one or more words of the name, in any case, or a whole ID. "
+            "Don't search for a key itself: it would be part of the URL.",
             "sync",
         ),
     )
     status = fields.String(
         load_default=None,
         validate=validate.OneOf(STATUSES, error="It is one of {choices}."),
-        metadata=about("Only keys that are so now.", "active"),
+        metadata=about("Returns only keys with this status.", "active"),
     )
     sort = fields.String(
         load_default=NEWEST_FIRST,
         validate=validate.OneOf(SORTS, error="It is one of {choices}."),
         metadata=about(
-            "By which column; a `-` turns it round. By `name` passes over case and punctuation. By `status` "
-            "gives active, expired, inactive, revoked, each newest first."
+            "The column to sort by; `-` reverses the order. `name` ignores case and punctuation. `status` "
+            "sorts as active, expired, inactive, revoked, each newest first."
         ),
     )
     cursor = Cursor(
         load_default=None,
         metadata=about(
-            "Where to go on: `next_cursor` of the page before, with the same `sort`.",
+            "`next_cursor` of the previous page, with the same `sort`.",
             type="string",
             pattern=PATTERN,
         ),
@@ -215,7 +212,7 @@ class HistoryQuerySchema(PageSchema):
 
 
 class KeyListSchema(AnswerSchema):
-    """A page of keys. It may be short, even empty, and still have more behind it: follow `next_cursor`."""
+    """A page of keys. It can be short or even empty and still not be the last one: follow `next_cursor`."""
 
     keys = fields.List(fields.Nested(KeySchema))
     next_cursor = next_cursor()
@@ -224,18 +221,22 @@ class KeyListSchema(AnswerSchema):
 class EventSchema(AnswerSchema):
     """An event of a key's history."""
 
-    id = fields.String(metadata=about("Its name.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
-    position = fields.Integer(metadata=about("Where it is in the ledger.", 17))
-    version = fields.Integer(metadata=about("The version of the key that it made.", 2))
-    type = fields.String(validate=validate.OneOf(_KEY_EVENTS), metadata=about("What happened.", "KeyToggled"))
-    schema = fields.Integer(metadata=about("The form of `data`, which a type may have several of.", 2))
-    at = Timestamp(metadata=about("When, by the ledger's clock.", "2026-11-23T18:59:21.123Z"))
+    id = fields.String(metadata=about("The ID of the event.", "0e8a7c52b1f94e0c9d3f1a5b7c6d2e4f"))
+    position = fields.Integer(metadata=about("The position of the event in the ledger.", 17))
+    version = fields.Integer(metadata=about("The version of the key after the event.", 2))
+    type = fields.String(
+        validate=validate.OneOf(_KEY_EVENTS), metadata=about("The type of the event.", "KeyToggled")
+    )
+    schema = fields.Integer(metadata=about("The schema version of `data`.", 2))
+    at = Timestamp(metadata=about("When the event happened, by the ledger's clock.", _TIME))
     actor = fields.Nested(ActorSchema)
     request = fields.Nested(RequestSchema)
     data = fields.Function(
         lambda event: to_json(event.data),
         metadata=about(
-            "The facts, by the type of the event.", {"enabled": False, "reason": "leaked"}, type="object"
+            "The payload, depending on the type of the event.",
+            {"enabled": False, "reason": "leaked"},
+            type="object",
         ),
     )
 
