@@ -105,7 +105,7 @@ def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leak
 def test_a_key_that_is_not_there_is_told_at_its_field(auditor: Page, leaked: Leaked) -> None:
     ask(auditor, "000000000000", leaked.off)
     expect(auditor.get_by_label("Key ID")).to_be_focused()
-    expect(auditor.locator("#key_id-error")).to_contain_text("There is no such key in your workspace.")
+    expect(auditor.locator("#key_id-error")).to_contain_text("Your workspace has no key with this ID.")
     # A browser leaves out the zeros at the end.
     expect(auditor.get_by_label("Time (UTC)")).to_have_value(leaked.off.removesuffix("Z").rstrip("0"))
 

@@ -219,7 +219,7 @@ def test_a_name_that_too_many_keys_had_asks_for_more_of_it(auditor: Page, servic
         assert owner("POST", "/v1/keys", json={"name": f"Crowd {number}"}).status_code == 201
     until(lambda: auditor.goto("/audit?q=crowd+100") and titles(auditor), what="the last entry")
     auditor.goto("/audit?name=crowd")
-    expect(auditor.locator("#name-error")).to_contain_text("Type more of the name.")
+    expect(auditor.locator("#name-error")).to_contain_text("Enter more of it.")
 
 
 def test_the_chart_works_without_script(browser: Browser, service: Service, scene: Scene) -> None:
