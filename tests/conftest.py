@@ -1,4 +1,4 @@
-"""What all tests share: real stores, and what a missing program means."""
+"""Fixtures for all tests: real stores and databases, temporary directories and logging."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
 from tests.real import need, postgresql_cluster, served
 
-# Where memory can hold what the tests write, it does: a disk that others use too may stand still for seconds,
-# and then a store rightly counts as away. What a killed process has written is kept there as well.
+# Tests write to memory if it is large enough, because a shared disk may stall for seconds, and then a store
+# correctly counts as unavailable. Data written by a killed process is kept in memory, too.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # each test makes directories of its own in it
 _ROOM = 2 * 1024**3  # bytes
 if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
@@ -29,7 +29,7 @@ def _drop(*_: object) -> NoReturn:
     raise structlog.DropEvent
 
 
-# What nobody captures is told to nobody, for the telling costs each command some time.
+# Drop log lines that no test captures, because writing them slows each command down.
 structlog.configure(processors=[_drop])
 
 _configure_logs = structlog.configure
@@ -39,7 +39,7 @@ _DURABLE = ["--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-
 
 @pytest.fixture(autouse=True)
 def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command that a test runs within its process configures the logs, for that test alone."""
+    """Restores the logging configuration after a test that runs a command in this process."""
     before = structlog.get_config()
 
     def configure(**settings: Any) -> None:
@@ -52,21 +52,21 @@ def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
-    """A directory with a path short enough for a socket."""
+    """A temporary directory with a path short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="kl-") as name:
         yield Path(name)
 
 
 @pytest.fixture(scope="session")
 def session_tmp() -> Iterator[Path]:
-    """The same, for what the whole session shares."""
+    """A temporary directory like `short_tmp` for the whole session."""
     with tempfile.TemporaryDirectory(prefix="kl-") as name:
         yield Path(name)
 
 
 @pytest.fixture(scope="session")
 def valkey_url(session_tmp: Path) -> Iterator[str]:
-    """The embedded Valkey, for the whole session."""
+    """The URL of an embedded Valkey for the whole session."""
     server = EmbeddedServer.in_directory(session_tmp / "valkey")
     with served(server.command, server.url) as url:
         yield url
@@ -74,7 +74,7 @@ def valkey_url(session_tmp: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url(session_tmp: Path) -> Iterator[str]:
-    """A Redis 7 of the system, for the whole session."""
+    """The URL of the system's Redis 7 for the whole session."""
     binary = need(shutil.which("redis-server"), "redis-server")
     directory = session_tmp / "redis"
     directory.mkdir()
@@ -86,21 +86,21 @@ def redis_url(session_tmp: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
-    """A PostgreSQL cluster of our own, for the whole session: the directory of its socket."""
+    """The socket directory of a temporary PostgreSQL cluster for the whole session."""
     with postgresql_cluster() as directory:
         yield directory
 
 
 @pytest.fixture
 def fake_store() -> Redis:
-    """A store in memory, empty."""
+    """An empty in-memory store."""
     store: Redis = fakeredis.FakeRedis()
     return store
 
 
 @pytest.fixture
 def store(valkey_url: str) -> Iterator[Redis]:
-    """A real store, empty."""
+    """An empty real store."""
     with connect(valkey_url) as client:
         client.flushall()
         yield client
@@ -108,7 +108,7 @@ def store(valkey_url: str) -> Iterator[Redis]:
 
 @pytest.fixture(params=["fakeredis", "valkey", "redis"])
 def any_store(request: pytest.FixtureRequest) -> Iterator[Redis]:
-    """Each kind of store, empty."""
+    """An empty store of each kind."""
     if request.param == "fakeredis":
         yield fakeredis.FakeRedis()
         return

@@ -150,7 +150,7 @@ def tables() -> dict[tuple[str, str], str]:
 
 
 def _event_field(field: tuple[str, frozenset[Mark]]) -> str:
-    """A field of an event with the marks that say what it holds."""
+    """Formats an event field with the marks that describe its content."""
     name, of = field
     stated = [mark.name.lower() for mark in (Mark.COMPUTED, Mark.REPEATED, Mark.TIME) if mark in of]
     return f"`{name}` ({', '.join(stated)})" if stated else f"`{name}`"

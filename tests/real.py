@@ -216,7 +216,7 @@ class Service:
         return found
 
     def is_ready(self) -> bool:
-        """Whether it says so; fails at once if it has ended."""
+        """Returns whether it is ready. Fails immediately if it has exited."""
         assert self._process.poll() is None, self.output
         try:
             return requests.get(f"{self.url}/readyz", timeout=60).status_code == 200

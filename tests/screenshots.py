@@ -1,4 +1,4 @@
-"""Pictures of every page and state, at 360 and 1280 px, light and dark, in `screenshots/`.
+"""Takes screenshots of every page and state, at 360 and 1280 px, light and dark, in `screenshots/`.
 
 Every page of the URL map that is read by GET has its picture, so that a new one is seen too; states that a
 click or a mistake leads to are listed below.
@@ -48,7 +48,7 @@ Json = dict[str, Any]
 
 
 class Scene:
-    """A Keyledger with something in it, and people who look at it."""
+    """A Keyledger with sample data and accounts."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -60,7 +60,7 @@ class Scene:
         self.use()
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
-        """Asks the API."""
+        """Calls the API."""
         url = f"{self.service.url}/v1{path}"
         answer = requests.request(method, url, json=body, headers=self.bearer, timeout=60)
         assert answer.ok, answer.text
@@ -69,7 +69,7 @@ class Scene:
         )
 
     def make_keys(self) -> dict[str, Json]:
-        """A key for each way that a row of the list may look."""
+        """Creates a key for each appearance of a row in the list."""
         soon = "2099-01-01T00:00:00Z"
         made: dict[str, Json] = {
             "plain": {"name": "My Web App Integration", "description": "The shop's front end"},
@@ -96,7 +96,7 @@ class Scene:
         return keys
 
     def use(self) -> None:
-        """Gives one key a month of uses."""
+        """Records a month of usage for one key."""
         now = int(time.time() * 1000)
         with connect(self.store_url) as store:
             usage = Usage(store)
@@ -107,7 +107,7 @@ class Scene:
             usage.flush()
 
     def tell_of_a_fault(self) -> None:
-        """What a check leaves in the ledger that found one, and a job that was forged in the queue."""
+        """Records a failed integrity check in the ledger, and puts a forged job in the queue."""
         finding = AuditFinding(
             kind="changed",
             count=1,
@@ -126,11 +126,11 @@ class Scene:
 
     @property
     def store_url(self) -> str:
-        """The store that `up` runs."""
+        """The URL of the store that `up` runs."""
         return EmbeddedServer.in_directory(self.service.data_dir).url
 
     def pages(self) -> Iterator[str]:
-        """The address of each page that is read by GET."""
+        """Yields the URL of each page that supports GET."""
         for rule in application().url_map.iter_rules():
             if "GET" not in (rule.methods or set()) or rule.rule.startswith(("/static", "/v1/")):
                 continue
@@ -141,7 +141,7 @@ class Scene:
 
 
 class Visit:
-    """One person's browser, of one width and in one scheme."""
+    """One user's browser with one width and colour scheme."""
 
     def __init__(self, scene: Scene, context: BrowserContext, folder: Path) -> None:
         self.scene = scene
@@ -149,7 +149,7 @@ class Visit:
         self.folder = folder
 
     def sign_in(self, name: str) -> None:
-        """Becomes somebody."""
+        """Signs in with an account."""
         self.page.goto("/sign-in")
         self.page.get_by_label("E-mail").fill(f"{name}@example.org")
         self.page.get_by_label("Password").fill(PASSWORD)
@@ -165,18 +165,18 @@ class Visit:
         self.go(f"/keys/{self.scene.keys[name]['id']}{rest}")
 
     def shoot(self, name: str, *, whole: bool = True) -> None:
-        """Takes the picture; of a dialog only what is in the window."""
+        """Takes a screenshot of the whole page, or only of the window, as for a dialog."""
         self.page.mouse.move(0, 0)
         if whole:
             self.page.evaluate("scrollTo(0, 0)")
         self.page.screenshot(path=self.folder / f"{name}.png", full_page=whole, animations="disabled")
 
     def press(self, name: str) -> None:
-        """Presses a button."""
+        """Clicks a button."""
         self.page.get_by_role("button", name=name, exact=True).click()
 
     def create(self, name: str) -> None:
-        """Makes a key, whose modal is there then."""
+        """Creates a key, which opens the modal."""
         self.go("/keys/new")
         self.page.get_by_label("Enter Key Name").fill(name)
         self.page.get_by_label("Description").fill("Copies orders every night")
@@ -185,7 +185,7 @@ class Visit:
 
 
 def signing_in(visit: Visit) -> None:
-    """A stranger."""
+    """Pages for a visitor who isn't signed in."""
     visit.go("/sign-in")
     visit.page.get_by_label("E-mail").fill("dev@example.org")
     visit.page.get_by_label("Password").fill("not the password")
@@ -196,13 +196,13 @@ def signing_in(visit: Visit) -> None:
 
 
 def beginning(visit: Visit) -> None:
-    """The owner of a workspace with nothing in it."""
+    """The key list of an empty workspace."""
     visit.sign_in("new")
     visit.shoot("keys-none")
 
 
 def reading(visit: Visit) -> None:
-    """An auditor, who may change nothing."""
+    """Pages for an auditor, who can't change anything."""
     visit.sign_in("auditor")
     visit.shoot("keys-auditor")
     visit.key("busy")
@@ -217,7 +217,7 @@ def reading(visit: Visit) -> None:
 
 
 def listing(visit: Visit) -> None:
-    """Keys' Details in all its states."""
+    """The key list in all its states, and error pages."""
     visit.sign_in("olga")
     visit.go("/keys?status=inactive")
     visit.shoot("keys-narrowed")
@@ -245,7 +245,7 @@ def listing(visit: Visit) -> None:
 
 
 def creating(visit: Visit) -> None:
-    """The form and the modal."""
+    """The form for a new key and its modal."""
     visit.go("/keys/new")
     page = visit.page
     page.get_by_text("More: expiry and scopes").click()
@@ -283,7 +283,7 @@ def creating(visit: Visit) -> None:
 
 
 def repeating(visit: Visit) -> None:
-    """Forms that were sent before."""
+    """Forms that are submitted twice."""
     page = visit.page
     visit.go("/keys/new")
     form = page.locator("form[data-check]")
@@ -359,7 +359,7 @@ def auditing(visit: Visit) -> None:
 
 
 def checking(visit: Visit) -> None:
-    """The integrity of the audit log: never checked, found sound, found not sound while jobs fail."""
+    """The audit log's integrity page: never checked, intact, and damaged while jobs fail."""
     service = visit.scene.service
     visit.go("/audit/integrity")
     visit.shoot("integrity-unchecked")
@@ -375,7 +375,7 @@ def checking(visit: Visit) -> None:
 
 
 def inquiring(visit: Visit) -> None:
-    """What the audit log is asked about keys."""
+    """The audit log's forensics pages for keys."""
     page, keys = visit.page, visit.scene.keys
     born, off = (
         event["position"]
@@ -401,7 +401,7 @@ def inquiring(visit: Visit) -> None:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Holds a process meanwhile."""
+    """Suspends a process temporarily."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -423,7 +423,7 @@ def without_script(scene: Scene, browser: Browser, folder: Path, options: Json) 
 
 
 def every_page(visit: Visit) -> None:
-    """What is behind each address, as an owner sees it."""
+    """Every page as an owner sees it."""
     for path in visit.scene.pages():
         answer = visit.page.goto(path)
         assert answer, path
@@ -447,7 +447,7 @@ STATES: tuple[Callable[[Visit], None], ...] = (
 
 
 def shoot_all(scene: Scene, browser: Browser, folder: Path, options: Json) -> None:
-    """Each state in one form."""
+    """Takes screenshots of every state with one width and colour scheme."""
     for states in ((signing_in,), (beginning,), (reading,), STATES):
         context = browser.new_context(**options)
         context.set_default_timeout(60_000)
@@ -460,7 +460,7 @@ def shoot_all(scene: Scene, browser: Browser, folder: Path, options: Json) -> No
 
 
 def main() -> None:
-    """Each form has a Keyledger of its own, so that all begin alike."""
+    """Uses a new Keyledger for each width and colour scheme, so that all start with the same data."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     with sync_playwright() as playwright:
         browser = launched(playwright)
@@ -480,7 +480,7 @@ def main() -> None:
 
 @contextmanager
 def running() -> Iterator[Service]:
-    """A Keyledger for as long as it is used."""
+    """Runs a temporary Keyledger."""
     with tempfile.TemporaryDirectory(prefix="kl-") as directory:
         service = Service(Path(directory) / "data")
         service.start()

@@ -1,4 +1,4 @@
-"""Commands on people, and telling who they are, on a ledger."""
+"""Account commands and principal lookup, run against a ledger."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -57,7 +57,7 @@ def accounts(ledger: Ledger, store: Any) -> Accounts:
 
 
 def person(email: str, role: str = "owner", workspace: str = "default") -> Principal:
-    """Somebody who is signed in, and may what the role says."""
+    """A signed-in account with the scopes of the role."""
     return Principal(
         kind="account", id=f"account:{email}", label=email, workspace=workspace, scopes=ROLES[role]
     )
@@ -68,12 +68,12 @@ EVE = person("eve@example.com", "developer")  # without an account here
 
 
 def is_password(accounts: Accounts, password: str, email: str = "ada@example.com") -> bool:
-    """Whether it is the one that is kept."""
+    """Whether the password matches the stored credential."""
     return accounts.passwords.verify(accounts.ledger.credential(f"account:{email}"), password)
 
 
 def payloads(ledger: Ledger, email: str = "ada@example.com") -> list[Payload]:
-    """What happened to an account after it was added."""
+    """The payloads of an account's events after it was added."""
     return [event.data for event in ledger.history(f"account:{email}")][1:]
 
 
@@ -84,7 +84,7 @@ def add(
     return accounts.ledger.history(account.subject)[-1].position
 
 
-def test_adding_a_person_is_one_event_of_who_did_it(accounts: Accounts, ledger: Ledger) -> None:
+def test_adding_an_account_records_one_event_with_its_actor(accounts: Accounts, ledger: Ledger) -> None:
     account = accounts.add(OPERATOR, "Ada@Example.com", "developer", PASSWORD, REQUEST)
     (event,) = ledger.history("account:ada@example.com")
     assert (account.email, account.version, event.position) == ("ada@example.com", 1, 1)
@@ -93,7 +93,7 @@ def test_adding_a_person_is_one_event_of_who_did_it(accounts: Accounts, ledger: 
     assert event.data == AccountAdded(role="developer")
 
 
-def test_an_added_person_can_be_loaded_by_the_address_in_any_spelling(accounts: Accounts) -> None:
+def test_an_account_is_loaded_by_any_spelling_of_its_email(accounts: Accounts) -> None:
     add(accounts)
     account = accounts.load(" ADA@example.com ")
     assert account is not None
@@ -101,7 +101,7 @@ def test_an_added_person_can_be_loaded_by_the_address_in_any_spelling(accounts: 
     assert accounts.load("bob@example.com") is None
 
 
-def test_an_address_has_one_account_however_it_is_typed(accounts: Accounts, ledger: Ledger) -> None:
+def test_adding_another_spelling_of_an_existing_email_is_rejected(accounts: Accounts, ledger: Ledger) -> None:
     add(accounts, "zo\u00eb@example.com")
     with pytest.raises(AccountExistsError):
         add(accounts, " ZOE\u0308@EXAMPLE.COM", password="another password")
@@ -109,11 +109,11 @@ def test_an_address_has_one_account_however_it_is_typed(accounts: Accounts, ledg
     assert is_password(accounts, "another password", "zo\u00eb@example.com") is False
 
 
-def test_of_two_who_add_the_same_person_at_once_one_does(
+def test_only_one_of_two_concurrent_adds_of_the_same_email_succeeds(
     accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(accounts)
-    # The other one's event came after this one had looked.
+    # The other request's event is appended after this one has read the history.
     monkeypatch.setattr(Ledger, "history", lambda *_: [])
     with pytest.raises(AccountExistsError):
         add(accounts, password="another password")
@@ -130,7 +130,7 @@ def test_of_two_who_add_the_same_person_at_once_one_does(
         ("ada@example.com", "owner", "too short", "password"),
     ],
 )
-def test_nothing_is_written_of_bad_input(
+def test_invalid_input_writes_nothing(
     accounts: Accounts, store: Any, email: str, role: str, password: str, field: str
 ) -> None:
     with pytest.raises(InvalidFieldError) as refusal:
@@ -143,7 +143,7 @@ INTERNATIONAL = ["ann@münchen.example", "ann@xn--mnchen-3ya.example", "ANN@XN--
 
 
 def add_as_it_was_once_stored(accounts: Accounts, email: str) -> None:
-    """Adds an account under a spelling that no account is stored under today."""
+    """Adds an account under a spelling that earlier versions stored and today's code doesn't."""
     events = enveloped(
         [AccountAdded(role="developer")],
         subject=f"account:{email}",
@@ -159,7 +159,7 @@ def add_as_it_was_once_stored(accounts: Accounts, email: str) -> None:
 
 @pytest.mark.parametrize("added", INTERNATIONAL)
 @pytest.mark.parametrize("typed", INTERNATIONAL)
-def test_both_spellings_of_an_international_domain_are_one_account(
+def test_unicode_and_punycode_spellings_of_a_domain_are_one_account(
     accounts: Accounts, added: str, typed: str
 ) -> None:
     add(accounts, added)
@@ -173,7 +173,7 @@ def test_both_spellings_of_an_international_domain_are_one_account(
 
 @pytest.mark.parametrize("stored", ["ann@münchen.example", "ann@xn--mnchen-3ya.example"])
 @pytest.mark.parametrize("typed", INTERNATIONAL)
-def test_an_account_stored_in_another_spelling_is_found_and_gets_no_double(
+def test_an_account_stored_under_an_old_spelling_is_found_and_not_duplicated(
     accounts: Accounts, stored: str, typed: str
 ) -> None:
     add_as_it_was_once_stored(accounts, stored)
@@ -183,7 +183,7 @@ def test_an_account_stored_in_another_spelling_is_found_and_gets_no_double(
         add(accounts, typed)
 
 
-def test_of_two_accounts_stored_in_two_spellings_each_is_found_by_its_own(accounts: Accounts) -> None:
+def test_accounts_stored_under_two_spellings_are_each_found_by_their_own(accounts: Accounts) -> None:
     for email in INTERNATIONAL[:2]:
         add_as_it_was_once_stored(accounts, email)
     for email in INTERNATIONAL[:2]:
@@ -192,7 +192,7 @@ def test_of_two_accounts_stored_in_two_spellings_each_is_found_by_its_own(accoun
         assert account.email == email
 
 
-def test_a_domain_that_was_once_taken_for_another_is_found_until_the_other_has_an_account(
+def test_an_eszett_domain_falls_back_to_the_ss_account_until_it_has_its_own(
     accounts: Accounts,
 ) -> None:
     add_as_it_was_once_stored(accounts, "ann@strasse.example")
@@ -205,13 +205,13 @@ def test_a_domain_that_was_once_taken_for_another_is_found_until_the_other_has_a
 
 
 @pytest.mark.parametrize("scopes", [set(), {KEYS_READ, KEYS_WRITE, AUDIT_READ}])
-def test_only_who_holds_the_scope_adds_people(accounts: Accounts, store: Any, scopes: set[str]) -> None:
+def test_adding_an_account_requires_the_admin_scope(accounts: Accounts, store: Any, scopes: set[str]) -> None:
     with pytest.raises(ForbiddenError):
         accounts.add(replace(OPERATOR, scopes=frozenset(scopes)), "a@b", "auditor", PASSWORD, REQUEST)
     assert store.keys() == []
 
 
-def test_who_somebody_is_has_the_scopes_of_the_role(accounts: Accounts) -> None:
+def test_a_principal_has_the_scopes_of_the_accounts_role(accounts: Accounts) -> None:
     add(accounts, role="auditor")
     assert accounts.principal_of("account:ada@example.com", 1) == Principal(
         kind="account",
@@ -222,11 +222,11 @@ def test_who_somebody_is_has_the_scopes_of_the_role(accounts: Accounts) -> None:
     )
 
 
-def test_an_unknown_subject_is_nobody(accounts: Accounts) -> None:
+def test_an_unknown_subject_has_no_principal(accounts: Accounts) -> None:
     assert accounts.principal_of("account:bob@example.com", 1) is None
 
 
-def test_an_account_whose_history_is_not_understood_may_do_nothing(
+def test_an_account_with_an_unreadable_history_gets_no_principal(
     accounts: Accounts, ledger: Ledger
 ) -> None:
     add(accounts)
@@ -245,7 +245,7 @@ def test_an_account_whose_history_is_not_understood_may_do_nothing(
         accounts.principal_of(name, 2)
 
 
-def test_another_role_is_had_at_the_next_look_and_ends_no_session(accounts: Accounts, ledger: Ledger) -> None:
+def test_a_role_change_applies_immediately_and_keeps_sessions(accounts: Accounts, ledger: Ledger) -> None:
     add(accounts)
     add(accounts, BOB.label)
     changed = accounts.change_role(BOB, " Ada@example.com", "auditor", REQUEST)
@@ -256,7 +256,7 @@ def test_another_role_is_had_at_the_next_look_and_ends_no_session(accounts: Acco
     assert principal.scopes == ROLES["auditor"]
 
 
-def test_a_disabled_account_is_nobody_and_an_enabled_one_only_in_new_sessions(
+def test_enabling_a_disabled_account_does_not_restore_its_old_sessions(
     accounts: Accounts, ledger: Ledger
 ) -> None:
     add(accounts)
@@ -269,7 +269,7 @@ def test_a_disabled_account_is_nobody_and_an_enabled_one_only_in_new_sessions(
     assert payloads(ledger) == [AccountDisabled(reason="left"), AccountEnabled()]
 
 
-def test_what_is_so_already_is_no_event(accounts: Accounts, ledger: Ledger) -> None:
+def test_setting_the_current_status_or_role_records_no_event(accounts: Accounts, ledger: Ledger) -> None:
     add(accounts)
     add(accounts, BOB.label)
     assert accounts.enable(BOB, "ada@example.com", REQUEST).version == 1
@@ -277,7 +277,7 @@ def test_what_is_so_already_is_no_event(accounts: Accounts, ledger: Ledger) -> N
     assert payloads(ledger) == []
 
 
-def test_signing_out_everywhere_ends_the_sessions_from_before(accounts: Accounts) -> None:
+def test_signing_out_everywhere_ends_earlier_sessions(accounts: Accounts) -> None:
     add(accounts)
     assert accounts.principal_of(ADA.id, 1)
     ended = accounts.sign_out_everywhere(ADA, REQUEST)
@@ -285,7 +285,7 @@ def test_signing_out_everywhere_ends_the_sessions_from_before(accounts: Accounts
     assert accounts.principal_of(ADA.id, ended.version)
 
 
-def test_a_change_that_came_in_between_is_no_hindrance(
+def test_a_role_change_succeeds_despite_a_concurrent_change_to_the_account(
     accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(accounts)
@@ -312,7 +312,7 @@ OWNERS_COMMANDS: list[Callable[[Accounts, Principal, str], object]] = [
 
 
 @pytest.mark.parametrize("command", OWNERS_COMMANDS)
-def test_only_owners_command_others_and_learn_nothing_of_them_before(
+def test_only_owners_can_manage_accounts_and_others_cannot_probe_for_them(
     accounts: Accounts, ledger: Ledger, command: Callable[[Accounts, Principal, str], object]
 ) -> None:
     add(accounts)
@@ -325,7 +325,7 @@ def test_only_owners_command_others_and_learn_nothing_of_them_before(
 
 
 @pytest.mark.parametrize("command", OWNERS_COMMANDS)
-def test_an_account_of_another_workspace_answers_as_unknown(
+def test_an_account_in_another_workspace_is_reported_as_unknown(
     accounts: Accounts, ledger: Ledger, command: Callable[[Accounts, Principal, str], object]
 ) -> None:
     add(accounts)
@@ -342,7 +342,7 @@ def test_an_account_of_another_workspace_answers_as_unknown(
 
 
 @pytest.mark.parametrize("command", [OWNERS_COMMANDS[0], OWNERS_COMMANDS[1], OWNERS_COMMANDS[3]])
-def test_an_owner_does_none_of_this_to_themselves(
+def test_owners_cannot_demote_disable_or_reset_their_own_account(
     accounts: Accounts, ledger: Ledger, command: Callable[[Accounts, Principal, str], object]
 ) -> None:
     add(accounts)
@@ -352,7 +352,7 @@ def test_an_owner_does_none_of_this_to_themselves(
     assert is_password(accounts, PASSWORD)
 
 
-def test_a_password_that_is_reset_takes_the_place_of_the_old_one_and_ends_the_sessions(
+def test_a_password_reset_replaces_the_password_and_ends_the_sessions(
     accounts: Accounts, ledger: Ledger
 ) -> None:
     add(accounts)
@@ -364,7 +364,7 @@ def test_a_password_that_is_reset_takes_the_place_of_the_old_one_and_ends_the_se
     assert accounts.own(ADA).password_is_given
 
 
-def test_who_has_no_password_after_an_import_gets_one_by_a_reset(accounts: Accounts, store: Any) -> None:
+def test_a_reset_gives_an_imported_account_a_password(accounts: Accounts, store: Any) -> None:
     add(accounts)
     add(accounts, BOB.label)
     store.delete(credential_key("account:ada@example.com"))
@@ -373,7 +373,7 @@ def test_who_has_no_password_after_an_import_gets_one_by_a_reset(accounts: Accou
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_reset_sent_twice_is_one(
+def test_a_repeated_password_reset_takes_effect_once(
     accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     add(accounts)
@@ -387,7 +387,7 @@ def test_a_reset_sent_twice_is_one(
     assert payloads(ledger) == [PasswordChanged()]
 
 
-def test_ones_own_password_is_changed_with_the_present_one(accounts: Accounts, ledger: Ledger) -> None:
+def test_users_change_their_own_password_with_the_current_one(accounts: Accounts, ledger: Ledger) -> None:
     add(accounts)
     changed = accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST)
     assert not changed.password_is_given
@@ -405,7 +405,7 @@ def test_ones_own_password_is_changed_with_the_present_one(accounts: Accounts, l
         (PASSWORD, PASSWORD, "password"),
     ],
 )
-def test_a_password_that_may_not_be_changed_stays(
+def test_a_rejected_password_change_keeps_the_current_password(
     accounts: Accounts, ledger: Ledger, current: str, new: str, field: str
 ) -> None:
     add(accounts)
@@ -416,7 +416,7 @@ def test_a_password_that_may_not_be_changed_stays(
     assert is_password(accounts, PASSWORD)
 
 
-def test_the_present_password_is_not_guessed_on_an_open_browser(accounts: Accounts) -> None:
+def test_guesses_at_the_current_password_are_limited_per_session(accounts: Accounts) -> None:
     add(accounts)
     for _ in range(3):
         with pytest.raises(InvalidFieldError):
@@ -427,7 +427,7 @@ def test_the_present_password_is_not_guessed_on_an_open_browser(accounts: Accoun
     assert accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST, "another browser")
 
 
-def test_failed_sign_ins_keep_nobody_from_changing_their_password(accounts: Accounts) -> None:
+def test_failed_sign_ins_do_not_block_a_password_change(accounts: Accounts) -> None:
     add(accounts)
     for number in range(20):  # to the account, and from the same IP address to others
         with suppress(TooManyAttemptsError), accounts.attempts.sign_in(ADA.id, REQUEST.ip):
@@ -439,7 +439,7 @@ def test_failed_sign_ins_keep_nobody_from_changing_their_password(accounts: Acco
     assert accounts.change_password(ADA, PASSWORD, "a password of my own", REQUEST, "s")
 
 
-def test_wrong_guesses_in_a_session_lock_no_sign_in(accounts: Accounts) -> None:
+def test_wrong_guesses_in_a_session_do_not_block_signing_in(accounts: Accounts) -> None:
     add(accounts)
     for _ in range(3):
         with pytest.raises(InvalidFieldError):
@@ -449,7 +449,7 @@ def test_wrong_guesses_in_a_session_lock_no_sign_in(accounts: Accounts) -> None:
 
 
 class Hashes(PasswordHasher):
-    """Counts what is asked of it, and does it cheaply."""
+    """A cheap hasher that counts its calls."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
@@ -464,7 +464,7 @@ class Hashes(PasswordHasher):
         return super().verify(hash, password)
 
 
-# Each is refused for a reason that is known without the password.
+# Each is refused for a reason that can be checked without hashing the password.
 REFUSED: list[Callable[[Accounts], object]] = [
     lambda accounts: accounts.change_password(ADA, PASSWORD, "too short", REQUEST, "s"),
     lambda accounts: accounts.change_password(ADA, PASSWORD, PASSWORD, REQUEST, "s"),
@@ -486,7 +486,7 @@ REFUSED: list[Callable[[Accounts], object]] = [
 
 
 @pytest.mark.parametrize("command", REFUSED)
-def test_a_refused_request_costs_no_password_hash(
+def test_a_request_refused_for_another_reason_hashes_no_password(
     accounts: Accounts, ledger: Ledger, command: Callable[[Accounts], object]
 ) -> None:
     for email in (ADA.label, BOB.label):
@@ -504,12 +504,12 @@ def test_a_refused_request_costs_no_password_hash(
     assert (hashes.made, ledger.head()) == (0, before)
 
 
-def test_the_operator_may_add_as_many_people_as_there_are(accounts: Accounts) -> None:
+def test_the_operator_can_add_accounts_without_a_limit(accounts: Accounts) -> None:
     for number in range(20):
         add(accounts, f"person{number}@example.com")
 
 
-def test_a_command_that_finds_the_hasher_busy_does_nothing_and_counts_as_no_try(
+def test_a_busy_hasher_changes_nothing_and_does_not_count_as_an_attempt(
     accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for email in (ADA.label, BOB.label):
@@ -534,7 +534,7 @@ def test_a_command_that_finds_the_hasher_busy_does_nothing_and_counts_as_no_try(
         command()
 
 
-# What one owner does to another; both at the same moment would leave the workspace without an owner.
+# Ways for one owner to remove another. Two owners doing it to each other would leave no owner.
 REMOVALS: list[Callable[[Accounts, Principal, str], object]] = [
     lambda accounts, by, email: accounts.change_role(by, email, "auditor", REQUEST),
     lambda accounts, by, email: accounts.disable(by, email, "", REQUEST),
@@ -543,7 +543,7 @@ REMOVALS: list[Callable[[Accounts, Principal, str], object]] = [
 
 @pytest.mark.parametrize("mine", REMOVALS)
 @pytest.mark.parametrize("theirs", REMOVALS)
-def test_of_two_owners_who_remove_each_other_at_the_same_moment_one_stays(
+def test_two_owners_cannot_remove_each_other_concurrently(
     accounts: Accounts,
     ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
@@ -566,7 +566,7 @@ def test_of_two_owners_who_remove_each_other_at_the_same_moment_one_stays(
     assert payloads(ledger, BOB.label) == []
 
 
-# What may happen to an owner while a request of theirs is in flight.
+# What can happen to an owner while one of their requests is in flight.
 MEANWHILE: dict[str, Callable[[Accounts], object]] = {
     "demoted": lambda accounts: accounts.change_role(BOB, ADA.label, "developer", REQUEST),
     "disabled": lambda accounts: accounts.disable(BOB, ADA.label, "", REQUEST),
@@ -591,7 +591,7 @@ IN_FLIGHT: dict[str, Callable[[Accounts], object]] = {
 @pytest.mark.parametrize("meanwhile", MEANWHILE)
 @pytest.mark.parametrize("command", IN_FLIGHT)
 @pytest.mark.parametrize("at", ["append", "first look"])
-def test_a_request_of_an_owner_who_is_removed_meanwhile_does_nothing(
+def test_an_owners_request_fails_if_they_lose_their_rights_or_session_meanwhile(
     accounts: Accounts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, meanwhile: str, command: str, at: str
 ) -> None:
     for email in (ADA.label, BOB.label, "dora@example.com"):
@@ -615,7 +615,7 @@ def test_a_request_of_an_owner_who_is_removed_meanwhile_does_nothing(
 
 
 @pytest.mark.parametrize("meanwhile", ["disabled", "disabled and enabled", "signed out everywhere"])
-def test_a_session_that_ended_meanwhile_changes_no_password(
+def test_a_password_change_fails_if_the_session_ends_meanwhile(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch, meanwhile: str
 ) -> None:
     for email in (ADA.label, BOB.label):
@@ -632,7 +632,7 @@ def test_a_session_that_ended_meanwhile_changes_no_password(
     assert is_password(accounts, PASSWORD)
 
 
-def test_an_owner_whose_account_changed_but_who_may_still_do_it_is_not_refused(
+def test_an_owner_who_is_demoted_and_promoted_again_meanwhile_is_not_refused(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for email in (ADA.label, BOB.label):
@@ -651,7 +651,7 @@ def test_an_owner_whose_account_changed_but_who_may_still_do_it_is_not_refused(
     assert accounts.add(ada, "new@example.com", "auditor", PASSWORD, REQUEST)
 
 
-def test_a_password_that_was_reset_meanwhile_is_not_changed_with_the_old_one(
+def test_a_password_change_with_the_old_password_fails_after_a_concurrent_reset(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(accounts)
@@ -669,7 +669,7 @@ def test_a_password_that_was_reset_meanwhile_is_not_changed_with_the_old_one(
     assert is_password(accounts, "a given password")
 
 
-def test_neither_password_nor_hash_is_anywhere_but_in_the_credential(accounts: Accounts, store: Any) -> None:
+def test_passwords_and_hashes_are_stored_only_in_the_credential(accounts: Accounts, store: Any) -> None:
     add(accounts)
     with pytest.raises(InvalidFieldError):
         accounts.change_password(ADA, "canary of a wrong one", "canary of a new one", REQUEST)
@@ -685,7 +685,7 @@ def test_neither_password_nor_hash_is_anywhere_but_in_the_credential(accounts: A
 
 
 def everything(store: Any) -> Iterator[tuple[bytes, bytes]]:
-    """Each key of the store with its value, whatever its kind."""
+    """Each key of the store with its value, whatever its type."""
     read = {
         b"string": store.get,
         b"list": lambda key: store.lrange(key, 0, -1),

@@ -1,4 +1,4 @@
-"""Given events, when a command, then facts."""
+"""Given events, when a command is decided, then these payloads."""
 
 import pytest
 from msgspec.structs import replace
@@ -68,27 +68,27 @@ def event(payload: Payload, version: int = 1, actor: Actor = OPERATOR) -> Event:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_person_without_account_is_added_in_any_role(role: str) -> None:
+def test_an_account_can_be_added_with_any_role(role: str) -> None:
     assert decide_new(AddAccount(role=role), None) == (AccountAdded(role=role),)
 
 
-def test_a_person_is_not_added_twice() -> None:
+def test_adding_an_existing_account_is_rejected() -> None:
     with pytest.raises(AccountExistsError, match=r"ada@example\.com has an account already"):
         decide_new(AddAccount(role="owner"), ADA)
 
 
-def test_an_unknown_role_is_refused_with_those_there_are() -> None:
+def test_adding_with_an_unknown_role_is_rejected_with_the_valid_roles() -> None:
     with pytest.raises(InvalidFieldError, match="one of owner, developer, auditor") as refusal:
         decide_new(AddAccount(role="root"), None)
     assert refusal.value.field == "role"
 
 
-def test_an_account_is_what_its_events_say() -> None:
+def test_an_account_is_folded_from_its_events() -> None:
     assert fold([event(AccountAdded(role="owner"))]) == ADA
 
 
 def after(*payloads: Payload, actor: Actor = OPERATOR) -> Account:
-    """Ada's account after what happened to it once it was added."""
+    """Ada's account after these events follow its creation."""
     history = [event(AccountAdded(role="owner"))]
     history += [event(payload, version, actor) for version, payload in enumerate(payloads, 2)]
     account = fold(history)
@@ -96,33 +96,33 @@ def after(*payloads: Payload, actor: Actor = OPERATOR) -> Account:
     return account
 
 
-def test_a_role_changes_and_ends_no_session() -> None:
+def test_changing_the_role_keeps_sessions() -> None:
     payloads = decide(ChangeRole(role="auditor", by="account:bob@example.com"), ADA)
     assert payloads == (AccountRoleChanged(before="owner", after="auditor"),)
     assert after(*payloads) == replace(ADA, role="auditor", version=2)
 
 
-def test_a_disabled_account_is_off_and_its_sessions_have_ended() -> None:
+def test_disabling_an_account_ends_its_sessions() -> None:
     payloads = decide(DisableAccount(reason="left", by="account:bob@example.com"), ADA)
     assert payloads == (AccountDisabled(reason="left"),)
     assert after(*payloads) == replace(ADA, enabled=False, sessions_end=2, version=2)
 
 
-def test_an_enabled_account_is_on_again_and_its_old_sessions_stay_at_their_end() -> None:
+def test_enabling_an_account_does_not_restore_its_old_sessions() -> None:
     disabled = after(AccountDisabled(reason=""))
     payloads = decide(EnableAccount(), disabled)
     assert payloads == (AccountEnabled(),)
     assert after(AccountDisabled(reason=""), *payloads) == replace(ADA, sessions_end=2, version=3)
 
 
-def test_signing_out_everywhere_ends_the_sessions() -> None:
+def test_signing_out_everywhere_ends_all_sessions() -> None:
     payloads = decide(SignOutEverywhere(), ADA)
     assert payloads == (SignedOutEverywhere(),)
     assert after(*payloads) == replace(ADA, sessions_end=2, version=2)
 
 
 @pytest.mark.parametrize(("actor", "given"), [(HERSELF, False), (OTHER_OWNER, True), (OPERATOR, True)])
-def test_a_changed_password_ends_the_sessions_and_is_given_unless_it_is_ones_own(
+def test_a_password_set_by_someone_else_is_temporary_and_ends_the_sessions(
     actor: Actor, given: bool
 ) -> None:
     payloads = decide(ChangePassword(), ADA)
@@ -130,7 +130,7 @@ def test_a_changed_password_ends_the_sessions_and_is_given_unless_it_is_ones_own
     assert after(*payloads, actor=actor) == replace(ADA, password_is_given=given, sessions_end=2, version=2)
 
 
-def test_a_password_that_was_reset_is_given_again() -> None:
+def test_a_reset_makes_a_chosen_password_temporary_again() -> None:
     chosen = event(PasswordChanged(), 2, HERSELF)
     reset = event(PasswordChanged(), 3, OTHER_OWNER)
     history = [event(AccountAdded(role="owner")), chosen]
@@ -149,24 +149,24 @@ def test_a_password_that_was_reset_is_given_again() -> None:
         (DisableAccount(reason="again", by="x"), after(AccountDisabled(reason=""))),
     ],
 )
-def test_what_is_so_already_is_no_event(command: Change, account: Account) -> None:
+def test_setting_the_current_state_records_no_event(command: Change, account: Account) -> None:
     assert decide(command, account) == ()
 
 
 @pytest.mark.parametrize(
     "command", [ChangeRole(role="auditor", by=ADA.subject), DisableAccount(reason="", by=ADA.subject)]
 )
-def test_nobody_shuts_themselves_out_so_a_workspace_keeps_an_owner(command: Change) -> None:
+def test_owners_cannot_demote_or_disable_themselves(command: Change) -> None:
     with pytest.raises(OwnAccountError, match="Ask another owner"):
         decide(command, ADA)
 
 
-def test_an_unknown_role_is_no_change() -> None:
+def test_changing_to_an_unknown_role_is_rejected() -> None:
     with pytest.raises(InvalidFieldError, match="one of owner, developer, auditor"):
         decide(ChangeRole(role="root", by="x"), ADA)
 
 
-def test_no_events_are_no_account() -> None:
+def test_an_empty_history_folds_to_no_account() -> None:
     assert fold([]) is None
 
 
@@ -196,14 +196,14 @@ def test_no_events_are_no_account() -> None:
         "a gap later on",
     ],
 )
-def test_a_history_that_is_not_understood_whole_is_refused(history: list[Event]) -> None:
+def test_an_inconsistent_or_unknown_history_is_unreadable(history: list[Event]) -> None:
     with pytest.raises(UnreadableEventError) as refusal:
         fold(history)
     assert refusal.value.position == history[-1].position
     assert refusal.value.subject == ADA.subject
 
 
-def test_a_fact_without_code_is_refused() -> None:
+def test_an_event_type_without_a_handler_is_unreadable() -> None:
     class AccountPromoted(Payload, frozen=True, kw_only=True):
         TYPE = "AccountPromoted"
         SCHEMA = 1
@@ -222,7 +222,7 @@ def test_a_fact_without_code_is_refused() -> None:
         "zoe\u0308@ｅxample。com",
     ],
 )
-def test_one_address_is_one_subject_however_it_is_typed(typed: str) -> None:
+def test_all_spellings_of_an_email_map_to_one_subject(typed: str) -> None:
     assert subject(typed) == "account:zo\u00eb@example.com"
     assert "account:zo\u00eb@example.com" in subjects(typed)
 
@@ -230,7 +230,7 @@ def test_one_address_is_one_subject_however_it_is_typed(typed: str) -> None:
 @pytest.mark.parametrize(
     "good", ["owner@localhost", "a@b", "a+b@example.com", "用户@例子.公司", "a" * 252 + "@b"]
 )
-def test_an_address_with_something_on_both_sides_is_good(good: str) -> None:
+def test_an_email_with_something_on_both_sides_of_the_at_sign_is_valid(good: str) -> None:
     assert checked_email(good) == good
 
 
@@ -260,7 +260,7 @@ def test_an_address_with_something_on_both_sides_is_good(good: str) -> None:
         ("ada@" + "ü" * 64 + ".example", "a valid domain"),
     ],
 )
-def test_a_bad_address_is_refused_with_the_rule(bad: str, rule: str) -> None:
+def test_an_invalid_email_is_rejected_with_the_rule_it_breaks(bad: str, rule: str) -> None:
     with pytest.raises(InvalidFieldError, match=rf"^The e-mail address .*{rule}") as refusal:
         checked_email(bad)
     assert refusal.value.field == "email"

@@ -1,4 +1,4 @@
-"""What people read when a command on an account is refused."""
+"""Error pages for refused account commands."""
 
 import pytest
 from flask import g
@@ -17,7 +17,7 @@ from tests.application import application
         (HasherBusyError(), 503, "2"),
     ],
 )
-def test_a_refusal_says_what_to_do_and_when(error: Exception, status: int, retry_after: str | None) -> None:
+def test_a_refusal_shows_the_message_status_and_retry_after(error: Exception, status: int, retry_after: str | None) -> None:
     app = application()
     with app.test_request_context("/accounts/new", method="POST"):
         g.request_id = "r1"

@@ -1,4 +1,4 @@
-"""What operators do with people at the command line."""
+"""Account commands at the command line."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from services.cli import main
 
 @pytest.fixture
 def environment(store: Redis, valkey_url: str, tmp_path: Path) -> dict[str, str]:
-    """Of a Keyledger on an empty store."""
+    """The environment of a Keyledger with an empty store."""
     store.flushall()
     return {
         "KEYLEDGER_DATA_DIR": str(tmp_path),

@@ -1,4 +1,4 @@
-"""The list of people: folded, brought up to date, and the same when it is built anew."""
+"""The account list: folding events, catching up, and rebuilding it from scratch."""
 
 from itertools import count
 from typing import Any, cast
@@ -31,7 +31,7 @@ def owner(workspace: str = "default", role: str = "owner") -> Principal:
 
 
 class World:
-    """A ledger with its people, and the list of them, on one store."""
+    """A ledger with accounts, and the account list, on one store."""
 
     def __init__(self, store: Redis) -> None:
         ids = map("e{}".format, count(1))
@@ -51,7 +51,7 @@ class World:
         self.journal.record(payload, subject=subject, workspace=workspace, actor=ACTOR, request=REQUEST)
 
     def append_unreadable(self, subject: str, workspace: str = "default") -> None:
-        """An event of a type that only a later version of the code knows."""
+        """Appends an event of a type that this version doesn't know."""
         version = self.ledger.version(subject)
         (event,) = enveloped(
             [SignedIn()],
@@ -74,7 +74,7 @@ class World:
         return [person.email for person in self.people(workspace)]
 
     def view(self) -> dict[str, Any]:
-        """All that the list holds in the store."""
+        """Everything the list keeps in the store."""
         rows = cast("dict[bytes, bytes]", self.store.hgetall("{kl:0}:view:accounts:1:rows"))
         places = self.store.zrange("{kl:0}:view:accounts:1:places", 0, -1)
         return {"rows": rows, "places": places, "at": self.store.get("{kl:0}:view:accounts:1:checkpoint")}
@@ -85,7 +85,7 @@ def world(any_store: Redis) -> World:
     return World(any_store)
 
 
-def test_the_list_has_who_may_sign_in_by_address_with_state_and_last_sign_in(world: World) -> None:
+def test_accounts_are_listed_by_email_with_status_and_last_sign_in(world: World) -> None:
     assert world.people() == []
     world.add("bob@example.com", "auditor")
     world.add("ada@example.com", "owner")
@@ -115,7 +115,7 @@ def test_each_workspace_has_its_own_list(world: World) -> None:
     assert world.emails("other") == []
 
 
-def test_the_list_is_read_by_pages(world: World) -> None:
+def test_the_list_is_paginated(world: World) -> None:
     for number in range(5):
         world.add(f"p{number}@x")
     seen, cursor = list[str](), ""
@@ -127,14 +127,14 @@ def test_the_list_is_read_by_pages(world: World) -> None:
     assert (seen, cursor) == ([f"p{number}@x" for number in range(5)], "")
 
 
-def test_only_owners_see_it(world: World) -> None:
+def test_only_owners_can_read_the_list(world: World) -> None:
     for role in ("developer", "auditor"):
         with pytest.raises(ForbiddenError):
             world.account_list.page(owner(role=role), 10)
     assert ADMIN in owner().scopes
 
 
-def test_deleting_it_and_asking_again_gives_the_same(world: World) -> None:
+def test_a_deleted_list_is_rebuilt_identically(world: World) -> None:
     world.add("ada@example.com")
     assert world.emails() == ["ada@example.com"]
     world.accounts.change_role(owner(), "ada@example.com", "auditor", REQUEST)
@@ -146,7 +146,7 @@ def test_deleting_it_and_asking_again_gives_the_same(world: World) -> None:
     assert world.view() == before
 
 
-def test_an_older_copy_of_the_ledger_is_seen_and_the_list_built_anew(world: World) -> None:
+def test_restoring_an_older_ledger_rebuilds_the_list(world: World) -> None:
     world.add("ada@example.com")
     kept = cast("bytes", world.store.dump("{kl:0}:log"))
     world.add("gone@example.com")
@@ -158,7 +158,7 @@ def test_an_older_copy_of_the_ledger_is_seen_and_the_list_built_anew(world: Worl
     assert world.emails() == []
 
 
-def test_of_two_who_bring_it_up_to_date_at_once_each_event_counts_once(
+def test_concurrent_catch_ups_apply_each_event_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add("ada@example.com")
@@ -176,7 +176,7 @@ def test_of_two_who_bring_it_up_to_date_at_once_each_event_counts_once(
     assert ada.account == world.accounts.load("ada@example.com")
 
 
-def test_what_cannot_be_read_is_shown_as_such_and_the_others_as_they_are(world: World) -> None:
+def test_accounts_with_unreadable_events_are_marked_and_others_are_unaffected(world: World) -> None:
     world.add("ada@example.com")
     world.add("bob@example.com")
     world.append_unreadable("account:bob@example.com")
@@ -191,7 +191,7 @@ def test_what_cannot_be_read_is_shown_as_such_and_the_others_as_they_are(world: 
     }
 
 
-def test_an_account_is_unreadable_from_then_on(world: World) -> None:
+def test_an_account_stays_unreadable_after_an_invalid_event(world: World) -> None:
     world.add("bob@example.com")
     world.append("account:bob@example.com", AccountAdded(role="owner"))
     world.append("account:bob@example.com", AccountDisabled(reason=""))
@@ -200,7 +200,7 @@ def test_an_account_is_unreadable_from_then_on(world: World) -> None:
     assert (bob.status, bob.account) == ("unreadable", None)
 
 
-def test_only_what_is_about_people_is_looked_into() -> None:
+def test_only_events_about_accounts_are_decoded() -> None:
     store = fakeredis.FakeRedis()
     world = World(store)
     world.add("ada@example.com")

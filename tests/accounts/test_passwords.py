@@ -1,4 +1,4 @@
-"""Passwords are hashed by argon2id, and verified with the same work for everybody."""
+"""Passwords are hashed with argon2id, and unknown accounts cost the same work as known ones."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ PASSWORD = "correct horse battery"
 
 
 class CountingHasher(PasswordHasher):
-    """Cheap, and remembers against what it verified."""
+    """A cheap hasher that records the hashes it verified against."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
@@ -44,23 +44,23 @@ def passwords(hasher: CountingHasher) -> Passwords:
     return Passwords(hasher)
 
 
-def test_the_right_password_is_verified_and_no_other(passwords: Passwords) -> None:
+def test_only_the_right_password_verifies(passwords: Passwords) -> None:
     kept = passwords.hash_password(PASSWORD)
     assert passwords.verify(kept, PASSWORD)
     assert not passwords.verify(kept, PASSWORD + " ")
     assert not passwords.verify(kept, "")
 
 
-def test_where_nothing_is_kept_no_password_is_right(passwords: Passwords) -> None:
+def test_no_password_verifies_without_a_stored_hash(passwords: Passwords) -> None:
     assert not passwords.verify(None, PASSWORD)
 
 
-def test_where_nothing_is_kept_not_even_a_hit_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verification_without_a_stored_hash_fails_even_if_the_hasher_matches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CountingHasher, "verify", lambda *_: True)
     assert not Passwords(CountingHasher()).verify(None, PASSWORD)
 
 
-def test_an_unknown_account_takes_the_work_of_a_known_one(
+def test_an_unknown_account_costs_the_same_work_as_a_known_one(
     hasher: CountingHasher, passwords: Passwords
 ) -> None:
     kept = passwords.hash_password(PASSWORD)
@@ -71,7 +71,7 @@ def test_an_unknown_account_takes_the_work_of_a_known_one(
 
 
 @pytest.mark.parametrize("first_is_known", [True, False])
-def test_the_first_verification_does_the_same_work_too(
+def test_the_first_verification_costs_the_same_work_as_later_ones(
     hasher: CountingHasher, passwords: Passwords, first_is_known: bool
 ) -> None:
     kept = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
@@ -80,7 +80,7 @@ def test_the_first_verification_does_the_same_work_too(
     assert (hasher.hashed, len(hasher.verified)) == (1, 3)
 
 
-def test_the_default_is_argon2id_in_the_parameters_of_rfc_9106() -> None:
+def test_the_default_is_argon2id_with_the_rfc_9106_parameters() -> None:
     parameters = extract_parameters(Passwords().hash_password(PASSWORD))
     assert parameters.type is Type.ID
     assert (parameters.time_cost, parameters.memory_cost, parameters.parallelism) == (3, 64 * 1024, 4)
@@ -91,7 +91,7 @@ def test_the_default_is_argon2id_in_the_parameters_of_rfc_9106() -> None:
     ("password", "rule"),
     [("", "at least 12"), ("a" * 11, "at least 12"), ("a" * 1025, "up to 1,024 characters")],
 )
-def test_a_new_password_is_refused_by_its_length(passwords: Passwords, password: str, rule: str) -> None:
+def test_a_password_that_is_too_short_or_too_long_is_rejected(passwords: Passwords, password: str, rule: str) -> None:
     with pytest.raises(InvalidFieldError, match=rf"^The password .*{rule}") as refusal:
         passwords.hash_password(password)
     assert refusal.value.field == "password"
@@ -99,29 +99,29 @@ def test_a_new_password_is_refused_by_its_length(passwords: Passwords, password:
 
 
 @pytest.mark.parametrize("password", ["a" * 12, "a" * 1024, "пароль пароль", "half a pair \ud800"])
-def test_any_text_of_the_right_length_is_a_password(passwords: Passwords, password: str) -> None:
+def test_any_text_of_valid_length_is_accepted_as_a_password(passwords: Passwords, password: str) -> None:
     assert passwords.verify(passwords.hash_password(password), password)
 
 
-def test_two_ways_to_type_a_letter_are_one_password(passwords: Passwords) -> None:
+def test_equivalent_unicode_forms_of_a_password_match(passwords: Passwords) -> None:
     assert passwords.verify(
         passwords.hash_password("caf\u00e9 caf\u00e9 caf\u00e9"), "cafe\u0301 cafe\u0301 cafe\u0301"
     )
 
 
-def test_a_hash_that_cannot_be_read_is_an_error_and_no_answer(passwords: Passwords) -> None:
+def test_an_unreadable_hash_raises_an_error(passwords: Passwords) -> None:
     with pytest.raises(InvalidHashError):
         passwords.verify("rubbish", PASSWORD)
 
 
-def test_a_first_password_is_long_enough_and_never_the_same(passwords: Passwords) -> None:
+def test_generated_passwords_are_unique_and_valid(passwords: Passwords) -> None:
     made = {new_password() for _ in range(100)}
     assert len(made) == 100
     assert all(passwords.hash_password(password) for password in made)
 
 
 class HeldHasher(CountingHasher):
-    """Holds each verification until it is let go, and remembers how many were at work at once."""
+    """Blocks each verification until it is released, and records the peak concurrency."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class HeldHasher(CountingHasher):
         return super().verify(hash, password)
 
 
-def test_of_many_at_once_one_is_hashed_four_wait_and_the_rest_are_refused_at_once() -> None:
+def test_one_verification_runs_four_wait_and_the_rest_are_refused_immediately() -> None:
     hasher = HeldHasher()
     passwords = Passwords(hasher)
 
@@ -161,7 +161,7 @@ def test_of_many_at_once_one_is_hashed_four_wait_and_the_rest_are_refused_at_onc
     assert not passwords.verify(None, PASSWORD)
 
 
-def test_work_that_fails_leaves_its_place_to_the_next(passwords: Passwords) -> None:
+def test_a_failed_verification_frees_its_slot(passwords: Passwords) -> None:
     for _ in range(10):
         with pytest.raises(InvalidHashError):
             passwords.verify("rubbish", PASSWORD)
@@ -169,7 +169,7 @@ def test_work_that_fails_leaves_its_place_to_the_next(passwords: Passwords) -> N
 
 
 class PriorityHasher(CountingHasher):
-    """Remembers the priority of the thread that it was called on."""
+    """Records the priority of the thread it was called on."""
 
     nice = 0
 
@@ -179,7 +179,7 @@ class PriorityHasher(CountingHasher):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads a priority of their own")
-def test_passwords_are_hashed_at_a_lower_priority_than_requests_are_answered() -> None:
+def test_password_hashing_runs_at_a_lower_thread_priority() -> None:
     hasher = PriorityHasher()
     before = os.getpriority(os.PRIO_PROCESS, get_native_id())
     Passwords(hasher).verify(None, PASSWORD)
@@ -187,7 +187,7 @@ def test_passwords_are_hashed_at_a_lower_priority_than_requests_are_answered() -
     assert os.getpriority(os.PRIO_PROCESS, get_native_id()) == before
 
 
-def test_a_new_password_is_hashed_only_if_the_current_one_is_right(
+def test_a_new_password_is_hashed_only_if_the_current_one_is_correct(
     hasher: CountingHasher, passwords: Passwords
 ) -> None:
     kept = passwords.hash_password(PASSWORD)

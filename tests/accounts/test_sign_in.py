@@ -1,4 +1,4 @@
-"""Signing in and out in a browser's way, and what is told of it."""
+"""Signing in and out from a browser, and the events recorded for it."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -46,7 +46,7 @@ OPERATOR = Principal(
 )
 REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)
 NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
-# The words of the page are another's; these are what it is given.
+# A minimal template that renders only the values the page is given.
 TEMPLATE = """
 email={{ form.email }}
 {% for field, messages in errors.items() %}{{ field }}: {{ messages | join(" ") | safe }}
@@ -94,7 +94,7 @@ def sign_in_to(accounts: Accounts, incidents: SecurityEventAggregator) -> SignIn
 
 
 class CountingHasher(PasswordHasher):
-    """Cheap, and remembers how often it verified."""
+    """A cheap hasher that counts its verifications."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
@@ -121,13 +121,13 @@ def who(client: FlaskClient) -> str:
     return client.get("/whoami").text
 
 
-def test_the_form_is_shown_empty(client: FlaskClient) -> None:
+def test_the_sign_in_form_starts_empty(client: FlaskClient) -> None:
     page = client.get("/sign-in")
     assert page.status_code == 200
     assert page.text.strip() == "email=\nnext=/"
 
 
-def test_the_right_password_signs_in_and_leads_home(client: FlaskClient) -> None:
+def test_the_right_password_signs_in_and_redirects_home(client: FlaskClient) -> None:
     answer = sign_in(client, " Ada@Example.com ")
     assert (answer.status_code, answer.location) == (303, "/")
     assert who(client) == "account:ada@example.com"
@@ -135,7 +135,7 @@ def test_the_right_password_signs_in_and_leads_home(client: FlaskClient) -> None
 
 @pytest.mark.parametrize("added", ["ann@münchen.example", "ann@xn--mnchen-3ya.example"])
 @pytest.mark.parametrize("typed", ["Ann@MÜNCHEN.example", "ann@xn--mnchen-3ya.example"])
-def test_a_person_signs_in_by_either_spelling_of_an_international_domain(
+def test_either_spelling_of_an_international_domain_signs_in(
     client: FlaskClient, accounts: Accounts, hasher: CountingHasher, added: str, typed: str
 ) -> None:
     accounts.add(OPERATOR, added, "developer", PASSWORD, REQUEST)
@@ -172,7 +172,7 @@ def test_a_wrong_password_and_an_unknown_account_get_the_same_answer(client: Fla
         ({"email": "a@b", "password": "x" * 1025}, ["password: Use up to 1,024 characters."]),
     ],
 )
-def test_what_is_missing_or_too_long_is_said_at_its_field(
+def test_missing_and_too_long_values_are_reported_at_their_fields(
     client: FlaskClient, form: dict[str, str], messages: list[str]
 ) -> None:
     answer = client.post("/sign-in", data=form)
@@ -180,14 +180,14 @@ def test_what_is_missing_or_too_long_is_said_at_its_field(
     assert answer.text.strip().splitlines()[1:-1] == messages
 
 
-def test_what_was_typed_is_kept_but_for_the_password(client: FlaskClient) -> None:
+def test_a_rejected_form_keeps_its_values_except_the_password(client: FlaskClient) -> None:
     page = sign_in(client, "<b>Ada</b>", "canary of a wrong password", next="/audit").text
     assert "email=&lt;b&gt;Ada&lt;/b&gt;" in page
     assert "next=/audit" in page
     assert "canary" not in page
 
 
-def test_a_session_from_before_the_sign_in_is_not_the_one_after(app: Flask, client: FlaskClient) -> None:
+def test_signing_in_starts_a_new_session(app: Flask, client: FlaskClient) -> None:
     with client.session_transaction() as planted:
         planted["planted"] = "by an attacker"
     before = client.get_cookie(COOKIE)
@@ -205,7 +205,7 @@ def test_a_session_from_before_the_sign_in_is_not_the_one_after(app: Flask, clie
         assert dict(current) == {"account": "account:ada@example.com", "account_version": 1}
 
 
-def test_after_signing_out_the_cookie_opens_nothing(app: Flask, client: FlaskClient, store: Any) -> None:
+def test_a_cookie_is_invalid_after_signing_out(app: Flask, client: FlaskClient, store: Any) -> None:
     sign_in(client)
     cookie = client.get_cookie(COOKIE)
     assert cookie is not None
@@ -218,7 +218,7 @@ def test_after_signing_out_the_cookie_opens_nothing(app: Flask, client: FlaskCli
     assert who(replayed) == "nobody"
 
 
-def test_a_mere_link_signs_nobody_out(client: FlaskClient) -> None:
+def test_a_get_request_does_not_sign_out(client: FlaskClient) -> None:
     sign_in(client)
     assert client.get("/sign-out").status_code == 405
     assert who(client) == "account:ada@example.com"
@@ -235,7 +235,7 @@ def test_a_mere_link_signs_nobody_out(client: FlaskClient) -> None:
         "/@evil",
     ],
 )
-def test_signing_in_leads_back_to_a_page_of_this_site(client: FlaskClient, target: str) -> None:
+def test_signing_in_redirects_to_the_requested_page_of_this_site(client: FlaskClient, target: str) -> None:
     for form, query in (({"next": target}, {}), ({}, {"next": target})):
         answer = client.post(
             "/sign-in", data={"email": "ada@example.com", "password": PASSWORD, **form}, query_string=query
@@ -266,7 +266,7 @@ def test_signing_in_leads_back_to_a_page_of_this_site(client: FlaskClient, targe
         "%68ttps://evil.example",
     ],
 )
-def test_signing_in_leads_to_no_other_site(client: FlaskClient, target: str) -> None:
+def test_signing_in_does_not_redirect_to_another_site(client: FlaskClient, target: str) -> None:
     assert client.get("/sign-in", query_string={"next": target}).text.strip().endswith("next=/")
     assert sign_in(client, next=target).location == "/"
 
@@ -274,15 +274,15 @@ def test_signing_in_leads_to_no_other_site(client: FlaskClient, target: str) -> 
 @pytest.mark.parametrize(
     "raw", ["%2F%2Fevil.example", "%2F%5Cevil.example", "%2F%09%2Fevil.example", "%20//evil"]
 )
-def test_an_encoded_address_of_another_site_is_no_way_out(client: FlaskClient, raw: str) -> None:
+def test_an_encoded_url_of_another_site_is_not_used_as_redirect(client: FlaskClient, raw: str) -> None:
     assert client.get(f"/sign-in?next={raw}").text.strip().endswith("next=/")
 
 
-def test_asking_only_for_the_head_of_the_form_is_no_attempt(client: FlaskClient) -> None:
+def test_a_head_request_for_the_form_succeeds(client: FlaskClient) -> None:
     assert client.head("/sign-in").status_code == 200
 
 
-def test_signing_in_is_told_apart_from_the_account(client: FlaskClient, accounts: Accounts) -> None:
+def test_a_sign_in_is_recorded_under_its_own_subject(client: FlaskClient, accounts: Accounts) -> None:
     sign_in(client)
     (event,) = accounts.ledger.history("sign-in:ada@example.com")
     assert (event.data, event.workspace, event.version) == (SignedIn(), "default", 1)
@@ -291,7 +291,7 @@ def test_signing_in_is_told_apart_from_the_account(client: FlaskClient, accounts
     assert len(accounts.ledger.history("account:ada@example.com")) == 1
 
 
-def test_a_given_password_is_spoken_of_at_sign_in_and_ones_own_is_not(
+def test_only_a_temporary_password_is_mentioned_after_signing_in(
     client: FlaskClient, accounts: Accounts
 ) -> None:
     sign_in(client)
@@ -329,7 +329,7 @@ def without_account(accounts: Accounts, store: Any) -> None:
         ("a\nb", PASSWORD, None),
     ],
 )
-def test_whoever_may_not_sign_in_gets_one_answer_after_the_same_work(
+def test_every_failed_sign_in_gets_the_same_answer_and_costs_the_same_work(
     client: FlaskClient,
     accounts: Accounts,
     store: Any,
@@ -346,7 +346,7 @@ def test_whoever_may_not_sign_in_gets_one_answer_after_the_same_work(
     assert who(client) == "nobody"
 
 
-def test_an_account_that_is_not_understood_is_told_of_to_its_own_person_only(
+def test_an_unreadable_account_is_reported_only_to_callers_with_its_password(
     accounts: Accounts, incidents: SecurityEventAggregator
 ) -> None:
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
@@ -368,7 +368,7 @@ def test_an_account_that_is_not_understood_is_told_of_to_its_own_person_only(
 
 
 @pytest.mark.parametrize("email", ["ada@example.com", "bob@example.com"])
-def test_tries_are_limited_for_known_and_unknown_alike(
+def test_sign_in_attempts_are_limited_for_known_and_unknown_accounts_alike(
     client: FlaskClient, hasher: CountingHasher, email: str
 ) -> None:
     for _ in range(3):
@@ -384,7 +384,7 @@ def test_tries_are_limited_for_known_and_unknown_alike(
     assert sign_in(client, "carl@example.com").status_code == 422
 
 
-def test_a_sign_in_that_finds_the_hasher_busy_is_asked_to_come_back_and_counts_as_no_try(
+def test_a_busy_hasher_asks_to_retry_and_does_not_count_as_an_attempt(
     client: FlaskClient,
     accounts: Accounts,
     incidents: SecurityEventAggregator,
@@ -404,7 +404,7 @@ def test_a_sign_in_that_finds_the_hasher_busy_is_asked_to_come_back_and_counts_a
     assert sign_in(client).status_code == 303
 
 
-def test_each_session_has_its_own_tries_at_the_current_password(
+def test_each_session_has_its_own_limit_for_current_password_attempts(
     app: Flask, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attach(app, Access(lambda _: OPERATOR, accounts.principal_of, lambda *_: None))
@@ -428,14 +428,14 @@ def test_each_session_has_its_own_tries_at_the_current_password(
     assert first
 
 
-def test_sign_ins_that_succeed_do_not_grow_the_ledger_without_limit(
+def test_successful_sign_ins_are_limited_too(
     client: FlaskClient, accounts: Accounts
 ) -> None:
     assert [sign_in(client).status_code for _ in range(17)] == [303] * 15 + [429] * 2
     assert accounts.ledger.version("sign-in:ada@example.com") == 15
 
 
-def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskClient) -> None:
+def test_attempts_are_limited_per_network(client: FlaskClient) -> None:
     def answer(number: int, ip: str) -> int:
         form = {"email": f"nobody{number}@example.com", "password": "x"}
         return client.post("/sign-in", data=form, environ_base={"REMOTE_ADDR": ip}).status_code
@@ -455,7 +455,7 @@ def test_tries_from_one_network_are_limited_and_another_may_go_on(client: FlaskC
         "[2001:DB8::1]:{}",
     ],
 )
-def test_however_a_client_is_spelled_it_is_limited_as_one_and_locks_out_nobody_else(
+def test_all_spellings_of_a_client_ip_share_one_limit_and_one_subject(
     client: FlaskClient, accounts: Accounts, incidents: SecurityEventAggregator, spelling: str
 ) -> None:
     def answer(number: int, ip: str) -> int:
@@ -475,14 +475,14 @@ def test_however_a_client_is_spelled_it_is_limited_as_one_and_locks_out_nobody_e
     assert event.actor.id == network
 
 
-def test_signing_in_forgets_the_tries(client: FlaskClient) -> None:
+def test_signing_in_resets_the_accounts_failed_attempts(client: FlaskClient) -> None:
     for _ in range(7):  # what was wrong still counts for the address: 14 of 15
         assert sign_in(client, password="wrong password").status_code == 422
         assert sign_in(client, password="wrong password").status_code == 422
         assert sign_in(client).status_code == 303
 
 
-def test_the_store_holds_no_address_that_was_typed_and_each_key_its_hash_tag(
+def test_typed_emails_are_not_stored_and_every_redis_key_has_the_hash_tag(
     client: FlaskClient, store: Any, incidents: SecurityEventAggregator
 ) -> None:
     for _ in range(5):
@@ -498,12 +498,12 @@ def test_the_store_holds_no_address_that_was_typed_and_each_key_its_hash_tag(
 
 
 def failures(accounts: Accounts, subject: str) -> list[int]:
-    """How many failed sign-ins each event tells."""
+    """The number of failed sign-ins that each event reports."""
     events = accounts.ledger.history(subject)
     return [event.data.attempts for event in events if isinstance(event.data, SignInFailed)]
 
 
-def test_failures_are_told_once_a_minute_and_none_is_lost(
+def test_failures_are_recorded_once_a_minute_and_none_is_lost(
     client: FlaskClient, accounts: Accounts, incidents: SecurityEventAggregator, store: Any
 ) -> None:
     def a_minute_passes() -> None:
@@ -532,7 +532,7 @@ def test_failures_are_told_once_a_minute_and_none_is_lost(
         assert event.workspace == "default"
 
 
-def test_a_process_that_dies_after_telling_lets_it_be_told_again(
+def test_failures_are_recorded_again_after_a_crash_before_they_are_cleared(
     client: FlaskClient,
     accounts: Accounts,
     incidents: SecurityEventAggregator,
@@ -552,7 +552,7 @@ def test_a_process_that_dies_after_telling_lets_it_be_told_again(
     assert failures(accounts, "sign-in:ada@example.com") == [1, 1]
 
 
-def test_a_failure_that_comes_while_others_are_told_is_told_later(
+def test_a_failure_that_arrives_during_recording_is_recorded_later(
     accounts: Accounts, incidents: SecurityEventAggregator, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
@@ -573,7 +573,7 @@ def test_a_failure_that_comes_while_others_are_told_is_told_later(
     assert store.hgetall("{kl:0}:incidents:counts") == store.hgetall("{kl:0}:incidents:last") == {}
 
 
-def test_who_signs_in_while_the_password_is_changed_is_in_no_session_that_lasts(
+def test_signing_in_during_a_password_reset_gives_an_already_ended_session(
     accounts: Accounts, incidents: SecurityEventAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accounts.add(OPERATOR, "ada@example.com", "owner", PASSWORD, REQUEST)
@@ -590,7 +590,7 @@ def test_who_signs_in_while_the_password_is_changed_is_in_no_session_that_lasts(
     assert accounts.principal_of(account.subject, account.version) is None
 
 
-def test_a_denial_is_told_of_its_caller_and_scope_and_no_store_that_is_away_shows(store: Any) -> None:
+def test_denials_are_recorded_by_caller_and_scope_and_ignore_store_outages(store: Any) -> None:
     server = fakeredis.FakeServer()
     away = SecurityEventAggregator(fakeredis.FakeRedis(server=server), Journal(Ledger(store), lambda: "e1"))
     caller = Principal(kind="key", id="k1", label="ci", workspace="w", scopes=frozenset())
@@ -610,7 +610,7 @@ def test_a_denial_is_told_of_its_caller_and_scope_and_no_store_that_is_away_show
     assert {(event.workspace, event.actor) for event in events} == {("w", caller.actor)}
 
 
-def test_the_telling_goes_on_after_a_store_that_was_away_and_what_it_cannot_read(
+def test_the_aggregator_survives_store_errors_and_unreadable_counters(
     accounts: Accounts, incidents: SecurityEventAggregator, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.hset("{kl:0}:incidents:counts", "of a later version", 1)
@@ -652,7 +652,7 @@ def test_sign_ins_stay_limited_while_the_store_is_out_of_memory(valkey_url: str)
             full.config_set("maxmemory", 0)
 
 
-def test_an_address_that_looks_like_a_key_keeps_no_other_failure_from_the_ledger(
+def test_an_email_that_looks_like_a_key_does_not_block_recording_other_failures(
     accounts: Accounts, incidents: SecurityEventAggregator, store: Any
 ) -> None:
     incidents.sign_in_failed(f"account:kl_{'aB3' * 16}aB@example.com", REQUEST)
@@ -664,7 +664,7 @@ def test_an_address_that_looks_like_a_key_keeps_no_other_failure_from_the_ledger
     assert not any(b"aB3aB3" in record.body for record in accounts.ledger.read(0, 10))
 
 
-def test_however_many_addresses_fail_only_some_get_an_event_of_their_own_and_none_is_lost(
+def test_failures_from_ips_beyond_the_first_100_share_one_event(
     accounts: Accounts, incidents: SecurityEventAggregator, store: Any
 ) -> None:
     for number in range(300):

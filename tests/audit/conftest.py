@@ -1,4 +1,4 @@
-"""A database of each kind for the audit log, empty for each test."""
+"""An empty audit log database of each kind for each test."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -25,13 +25,13 @@ from tests.audit.tampering import Tampered
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """A file that is not there yet."""
+    """The URL of a file that doesn't exist yet."""
     return f"sqlite:///{tmp_path / 'audit.db'}"
 
 
 @pytest.fixture
 def postgresql_url(postgresql_server: str) -> str:
-    """A database, emptied."""
+    """The URL of an empty database."""
     url = f"postgresql://keyledger@/postgres?host={postgresql_server}"
     server = Tampered(url)
     server.run("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
@@ -41,7 +41,7 @@ def postgresql_url(postgresql_server: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Each kind of database, empty."""
+    """The URL of an empty database of each kind."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
@@ -56,7 +56,7 @@ def log(database_url: str) -> Iterator[AuditLog]:
 
 @pytest.fixture
 def sqlite_log(sqlite_url: str) -> Iterator[AuditLog]:
-    """An audit log in a file, for what does not depend on the database."""
+    """An audit log in a SQLite file, for tests that don't depend on the database."""
     audit_log = AuditLog(sqlite_url)
     yield audit_log
     audit_log.close()
@@ -64,7 +64,7 @@ def sqlite_log(sqlite_url: str) -> Iterator[AuditLog]:
 
 @pytest.fixture
 def tampered(database_url: str) -> Iterator[Tampered]:
-    """The way into the database of `log`."""
+    """Direct access to the database of `log`."""
     way = Tampered(database_url)
     yield way
     way.close()
@@ -72,44 +72,44 @@ def tampered(database_url: str) -> Iterator[Tampered]:
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
-    """Where the key that signs is, or will be."""
+    """The path of the signing key, which may not exist yet."""
     return tmp_path / "audit_key.pem"
 
 
 @pytest.fixture
 def signer(key_file: Path) -> Signer:
-    """What signs for the audit log."""
+    """The audit log's signer."""
     return Signer(key_file)
 
 
 @pytest.fixture
 def notary(log: AuditLog, ledger: Ledger, signer: Signer) -> Notary:
-    """What adds checkpoints to `log`; a minute goes by from one time that it tells to the next."""
+    """A notary that adds checkpoints to `log`; its clock advances one minute per reading."""
     minutes = count()
     return notary_of(log, ledger, signer, lambda: AT + next(minutes) * 60_000)
 
 
 @pytest.fixture
 def alarms(sqlite_log: AuditLog, store: Redis) -> Alarms:
-    """Alarms about the log in the file."""
+    """Alarms of the log in the SQLite file."""
     return Alarms(store, sqlite_log, now_ms)
 
 
 @pytest.fixture
 def comparison(sqlite_log: AuditLog, ledger: Ledger, alarms: Alarms) -> Comparison:
-    """What compares the log in the file with the ledger."""
+    """Compares the log in the SQLite file with the ledger."""
     return Comparison(sqlite_log, ledger, alarms)
 
 
 @pytest.fixture
 def audit_status(comparison: Comparison, signer: Signer, store: Redis) -> AuditStatus:
-    """How the log in the file stands."""
+    """The status of the log in the SQLite file."""
     return AuditStatus(comparison, signer, Failures(store), now_ms)
 
 
 @pytest.fixture
 def exports(comparison: Comparison, signer: Signer, store: Redis) -> Exports:
-    """What exports the log in the file."""
+    """Exports of the log in the SQLite file."""
     ids = iter(range(10**6))
     journal = Journal(comparison.ledger, lambda: f"told-{next(ids)}")
     notary = Notary(comparison, signer, lambda: AT)
@@ -118,5 +118,5 @@ def exports(comparison: Comparison, signer: Signer, store: Redis) -> Exports:
 
 @pytest.fixture
 def ledger(store: Redis) -> Ledger:
-    """A ledger on the embedded Valkey, empty."""
+    """An empty ledger on the embedded Valkey."""
     return Ledger(store)

@@ -25,7 +25,7 @@ _ids = count(1)
 
 
 def created(name: str = "My Web App Integration", **fields: object) -> KeyCreated:
-    """A key comes to be."""
+    """A KeyCreated payload; the fields override its defaults."""
     values = {
         "name": name,
         "description": "",
@@ -48,7 +48,7 @@ def record(
     request: Request = REQUEST,
     at: int | None = None,
 ) -> Record:
-    """An event of a ledger."""
+    """A ledger record with one event."""
     event = enveloped(
         [payload or KeyToggled(enabled=position % 2 == 1, reason="")],
         subject=subject,
@@ -95,17 +95,17 @@ def write(ledger: Ledger, log: AuditLog, events: Sequence[Record]) -> None:
 
 
 def notary_of(log: AuditLog, ledger: Ledger, signer: Signer, now_ms: Callable[[], int]) -> Notary:
-    """What adds checkpoints, and raises no alarm that anybody sees."""
+    """A notary whose alarms are mocked."""
     return Notary(Comparison(log, ledger, Mock(Alarms)), signer, now_ms)
 
 
 def found(log: AuditLog, **criteria: Any) -> list[int]:
-    """Where the entries are that match, newest first."""
+    """The positions of matching entries, newest first."""
     filters = Filters(**{"workspace": "default"} | criteria)
     return [entry.position for entry in log.search.page(filters, 1_000).entries]
 
 
 def in_step(log: AuditLog, ledger: Ledger) -> bool:
-    """Whether the log has each event of the ledger once, in order."""
+    """Whether the log has each event of the ledger exactly once, in order."""
     head = ledger.head().position
     return list(log.walk(2**62)) == list(chain(ledger.read(0, head), GENESIS))

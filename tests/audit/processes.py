@@ -1,4 +1,4 @@
-"""The audit log's processes, for tests to start and to kill."""
+"""The audit log's processes, which tests start and kill."""
 
 import multiprocessing
 import signal
@@ -42,7 +42,7 @@ def relay(store_url: str, database_url: str, _: Path) -> None:
 def started(
     target: Callable[[str, str, Path], None], store_url: str, database_url: str, key_file: Path
 ) -> BaseProcess:
-    """A process of its own."""
+    """Starts the target in its own process."""
     arguments = (store_url, database_url, key_file)
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
@@ -50,7 +50,7 @@ def started(
 
 
 def ended(process: BaseProcess) -> int | None:
-    """Ends it as `keyledger up` would, and gives its exit status."""
+    """Ends the process as `keyledger up` would, and returns its exit status."""
     process.terminate()
     process.join(10)
     if process.is_alive():
@@ -63,7 +63,7 @@ def ended(process: BaseProcess) -> int | None:
 def running(
     target: Callable[[str, str, Path], None], store_url: str, database_url: str, key_file: Path
 ) -> Iterator[BaseProcess]:
-    """A process for a while; it ends in order."""
+    """Runs a process, then ends it and checks that it exits cleanly."""
     process = started(target, store_url, database_url, key_file)
     try:
         yield process

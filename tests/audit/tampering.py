@@ -1,4 +1,4 @@
-"""What somebody does who has the audit log's file, or its server."""
+"""Tampering by an attacker with access to the audit log's file or server."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ _TABLES = ("audit_entries", "audit_checkpoints")
 
 
 def copied(source: int, position: int | str) -> str:
-    """What gives an entry another position."""
+    """A SELECT that copies an entry to another position."""
     columns = ", ".join(Entry._fields[1:])
     return f"SELECT {position}, {columns} FROM audit_entries WHERE position = {source}"  # noqa: S608  # a test's own
 
 
 class Tampered:
-    """A way into the database past the audit log, as whoever owns the file or the server has it."""
+    """Direct access to the database, as the owner of the file or the server has it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -27,7 +27,7 @@ class Tampered:
         self.dialect = self._engine.dialect.name
 
     def run(self, *statements: str, **values: Any) -> None:
-        """Runs statements, each by itself."""
+        """Runs statements, each in its own transaction."""
         with self._engine.connect() as connection:
             for statement in statements:
                 connection.execute(text(statement), values)
@@ -42,12 +42,12 @@ class Tampered:
         self.run(f"INSERT INTO audit_entries {copied(source, position)}")
 
     def overwrite(self, entry: Entry) -> None:
-        """Puts an entry in the place of another."""
+        """Overwrites the entry at the same position."""
         columns = ", ".join(f"{name} = :{name}" for name in Entry._fields[1:])
         self.change(entry.position, columns, **entry._asdict())
 
     def disarm(self) -> None:
-        """Takes the database's own rules away."""
+        """Removes the database's triggers."""
         if self.dialect == "sqlite":
             rules = ("no_update", "no_delete", "only_next")
             self.run(*(f"DROP TRIGGER {table}_{rule}" for table in _TABLES for rule in rules))

@@ -1,4 +1,4 @@
-"""A log that was cut off, replaced or restored raises an alarm, even after it was filled again."""
+"""A truncated, replaced or restored log raises an alarm, even after it was refilled."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from tests.audit.tampering import Tampered
 
 @pytest.fixture
 def full(sqlite_log: AuditLog, ledger: Ledger, alarms: Alarms) -> AuditLog:
-    """A log of ten entries, whose end is marked."""
+    """A log of ten entries with a recorded end mark."""
     grow(ledger, 10)
     catch_up(sqlite_log, ledger)
     alarms.mark_end()
@@ -83,7 +83,7 @@ def test_a_log_that_went_backwards_raises_an_alarm(
     assert stays.finding == seen.finding
 
 
-def test_a_log_that_grows_raises_no_alarm(full: AuditLog, ledger: Ledger, alarms: Alarms) -> None:
+def test_a_growing_log_raises_no_alarm(full: AuditLog, ledger: Ledger, alarms: Alarms) -> None:
     grow(ledger, 5)
     catch_up(full, ledger)  # and the worker is killed before it marks the end
     alarms.report_if_backwards()
@@ -93,11 +93,11 @@ def test_a_log_that_grows_raises_no_alarm(full: AuditLog, ledger: Ledger, alarms
 
 
 @pytest.mark.parametrize(("is_deleted", "position"), [(False, 6), (True, 1)], ids=["restored", "deleted"])
-def test_a_database_that_was_deleted_or_restored_from_an_old_copy_raises_an_alarm(
+def test_a_deleted_or_restored_database_raises_an_alarm(
     ledger: Ledger, store: Redis, tmp_path: Path, is_deleted: bool, position: int
 ) -> None:
     def work(events: int) -> Alarms:
-        """What the worker does once there are some events more."""
+        """What the worker does after some more events."""
         grow(ledger, events)
         log = AuditLog(f"sqlite:///{tmp_path / 'audit.db'}")
         alarms = Alarms(store, log, now_ms)
@@ -120,7 +120,7 @@ def test_a_database_that_was_deleted_or_restored_from_an_old_copy_raises_an_alar
     assert work(1).current() is None
 
 
-def test_a_log_that_is_cut_off_between_two_pages_of_a_job_raises_an_alarm(
+def test_a_log_truncated_between_two_pages_of_a_job_raises_an_alarm(
     full: AuditLog, ledger: Ledger, alarms: Alarms, tampered: Tampered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.audit.ingest.job.PAGE", 5)
@@ -141,7 +141,7 @@ def test_a_log_that_is_cut_off_between_two_pages_of_a_job_raises_an_alarm(
 
 
 @pytest.mark.parametrize("stored", [b"", b"[1]", b'["x","y"]', b"\xff"])
-def test_a_mark_or_an_alarm_that_cannot_be_read_is_an_alarm(
+def test_an_unreadable_end_mark_or_alarm_raises_an_alarm(
     alarms: Alarms, store: Redis, stored: bytes
 ) -> None:
     for key in ("end", "alarm"):
@@ -151,7 +151,7 @@ def test_a_mark_or_an_alarm_that_cannot_be_read_is_an_alarm(
         assert "can't be read" in found.finding.detail
 
 
-def test_a_checkpoint_that_was_signed_and_is_gone_is_an_alarm(
+def test_a_missing_signed_checkpoint_raises_an_alarm(
     audit_status: AuditStatus, full: AuditLog, ledger: Ledger, tampered: Tampered
 ) -> None:
     notary_of(full, ledger, audit_status.signer, now_ms).sign_checkpoint()
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_was_signed_and_is_gone_is_an_alarm(
 
 
 @pytest.mark.parametrize("name", ["end", "alarm"])
-def test_a_list_in_the_place_of_a_mark_or_an_alarm_stops_neither_the_log_nor_the_alarm(
+def test_a_mark_or_alarm_of_the_wrong_redis_type_does_not_stop_the_log(
     full: AuditLog, ledger: Ledger, alarms: Alarms, store: Redis, name: str
 ) -> None:
     store.delete(f"{NAMESPACE}:audit:{name}")
@@ -179,7 +179,7 @@ def test_a_list_in_the_place_of_a_mark_or_an_alarm_stops_neither_the_log_nor_the
     assert alarms.current() is None
 
 
-def test_an_alarm_that_the_store_refuses_does_not_stop_the_log(
+def test_a_store_error_while_raising_an_alarm_does_not_stop_the_log(
     full: AuditLog, ledger: Ledger, alarms: Alarms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> None:

@@ -1,4 +1,4 @@
-"""What `keyledger doctor` says of the audit log, on each kind of database."""
+"""The `keyledger doctor` checks of the audit log, on each kind of database."""
 
 import re
 import time
@@ -41,7 +41,7 @@ FINDING = AuditFinding(kind="changed", count=2, position=7, detail="entry_hash")
 def installation(
     store: Redis, valkey_url: str, database_url: str, key_file: Path, tmp_path: Path
 ) -> Iterator[Installation]:
-    """One on a store of its own and each kind of database, empty."""
+    """An installation with its own empty store and an empty database of each kind."""
     assert not store.dbsize()
     places = {"redis_url": valkey_url, "audit_database_url": database_url, "audit_key_file": key_file}
     with examined(tmp_path / "data", **places) as opened:
@@ -49,12 +49,12 @@ def installation(
 
 
 def written(log: AuditLog, ledger: Ledger, signer: Signer) -> None:
-    """The ledger's events, and a checkpoint on them."""
+    """Copies the ledger's events to the log and signs a checkpoint."""
     catch_up(log, ledger)
     notary_of(log, ledger, signer, now_ms).sign_checkpoint()
 
 
-def test_a_database_that_is_not_there_yet_is_well_and_is_not_made(
+def test_a_database_that_does_not_exist_yet_is_ok_and_is_not_created(
     installation: Installation, tmp_path: Path
 ) -> None:
     expect_ok(check_database(installation), "yet; the audit worker")
@@ -66,7 +66,7 @@ def test_a_database_that_is_not_there_yet_is_well_and_is_not_made(
         log.last()
 
 
-def test_a_database_that_can_be_read_is_told_with_its_version(
+def test_a_readable_database_is_reported_with_its_version(
     installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     grow(ledger, 1)
@@ -79,7 +79,7 @@ def test_a_database_that_can_be_read_is_told_with_its_version(
     expect_ok(check_checkpoints(installation), "covers all up to 1")
 
 
-def test_entries_that_are_not_indexed_are_told(
+def test_unindexed_entries_are_reported(
     installation: Installation, log: AuditLog, ledger: Ledger
 ) -> None:
     grow(ledger, 3)
@@ -91,7 +91,7 @@ def test_entries_that_are_not_indexed_are_told(
     assert "3 entries aren't indexed yet" in found[1].found
 
 
-def test_who_only_reads_cannot_write(log: AuditLog, database_url: str) -> None:
+def test_a_read_only_database_rejects_writes(log: AuditLog, database_url: str) -> None:
     log.last()
     with (
         closing(Database(database_url, read_only=True)) as database,
@@ -100,7 +100,7 @@ def test_who_only_reads_cannot_write(log: AuditLog, database_url: str) -> None:
         database.read(lambda connection: connection.execute(text("CREATE TABLE written (n integer)")))
 
 
-def test_who_only_reads_leaves_no_file_behind(sqlite_log: AuditLog, sqlite_url: str, tmp_path: Path) -> None:
+def test_a_read_only_log_changes_no_files(sqlite_log: AuditLog, sqlite_url: str, tmp_path: Path) -> None:
     sqlite_log.last()
     for others_use_it in (True, False):
         if not others_use_it:
@@ -112,7 +112,7 @@ def test_who_only_reads_leaves_no_file_behind(sqlite_log: AuditLog, sqlite_url: 
         assert others_use_it or {path.name for path in before} == {"audit.db"}
 
 
-def test_what_is_appended_meanwhile_is_read(sqlite_log: AuditLog, sqlite_url: str, ledger: Ledger) -> None:
+def test_a_read_only_log_sees_entries_appended_meanwhile(sqlite_log: AuditLog, sqlite_url: str, ledger: Ledger) -> None:
     grow(ledger, 2)
     sqlite_log.append(ledger.read(0, 1))
     with closing(AuditLog(sqlite_url, read_only=True)) as reading:
@@ -121,7 +121,7 @@ def test_what_is_appended_meanwhile_is_read(sqlite_log: AuditLog, sqlite_url: st
         assert reading.last().position == 2
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "audit.db").write_text("c4nary" * 1000)
     with examined(tmp_path) as installation:
         findings = [*check_database(installation)]
@@ -129,7 +129,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     assert "c4nary" not in str(findings)
 
 
-def test_an_audit_log_that_nobody_writes_is_told(
+def test_an_audit_log_that_is_not_being_written_is_reported(
     installation: Installation, log: AuditLog, ledger: Ledger
 ) -> None:
     ledger.fill(0, [record(1, at=now_ms() - 60_000)])
@@ -138,7 +138,7 @@ def test_an_audit_log_that_nobody_writes_is_told(
     assert re.search(r", 6\d s behind$", told)
 
 
-def test_a_ledger_that_went_backwards_is_seen_by_the_audit_log(
+def test_a_ledger_that_went_backwards_is_reported(
     installation: Installation, log: AuditLog, ledger: Ledger, store: Redis
 ) -> None:
     grow(ledger, 3)
@@ -159,7 +159,7 @@ def test_a_ledger_that_went_backwards_is_seen_by_the_audit_log(
         (1, None, Level.OK, "not verified yet"),
     ],
 )
-def test_an_audit_log_has_to_be_checked_every_week(
+def test_an_audit_log_not_verified_within_a_week_is_reported(
     installation: Installation,
     log: AuditLog,
     ledger: Ledger,
@@ -178,7 +178,7 @@ def test_an_audit_log_has_to_be_checked_every_week(
     assert level is Level.OK or "`keyledger audit check`" in str(told.advice)
 
 
-def test_a_checkpoint_that_is_gone_from_the_database_is_told(
+def test_a_signed_checkpoint_missing_from_the_database_is_reported(
     installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer, tampered: Tampered
 ) -> None:
     grow(ledger, 1)
@@ -193,7 +193,7 @@ def test_a_checkpoint_that_is_gone_from_the_database_is_told(
     )
 
 
-def test_a_checkpoint_that_is_kept_nowhere_else_is_told(
+def test_a_missing_copy_of_the_last_checkpoint_is_reported(
     installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     grow(ledger, 1)
@@ -207,7 +207,7 @@ def test_a_checkpoint_that_is_kept_nowhere_else_is_told(
     )
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told(installation: Installation, log: AuditLog) -> None:
+def test_an_unreadable_checkpoint_is_reported_without_its_content(installation: Installation, log: AuditLog) -> None:
     log.restore_checkpoints([b"c4nary"])
     findings = [*check_checkpoints(installation)]
     expect(
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_cannot_be_read_is_told(installation: Installation, lo
     assert "c4nary" not in str(findings)
 
 
-def test_entries_that_nobody_vouches_for_are_told(
+def test_entries_without_a_checkpoint_for_too_long_are_reported(
     installation: Installation, log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     grow(ledger, 1, payloads=[created()])
@@ -235,12 +235,12 @@ def test_entries_that_nobody_vouches_for_are_told(
     )
 
 
-def test_of_a_log_without_entries_no_checkpoint_is_due(installation: Installation, log: AuditLog) -> None:
+def test_an_empty_log_needs_no_checkpoint(installation: Installation, log: AuditLog) -> None:
     assert log.last().position == 0
     expect_ok(check_checkpoints(installation), "none yet")
 
 
-def test_the_clock_of_a_server_is_looked_at(
+def test_the_clock_of_a_database_server_is_checked(
     installation: Installation, log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.last()

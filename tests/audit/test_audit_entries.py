@@ -1,4 +1,4 @@
-"""Event -> entry, in words, and the chain."""
+"""Turning events into entries, describing them, and chaining their hashes."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 
 
 @given(texts, texts, texts, st.none() | texts)
-def test_a_record_is_the_canonical_json_of_its_event_time_and_position(
+def test_a_record_is_the_canonical_json_of_event_time_and_position(
     name: str, label: str, subject: str, user_agent: str | None
 ) -> None:
     actor = Actor(kind="key", id="k", label=label)
@@ -41,17 +41,17 @@ def test_a_record_is_the_canonical_json_of_its_event_time_and_position(
 
 
 @given(st.integers(1, 2**53), st.integers(0, 2**53), st.binary(max_size=200))
-def test_the_event_is_found_again_in_its_record(position: int, at: int, body: bytes) -> None:
+def test_an_event_round_trips_through_its_record(position: int, at: int, body: bytes) -> None:
     event = Record(position, at, body)
     assert record_of(canonical(event)) == event
 
 
 @pytest.mark.parametrize("sealed", [b"", b"{}", b'{"at":1,"event":{}}', b'{"at":x,"event":{},"position":1}'])
-def test_other_bytes_are_no_record(sealed: bytes) -> None:
+def test_bytes_that_are_not_a_record_are_rejected(sealed: bytes) -> None:
     assert record_of(sealed) is None
 
 
-def test_the_hash_of_an_entry_seals_it_and_all_before_it() -> None:
+def test_an_entry_hash_covers_the_entry_and_all_before_it() -> None:
     entries = list(chain(records(range(1, 4)), GENESIS))
     previous = hashlib.sha256(GENESIS_PREIMAGE).digest()
     for entry in entries:
@@ -72,13 +72,13 @@ def test_a_parsed_entry_has_the_fields_of_its_event() -> None:
     assert (event.ip, event.request_id) == ("192.0.2.7", "request-1")
 
 
-def test_an_entry_that_was_tampered_with_is_parsed_as_far_as_possible() -> None:
+def test_a_tampered_entry_is_parsed_as_far_as_possible() -> None:
     entry = parse_entry(Entry(1, "x", "\x00", None, 7))  # type: ignore[arg-type]  # as a database may return it
     assert (entry.at, entry.record, entry.previous_hash, entry.entry_hash) == (0, "\x00", "None", "7")
     assert (entry.event.type, entry.event.description.title) == (None, "Unreadable event")
 
 
-def test_only_a_key_has_a_key_id() -> None:
+def test_an_entry_about_an_account_has_no_key_id() -> None:
     event = parse_event(record(1, AccountAdded(role="owner"), subject="account:a@example.org"))
     assert (event.subject, event.key_id) == ("account:a@example.org", None)
 
@@ -105,7 +105,7 @@ def without(name: str, **other: Any) -> bytes:
         without("actor", request=None),
     ],
 )
-def test_what_cannot_be_read_is_kept_all_the_same(body: bytes) -> None:
+def test_an_unreadable_event_is_kept_unchanged(body: bytes) -> None:
     event = Record(1, AT, body)
     entry = entry_of(event, GENESIS)
     assert record_of(entry.record) == event
@@ -113,18 +113,18 @@ def test_what_cannot_be_read_is_kept_all_the_same(body: bytes) -> None:
     assert parse_entry(entry).event.description.changes == ()
 
 
-def test_an_unknown_event_shows_its_own_name_and_who_did_it() -> None:
+def test_an_unknown_event_shows_its_type_and_actor() -> None:
     event = parse_event(Record(1, AT, without("data", type="KeyBlessed", data={"by": "x"})))
     assert event.description == ("KeyBlessed", ())
     assert (event.type, event.actor["label"], event.key_id) == ("KeyBlessed", "ann@example.org", "1")
 
 
-def test_a_newer_form_of_a_known_event_is_not_guessed_at() -> None:
+def test_a_newer_schema_of_a_known_event_is_shown_without_changes() -> None:
     event = parse_event(Record(1, AT, without("data", schema=99, data={})))
     assert event.description == ("KeyCreated", ())
 
 
-def test_what_changed_in_human_words() -> None:
+def test_events_are_described_in_plain_words_with_their_changes() -> None:
     payload = created("CI", description="Nightly", scopes=("a", "b"), expires_at=AT)
     assert parse_event(record(1, payload)).description == (
         "Key created",
@@ -162,7 +162,7 @@ def test_what_changed_in_human_words() -> None:
     )
 
 
-def test_every_event_has_words_of_its_own() -> None:
+def test_every_event_type_has_its_own_title() -> None:
     events = PRESENT_FORMS.values()
     titles = {_any(payload).describe().title for payload in events}
     assert len(titles) == len(events)
@@ -170,7 +170,7 @@ def test_every_event_has_words_of_its_own() -> None:
 
 
 def _any(payload: type[Payload]) -> Payload:
-    """One of a type, whatever it says."""
+    """A payload of a type, with arbitrary values."""
     details = KeyDetails(name="n", description="", scopes=(), expires_at=None)
     values = {"int": 1, "bool": True, "KeyDetails": details, "dict": {}, "tuple": ()}
     fields = {
@@ -180,12 +180,12 @@ def _any(payload: type[Payload]) -> Payload:
     return payload(**fields)
 
 
-def test_what_was_not_set_did_not_change() -> None:
+def test_unset_fields_are_not_listed_as_changes() -> None:
     payload = created("CI", description="", scopes=(), expires_at=None)
     assert parse_event(record(1, payload)).description.changes == (Change("name", None, "CI"),)
 
 
-def test_the_entries_of_its_creation_and_of_its_changes_name_a_key() -> None:
+def test_creation_and_change_entries_contain_the_key_name() -> None:
     before = KeyDetails(name="CI", description="", scopes=(), expires_at=None)
     renamed = KeyDetailsChanged(before=before, after=msgspec.structs.replace(before, name="CD"), reason="")
     assert parse_event(record(1, created("CI"))).key_name == "CI"

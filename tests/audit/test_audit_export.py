@@ -1,4 +1,4 @@
-"""Exports: what each line is, what a spreadsheet gets, and that nobody takes anything away untold."""
+"""Exports: the JSON Lines and CSV formats, and that every export is recorded."""
 
 import base64
 import csv
@@ -55,7 +55,7 @@ AUDITOR = Principal(
 )
 
 
-def test_a_line_has_the_very_bytes_that_the_chain_seals() -> None:
+def test_an_entry_line_contains_the_exact_bytes_that_the_chain_hashes() -> None:
     entry = entry_of(record(1, created("Müller")), GENESIS)
     line = entry_line(entry)
     assert line == (
@@ -69,7 +69,7 @@ def test_a_line_has_the_very_bytes_that_the_chain_seals() -> None:
 @pytest.mark.parametrize(
     "body", [b"no JSON", b"", b"\xff", b'{\n"a":1}', b'{"a":"\r"}', b'"\r"', b"[" * 2_000, b'{"a":1}}']
 )
-def test_what_is_no_line_of_json_is_carried_as_base64(body: bytes) -> None:
+def test_a_body_that_is_not_single_line_json_is_exported_as_base64(body: bytes) -> None:
     entry = entry_of(Record(1, AT, body), GENESIS)
     line = entry_line(entry)
     assert set(json.loads(line)) == {"entry_hash", "previous_hash", "record_base64"}
@@ -77,7 +77,7 @@ def test_what_is_no_line_of_json_is_carried_as_base64(body: bytes) -> None:
     assert read_entry(line) == entry
 
 
-def test_each_record_has_one_line_and_no_other() -> None:
+def test_any_other_encoding_of_an_entry_line_is_rejected() -> None:
     entry = entry_of(record(1), GENESIS)
     line = entry_line(entry)
     as_base64 = entry_line(entry_of(Record(1, AT, b"\xff"), GENESIS))
@@ -97,7 +97,7 @@ def test_each_record_has_one_line_and_no_other() -> None:
             read_entry(other)
 
 
-def test_a_note_is_a_line() -> None:
+def test_a_note_round_trips_through_one_line() -> None:
     note = "text\n\n— name AAAAAAA=\n".encode()
     line = note_line("checkpoint", note)
     assert read_note("checkpoint", line) == note
@@ -107,14 +107,14 @@ def test_a_note_is_a_line() -> None:
             read_note("checkpoint", other)
 
 
-def test_an_entry_that_its_database_does_not_hold_as_it_was_written_is_not_exported() -> None:
+def test_an_entry_of_the_wrong_database_type_is_not_exported() -> None:
     text: Any = "text"  # SQLite keeps any type
     damaged = entry_of(record(7), GENESIS)._replace(record=text)
     with pytest.raises(ExportError, match="position 7"):
         entry_line(damaged)
 
 
-def test_the_scope_names_the_workspace_and_each_filter() -> None:
+def test_the_export_scope_names_the_workspace_and_each_filter() -> None:
     filters = Filters(workspace="default", actor="ann", since=AT)
     assert filters.as_written() == {"actor": "ann", "since": "2026-11-23T18:59:21.123Z"}
     expected = '{"actor":"ann","since":"2026-11-23T18:59:21.123Z","workspace":"default"}'
@@ -124,7 +124,7 @@ def test_the_scope_names_the_workspace_and_each_filter() -> None:
 @pytest.mark.parametrize(
     "change", [("count 2", "count 02"), ("v1", "v2"), ("scope whole", "scope "), ("Z\n", "")]
 )
-def test_any_other_text_of_a_trailer_is_refused(change: tuple[str, str]) -> None:
+def test_a_malformed_trailer_is_rejected(change: tuple[str, str]) -> None:
     text = (
         "keyledger audit export v1\nscope whole\ncount 2\nlast_position 2\n"
         f"chain_hash {'01' * 32}\nsha256 {'02' * 32}\ntime 2026-11-23T18:59:21.123Z\n"
@@ -139,7 +139,7 @@ def rows(*events: Record) -> list[dict[str, str]]:
     return [*csv.DictReader(io.StringIO(content, newline=""))]
 
 
-def test_a_row_tells_what_the_event_tells() -> None:
+def test_a_csv_row_has_the_fields_of_its_event() -> None:
     event = record(1, KeyToggled(enabled=False, reason='a "reason",\nin two lines'), subject="key:3fA9")
     (row,) = rows(event)
     assert row == {
@@ -159,12 +159,12 @@ def test_a_row_tells_what_the_event_tells() -> None:
     }
 
 
-def test_an_event_that_cannot_be_read_has_a_row() -> None:
+def test_an_unreadable_event_has_a_csv_row() -> None:
     (row,) = rows(Record(1, 2**62, b"\xff"))
     assert (row["position"], row["time"], row["event"], row["data"]) == ("1", rfc3339(LAST_TIME), "", "")
 
 
-def test_the_file_has_a_byte_order_mark_and_every_cell_is_quoted() -> None:
+def test_the_csv_file_has_a_byte_order_mark_and_quotes_every_cell() -> None:
     header, row = csv_lines(chain([record(1)], GENESIS))
     assert header.startswith(b'\xef\xbb\xbf"position","time",')
     for line in (header.removeprefix(b"\xef\xbb\xbf"), row):
@@ -176,7 +176,7 @@ SIGNS = "=+-@＝＋－＠﹦﹢﹣﹫−"
 
 @pytest.mark.parametrize("before", ["", " ", "\t", "\r", "\n", "\xa0", "\x00", "\u200b\ufeff", ' "\t'])
 @pytest.mark.parametrize("sign", SIGNS)
-def test_no_cell_is_a_formula(sign: str, before: str) -> None:
+def test_cells_that_start_like_a_formula_are_escaped(sign: str, before: str) -> None:
     text = f"{before}{sign}1+1"
     (row,) = rows(
         record(
@@ -193,7 +193,7 @@ def test_no_cell_is_a_formula(sign: str, before: str) -> None:
 
 @pytest.mark.parametrize("separator", [";", "\t", "|", "\n", "\r", "\u2028", "；"])
 @pytest.mark.parametrize("sign", SIGNS)
-def test_no_part_of_a_cell_is_a_formula_where_another_separator_is_expected(
+def test_formulas_after_another_separator_within_a_cell_are_escaped(
     sign: str, separator: str
 ) -> None:
     text = f'a{separator}{sign}1{separator} "{sign}2'
@@ -206,7 +206,7 @@ def test_no_part_of_a_cell_is_a_formula_where_another_separator_is_expected(
 
 
 @pytest.mark.parametrize("text", ["a-b", "a=b", "ann@example.org", "1 - 2", "a, -1", "'=1", "{}"])
-def test_a_text_that_is_no_formula_is_left_as_it_is(text: str) -> None:
+def test_text_that_is_not_a_formula_is_unchanged(text: str) -> None:
     (row,) = rows(record(1, actor=Actor(kind="key", id="1", label=text)))
     assert row["actor_label"] == text
 
@@ -219,7 +219,7 @@ def told(ledger: Ledger) -> list[AuditExported]:
     return [decode(each).data for each in ledger.records("audit:exports")]
 
 
-def test_an_export_is_told_and_then_made(
+def test_an_export_is_recorded_first_and_excludes_later_events(
     exports: Exports, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     grow(ledger, 5)
@@ -234,7 +234,7 @@ def test_an_export_is_told_and_then_made(
     assert (proof.findings, proof.entries, proof.last_position) == ([], 5, 5)
 
 
-def test_a_whole_export_has_all_workspaces_and_a_checkpoint_of_its_end(
+def test_a_whole_export_has_all_workspaces_and_a_final_checkpoint(
     exports: Exports, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     write(ledger, sqlite_log, records(range(1, 4)))
@@ -250,7 +250,7 @@ def test_a_whole_export_has_all_workspaces_and_a_checkpoint_of_its_end(
     assert told(ledger) == [AuditExported(format="jsonl", filters={"scope": "whole"}, position=5)]
 
 
-def test_the_whole_of_an_empty_log_can_be_taken(exports: Exports, signer: Signer) -> None:
+def test_an_empty_log_can_be_exported_whole(exports: Exports, signer: Signer) -> None:
     export = exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
     proof = taken(export.lines, signer)
     assert (proof.findings, proof.entries) == ([], 0)
@@ -260,7 +260,7 @@ def other(principal: Principal) -> Principal:
     return replace(principal, id="account:bob@example.org")
 
 
-def test_a_thousand_exports_append_no_more_events_than_the_limit_allows(
+def test_exports_over_the_limit_append_no_events(
     exports: Exports, ledger: Ledger, sqlite_log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def export(principal: Principal = AUDITOR) -> None:
@@ -280,7 +280,7 @@ def test_a_thousand_exports_append_no_more_events_than_the_limit_allows(
     assert len(told(ledger)) == EXPORTS_A_MINUTE + 2
 
 
-def test_the_event_of_an_export_keeps_little_of_long_filters(exports: Exports, ledger: Ledger) -> None:
+def test_long_filters_are_truncated_in_the_export_event(exports: Exports, ledger: Ledger) -> None:
     texts = dict.fromkeys(["key_id", "name", "actor", "type", "ip", "q"], "🔑é" * 150)
     exports.some(AUDITOR, Filters(workspace="default", since=AT, until=AT, **texts), "csv", REQUEST)
     (event,) = ledger.records("audit:exports")
@@ -292,14 +292,14 @@ def test_the_event_of_an_export_keeps_little_of_long_filters(exports: Exports, l
     assert payload.filters["since"] == "2026-11-23T18:59:21.123Z"
 
 
-def test_no_part_of_a_key_is_kept_of_a_filter_that_is_cut(exports: Exports, ledger: Ledger) -> None:
+def test_a_truncated_filter_keeps_no_part_of_a_key(exports: Exports, ledger: Ledger) -> None:
     key = mint("kl", "default", random.Random(5).randrange).reveal()
     exports.some(AUDITOR, Filters(workspace="default", q="x" * 80 + " " + key), "csv", REQUEST)
     assert key[:30].encode() not in next(ledger.records("audit:exports")).body
 
 
 @pytest.mark.parametrize("between", ["\u200b", "\u202e", "\u3164"])
-def test_no_key_with_hidden_characters_gets_into_the_event_or_the_trailer(
+def test_a_key_with_hidden_characters_is_redacted_in_the_event_and_the_trailer(
     exports: Exports, ledger: Ledger, between: str
 ) -> None:
     key = mint("kl", "default", random.Random(5).randrange).reveal()
@@ -310,19 +310,19 @@ def test_no_key_with_hidden_characters_gets_into_the_event_or_the_trailer(
     assert key[16:30].encode() not in trailer
 
 
-def test_the_filters_of_an_export_are_recorded_with_what_they_hide(exports: Exports, ledger: Ledger) -> None:
+def test_hidden_characters_in_recorded_filters_are_escaped(exports: Exports, ledger: Ledger) -> None:
     exports.some(AUDITOR, Filters(workspace="default", q="a\u202eb"), "csv", REQUEST)
     assert told(ledger)[0].filters == {"q": "a\\u202eb"}
 
 
-def test_without_the_scope_nothing_is_taken(exports: Exports, ledger: Ledger) -> None:
+def test_exporting_requires_the_audit_read_scope(exports: Exports, ledger: Ledger) -> None:
     nobody = Principal(kind="key", id="key:1", label="CI", workspace="default", scopes=frozenset())
     with pytest.raises(ForbiddenError):
         exports.some(nobody, Filters(workspace="default"), "csv", REQUEST)
     assert told(ledger) == []
 
 
-def test_what_cannot_be_told_is_not_given(
+def test_an_export_that_cannot_be_recorded_fails(
     exports: Exports, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
     def away(*_: object, **__: object) -> None:
@@ -333,7 +333,7 @@ def test_what_cannot_be_told_is_not_given(
         exports.some(AUDITOR, Filters(workspace="default"), "jsonl", REQUEST)
 
 
-def test_what_cannot_be_signed_or_found_is_not_told(
+def test_an_export_that_cannot_be_signed_or_searched_is_not_recorded(
     exports: Exports, key_file: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_file.write_text("no key")
@@ -350,7 +350,7 @@ def test_what_cannot_be_signed_or_found_is_not_told(
     assert told(ledger) == []
 
 
-def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
+def test_a_damaged_checkpoint_stops_a_whole_export(
     exports: Exports, sqlite_log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(exports.comparison.ledger, sqlite_log, records([1]))
@@ -360,7 +360,7 @@ def test_a_checkpoint_that_is_damaged_stops_the_export_of_the_whole(
         exports.whole(AUDITOR, "jsonl", REQUEST, lambda *_: None)
 
 
-def test_the_trailer_is_a_note_that_the_key_signed(
+def test_the_trailer_is_a_note_signed_by_the_audit_key(
     exports: Exports, sqlite_log: AuditLog, signer: Signer
 ) -> None:
     write(exports.comparison.ledger, sqlite_log, records([1, 2]))

@@ -1,4 +1,4 @@
-"""The calls that give the audit log as a file, on an application of their own: what is refused, and how."""
+"""The export endpoints of the audit log, on a separate application: refusals and their responses."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -51,7 +51,7 @@ def told(ledger: Ledger) -> int:
 
 
 def _kept(chunks: Iterator[bytes], received: bytearray) -> Iterator[bytes]:
-    """Keeps what came before it broke off."""
+    """Keeps what was received before the stream broke off."""
     for chunk in chunks:
         received.extend(chunk)
         yield b""
@@ -62,7 +62,7 @@ def get(client: FlaskClient, form: str, **query: str) -> Any:
     return client.get(f"/v1/audit/entries.{form}", query_string=query, headers=headers)
 
 
-def test_a_file_is_given_and_told(client: FlaskClient, ledger: Ledger, signer: Signer) -> None:
+def test_an_export_is_returned_and_recorded(client: FlaskClient, ledger: Ledger, signer: Signer) -> None:
     answer = get(client, "jsonl", key_id="1")
     proof = prove(answer.data.splitlines(keepends=True), signer.public_key)
     assert (answer.status_code, proof.findings, proof.entries) == (200, [], 334)
@@ -70,7 +70,7 @@ def test_a_file_is_given_and_told(client: FlaskClient, ledger: Ledger, signer: S
 
 
 @FORMS
-def test_head_has_the_headers_of_a_file_and_exports_nothing(
+def test_head_returns_the_export_headers_without_exporting(
     client: FlaskClient, ledger: Ledger, form: str
 ) -> None:
     answer = client.head(f"/v1/audit/entries.{form}", headers={"Authorization": "Bearer token"})
@@ -80,7 +80,7 @@ def test_head_has_the_headers_of_a_file_and_exports_nothing(
     assert told(ledger) == 1  # of the GET
 
 
-def test_exporting_too_often_is_refused_with_when_to_go_on(client: FlaskClient, ledger: Ledger) -> None:
+def test_too_many_exports_are_refused_with_retry_after(client: FlaskClient, ledger: Ledger) -> None:
     assert [get(client, "csv").status_code for _ in range(EXPORTS_A_MINUTE)] == [200] * EXPORTS_A_MINUTE
     answer = get(client, "jsonl")
     assert (answer.status_code, answer.content_type) == (429, "application/problem+json")
@@ -91,7 +91,7 @@ def test_exporting_too_often_is_refused_with_when_to_go_on(client: FlaskClient, 
 
 @FORMS
 @pytest.mark.parametrize("name", ["key_id", "actor", "type", "q"])
-def test_what_resembles_a_key_is_refused_by_name_and_kept_nowhere(
+def test_a_filter_that_resembles_a_key_is_refused_and_not_recorded(
     client: FlaskClient, ledger: Ledger, form: str, name: str
 ) -> None:
     answer = get(client, form, **{name: "x" * 26})
@@ -102,7 +102,7 @@ def test_what_resembles_a_key_is_refused_by_name_and_kept_nowhere(
 
 @FORMS
 @pytest.mark.parametrize("error", [StoreAwayError(), VersionConflictError("audit:exports", 1, 2)])
-def test_what_cannot_be_told_is_not_given(
+def test_an_export_that_cannot_be_recorded_is_refused(
     client: FlaskClient, ledger: Ledger, form: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -114,7 +114,7 @@ def test_what_cannot_be_told_is_not_given(
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-def test_what_cannot_be_signed_is_neither_given_nor_told(
+def test_an_export_that_cannot_be_signed_is_refused_and_not_recorded(
     client: FlaskClient, ledger: Ledger, key_file: Any
 ) -> None:
     key_file.write_text("no key")
@@ -125,7 +125,7 @@ def test_what_cannot_be_signed_is_neither_given_nor_told(
 
 
 @FORMS
-def test_a_database_that_is_away_at_the_beginning_is_told_as_ever(
+def test_an_unavailable_database_answers_503(
     client: FlaskClient, sqlite_log: AuditLog, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -136,7 +136,7 @@ def test_a_database_that_is_away_at_the_beginning_is_told_as_ever(
 
 
 @FORMS
-def test_a_file_that_breaks_off_is_never_silently_short(
+def test_a_truncated_export_is_marked_as_incomplete(
     client: FlaskClient, exports: Exports, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries = [*exports.comparison.log.walk(700)]  # more than are compared at a time
@@ -154,7 +154,7 @@ def test_a_file_that_breaks_off_is_never_silently_short(
     assert b"not whole" in received.lower()
 
 
-def test_a_name_that_too_many_keys_had_is_refused_and_not_told(
+def test_a_name_filter_matching_too_many_keys_is_refused_and_not_recorded(
     client: FlaskClient, exports: Exports, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -182,7 +182,7 @@ def test_an_export_is_refused_until_the_index_is_complete(
 
 
 @FORMS
-def test_an_export_is_refused_while_there_is_an_alarm(
+def test_an_export_is_refused_during_an_alarm(
     client: FlaskClient, ledger: Ledger, audit_status: AuditStatus, form: str
 ) -> None:
     audit_status.comparison.report_missing(7)

@@ -1,4 +1,4 @@
-"""What else may lie in the queue: one worker meets it all, and runs nothing of it."""
+"""Forged and broken jobs in the queue: one worker processes them all and runs none of them."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def run(*arguments): pass
 
 
 class Hook(BaseHTTPRequestHandler):
-    """Counts the calls of webhooks."""
+    """Records webhook calls."""
 
     calls: ClassVar[list[str]] = []
 
@@ -44,7 +44,7 @@ class Hook(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 class Evil:
@@ -59,7 +59,7 @@ class Evil:
 
 @dataclass
 class Scene:
-    """A place for forged jobs: what they write, whom they call, and what became of them."""
+    """Forged jobs, the files and webhooks they would touch, and their outcomes."""
 
     store: Redis
     directory: Path
@@ -74,7 +74,7 @@ class Scene:
     workers: int = 0
 
     def job(self, name: str, queue: str = QUEUE, **fields: str | bytes) -> str:
-        """A job like ours in the queue, with fields that are not."""
+        """Enqueues a job like ours, with forged fields."""
         job = Queue(queue, connection=self.store, serializer=JSONSerializer).enqueue(FUNCTION)
         self.ids[name] = job.id
         for field_name, value in fields.items():
@@ -86,17 +86,17 @@ class Scene:
         return zlib.compress(JSONSerializer.dumps((function, instance, arguments, keywords)))
 
     def marker(self, name: str) -> str:
-        """A path that a forged job would make."""
+        """A path that a forged job would create."""
         return str(self.directory / f"made-by-{name}")
 
     @property
     def made(self) -> list[str]:
-        """What forged jobs did make."""
+        """The paths that forged jobs created."""
         return [path.name for path in self.directory.glob("made-by-*")]
 
 
 def forge(scene: Scene) -> None:
-    """Puts one of each kind into the queue."""
+    """Enqueues one forged job of each kind."""
     mkdir = scene.call("os.mkdir", scene.marker("mkdir"))
     webhooks = json.dumps([{"url": scene.hook, "job_status": status} for status in ("finished", "failed")])
     scene.job("another function", data=mkdir)
@@ -168,7 +168,7 @@ _ODD = {
 
 
 def disturb(scene: Scene) -> None:
-    """Puts into the store what is no job at all, or a job where RQ would look for one."""
+    """Stores invalid entries, and jobs in every other place where RQ looks for them."""
     store, queue = scene.store, f"rq:queue:{QUEUE}"
     for number, (name, value) in enumerate(_ODD.items()):
         scene.job(f"odd {number}", **{name: value})
@@ -198,7 +198,7 @@ def disturb(scene: Scene) -> None:
 
 @pytest.fixture(scope="module")
 def scene(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """One worker went through it all. What became of it is read here, for other tests empty the store."""
+    """The outcomes of one worker's run, read here because other tests empty the store."""
     directory = tmp_path_factory.mktemp("forged")
     hook = HTTPServer(("127.0.0.1", 0), Hook)
     Thread(target=hook.serve_forever, daemon=True).start()
@@ -229,7 +229,7 @@ def scene(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def look(scene: Scene) -> None:
-    """Keeps what became of the jobs."""
+    """Saves the outcomes of the jobs."""
     for name, job_id in scene.ids.items():
         key = f"rq:job:{job_id}"
         scene.outcomes[name] = scene.store.hgetall(key)
@@ -241,39 +241,39 @@ def look(scene: Scene) -> None:
         scene.queues[key.decode()] = scene.store.llen(key)
 
 
-def test_the_worker_goes_on_whatever_is_in_the_queue(scene: Scene) -> None:
+def test_the_worker_survives_anything_in_the_queue(scene: Scene) -> None:
     assert scene.survived
     assert scene.workers == 1  # it did not even begin again
     assert scene.caught_up
 
 
-def test_nothing_forged_ran(scene: Scene) -> None:
+def test_forged_jobs_do_not_run(scene: Scene) -> None:
     assert scene.made == []
     assert Hook.calls == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_forged_job_fails_with_the_reason(scene: Scene, name: str) -> None:
+def test_a_forged_job_fails_with_a_reason(scene: Scene, name: str) -> None:
     assert scene.outcomes[name][b"status"] == JobStatus.FAILED.encode()
     assert scene.reasons[name].startswith("it ")
     assert 0 < scene.ttls[name] <= FAILURE_TTL_S
 
 
-def test_the_reason_names_what_was_forged(scene: Scene) -> None:
+def test_the_reason_names_the_forged_fields(scene: Scene) -> None:
     assert "os.mkdir" in scene.reasons["another function"]
     assert "it has the fields 'success_callback_name'" in scene.reasons["a success callback"]
     assert "it has the fields 'repeat_intervals', 'repeats_left'" in scene.reasons["repeats"]
 
 
 @pytest.mark.parametrize("number", range(len(_ODD)))
-def test_odd_words_about_our_own_job_are_not_believed(scene: Scene, number: int) -> None:
-    # They succeeded, and are gone or soon will be.
+def test_a_valid_job_with_odd_metadata_still_succeeds(scene: Scene, number: int) -> None:
+    # They succeeded, and are deleted or about to expire.
     assert scene.reasons[f"odd {number}"] == ""
     assert scene.outcomes[f"odd {number}"].get(b"status", b"finished") == b"finished"
     assert scene.ttls[f"odd {number}"] in range(-2, 11)
 
 
-def test_no_job_is_started_because_of_another(scene: Scene) -> None:
+def test_dependent_jobs_are_not_started(scene: Scene) -> None:
     for name in ("dependent of one with dependents", "dependent of one refused with dependents"):
         assert scene.outcomes[name][b"status"] == b"deferred"
     assert scene.reasons["with dependents"] == ""
@@ -281,6 +281,6 @@ def test_no_job_is_started_because_of_another(scene: Scene) -> None:
     assert set(scene.queues) == {f"rq:queue:{QUEUE}:intermediate"}
 
 
-def test_what_dead_workers_left_behind_is_removed(scene: Scene) -> None:
+def test_leftovers_of_dead_workers_are_removed(scene: Scene) -> None:
     assert scene.outcomes["of a dead worker"] == {}
     assert scene.queues[f"rq:queue:{QUEUE}:intermediate"] <= 110

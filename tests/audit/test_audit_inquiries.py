@@ -1,4 +1,4 @@
-"""Was this key good then, and whose is this one: by the calls and on the pages, on real keys."""
+"""Key forensics: point-in-time verdicts and leaked-key look-ups, by API and on the pages."""
 
 import json
 import re
@@ -116,7 +116,7 @@ def look_up(client: FlaskClient, body: object, who: str = "ann") -> Any:
     return client.post("/v1/audit/lookup", json=body, headers=bearer(who))
 
 
-def test_the_call_says_yes_or_no_and_why(client: FlaskClient, commands: KeyCommands) -> None:
+def test_the_verdict_reports_validity_and_its_cause(client: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands, scopes=("orders:read",))
     off = commands.change(OWNER, key.id, OFF, REQUEST)
     at = rfc3339(off.key.updated_at)
@@ -149,7 +149,7 @@ def test_the_call_says_yes_or_no_and_why(client: FlaskClient, commands: KeyComma
     assert (young["code"], young["key"], young["cause"]["position"]) == ("NOT_FOUND", None, 1)
 
 
-def test_scopes_are_taken_as_forward_auth_takes_them(client: FlaskClient, commands: KeyCommands) -> None:
+def test_scopes_are_parsed_as_in_forward_auth(client: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands, scopes=("a", "b", "c"))
 
     def code(query: str) -> str:
@@ -163,7 +163,7 @@ def test_scopes_are_taken_as_forward_auth_takes_them(client: FlaskClient, comman
         assert code(bad) == "INSUFFICIENT_SCOPES", bad
 
 
-def test_a_name_that_a_body_repeats_is_refused(client: FlaskClient) -> None:
+def test_a_repeated_field_in_a_json_body_is_rejected(client: FlaskClient) -> None:
     body = b'{"api_key":"x","api_\\u006bey":"y"}'
     answer = client.post(
         "/v1/audit/lookup", data=body, content_type="application/json", headers=bearer("ann")
@@ -191,7 +191,7 @@ def test_a_name_that_a_body_repeats_is_refused(client: FlaskClient) -> None:
         ({"key_id": "k", "at": 1, "scopes": ", "}, "scopes", "It is empty."),
     ],
 )
-def test_a_bad_field_is_named_with_its_rule(
+def test_an_invalid_field_is_named_with_its_rule(
     client: FlaskClient, commands: KeyCommands, query: dict[str, Any], field: str, words: str
 ) -> None:
     key = created(commands)
@@ -202,7 +202,7 @@ def test_a_bad_field_is_named_with_its_rule(
     assert [(row["field"], words in row["message"]) for row in answer.json["errors"]] == [(field, True)]
 
 
-def test_a_key_of_another_workspace_answers_as_none(client: FlaskClient, commands: KeyCommands) -> None:
+def test_a_key_of_another_workspace_is_reported_as_not_found(client: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands)
     same = {"X-Request-Id": "same"} | bearer("bob")
     for at in (1, 999, "2999-01-01T00:00:00Z"):
@@ -219,7 +219,7 @@ def test_a_key_of_another_workspace_answers_as_none(client: FlaskClient, command
     assert (theirs.status_code, theirs.data) == (404, none.data)
 
 
-def test_of_a_history_that_cannot_be_read_whole_nothing_is_guessed(
+def test_a_partly_unreadable_history_answers_503(
     client: FlaskClient, page: FlaskClient, commands: KeyCommands, store: Redis
 ) -> None:
     key = created(commands)
@@ -239,7 +239,7 @@ def test_of_a_history_that_cannot_be_read_whole_nothing_is_guessed(
         assert key.reveal() not in answer.text
 
 
-def test_who_may_not_read_the_audit_log_asks_in_vain(client: FlaskClient) -> None:
+def test_forensics_requires_the_audit_read_scope(client: FlaskClient) -> None:
     for who, status in (("nobody", 401), ("eve", 403)):
         assert verdict(client, who, key_id="k", at=1).status_code == status
         assert look_up(client, {"api_key": "k"}, who).status_code == status
@@ -250,7 +250,7 @@ def test_who_may_not_read_the_audit_log_asks_in_vain(client: FlaskClient) -> Non
         assert client.post(path).status_code == 403
 
 
-def test_a_leaked_key_is_told_with_its_use_and_what_it_did(
+def test_looking_up_a_leaked_key_returns_its_use_and_its_audit_entries(
     client: FlaskClient, commands: KeyCommands, usage: Usage, sqlite_log: AuditLog
 ) -> None:
     key = created(commands, scopes=(ADMIN,))
@@ -290,7 +290,7 @@ def test_a_leaked_key_is_told_with_its_use_and_what_it_did(
     assert [(entry["position"], entry["request"]["ip"]) for entry in found["entries"]] == [(3, "203.0.113.9")]
 
 
-def test_an_earlier_secret_is_told_from_the_present_one(client: FlaskClient, commands: KeyCommands) -> None:
+def test_a_replaced_secret_is_reported_as_replaced(client: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands)
     commands.rotate(OWNER, key.id, 0, REQUEST)
     rotated_at = rfc3339(commands.ledger.history(f"key:{key.id}")[1].at)
@@ -309,7 +309,7 @@ def test_an_earlier_secret_is_told_from_the_present_one(client: FlaskClient, com
         ({"api_key": "TOKEN", "key": 1}, "key"),
     ],
 )
-def test_a_refusal_names_the_field_and_does_not_repeat_the_key(
+def test_a_rejected_look_up_names_the_field_and_does_not_echo_the_key(
     client: FlaskClient, commands: KeyCommands, body: dict[str, Any], field: str
 ) -> None:
     token = created(commands).reveal()
@@ -320,7 +320,7 @@ def test_a_refusal_names_the_field_and_does_not_repeat_the_key(
 
 
 @pytest.mark.parametrize("text", ["TOKEN!", " TOKEN", "TOKE", "nonsense", "", "\ud800"])
-def test_what_is_no_whole_key_is_not_found_and_not_repeated(
+def test_an_incomplete_key_is_not_found_and_not_echoed(
     client: FlaskClient, commands: KeyCommands, text: str
 ) -> None:
     token = created(commands).reveal()
@@ -330,7 +330,7 @@ def test_what_is_no_whole_key_is_not_found_and_not_repeated(
     assert token[:-1] not in answer.text
 
 
-def test_a_look_up_is_no_event(client: FlaskClient, page: FlaskClient, commands: KeyCommands) -> None:
+def test_look_ups_and_verdicts_record_no_event(client: FlaskClient, page: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands)
     assert look_up(client, {"api_key": key.reveal()}).status_code == 200
     assert page.post("/audit/lookup", data={"api_key": key.reveal()}).status_code == 200
@@ -338,7 +338,7 @@ def test_a_look_up_is_no_event(client: FlaskClient, page: FlaskClient, commands:
     assert commands.ledger.head().position == 1
 
 
-def test_the_calls_are_described(client: FlaskClient) -> None:
+def test_the_endpoints_are_in_the_openapi_description(client: FlaskClient) -> None:
     paths = client.get("/openapi.json").json["paths"]  # type: ignore[index]
     asked = paths["/v1/audit/verdict"]["get"]
     assert {"key_id", "at", "scopes"} <= {parameter["name"] for parameter in asked["parameters"]}
@@ -346,7 +346,7 @@ def test_the_calls_are_described(client: FlaskClient) -> None:
         assert {"200", "401", "403", "404", "422", "503"} <= set(operation["responses"])
 
 
-def test_the_page_leads_to_an_address_that_can_be_sent_to_others(
+def test_the_verdict_form_redirects_to_a_shareable_url(
     page: FlaskClient, commands: KeyCommands
 ) -> None:
     key = created(commands, scopes=("a",))
@@ -362,7 +362,7 @@ def test_the_page_leads_to_an_address_that_can_be_sent_to_others(
     assert entries.status_code == 200
 
 
-def test_a_time_of_the_form_is_utc(page: FlaskClient, commands: KeyCommands) -> None:
+def test_times_in_the_form_are_utc(page: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands)
     born = rfc3339(commands.ledger.history(f"key:{key.id}")[0].at).removesuffix("Z")
     for at, words in ((born, "Yes: "), (born[:16], "exist yet"), ("2001-01-01T00:00", "No: ")):
@@ -379,7 +379,7 @@ def test_a_time_of_the_form_is_utc(page: FlaskClient, commands: KeyCommands) -> 
         ("000000000000", "1", 404, "Your workspace has no key with this ID."),
     ],
 )
-def test_the_page_says_what_to_mend_and_keeps_what_was_typed(
+def test_the_page_shows_errors_and_keeps_the_entered_values(
     page: FlaskClient, commands: KeyCommands, key_id: str, at: str, status: int, words: str
 ) -> None:
     key = created(commands)
@@ -392,7 +392,7 @@ def test_the_page_says_what_to_mend_and_keeps_what_was_typed(
 
 
 @pytest.mark.parametrize("field", ["key_id", "at", "scopes"])
-def test_a_key_that_is_pasted_into_the_verdicts_form_comes_into_no_address_and_no_answer(
+def test_a_key_pasted_into_the_verdict_form_appears_in_no_url_or_response(
     page: FlaskClient, commands: KeyCommands, field: str
 ) -> None:
     key = created(commands)
@@ -407,7 +407,7 @@ def test_a_key_that_is_pasted_into_the_verdicts_form_comes_into_no_address_and_n
         assert "Location" not in answer.headers
 
 
-def test_the_page_tells_whose_a_leaked_key_is_and_never_shows_it(
+def test_the_look_up_page_identifies_a_leaked_key_without_showing_it(
     page: FlaskClient, commands: KeyCommands, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = created(commands, expires_at=now_ms() + 60_000)
@@ -428,7 +428,7 @@ def test_the_page_tells_whose_a_leaked_key_is_and_never_shows_it(
         assert not token or token.strip() not in caplog.text
 
 
-def test_the_page_tells_what_became_of_a_secret(page: FlaskClient, commands: KeyCommands) -> None:
+def test_the_look_up_page_shows_the_state_of_a_secret(page: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands)
 
     def told() -> str:
@@ -445,7 +445,7 @@ def test_the_page_tells_what_became_of_a_secret(page: FlaskClient, commands: Key
     assert "Revoked" in told()
 
 
-def test_the_page_shows_what_the_key_did_from_where_and_that_the_log_is_behind(
+def test_the_look_up_page_shows_the_keys_actions_and_a_lagging_log(
     page: FlaskClient, commands: KeyCommands, sqlite_log: AuditLog
 ) -> None:
     key = created(commands)
@@ -465,7 +465,7 @@ def test_the_page_shows_what_the_key_did_from_where_and_that_the_log_is_behind(
     assert f"/audit?actor={key.id}" in shown
 
 
-def test_only_this_sites_forms_are_taken(page: FlaskClient, commands: KeyCommands) -> None:
+def test_the_look_up_form_requires_a_csrf_token(page: FlaskClient, commands: KeyCommands) -> None:
     key = created(commands)
     page.application.config["WTF_CSRF_ENABLED"] = True
     answer = page.post("/audit/lookup", data={"api_key": key.reveal()})

@@ -1,4 +1,4 @@
-"""The check of entries against ledger and chain: it finds what was done, and accuses no honest log."""
+"""Checking entries against ledger and chain: it finds tampering, without false positives."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,7 +25,7 @@ def checked(log: AuditLog, ledger: Ledger) -> Result:
 
 
 def kinds(result: Result) -> dict[Kind, tuple[int, int]]:
-    """How many of each kind, and where the first is."""
+    """The count and the first position of each kind of finding."""
     return {kind: (result.counts[kind], finding.position) for kind, finding in result.first.items()}
 
 
@@ -38,25 +38,25 @@ def full(log: AuditLog, ledger: Ledger) -> AuditLog:
     return log
 
 
-def test_an_honest_log_is_not_accused(full: AuditLog, ledger: Ledger) -> None:
+def test_an_intact_log_has_no_findings(full: AuditLog, ledger: Ledger) -> None:
     result = checked(full, ledger)
     assert result.ok
     assert (result.entries, result.log_position, result.ledger_position, result.behind) == (10, 10, 10, 0)
     assert result.findings == []
 
 
-def test_an_empty_log_is_not_accused(log: AuditLog, ledger: Ledger) -> None:
+def test_an_empty_log_has_no_findings(log: AuditLog, ledger: Ledger) -> None:
     assert checked(log, ledger) == Result()
 
 
-def test_a_log_that_is_behind_is_not_accused(full: AuditLog, ledger: Ledger) -> None:
+def test_a_log_behind_the_ledger_has_no_findings(full: AuditLog, ledger: Ledger) -> None:
     grow(ledger, 3, "key:3")
     result = checked(full, ledger)
     assert result.ok
     assert result.behind == 3
 
 
-def test_events_that_this_version_cannot_read_are_not_accused(
+def test_unreadable_events_cause_no_findings(
     log: AuditLog, ledger: Ledger, store: Redis
 ) -> None:
     for body in ("no JSON", '{"id":"a","subject":"key:1","type":"KeyBlessed","data":{}}', "{}"):
@@ -67,7 +67,7 @@ def test_events_that_this_version_cannot_read_are_not_accused(
     assert result.entries == 3
 
 
-def test_a_log_that_grows_meanwhile_is_not_accused(sqlite_log: AuditLog, ledger: Ledger) -> None:
+def test_a_log_that_grows_during_the_check_has_no_findings(sqlite_log: AuditLog, ledger: Ledger) -> None:
     grow(ledger, 2_500)
     catch_up(sqlite_log, ledger)
 
@@ -80,7 +80,7 @@ def test_a_log_that_grows_meanwhile_is_not_accused(sqlite_log: AuditLog, ledger:
     assert result.entries == 2_500
 
 
-def test_progress_is_told_to_the_end(sqlite_log: AuditLog, ledger: Ledger) -> None:
+def test_progress_is_reported_to_the_end(sqlite_log: AuditLog, ledger: Ledger) -> None:
     grow(ledger, 2_500)
     catch_up(sqlite_log, ledger)
     told: list[tuple[int, int]] = []
@@ -112,7 +112,7 @@ def own_record(entry: Entry) -> Record:
     return found
 
 
-def test_a_forged_event_with_a_fitting_hash_is_found(
+def test_a_forged_event_with_a_matching_hash_is_found(
     full: AuditLog, ledger: Ledger, tampered: Tampered
 ) -> None:
     tampered.disarm()
@@ -123,7 +123,7 @@ def test_a_forged_event_with_a_fitting_hash_is_found(
     assert result.counts == {Kind.CHANGED: 1}
 
 
-def test_a_chain_that_was_computed_again_behind_a_forged_event_is_found(
+def test_a_chain_recomputed_after_a_forged_event_is_found(
     full: AuditLog, ledger: Ledger, tampered: Tampered
 ) -> None:
     tampered.disarm()
@@ -134,7 +134,7 @@ def test_a_chain_that_was_computed_again_behind_a_forged_event_is_found(
     assert kinds(checked(full, ledger)) == {Kind.CHANGED: (1, 4)}
 
 
-def test_a_deleted_entry_is_found(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
+def test_deleted_entries_are_found(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
     tampered.disarm()
     tampered.run("DELETE FROM audit_entries WHERE position IN (4, 5, 8)")
     assert kinds(checked(full, ledger)) == {Kind.MISSING: (3, 4)}
@@ -146,7 +146,7 @@ def test_a_deleted_beginning_is_found(full: AuditLog, ledger: Ledger, tampered: 
     assert kinds(checked(full, ledger)) == {Kind.MISSING: (2, 1)}
 
 
-def test_an_entry_that_moved_is_found(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
+def test_swapped_entries_are_found(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
     tampered.disarm()
     tampered.run(
         "UPDATE audit_entries SET position = 99 WHERE position = 4",
@@ -167,14 +167,14 @@ def test_an_inserted_entry_is_found(
     assert kinds(checked(full, ledger)) == {Kind.EXTRA: (1, position)}
 
 
-def test_an_entry_whose_event_is_gone_from_the_ledger_is_found(
+def test_an_entry_whose_event_is_missing_from_the_ledger_is_found(
     full: AuditLog, ledger: Ledger, store: Redis
 ) -> None:
     store.xdel(LOG, "0-4")
     assert kinds(checked(full, ledger)) == {Kind.EXTRA: (1, 4)}
 
 
-def test_a_position_that_neither_has_is_found(
+def test_a_position_missing_from_both_log_and_ledger_is_found(
     full: AuditLog, ledger: Ledger, tampered: Tampered, store: Redis
 ) -> None:
     tampered.disarm()
@@ -186,14 +186,14 @@ def test_a_position_that_neither_has_is_found(
     assert kinds(checked(full, ledger)) == {Kind.MISSING: (2, 4)}
 
 
-def test_a_ledger_that_is_shorter_than_the_log_is_found(full: AuditLog, ledger: Ledger, store: Redis) -> None:
+def test_a_ledger_shorter_than_the_log_is_found(full: AuditLog, ledger: Ledger, store: Redis) -> None:
     store.xdel(LOG, "0-9", "0-10")
     result = checked(full, ledger)
     assert kinds(result) == {Kind.LEDGER_SHORTER: (2, 9)}
     assert result.behind == 0
 
 
-def test_each_kind_is_told_apart(full: AuditLog, ledger: Ledger, tampered: Tampered, store: Redis) -> None:
+def test_each_kind_of_finding_is_reported_separately(full: AuditLog, ledger: Ledger, tampered: Tampered, store: Redis) -> None:
     tampered.disarm()
     tampered.change(4, "at = at + 1")
     tampered.run("DELETE FROM audit_entries WHERE position = 6")
@@ -219,16 +219,16 @@ def test_each_kind_is_told_apart(full: AuditLog, ledger: Ledger, tampered: Tampe
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_values_of_other_types_are_found(
+def test_values_of_the_wrong_type_are_found(
     full: AuditLog, ledger: Ledger, tampered: Tampered, value: str
 ) -> None:
-    # SQLite keeps a value of any type in any column.
+    # SQLite stores values of any type in any column.
     tampered.disarm()
     tampered.change(4, value)
     assert kinds(checked(full, ledger)) == {Kind.CHANGED: (1, 4)}
 
 
-def test_what_was_found_becomes_a_fact(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
+def test_findings_are_converted_to_an_event_payload(full: AuditLog, ledger: Ledger, tampered: Tampered) -> None:
     tampered.disarm()
     tampered.run("DELETE FROM audit_entries WHERE position IN (4, 5)")
     finding = AuditFinding(

@@ -1,4 +1,4 @@
-"""Catching up with the ledger, and asking for it."""
+"""Catching up with the ledger, and requesting it."""
 
 import json
 import zlib
@@ -29,7 +29,7 @@ def positions(log: AuditLog) -> list[int]:
     return [entry.position for entry in log.walk(2**62)]
 
 
-def test_catching_up_brings_the_log_to_the_head(sqlite_log: AuditLog, ledger: Ledger) -> None:
+def test_catching_up_brings_the_log_to_the_ledgers_head(sqlite_log: AuditLog, ledger: Ledger) -> None:
     assert catch_up(sqlite_log, ledger) is False
     grow(ledger, 2 * PAGE + 5)
     assert catch_up(sqlite_log, ledger) is False
@@ -39,7 +39,7 @@ def test_catching_up_brings_the_log_to_the_head(sqlite_log: AuditLog, ledger: Le
     assert in_step(sqlite_log, ledger)
 
 
-def test_a_job_ends_after_some_pages_and_says_that_there_is_more(
+def test_a_job_ends_after_its_page_limit_and_reports_remaining_events(
     sqlite_log: AuditLog, ledger: Ledger
 ) -> None:
     grow(ledger, 2 * PAGE + 5)
@@ -49,7 +49,7 @@ def test_a_job_ends_after_some_pages_and_says_that_there_is_more(
     assert in_step(sqlite_log, ledger)
 
 
-def test_jobs_at_the_same_time_write_each_event_once(database_url: str, ledger: Ledger) -> None:
+def test_concurrent_jobs_write_each_event_once(database_url: str, ledger: Ledger) -> None:
     grow(ledger, 300)
     logs = [AuditLog(database_url) for _ in range(4)]
     with ThreadPoolExecutor(4) as threads:
@@ -72,7 +72,7 @@ def test_nothing_is_written_when_the_ledger_went_backwards(
     assert positions(sqlite_log) == [1, 2, 3, 4, 5]
 
 
-def test_a_ledger_that_is_exchanged_between_two_pages_is_noticed(
+def test_a_ledger_replaced_between_two_pages_is_detected(
     sqlite_log: AuditLog, ledger: Ledger, store: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(ledger, PAGE + 5)
@@ -90,7 +90,7 @@ def test_a_ledger_that_is_exchanged_between_two_pages_is_noticed(
     assert sqlite_log.last().position == PAGE
 
 
-def test_each_page_is_told_in_one_line(sqlite_log: AuditLog, ledger: Ledger) -> None:
+def test_each_page_is_logged_in_one_line(sqlite_log: AuditLog, ledger: Ledger) -> None:
     grow(ledger, 3)
     with capture_logs() as lines:
         catch_up(sqlite_log, ledger)
@@ -105,20 +105,20 @@ def test_each_page_is_told_in_one_line(sqlite_log: AuditLog, ledger: Ledger) -> 
     ]
 
 
-def test_a_line_names_no_more_requests_than_help(sqlite_log: AuditLog, ledger: Ledger) -> None:
+def test_a_log_line_for_many_events_lists_no_request_ids(sqlite_log: AuditLog, ledger: Ledger) -> None:
     grow(ledger, 21)
     with capture_logs() as lines:
         catch_up(sqlite_log, ledger)
     assert (lines[0]["events"], lines[0]["requests"]) == (21, [])
 
 
-def test_at_most_one_request_waits(store: Redis) -> None:
+def test_only_one_catch_up_request_is_queued(store: Redis) -> None:
     requests = Requests(store)
     assert [requests.ask() for _ in range(3)] == [True, False, False]
     assert store.llen(f"rq:queue:{QUEUE}") == 1
 
 
-def test_a_request_says_only_catch_up_and_does_not_stay_for_ever(store: Redis) -> None:
+def test_a_catch_up_request_has_no_arguments_and_expires(store: Redis) -> None:
     Requests(store).ask()
     (key,) = store.scan_iter("rq:job:*")
     fields: Any = store.hgetall(key)

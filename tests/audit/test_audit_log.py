@@ -1,4 +1,4 @@
-"""Append and walk, on each kind of database."""
+"""Appending to the log and reading it, on each kind of database."""
 
 import multiprocessing
 import sqlite3
@@ -24,7 +24,7 @@ from tests.audit.tampering import Tampered, copied
 
 
 def whole(log: AuditLog) -> list[int]:
-    """The positions of a log whose every entry is as its event says, in its place of the chain."""
+    """The positions of a log, after checking that each entry matches its event and the chain."""
     entries = list(log.walk(2**62))
     assert entries == list(chain(records(entry.position for entry in entries), GENESIS))
     return [entry.position for entry in entries]
@@ -42,7 +42,7 @@ def test_events_are_appended_in_order(log: AuditLog) -> None:
     assert log.last() == Checkpoint(5, "event-5")
 
 
-def test_what_is_there_already_is_not_written_again(log: AuditLog) -> None:
+def test_existing_events_are_not_written_again(log: AuditLog) -> None:
     log.append(records(range(1, 4)))
     assert log.append(records(range(1, 4))) == 0
     assert log.append(records(range(2, 7))) == 3
@@ -58,7 +58,7 @@ def test_a_gap_is_refused_and_nothing_is_written(log: AuditLog, positions: list[
     assert whole(log) == [1, 2, 3]
 
 
-def test_what_cannot_be_read_does_not_stop_the_log(log: AuditLog) -> None:
+def test_unreadable_events_do_not_stop_the_log(log: AuditLog) -> None:
     bodies = [b"no JSON", b"\x00\xff", b'{"id":"\\u0000","subject":"\\u0000","type":"\\u0000"}']
     odd = [Record(position, AT, body) for position, body in enumerate(bodies, 1)]
     label = "\x00" + "é" * 5_000
@@ -68,7 +68,7 @@ def test_what_cannot_be_read_does_not_stop_the_log(log: AuditLog) -> None:
     assert found(log, actor=label) == [4]
 
 
-def test_ten_threads_append_the_same_events_at_once(database_url: str) -> None:
+def test_ten_threads_appending_the_same_events_write_each_once(database_url: str) -> None:
     pages = [records(range(start, start + 10)) for start in range(1, 101, 10)]
 
     def write(_: int) -> int:
@@ -87,12 +87,12 @@ def test_ten_threads_append_the_same_events_at_once(database_url: str) -> None:
 
 
 def append_all(url: str) -> int:
-    """What each of the processes does."""
+    """The work of each process."""
     log = AuditLog(url)
     return sum(log.append(records(range(start, start + 5))) for start in range(1, 101, 5))
 
 
-def test_several_processes_make_the_file_and_append_at_once(sqlite_url: str) -> None:
+def test_processes_creating_the_file_concurrently_write_each_event_once(sqlite_url: str) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as processes:
         written = sum(processes.map(append_all, [sqlite_url] * 4, chunksize=1))
         processes.close()
@@ -103,10 +103,10 @@ def test_several_processes_make_the_file_and_append_at_once(sqlite_url: str) -> 
     log.close()
 
 
-def test_a_file_that_another_process_makes_at_this_moment_is_waited_for(tmp_path: Path) -> None:
+def test_appending_waits_while_another_process_creates_the_file(tmp_path: Path) -> None:
     file = tmp_path / "audit.db"
     log = AuditLog(f"sqlite:///{file}")
-    # SQLite waits for no lock while it changes the kind of its journal: it fails at once.
+    # SQLite doesn't wait for locks while it changes the journal mode: it fails immediately.
     with sqlite3.connect(file, isolation_level=None) as other, ThreadPoolExecutor(1) as thread:
         other.execute("BEGIN IMMEDIATE")
         appended = thread.submit(log.append, records([1]))
@@ -141,7 +141,7 @@ def refused(log: AuditLog, tampered: Tampered, *statements: str) -> None:
         f"INSERT INTO audit_entries {copied(2, 2)} ON CONFLICT (position) DO UPDATE SET at = 7",
     ],
 )
-def test_the_database_itself_refuses_to_change_what_was_written(
+def test_the_database_rejects_changes_to_written_entries(
     log: AuditLog, tampered: Tampered, statement: str
 ) -> None:
     refused(log, tampered, statement)
@@ -158,7 +158,7 @@ def test_the_database_itself_refuses_to_change_what_was_written(
         "UPDATE OR IGNORE audit_entries SET at = 7",
     ],
 )
-def test_sqlite_refuses_its_own_ways_to_overwrite(log: AuditLog, tampered: Tampered, statement: str) -> None:
+def test_sqlite_specific_ways_to_overwrite_are_rejected(log: AuditLog, tampered: Tampered, statement: str) -> None:
     refused(log, tampered, statement)
 
 
@@ -171,13 +171,13 @@ def test_sqlite_refuses_its_own_ways_to_overwrite(log: AuditLog, tampered: Tampe
         ["SET session_replication_role = replica", "DELETE FROM audit_entries"],
     ],
 )
-def test_postgresql_refuses_its_own_ways_to_overwrite(
+def test_postgresql_specific_ways_to_overwrite_are_rejected(
     log: AuditLog, tampered: Tampered, statements: list[str]
 ) -> None:
     refused(log, tampered, *statements)
 
 
-def test_the_rules_come_back_with_the_next_process(
+def test_dropped_triggers_are_restored_by_the_next_process(
     database_url: str, log: AuditLog, tampered: Tampered
 ) -> None:
     log.append(records([1]))
@@ -192,20 +192,20 @@ def test_the_rules_come_back_with_the_next_process(
     again.close()
 
 
-def test_the_file_is_for_its_owner_alone_and_safe_against_a_power_cut(tmp_path: Path) -> None:
+def test_the_file_is_owner_only_and_safe_against_power_loss(tmp_path: Path) -> None:
     file = tmp_path / "audit.db"
     file.touch(mode=0o644)
     log = AuditLog(f"sqlite:///{file}")
     log.append(records([1]))
     assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
     assert len(list(tmp_path.iterdir())) == 3  # the journal and its index beside it
-    # Of a connection; nothing else shows its settings.
+    # These settings belong to a connection, and nothing else shows them.
     assert log.database.read(lambda one: one.exec_driver_sql("PRAGMA journal_mode").scalar()) == "wal"
     assert log.database.read(lambda one: one.exec_driver_sql("PRAGMA synchronous").scalar()) == 2
     log.close()
 
 
-def test_an_index_that_is_lost_is_made_again_by_the_next_entry(log: AuditLog) -> None:
+def test_a_lost_index_is_rebuilt_with_the_next_entry(log: AuditLog) -> None:
     log.append(records(range(1, 5)))
     with log.database.writing() as connection:
         log.database.index.start(connection)
@@ -214,7 +214,7 @@ def test_an_index_that_is_lost_is_made_again_by_the_next_entry(log: AuditLog) ->
     assert found(log) == [5, 4, 3, 2, 1]
 
 
-def test_an_index_of_another_version_is_filled_again(log: AuditLog, ledger: Ledger) -> None:
+def test_an_index_of_another_version_is_rebuilt(log: AuditLog, ledger: Ledger) -> None:
     write(ledger, log, records(range(1, 5)))
     index = log.database.index
     with log.database.writing() as connection:  # as a version before terms had one left it
@@ -229,7 +229,7 @@ def test_an_index_of_another_version_is_filled_again(log: AuditLog, ledger: Ledg
     assert (found(log), log.search.indexed()) == ([4, 3, 2, 1], 4)
 
 
-def test_an_index_is_filled_some_entries_a_job(
+def test_the_index_is_rebuilt_in_batches_across_jobs(
     log: AuditLog, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(ledger, log, records(range(1, 11)))
@@ -244,7 +244,7 @@ def test_an_index_is_filled_some_entries_a_job(
     assert caught_up(log, ledger, Mock(Alarms)) is False
 
 
-def test_the_index_is_made_anew_on_demand(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_rebuilt_on_demand(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.audit.log.store._INDEX_PAGE", 4)
     log.append(records(range(1, 11)))
     told: list[tuple[int, int]] = []
@@ -271,7 +271,7 @@ def test_a_checkpoint_is_added_only_as_the_next_one(log: AuditLog) -> None:
         "INSERT INTO audit_checkpoints VALUES (4, 'x')",
     ],
 )
-def test_the_database_refuses_to_change_checkpoints_too(
+def test_the_database_rejects_changes_to_checkpoints(
     log: AuditLog, tampered: Tampered, statement: str
 ) -> None:
     log.restore_checkpoints([b"a", b"b"])
@@ -287,7 +287,7 @@ def test_a_missing_driver_is_reported_with_the_extra_that_has_it(monkeypatch: py
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
-def test_an_unreachable_database_is_told_without_its_password(scheme: str) -> None:
+def test_an_unreachable_database_is_reported_without_its_password(scheme: str) -> None:
     log = AuditLog(f"{scheme}://audit:hunter2@127.0.0.1:9/keyledger")
     with pytest.raises(AuditDatabaseError) as caught:
         log.last()
@@ -305,13 +305,13 @@ def test_an_unreachable_database_is_told_without_its_password(scheme: str) -> No
         "sqlite://",
     ],
 )
-def test_a_url_of_no_use_is_told_with_what_is_wanted(url: str) -> None:
+def test_an_invalid_database_url_is_rejected_with_the_expected_form(url: str) -> None:
     with pytest.raises(AuditDatabaseError, match="It must look like postgresql://") as caught:
         AuditLog(url)
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_created_or_is_not_a_database_is_reported(tmp_path: Path) -> None:
     log = AuditLog(f"sqlite:///{tmp_path / 'none' / 'audit.db'}")
     with pytest.raises(AuditDatabaseError, match=r"none/audit\.db can't be used: .*No such file"):
         log.append(records([1]))
@@ -324,7 +324,7 @@ def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_that_cannot_hold_each_name_is_told(postgresql_server: str, encoding: str) -> None:
+def test_a_database_not_encoded_as_utf8_is_rejected(postgresql_server: str, encoding: str) -> None:
     url = f"postgresql://keyledger@/{{}}?host={postgresql_server}"
     server = Tampered(url.format("postgres"))
     name = f"other_{encoding.lower()}"
@@ -339,6 +339,6 @@ def test_a_database_that_cannot_hold_each_name_is_told(postgresql_server: str, e
     log.close()
 
 
-def test_nothing_connects_before_it_is_used(tmp_path: Path) -> None:
+def test_a_log_does_not_connect_before_its_first_use(tmp_path: Path) -> None:
     AuditLog(f"sqlite:///{tmp_path / 'audit.db'}")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The relay, and relay and worker together: what is in the ledger comes into the log."""
+"""The relay alone and with workers: events of the ledger reach the log."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ def requests(store: Redis) -> Requests:
 def quick_relay(
     ledger: Ledger, sqlite_log: AuditLog, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> Relay:
-    """One that looks at every step, and takes a job for lost at once. No checkpoint is ever due."""
+    """A relay that checks on every step and treats a job as lost at once. No checkpoint is due."""
     monkeypatch.setattr(relay_module, "_LOOK_S", 0)
     monkeypatch.setattr(relay_module, "_LAG_S", 0)
     monkeypatch.setattr(relay_module, "is_due", lambda *_: False)
@@ -43,12 +43,12 @@ def quick_relay(
 
 
 def waiting(store: Redis) -> int:
-    """How many jobs wait in the queue."""
+    """The number of queued jobs."""
     return store.llen(f"rq:queue:{QUEUE}")
 
 
 def blocked(store: Redis) -> int:
-    """How many clients wait for something to come."""
+    """The number of clients in a blocking read."""
     clients: Any = store.info("clients")
     return int(clients["blocked_clients"])
 
@@ -61,11 +61,11 @@ def requests_a_job(relay: Relay, store: Redis) -> bool:
 
 
 def take(store: Redis) -> None:
-    """Takes the jobs out of the queue, as a worker does, or as they are lost."""
+    """Removes the jobs from the queue, as if a worker took them or they were lost."""
     store.delete(f"rq:queue:{QUEUE}")
 
 
-def test_news_is_asked_for_once(
+def test_new_events_request_one_job(
     quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
 ) -> None:
     assert not requests_a_job(quick_relay, store)
@@ -78,7 +78,7 @@ def test_news_is_asked_for_once(
     assert waiting(store) == 0
 
 
-def test_an_index_that_lacks_entries_is_asked_for(
+def test_an_incomplete_index_requests_a_job(
     quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
 ) -> None:
     grow(ledger, 5)
@@ -90,7 +90,7 @@ def test_an_index_that_lacks_entries_is_asked_for(
     assert waiting(store) == 1
 
 
-def test_a_backlog_from_before_the_relay_began_is_asked_for(
+def test_a_backlog_from_before_the_start_requests_a_job(
     quick_relay: Relay, ledger: Ledger, store: Redis
 ) -> None:
     grow(ledger, 5)
@@ -98,14 +98,14 @@ def test_a_backlog_from_before_the_relay_began_is_asked_for(
     assert waiting(store) == 1
 
 
-def test_one_that_waits_is_enough(quick_relay: Relay, ledger: Ledger, store: Redis) -> None:
+def test_no_second_job_is_requested_while_one_is_queued(quick_relay: Relay, ledger: Ledger, store: Redis) -> None:
     for _ in range(3):
         grow(ledger, 5)
         quick_relay.step(1)
     assert waiting(store) == 1
 
 
-def test_a_job_that_was_lost_is_asked_for_again(quick_relay: Relay, ledger: Ledger, store: Redis) -> None:
+def test_a_lost_job_is_requested_again(quick_relay: Relay, ledger: Ledger, store: Redis) -> None:
     grow(ledger, 5)
     quick_relay.step(1)
     take(store)
@@ -113,7 +113,7 @@ def test_a_job_that_was_lost_is_asked_for_again(quick_relay: Relay, ledger: Ledg
     assert waiting(store) == 1
 
 
-def test_a_job_is_not_taken_for_lost_too_soon(
+def test_a_job_is_not_considered_lost_too_soon(
     ledger: Ledger, sqlite_log: AuditLog, requests: Requests, store: Redis
 ) -> None:
     slow = Relay(ledger, sqlite_log, requests, now_ms)
@@ -127,12 +127,12 @@ def test_a_job_is_not_taken_for_lost_too_soon(
 def vouching_relay(
     ledger: Ledger, sqlite_log: AuditLog, requests: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> Relay:
-    """One that looks at every step, an hour after the last checkpoint."""
+    """A relay that checks on every step, an hour after the last checkpoint."""
     monkeypatch.setattr(relay_module, "_LOOK_S", 0)
     return Relay(ledger, sqlite_log, requests, lambda: AT + 3_600_000)
 
 
-def test_a_checkpoint_that_is_due_is_asked_for_and_not_again_at_once(
+def test_a_due_checkpoint_requests_one_job(
     vouching_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
 ) -> None:
     grow(ledger, 5)
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_is_due_is_asked_for_and_not_again_at_once(
     assert waiting(store) == 0
 
 
-def test_a_log_that_was_vouched_for_needs_no_checkpoint_until_it_grows(
+def test_no_checkpoint_is_requested_until_the_log_grows(
     vouching_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis, signer: Signer
 ) -> None:
     grow(ledger, 5)
@@ -156,7 +156,7 @@ def test_a_log_that_was_vouched_for_needs_no_checkpoint_until_it_grows(
     assert requests_a_job(vouching_relay, store)
 
 
-def test_no_checkpoint_is_asked_for_when_the_ledger_went_backwards(
+def test_no_checkpoint_is_requested_after_the_ledger_went_backwards(
     vouching_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
 ) -> None:
     grow(ledger, 5)
@@ -165,7 +165,7 @@ def test_no_checkpoint_is_asked_for_when_the_ledger_went_backwards(
     assert not requests_a_job(vouching_relay, store)
 
 
-def test_a_ledger_that_went_backwards_is_told_once_and_no_job_is_asked_for(
+def test_a_ledger_that_went_backwards_is_logged_once_and_requests_no_job(
     quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
 ) -> None:
     grow(ledger, 5)
@@ -182,7 +182,7 @@ def test_a_ledger_that_went_backwards_is_told_once_and_no_job_is_asked_for(
     assert waiting(store) == 0
 
 
-def test_a_ledger_that_came_back_whole_is_followed_again(
+def test_a_restored_ledger_is_followed_again(
     quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis
 ) -> None:
     grow(ledger, 5)
@@ -199,7 +199,7 @@ def test_a_ledger_that_came_back_whole_is_followed_again(
     assert [line["event"] for line in lines] == ["the ledger holds the audit log's last event again"]
 
 
-def test_an_end_that_was_lost_before_it_was_written_down_does_not_deafen_the_relay(
+def test_new_events_are_noticed_after_the_ledger_lost_unsaved_ones(
     quick_relay: Relay, ledger: Ledger, sqlite_log: AuditLog, store: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_module, "_LAG_S", 60)
@@ -219,7 +219,7 @@ def test_an_end_that_was_lost_before_it_was_written_down_does_not_deafen_the_rel
 
 
 class CountedLog(AuditLog):
-    """Counts how often it is asked for its end."""
+    """Counts the reads of its last position."""
 
     asked = 0
 
@@ -235,7 +235,7 @@ def stop() -> Iterator[Event]:
     event.set()
 
 
-def test_a_database_that_is_away_is_waited_for_and_told_once(
+def test_an_unavailable_database_is_retried_and_logged_once(
     ledger: Ledger, requests: Requests, store: Redis, tmp_path: Path, stop: Event
 ) -> None:
     log = CountedLog(f"sqlite:///{tmp_path / 'later' / 'audit.db'}")
@@ -255,7 +255,7 @@ def test_a_database_that_is_away_is_waited_for_and_told_once(
     log.close()
 
 
-def test_the_relay_ends_when_it_is_told_to(
+def test_an_idle_relay_stops_on_request(
     valkey_url: str, sqlite_log: AuditLog, requests: Requests, stop: Event
 ) -> None:
     with connect(valkey_url, timeout=60) as store:
@@ -267,7 +267,7 @@ def test_the_relay_ends_when_it_is_told_to(
         assert not idle.is_alive()
 
 
-def test_what_is_acknowledged_is_in_the_log_soon(
+def test_new_events_reach_the_log_and_are_covered_by_a_checkpoint(
     valkey_url: str, database_url: str, log: AuditLog, ledger: Ledger, key_file: Path
 ) -> None:
     place = (valkey_url, database_url, key_file)
@@ -280,7 +280,7 @@ def test_what_is_acknowledged_is_in_the_log_soon(
         until(lambda: log.last_checkpoint(), what="the first checkpoint")
 
 
-def test_a_large_backlog_is_caught_up_with_job_after_job(
+def test_one_request_catches_up_with_a_large_backlog(
     valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger, store: Redis, key_file: Path
 ) -> None:
     grow(ledger, 25_000)
@@ -290,7 +290,7 @@ def test_a_large_backlog_is_caught_up_with_job_after_job(
     assert in_step(sqlite_log, ledger)
 
 
-def test_each_event_is_in_the_log_once_whoever_is_killed(
+def test_killing_relay_or_workers_neither_loses_nor_repeats_events(
     valkey_url: str, sqlite_url: str, sqlite_log: AuditLog, ledger: Ledger, key_file: Path
 ) -> None:
     kinds = [relay, work, work]
@@ -313,7 +313,7 @@ def test_each_event_is_in_the_log_once_whoever_is_killed(
     assert result.checkpoints >= 2  # one of the first ten, one of 10,000 more
 
 
-def test_a_store_that_went_away_and_came_back_is_followed_on(
+def test_relay_and_worker_continue_after_the_store_restarts(
     short_tmp: Path, sqlite_url: str, sqlite_log: AuditLog, key_file: Path
 ) -> None:
     server = EmbeddedServer.in_directory(short_tmp / "coming-and-going")

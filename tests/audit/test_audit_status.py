@@ -1,4 +1,4 @@
-"""How the audit log stands, as people, programs and the monitoring are told."""
+"""The audit log's status, as reported to users, programs and monitoring."""
 
 import zlib
 from base64 import b64encode
@@ -31,7 +31,7 @@ FINDING = AuditFinding(kind="changed", count=2, position=7, detail="entry_hash")
 
 @pytest.fixture
 def tell(ledger: Ledger) -> Callable[..., None]:
-    """Tells the ledger of a check."""
+    """Records a check in the ledger."""
     journal = Journal(ledger, iter(f"check-{n}" for n in range(99)).__next__)
     request = Request(id="r", ip=None, user_agent=None)
 
@@ -42,7 +42,7 @@ def tell(ledger: Ledger) -> Callable[..., None]:
     return told
 
 
-def test_the_last_check_is_told_with_what_it_found(
+def test_the_last_check_is_reported_with_its_findings(
     audit_status: AuditStatus, tell: Callable[..., None]
 ) -> None:
     assert audit_status.last_check() is None
@@ -57,7 +57,7 @@ def test_the_last_check_is_told_with_what_it_found(
     assert abs(again.at - now_ms()) < 60_000
 
 
-def test_the_progress_is_measured_against_the_ledgers_own_end(
+def test_progress_is_measured_against_the_ledgers_head(
     audit_status: AuditStatus, ledger: Ledger
 ) -> None:
     empty = audit_status.progress()
@@ -70,7 +70,7 @@ def test_the_progress_is_measured_against_the_ledgers_own_end(
     assert 0 <= found.lag.ms < 60_000
 
 
-def test_a_ledger_that_went_backwards_is_seen_though_the_last_check_was_good(
+def test_a_ledger_that_went_backwards_is_detected_despite_a_passed_check(
     audit_status: AuditStatus, ledger: Ledger, store: Redis, tell: Callable[..., None]
 ) -> None:
     tell()
@@ -80,7 +80,7 @@ def test_a_ledger_that_went_backwards_is_seen_though_the_last_check_was_good(
     assert not audit_status.progress().in_step
 
 
-def test_what_was_signed_last_is_given_as_it_is(
+def test_the_last_signed_checkpoint_is_returned_unchanged(
     audit_status: AuditStatus, sqlite_log: AuditLog, ledger: Ledger, signer: Signer
 ) -> None:
     assert audit_status.last_checkpoint() is None
@@ -94,12 +94,12 @@ def test_what_was_signed_last_is_given_as_it_is(
     assert audit_status.public_key() == str(signer.public_key)
 
 
-def test_a_key_that_cannot_be_read_is_not_made_up(audit_status: AuditStatus, key_file: Path) -> None:
+def test_an_unreadable_signing_key_yields_no_public_key(audit_status: AuditStatus, key_file: Path) -> None:
     key_file.write_text("no key")
     assert audit_status.public_key() is None
 
 
-def test_a_job_that_failed_is_told_with_its_reason_alone(
+def test_a_failed_job_is_reported_with_its_reason_only(
     audit_status: AuditStatus, ledger: Ledger, store: Redis, valkey_url: str, tmp_path: Path, key_file: Path
 ) -> None:
     key_file.write_text("no key")
@@ -120,7 +120,7 @@ def test_a_job_that_failed_is_told_with_its_reason_alone(
 
 
 @pytest.mark.parametrize("packed", [b"\xff", b"no base64", b64encode(b"no zlib"), b""])
-def test_a_reason_that_was_tampered_with_harms_nobody(store: Redis, packed: bytes) -> None:
+def test_tampered_failure_reasons_are_skipped(store: Redis, packed: bytes) -> None:
     store.zadd(f"rq:failed:{QUEUE}", dict.fromkeys([b"\xff", b"gone", b"a", b"text"], 9e12))
     store.xadd("rq:results:a", {"exc_string": packed})
     store.set("rq:results:text", "no stream")
@@ -129,7 +129,7 @@ def test_a_reason_that_was_tampered_with_harms_nobody(store: Redis, packed: byte
     assert len(failures.newest(10)) == 1
 
 
-def test_a_reason_without_end_is_cut(store: Redis) -> None:
+def test_an_oversized_failure_reason_is_truncated(store: Redis) -> None:
     store.zadd(f"rq:failed:{QUEUE}", {"bomb": 9e12})
     store.xadd("rq:results:bomb", {"exc_string": b64encode(zlib.compress(b"x" * 10**7))})
     assert len(Failures(store).newest(1)[0].reason) == 2_000

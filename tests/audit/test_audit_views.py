@@ -1,4 +1,4 @@
-"""The audit log's call and page, on a web application of their own."""
+"""The audit log's endpoint and page, on a separate web application."""
 
 import re
 from typing import Any
@@ -104,14 +104,14 @@ def get(client: FlaskClient, query: str = "", caller: str = "ann") -> Any:
     return client.get(f"/v1/audit/entries?{query}", headers={"Authorization": f"Bearer {caller}"})
 
 
-def test_a_page_that_is_not_there_leads_to_one_that_is(client: FlaskClient) -> None:
+def test_a_404_page_links_to_a_page_that_exists(client: FlaskClient) -> None:
     page = client.get("/nothing")
     (start,) = re.findall(r"start at (/\S*)\.", page.text)
     assert page.status_code == 404
     assert client.get(start, follow_redirects=True).status_code == 200
 
 
-def test_a_call_gives_the_own_workspaces_entries_newest_first(client: FlaskClient) -> None:
+def test_the_endpoint_returns_the_callers_workspace_entries_newest_first(client: FlaskClient) -> None:
     body = get(client).json
     assert [entry["title"] for entry in body["entries"]] == [
         "Key disabled",
@@ -122,7 +122,7 @@ def test_a_call_gives_the_own_workspaces_entries_newest_first(client: FlaskClien
     assert [entry["position"] for entry in get(client, caller="bob").json["entries"]] == [4]
 
 
-def test_an_entry_says_everything_of_its_event(client: FlaskClient, sqlite_log: AuditLog) -> None:
+def test_an_entry_contains_all_of_its_event(client: FlaskClient, sqlite_log: AuditLog) -> None:
     entry = get(client, "type=KeyCreated").json["entries"][0]
     stored = list(sqlite_log.walk(2))[1]
     assert entry == {
@@ -156,7 +156,7 @@ def test_an_entry_says_everything_of_its_event(client: FlaskClient, sqlite_log: 
     }
 
 
-def test_each_filter_is_taken(client: FlaskClient) -> None:
+def test_every_filter_is_applied(client: FlaskClient) -> None:
     def found(query: str) -> list[int]:
         return [entry["position"] for entry in get(client, query).json["entries"]]
 
@@ -177,7 +177,7 @@ def test_each_filter_is_taken(client: FlaskClient) -> None:
     assert found("actor=%00&q=%ff%00") == []
 
 
-def test_pages_follow_each_other_by_the_cursor(client: FlaskClient) -> None:
+def test_entries_are_paginated_by_cursor(client: FlaskClient) -> None:
     first = get(client, "limit=2").json
     assert first["next_cursor"] == "2"
     second = get(client, f"limit=2&cursor={first['next_cursor']}").json
@@ -200,19 +200,19 @@ def test_pages_follow_each_other_by_the_cursor(client: FlaskClient) -> None:
         ("actr=ann", "actr"),
     ],
 )
-def test_a_bad_field_is_named(client: FlaskClient, query: str, field: str) -> None:
+def test_an_invalid_field_is_named(client: FlaskClient, query: str, field: str) -> None:
     response = get(client, query)
     assert response.status_code == 422
     assert [error["field"] for error in response.json["errors"]] == [field]
 
 
-def test_who_may_not_read_the_audit_log_is_refused(client: FlaskClient) -> None:
+def test_reading_entries_requires_the_audit_read_scope(client: FlaskClient) -> None:
     assert get(client, caller="nobody").status_code == 401
     assert get(client, caller="eve").status_code == 403
     assert client.get("/v1/audit/entries").status_code == 401
 
 
-def test_a_database_that_is_away_is_a_503(app: Flask, ledger: Ledger, client: FlaskClient) -> None:
+def test_an_unavailable_database_answers_503(app: Flask, ledger: Ledger, client: FlaskClient) -> None:
     app.extensions["keyledger"][Audit].log.close()
     nowhere = Comparison(AuditLog("sqlite:////nowhere/audit.db"), ledger, Mock(Alarms))
     app.extensions["keyledger"][Audit] = Audit(nowhere)
@@ -222,7 +222,7 @@ def test_a_database_that_is_away_is_a_503(app: Flask, ledger: Ledger, client: Fl
     assert "nowhere" not in response.text
 
 
-def test_the_call_is_described(client: FlaskClient) -> None:
+def test_the_endpoint_parameters_are_in_the_openapi_description(client: FlaskClient) -> None:
     described = client.get("/openapi.json").json
     assert described
     parameters = {p["name"] for p in described["paths"]["/v1/audit/entries"]["get"]["parameters"]}
@@ -241,7 +241,7 @@ def titles(html: str) -> list[str]:
     return re.findall(r"<strong>(.*?)</strong>", html)
 
 
-def test_the_page_shows_what_happened_newest_first(page: FlaskClient) -> None:
+def test_the_page_shows_entries_newest_first(page: FlaskClient) -> None:
     html = page.get("/audit").text
     assert titles(html) == ["Key disabled", "Key created", "Account added"]
     assert "My &lt;Web&gt; App" in html
@@ -250,7 +250,7 @@ def test_the_page_shows_what_happened_newest_first(page: FlaskClient) -> None:
     assert "Theirs" not in html
 
 
-def test_the_form_has_each_filter_of_the_list(page: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_has_a_field_for_every_filter(page: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     added = Filter(name="label", label="Label of the actor", description="", example="")
     monkeypatch.setattr(pages, "FILTERS", (*FILTERS, added))
     html = page.get("/audit").get_data(as_text=True)
@@ -259,14 +259,14 @@ def test_the_form_has_each_filter_of_the_list(page: FlaskClient, monkeypatch: py
         assert f'<label for="{each.name}">{each.label}</label>' in html
 
 
-def test_the_page_filters_and_keeps_what_was_typed(page: FlaskClient) -> None:
+def test_the_page_filters_and_keeps_the_entered_values(page: FlaskClient) -> None:
     html = page.get("/audit?key_id=1&type=KeyCreated&since=2020-01-01T00:00&until=2100-01-01T00:00").text
     assert titles(html) == ["Key created"]
     assert 'value="2020-01-01T00:00"' in html
     assert "<option selected>KeyCreated</option>" in html
 
 
-def test_a_field_that_needs_mending_keeps_what_was_typed(page: FlaskClient) -> None:
+def test_an_invalid_field_shows_its_error_and_keeps_the_entered_values(page: FlaskClient) -> None:
     response = page.get("/audit?since=yesterday&q=leaked")
     assert response.status_code == 422
     assert "It must be a time like 2026-11-23T18:59." in response.text
@@ -274,24 +274,24 @@ def test_a_field_that_needs_mending_keeps_what_was_typed(page: FlaskClient) -> N
     assert 'value="leaked"' in response.text
 
 
-def test_a_mangled_cursor_begins_with_the_newest(page: FlaskClient) -> None:
+def test_an_invalid_cursor_shows_the_newest_entries(page: FlaskClient) -> None:
     assert titles(page.get("/audit?cursor=x").text) == titles(page.get("/audit").text)
 
 
-def test_none_yet_and_no_match_are_told_apart(page: FlaskClient) -> None:
+def test_an_empty_log_and_an_empty_result_have_different_messages(page: FlaskClient) -> None:
     assert "No entries match" in page.get("/audit?q=nothing+like+it").text
     with page.session_transaction() as session:
         session["account"] = "dan"
     assert "Nothing recorded yet" in page.get("/audit").text
 
 
-def test_the_page_says_that_it_is_behind(page: FlaskClient, ledger: Ledger) -> None:
+def test_the_page_shows_that_the_log_is_behind(page: FlaskClient, ledger: Ledger) -> None:
     assert "in this log yet" not in page.get("/audit").text
     append(ledger, "key:1", KeyToggled(enabled=True, reason=""))
     assert "1 event is not in this log yet" in page.get("/audit").text
 
 
-def test_the_page_says_that_entries_are_still_to_be_indexed(page: FlaskClient, sqlite_log: AuditLog) -> None:
+def test_the_page_shows_that_entries_are_not_indexed_yet(page: FlaskClient, sqlite_log: AuditLog) -> None:
     with sqlite_log.database.writing() as connection:
         sqlite_log.database.index.start(connection)
     assert "4 events are not in this log yet" in page.get("/audit").text
@@ -299,7 +299,7 @@ def test_the_page_says_that_entries_are_still_to_be_indexed(page: FlaskClient, s
 
 @pytest.mark.parametrize("position", [1, 2, 3])
 @pytest.mark.parametrize("at", ["'abc'", "x'00'", "1.5", "-1", "9223372036854775807"])
-def test_an_entry_whose_time_was_changed_is_shown_as_changed(
+def test_an_entry_with_a_tampered_time_is_shown_as_changed(
     page: FlaskClient, sqlite_url: str, at: str, position: int
 ) -> None:
     database = Tampered(sqlite_url)
@@ -313,7 +313,7 @@ def test_an_entry_whose_time_was_changed_is_shown_as_changed(
     assert ">Changed<" in page.get("/audit").text
 
 
-def test_an_entry_behind_the_ledgers_end_is_not_called_changed(page: FlaskClient, store: Redis) -> None:
+def test_an_entry_past_the_ledgers_end_is_shown_as_not_in_the_ledger(page: FlaskClient, store: Redis) -> None:
     store.xdel(LOG, "0-3", "0-4")
     assert [each["integrity"] for each in get(page).json["entries"]] == ["ledger_shorter", "ok", "ok"]
     html = page.get("/audit").text
@@ -325,17 +325,17 @@ def compared(event: Record) -> AuditEntry:
     return parse_entry(entry_of(event, GENESIS))
 
 
-def test_an_entry_that_cannot_be_read_is_shown() -> None:
+def test_an_unreadable_entry_is_shown() -> None:
     entry = row(compared(Record(1, AT, b"no JSON")), {})
     assert (entry["title"], entry["type"], entry["changes"]) == ("Unreadable event", "Unknown", [])
     assert entry["actor"] == {"kind": "Unknown", "id": "Unknown", "label": "Unknown"}
 
 
-def test_a_row_of_the_page_names_its_key() -> None:
+def test_a_row_shows_the_name_of_its_key() -> None:
     assert row(compared(record(1, subject="key:7")), {"7": "CI"})["key_name"] == "CI"
 
 
-def test_a_row_of_the_page_says_what_was_denied_and_whom_else_it_is_about() -> None:
+def test_a_row_shows_the_denied_scope_or_the_account_it_is_about() -> None:
     denied = record(
         1, AccessDenied(scope="keyledger:admin", attempts=3), subject="access:account:account:a@b"
     )
@@ -343,7 +343,7 @@ def test_a_row_of_the_page_says_what_was_denied_and_whom_else_it_is_about() -> N
     assert row(compared(record(2, subject="sign-in:a@b")), {})["about"] == "a@b"
 
 
-def test_people_without_the_scope_or_a_session_see_nothing(client: FlaskClient) -> None:
+def test_the_page_requires_a_session_and_the_audit_read_scope(client: FlaskClient) -> None:
     assert client.get("/audit").status_code == 303
     with client.session_transaction() as session:
         session["account"] = "eve"

@@ -1,4 +1,4 @@
-"""Checkpoints: their text, when one is due, and what the next one says."""
+"""Checkpoints: their text, when one is due, and the contents of the next one."""
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ TEXT = (
 )
 
 
-def test_the_text_says_all_of_it() -> None:
+def test_a_checkpoint_is_written_and_parsed_as_text() -> None:
     assert LAST.text == TEXT
     assert of_text(TEXT) == LAST
 
@@ -55,7 +55,7 @@ def test_the_text_says_all_of_it() -> None:
         ("123Z\n", "123Z\nmore\n"),
     ],
 )
-def test_any_other_text_is_refused(what: str, instead: str) -> None:
+def test_malformed_checkpoint_text_is_rejected(what: str, instead: str) -> None:
     assert what in TEXT
     with pytest.raises(NoteError):
         of_text(TEXT.replace(what, instead))
@@ -66,7 +66,7 @@ _NUMBERS = st.integers(0, 10**17)
 
 
 @given(st.builds(SignedCheckpoint, _NUMBERS, _HASHES, _NUMBERS, _HASHES, st.integers(0, 2**47)))
-def test_every_checkpoint_is_read_as_it_is_written(checkpoint: SignedCheckpoint) -> None:
+def test_every_checkpoint_round_trips_through_its_text(checkpoint: SignedCheckpoint) -> None:
     assert of_text(checkpoint.text) == checkpoint
 
 
@@ -84,19 +84,19 @@ def test_every_checkpoint_is_read_as_it_is_written(checkpoint: SignedCheckpoint)
         (99, LAST, AT + 10**9, False),  # the log's end is gone
     ],
 )
-def test_one_is_due_after_enough_entries_or_time(
+def test_a_checkpoint_is_due_after_enough_entries_or_time(
     position: int, last: SignedCheckpoint | None, now: int, *, expected: bool
 ) -> None:
     assert due(position, last, now) is expected
 
 
-def test_the_first_follows_none() -> None:
+def test_the_first_checkpoint_has_no_predecessor() -> None:
     assert following(5, b"\x05" * 32, None, None, AT) == SignedCheckpoint(
         1, NO_CHECKPOINT, 5, b"\x05" * 32, AT
     )
 
 
-def test_the_next_names_the_note_before_and_no_earlier_time() -> None:
+def test_the_next_checkpoint_links_the_previous_note_and_never_goes_back_in_time() -> None:
     expected = SignedCheckpoint(4, note_hash(b"note"), 105, b"\x05" * 32, AT)
     assert following(105, b"\x05" * 32, LAST, b"note", AT - 60_000) == expected
     assert following(105, b"\x05" * 32, LAST, b"note", AT + 1).time == AT + 1

@@ -1,4 +1,4 @@
-"""Nothing that was changed past Keyledger is signed, exported, or shown as if it were intact."""
+"""Entries changed behind Keyledger's back are never signed, exported or shown as intact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ SOME = Filters(workspace="default", key_id="2")  # entries 4, 5 and 6 of nine
 
 @dataclass(frozen=True)
 class World:
-    """Nine entries about three keys, and the way into their database."""
+    """Nine entries about three keys, and direct access to their database."""
 
     exports: Exports
     database: Tampered
@@ -81,13 +81,13 @@ def eve(position: int, at: int = AT) -> Record:
 
 
 def forge(world: World, position: int = 5) -> None:
-    """Another event with a hash that fits."""
+    """Replaces the event and computes a matching hash."""
     true = world.entry(position)
     world.database.overwrite(entry_of(eve(position, true.at), true.previous_hash))
 
 
 def forge_and_chain(world: World) -> None:
-    """The same, and all hashes after it computed again."""
+    """Replaces event 5 and recomputes the chain after it."""
     events = [record_of(entry.record) for entry in world.log.walk(9, 4)]
     events[0] = eve(5)
     for entry in chain((event for event in events if event), world.entry(5).previous_hash):
@@ -95,7 +95,7 @@ def forge_and_chain(world: World) -> None:
 
 
 def relink(world: World) -> None:
-    """The right event, in another chain."""
+    """Links the right event into another chain."""
     event = record_of(world.entry(5).record)
     assert event
     world.database.overwrite(entry_of(event, GENESIS))
@@ -135,7 +135,7 @@ def test_changed_entries_are_marked(world: World, name: str) -> None:
     assert world.mismatches() == marked
 
 
-def test_an_entry_that_the_ledger_lacks_is_marked(world: World, store: Redis) -> None:
+def test_an_entry_missing_from_the_ledger_is_marked(world: World, store: Redis) -> None:
     store.xdel(LOG, "0-8")
     assert world.mismatches() == [8]
 
@@ -156,7 +156,7 @@ def test_changed_entries_are_neither_signed_nor_exported(world: World, name: str
     assert alarm.finding.kind is Kind.CHANGED
 
 
-def test_a_filtered_export_next_to_a_changed_entry_is_refused_only_if_its_own_entries_are_touched(
+def test_a_filtered_export_is_refused_only_if_its_own_entries_are_changed(
     world: World,
 ) -> None:
     forge(world, 2)
@@ -166,7 +166,7 @@ def test_a_filtered_export_next_to_a_changed_entry_is_refused_only_if_its_own_en
         world.exports.some(AUDITOR, SOME, "jsonl", REQUEST)
 
 
-def test_an_entry_that_is_changed_while_it_is_exported_ends_the_file_without_a_signature(
+def test_an_entry_changed_during_an_export_ends_the_file_without_a_signature(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.audit.integrity.comparison._BATCH", 3)
@@ -178,7 +178,7 @@ def test_an_entry_that_is_changed_while_it_is_exported_ends_the_file_without_a_s
     assert not [line for line in received if line.startswith(b'{"trailer"')]
 
 
-def test_nothing_is_exported_while_the_ledger_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_exported_while_the_ledger_is_unavailable(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(_: object) -> Any:
         raise StoreAwayError
 
@@ -196,7 +196,7 @@ def test_changed_entries_are_not_covered_by_a_checkpoint(world: World, name: str
     assert world.comparison.alarms.current()
 
 
-def test_a_checkpoint_is_signed_only_on_the_chain_of_the_one_before(world: World, ledger: Ledger) -> None:
+def test_a_checkpoint_is_signed_only_if_the_chain_extends_the_previous_one(world: World, ledger: Ledger) -> None:
     assert world.exports.notary.sign_checkpoint()
     forge_and_chain(world)
     grow(ledger, 1, "key:4")
@@ -205,7 +205,7 @@ def test_a_checkpoint_is_signed_only_on_the_chain_of_the_one_before(world: World
         world.exports.notary.sign_checkpoint()
 
 
-def test_a_ledger_that_was_changed_is_not_signed_for_either(world: World, store: Redis) -> None:
+def test_no_checkpoint_is_signed_for_a_changed_ledger(world: World, store: Redis) -> None:
     change_ledger(world, store)
     with pytest.raises(MismatchError, match="position 5"):
         world.exports.notary.sign_checkpoint()
@@ -216,7 +216,7 @@ def delete(world: World, position: int) -> None:
 
 
 def unlist(world: World, position: int) -> None:
-    """Takes an entry out of the search index only."""
+    """Removes an entry from the search index only."""
     event = record_of(world.entry(position).record)
     assert event
     terms = " ".join(terms_of(event))
@@ -228,7 +228,7 @@ def unlist(world: World, position: int) -> None:
 
 
 def list_twice(world: World) -> None:
-    """Lists an entry of another key under the key."""
+    """Indexes an entry of another key under the key."""
     event = record_of(world.entry(5).record)
     assert event
     unlist(world, 9)
@@ -238,7 +238,7 @@ def list_twice(world: World) -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_filtered_export_that_lacks_a_deleted_entry_is_refused_with_an_alarm(
+def test_a_filtered_export_missing_a_deleted_entry_is_refused_with_an_alarm(
     exports: Exports, sqlite_url: str, form: Any
 ) -> None:
     comparison = exports.comparison
@@ -257,7 +257,7 @@ def test_a_filtered_export_that_lacks_a_deleted_entry_is_refused_with_an_alarm(
     world.database.close()
 
 
-def test_a_page_that_finds_a_deleted_entry_raises_an_alarm(world: World) -> None:
+def test_a_page_missing_a_deleted_entry_raises_an_alarm(world: World) -> None:
     delete(world, 6)
     page = Audit(world.comparison).page(AUDITOR, {"key_id": "2"}, 1, None)
     assert (page.entries, page.next_cursor) == ([], 6)
@@ -267,7 +267,7 @@ def test_a_page_that_finds_a_deleted_entry_raises_an_alarm(world: World) -> None
 
 
 @pytest.mark.parametrize("tamper", [lambda world: unlist(world, 5), list_twice])
-def test_a_search_index_that_differs_from_the_ledger_is_not_exported_by(
+def test_an_export_is_refused_if_the_search_index_differs_from_the_ledger(
     world: World, tamper: Callable[[World], None]
 ) -> None:
     tamper(world)
@@ -278,7 +278,7 @@ def test_a_search_index_that_differs_from_the_ledger_is_not_exported_by(
     assert len([*world.exports.some(AUDITOR, SOME, "jsonl", REQUEST).lines]) == 4
 
 
-def test_a_log_whose_last_entry_was_deleted_is_not_exported(world: World) -> None:
+def test_a_log_missing_its_last_entry_is_not_exported(world: World) -> None:
     world.comparison.alarms.mark_end()
     delete(world, 9)
     for _ in range(2):  # the alarm stays
@@ -303,7 +303,7 @@ def test_a_log_whose_last_entry_was_deleted_is_not_exported(world: World) -> Non
         ({"actor_kind": "key"}, []),
     ],
 )
-def test_the_ledger_and_the_index_select_the_same(
+def test_ledger_and_index_select_the_same_entries(
     exports: Exports, criteria: dict[str, Any], positions: list[int]
 ) -> None:
     comparison = exports.comparison
@@ -319,7 +319,7 @@ def test_the_ledger_and_the_index_select_the_same(
     assert [entry.position for entry in comparison.log.search.ascending(filters, 8)] == positions
 
 
-def test_an_old_copy_of_the_ledger_is_not_called_a_changed_entry(world: World, store: Redis) -> None:
+def test_an_old_copy_of_the_ledger_is_reported_as_shorter_not_as_changed(world: World, store: Redis) -> None:
     store.xdel(LOG, "0-8", "0-9")
     found = [each.integrity for each in world.comparison.compared([*world.log.walk(9)])]
     assert found == ["ok"] * 7 + ["ledger_shorter"] * 2
@@ -332,7 +332,7 @@ def test_an_old_copy_of_the_ledger_is_not_called_a_changed_entry(world: World, s
     assert (alarm.finding.kind, alarm.finding.position) == (Kind.LEDGER_SHORTER, 8)
 
 
-def test_a_forged_entry_behind_the_end_of_the_ledger_is_called_changed(world: World, store: Redis) -> None:
+def test_a_forged_entry_past_the_ledgers_end_is_marked_as_changed(world: World, store: Redis) -> None:
     store.xdel(LOG, "0-8", "0-9")
     world.database.change(9, "at = at + 1")
     assert world.mismatches() == [9]

@@ -1,4 +1,4 @@
-"""The list of filters: whatever is in it can be searched, asked of the API, and is recorded of an export."""
+"""The list of filters: each one works in the search and the API, and is recorded for exports."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 from services.audit.log.filters import FILTERS, Filters
 from services.audit.web.schemas import FiltersSchema, QuerySchema, TypedFiltersSchema
 
-# In a process of its own: the schemas are made from the list when they are imported.
+# Runs in a separate process, because the schemas are built from the list on import.
 ADDED = """
 from services.audit.log import filters
 from services.audit.log.terms import term_of
@@ -34,17 +34,17 @@ assert of.as_written() == given
 """
 
 
-def test_a_filter_that_is_added_to_the_list_is_searched_by_the_api_the_form_and_exports() -> None:
+def test_a_filter_added_to_the_list_works_in_the_api_the_form_and_exports() -> None:
     ran = subprocess.run([sys.executable, "-c", ADDED], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("schema", [FiltersSchema(), QuerySchema(), TypedFiltersSchema()])
-def test_the_api_and_the_form_take_every_filter(schema: FiltersSchema) -> None:
+def test_the_api_and_the_form_accept_every_filter(schema: FiltersSchema) -> None:
     assert {each.name for each in FILTERS} == schema.fields.keys() - {"limit", "cursor"}
 
 
 @pytest.mark.parametrize("given", [{"color": "red"}, {"since": "2026-11-23"}, {"actor": 1}])
-def test_a_filter_that_would_be_ignored_is_refused(given: dict[str, str | int]) -> None:
+def test_an_unknown_or_mistyped_filter_is_rejected(given: dict[str, str | int]) -> None:
     with pytest.raises(TypeError):
         Filters(workspace="default", **given)

@@ -1,4 +1,4 @@
-"""A thousand honest histories, of every event that there is or will be: none is accused."""
+"""A thousand generated intact histories, with every event type and unreadable events: no findings."""
 
 import shutil
 import tempfile
@@ -81,7 +81,7 @@ def stored(payload: Payload, actor: Actor, request: Request, workspace: str, sub
 
 @dataclass
 class Step:
-    """Events that come, in how many pages they are taken up, and whether a checkpoint is made."""
+    """New events, the page size for appending them, and whether a checkpoint is forced."""
 
     bodies: list[bytes]
     page: int
@@ -94,7 +94,7 @@ _STEPS = st.builds(Step, st.lists(_BODIES, max_size=6), st.integers(1, 4), st.bo
 
 @dataclass
 class Kept:
-    """A ledger in memory, as the check reads it."""
+    """An in-memory ledger with the methods that the check reads."""
 
     records: list[Record] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """In memory, where there is such a place: a thousand databases are made."""
+    """A directory in memory where possible, because a thousand databases are created."""
     memory = Path("/dev/shm")  # noqa: S108  # a directory of its own in it
     with tempfile.TemporaryDirectory(prefix="kl-", dir=memory if memory.is_dir() else None) as name:
         yield Path(name)
@@ -121,7 +121,7 @@ def signer(directory: Path) -> Signer:
 
 @pytest.fixture(scope="module")
 def empty(directory: Path) -> Path:
-    """The database of a log that has nothing yet."""
+    """The database of an empty log."""
     log = AuditLog(f"sqlite:///{directory / 'empty.db'}")
     log.last()
     log.close()
@@ -129,7 +129,7 @@ def empty(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("examples", [100, pytest.param(1_000, marks=pytest.mark.drill)])
-def test_no_honest_history_is_accused(examples: int, directory: Path, signer: Signer, empty: Path) -> None:
+def test_intact_histories_have_no_findings(examples: int, directory: Path, signer: Signer, empty: Path) -> None:
     @settings(
         max_examples=examples,
         deadline=None,
@@ -169,7 +169,7 @@ def live(step: Step, ledger: Kept, log: AuditLog, notary: Notary, tick: Any) -> 
         ledger.records.append(Record(len(ledger.records) + 1, tick() if ledger.records else AT, body))
     start = log.last().position
     for after in range(start, len(ledger.records), step.page):
-        # Two workers take up the same.
+        # Two workers append overlapping pages.
         log.append(ledger.records[after : after + step.page])
         log.append(ledger.records[max(after - 1, 0) : after + step.page])
     if step.vouch:

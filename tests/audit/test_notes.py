@@ -1,4 +1,4 @@
-"""Signed notes, held against those of Go's own tests and of its checksum database."""
+"""Signed notes, checked against those of Go's own tests and its checksum database."""
 
 import base64
 
@@ -22,7 +22,7 @@ OF_ENOCH = (
     "— EnochRoot rwz+eBzmZa0SO3NbfRGzPCpDckykFXSdeX+MNtCOXm2/5n2tiOHp+vAF1aGr"
     "Q5ovTG01oOTGwnWLox33WWd1RvMc+QQ=\n"
 )
-# A tree head that sum.golang.org published, with the signature of another besides.
+# A tree head published by sum.golang.org, with a second signature by another key.
 GO = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 TREE_HEAD = (
     "go.sum database tree\n"
@@ -40,27 +40,27 @@ def read(note: str, key: str = PETER) -> str:
     return opened(note.encode(), PublicKey.of_text(key))
 
 
-def test_a_note_that_go_signed_is_good() -> None:
+def test_a_note_signed_by_go_is_valid() -> None:
     assert read(f"{TEXT}\n{OF_PETER}") == TEXT
     assert read(f"{TEXT}\n{OF_PETER}{OF_ENOCH}", ENOCH) == TEXT
 
 
-def test_a_published_tree_head_is_good_whoever_else_signed_it() -> None:
+def test_a_published_tree_head_with_another_signature_is_valid() -> None:
     assert read(TREE_HEAD, GO).startswith("go.sum database tree\n15067302\n")
 
 
-def test_a_note_is_signed_as_go_signs_it() -> None:
+def test_signing_produces_the_same_note_as_go() -> None:
     key = Ed25519PrivateKey.from_private_bytes(PETERS_SEED)
     assert signed(TEXT, "PeterNeumann", key).decode() == f"{TEXT}\n{OF_PETER}"
     assert str(PublicKey("PeterNeumann", key.public_key())) == PETER
 
 
 @pytest.mark.parametrize("key", [PETER, ENOCH, GO])
-def test_a_public_key_is_read_as_it_is_written(key: str) -> None:
+def test_a_public_key_round_trips_through_its_text(key: str) -> None:
     assert str(PublicKey.of_text(key)) == key
 
 
-def test_a_public_key_with_any_other_character_is_refused() -> None:
+def test_a_public_key_with_any_changed_character_is_rejected() -> None:
     for number in range(len(PETER)):
         for mangled in (PETER[:number], PETER[number + 1 :], PETER[:number] + "~" + PETER[number + 1 :]):
             with pytest.raises(PublicKeyError):
@@ -76,7 +76,7 @@ def test_a_public_key_with_any_other_character_is_refused() -> None:
         "++",
     ],
 )
-def test_a_key_of_another_kind_is_refused(key: str) -> None:
+def test_a_key_of_another_kind_or_length_is_rejected(key: str) -> None:
     with pytest.raises(PublicKeyError):
         PublicKey.of_text(key)
 
@@ -100,24 +100,24 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_has_not_the_form_is_refused(name: str) -> None:
+def test_a_malformed_note_is_rejected(name: str) -> None:
     with pytest.raises(NoteError):
         read(MALFORMED[name])
     with pytest.raises(NoteError):
         text_of(MALFORMED[name].encode())
 
 
-def test_what_is_not_utf8_is_refused() -> None:
+def test_a_note_that_is_not_utf8_is_rejected() -> None:
     with pytest.raises(NoteError, match="UTF-8"):
         opened(b"\xff" + f"{TEXT}\n{OF_PETER}".encode(), PublicKey.of_text(PETER))
 
 
-def test_a_note_that_no_known_key_signed_is_refused() -> None:
+def test_a_note_not_signed_by_the_key_is_rejected() -> None:
     with pytest.raises(NoteError, match=r"isn't signed by PeterNeumann\+c74f20a3"):
         read(f"{TEXT}\n{OF_ENOCH}")
 
 
-def test_a_signature_of_another_text_is_refused_even_beside_a_good_one() -> None:
+def test_a_signature_of_another_text_is_rejected_even_next_to_a_valid_one() -> None:
     other = signed("another\n", "PeterNeumann", Ed25519PrivateKey.from_private_bytes(PETERS_SEED)).decode()
     for lines in (other.split("\n\n")[1], OF_PETER + other.split("\n\n")[1]):
         with pytest.raises(NoteError, match="its signature doesn't match its text"):
@@ -129,20 +129,20 @@ def test_a_signature_under_the_right_id_and_another_name_does_not_count() -> Non
         read(f"{TEXT}\n{OF_PETER.replace('PeterNeumann', 'Peter')}")
 
 
-def test_a_text_may_have_empty_lines() -> None:
+def test_a_note_text_can_contain_empty_lines() -> None:
     key = Ed25519PrivateKey.generate()
     note = signed("one\n\ntwo\n\n", "me", key)
     assert opened(note, PublicKey("me", key.public_key())) == "one\n\ntwo\n\n"
 
 
 @pytest.mark.parametrize("text", ["", "no newline", "a\tb\n", "one\n\ntwo"])
-def test_a_text_that_no_note_may_have_is_not_signed(text: str) -> None:
+def test_text_that_is_invalid_in_a_note_is_not_signed(text: str) -> None:
     with pytest.raises(NoteError):
         signed(text, "me", Ed25519PrivateKey.generate())
 
 
 @given(st.text(st.characters(codec="utf-8", min_codepoint=32)), st.binary(min_size=32, max_size=32))
-def test_what_is_signed_is_opened_by_its_key_alone(text: str, seed: bytes) -> None:
+def test_a_signed_note_opens_only_with_its_own_key(text: str, seed: bytes) -> None:
     key = Ed25519PrivateKey.from_private_bytes(seed)
     note = signed(f"{text}\n", "me", key)
     assert opened(note, PublicKey("me", key.public_key())) == f"{text}\n"

@@ -1,4 +1,4 @@
-"""A database that is restarted: who reads waits for it, though not for one that is away."""
+"""Database restarts: reads wait for a restarting database, but not for an unavailable one."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ READERS = 4
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A PostgreSQL that may be stopped: the directory of its socket."""
+    """The socket directory of a PostgreSQL server that tests may stop."""
     with postgresql_cluster() as directory:
         yield directory
 
@@ -37,7 +37,7 @@ def database(url: str) -> Iterator[Database]:
 
 
 def tries(database: Database) -> Callable[[], int]:
-    """How often it tries to connect from here on."""
+    """Counts the connection attempts from now on."""
     tried: list[object] = []
     event.listen(database._engine, "do_connect", lambda *_: tried.append(_))
     return lambda: len(tried)
@@ -52,7 +52,7 @@ def breaks_off(connection: Connection) -> None:
 
 
 class Clock:
-    """Time that passes only for those who wait, however long the machine takes for anything."""
+    """A clock that advances only by sleeping, so that a slow machine doesn't matter."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -65,7 +65,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_readers_do_not_notice_a_restart(
+def test_reads_survive_a_restart(
     server: str, url: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(databases, "_RESTART_S", 100)  # a busy machine takes longer for a restart than 3 s
@@ -88,7 +88,7 @@ def test_readers_do_not_notice_a_restart(
         assert [reader.result() for reader in readers] == [{3}] * READERS
 
 
-def test_a_look_that_is_broken_off_is_begun_anew(database: Database) -> None:
+def test_an_interrupted_read_is_retried(database: Database) -> None:
     looks: list[object] = []
 
     def look(connection: Connection) -> object:
@@ -101,14 +101,14 @@ def test_a_look_that_is_broken_off_is_begun_anew(database: Database) -> None:
     assert len(looks) == 2
 
 
-def test_a_look_that_is_always_broken_off_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_is_always_interrupted_fails(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "time", Clock())
     with pytest.raises(AuditDatabaseError, match=r"can't be used: .*terminat"):
         database.read(breaks_off)
     assert database.read(one) == 1
 
 
-def test_nobody_waits_for_one_that_stays_away(
+def test_reads_fail_immediately_while_the_database_stays_unavailable(
     server: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(databases, "time", Clock())
@@ -129,7 +129,7 @@ def test_nobody_waits_for_one_that_stays_away(
     assert database.read(one) == 1
 
 
-def test_nobody_waits_for_one_that_was_never_there(tmp_path: object) -> None:
+def test_a_database_that_was_never_reachable_is_not_retried(tmp_path: object) -> None:
     with closing(Database(f"postgresql://keyledger@/postgres?host={tmp_path}", read_only=True)) as database:
         tried = tries(database)
         with pytest.raises(AuditDatabaseError):
@@ -137,7 +137,7 @@ def test_nobody_waits_for_one_that_was_never_there(tmp_path: object) -> None:
         assert tried() == 1
 
 
-def test_what_is_wrong_with_a_question_is_not_asked_again(database: Database) -> None:
+def test_a_failing_query_is_not_retried(database: Database) -> None:
     looks: list[object] = []
 
     def look(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""What the audit log is asked for, on each kind of database."""
+"""Searching the audit log, on each kind of database."""
 
 import random
 
@@ -85,14 +85,14 @@ def varied(log: AuditLog) -> AuditLog:
         ({"involving": "Bob's CI"}, []),
     ],
 )
-def test_a_search_finds_what_matches_newest_first(
+def test_a_search_returns_matching_entries_newest_first(
     varied: AuditLog, criteria: dict[str, object], positions: list[int]
 ) -> None:
     assert found(varied, **criteria) == positions
 
 
 @pytest.mark.parametrize("rows", [1, 3, 50])
-def test_the_index_gives_the_first_ones_of_any_range_either_way(
+def test_the_index_finds_the_first_matches_of_any_range_in_both_directions(
     log: AuditLog, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     monkeypatch.setattr("services.audit.log.text_index._PART", 6)
@@ -128,27 +128,27 @@ def test_the_index_gives_the_first_ones_of_any_range_either_way(
             ]
 
 
-def test_what_matches_is_streamed_from_the_oldest_on(log: AuditLog) -> None:
+def test_matching_entries_are_streamed_oldest_first(log: AuditLog) -> None:
     log.append(records(range(1, 1_501)))
     found = log.search.ascending(Filters(workspace="default", key_id="2", since=AT + 10))
     assert [entry.position for entry in found] == list(range(11, 1_501, 3))
 
 
-def test_a_text_can_pass_for_no_filter(log: AuditLog) -> None:
+def test_text_cannot_be_mistaken_for_a_filter_term(log: AuditLog) -> None:
     secret = term_of("workspace", "default")
     log.append([record(1, created(f"{secret} {secret.partition('=')[2]}"), workspace="other")])
     assert found(log) == []
     assert found(log, workspace="other", q=secret) == [1]
 
 
-def test_a_name_that_too_many_keys_had_is_refused(log: AuditLog) -> None:
+def test_a_name_filter_matching_too_many_keys_is_rejected(log: AuditLog) -> None:
     log.append([record(n, created(f"Service {n}"), subject=f"key:{n}") for n in range(1, 102)])
     assert found(log, name="service 7") == [7]
     with pytest.raises(TooManyKeysError, match="More than 100 keys"):
         found(log, name="service")
 
 
-def test_pages_follow_each_other_without_a_gap(log: AuditLog) -> None:
+def test_pages_have_no_gaps_or_overlaps_while_entries_are_appended(log: AuditLog) -> None:
     log.append(records(range(1, 8)))
     cursor = None
     for expected in ([7, 6, 5], [4, 3, 2], [1]):
@@ -159,12 +159,12 @@ def test_pages_follow_each_other_without_a_gap(log: AuditLog) -> None:
     assert cursor is None
 
 
-def test_a_last_page_that_is_full_has_no_next(log: AuditLog) -> None:
+def test_a_full_last_page_has_no_next_cursor(log: AuditLog) -> None:
     log.append(records(range(1, 4)))
     assert log.search.page(Filters(workspace="default"), 3).next_cursor is None
 
 
-def test_keys_have_the_names_that_they_had_last(varied: AuditLog) -> None:
+def test_keys_are_shown_with_their_latest_names(varied: AuditLog) -> None:
     before = KeyDetails(name="Müller & Söhne", description="", scopes=(), expires_at=None)
     after = msgspec.structs.replace(before, name="Müller GmbH")
     varied.append([record(7, KeyDetailsChanged(before=before, after=after, reason=""), at=AT + 50)])
@@ -177,7 +177,7 @@ def test_keys_have_the_names_that_they_had_last(varied: AuditLog) -> None:
     assert varied.search.key_names("default", []) == {}
 
 
-def test_a_timeline_has_what_somebody_did_and_what_was_done_to_them(log: AuditLog) -> None:
+def test_a_timeline_has_actions_by_and_on_its_subject(log: AuditLog) -> None:
     ann, key = "account:ann@example.org", Actor(kind="key", id="K", label="CI")
     owner = Actor(kind="account", id="account:olga@example.org", label="olga@example.org")
     stranger = Actor(kind="anonymous", id="192.0.2.7", label="192.0.2.7")
@@ -195,7 +195,7 @@ def test_a_timeline_has_what_somebody_did_and_what_was_done_to_them(log: AuditLo
     assert found(log, involving="K", workspace="other") == []
 
 
-def test_activity_is_counted_from_the_first_match_to_the_last(log: AuditLog) -> None:
+def test_activity_is_counted_from_the_first_to_the_last_match(log: AuditLog) -> None:
     minute, hour = 60_000, 3_600_000
     begin = AT // hour * hour
     at = [begin + 59 * minute, begin + hour, begin + hour, begin + 2 * hour + 1, begin + 40 * hour]
@@ -219,7 +219,7 @@ def test_activity_is_counted_from_the_first_match_to_the_last(log: AuditLog) -> 
 
 @pytest.mark.parametrize("span", [0, 999, 59_000, 61_000, 10**8, 10**10, 10**12, 10**13])
 @pytest.mark.parametrize("first", [0, AT, AT // 86_400_000 * 86_400_000 - 1])
-def test_a_chart_holds_all_of_a_time_in_few_stretches(first: int, span: int) -> None:
+def test_a_chart_covers_its_time_span_with_up_to_60_bars(first: int, span: int) -> None:
     of = edges(first, first + span)
     assert of[0] <= first < first + span + 1 <= of[-1]
     assert 1 <= len(of) - 1 <= 60

@@ -1,4 +1,4 @@
-"""The key's file, the anchor beside it, and who adds checkpoints."""
+"""The key file, the anchor file next to it, and the notary that adds checkpoints."""
 
 import stat
 import subprocess
@@ -38,7 +38,7 @@ def checkpoint(signer: Signer, sequence: int) -> bytes:
     return signer.sign(SignedCheckpoint(sequence, bytes(32), sequence, bytes(32), AT).text)
 
 
-def test_the_key_is_made_at_its_first_use_for_its_owner_alone(key_file: Path) -> None:
+def test_the_key_is_created_on_first_use_and_is_owner_only(key_file: Path) -> None:
     signer = Signer(key_file)
     assert not key_file.exists()
     note = signer.sign("text\n")
@@ -48,7 +48,7 @@ def test_the_key_is_made_at_its_first_use_for_its_owner_alone(key_file: Path) ->
     assert opened(note, Signer(key_file).public_key) == "text\n"
 
 
-def test_of_many_at_once_all_have_the_same_key(key_file: Path) -> None:
+def test_concurrent_first_uses_share_one_key(key_file: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         keys = [*threads.map(lambda _: str(Signer(key_file).public_key), range(8))]
     assert len(set(keys)) == 1
@@ -56,7 +56,7 @@ def test_of_many_at_once_all_have_the_same_key(key_file: Path) -> None:
     assert [*key_file.parent.iterdir()] == [key_file]
 
 
-def test_a_key_that_openssl_made_is_taken(key_file: Path) -> None:
+def test_a_key_created_by_openssl_is_accepted(key_file: Path) -> None:
     command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key_file)]
     subprocess.run(command, check=True, capture_output=True)
     signer = Signer(key_file)
@@ -75,7 +75,7 @@ def test_a_key_that_openssl_made_is_taken(key_file: Path) -> None:
     ],
     ids=["nothing", "no PEM", "another kind", "with a password"],
 )
-def test_a_file_that_holds_no_key_of_ours_is_told(key_file: Path, content: bytes) -> None:
+def test_a_file_without_a_usable_key_is_rejected_and_left_unchanged(key_file: Path, content: bytes) -> None:
     key_file.write_bytes(content)
     with pytest.raises(SigningError, match="doesn't have an Ed25519 private key") as caught:
         _ = Signer(key_file).public_key
@@ -83,12 +83,12 @@ def test_a_file_that_holds_no_key_of_ours_is_told(key_file: Path, content: bytes
     assert "secret" not in str(caught.value)
 
 
-def test_a_directory_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_key_directory_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(SigningError, match=r"No such file.*openssl genpkey.*KEYLEDGER_AUDIT_KEY_FILE"):
         _ = Signer(tmp_path / "none" / "key.pem").public_key
 
 
-def test_the_last_checkpoint_is_kept_and_never_an_earlier_one(signer: Signer) -> None:
+def test_the_anchor_keeps_the_latest_checkpoint_only(signer: Signer) -> None:
     assert signer.anchor() is None
     notes = [checkpoint(signer, sequence) for sequence in (1, 2, 3)]
     for note in (notes[0], notes[2], notes[1]):
@@ -97,14 +97,14 @@ def test_the_last_checkpoint_is_kept_and_never_an_earlier_one(signer: Signer) ->
     assert stat.S_IMODE(signer.anchor_file.stat().st_mode) == 0o600
 
 
-def test_an_anchor_that_is_none_is_replaced(signer: Signer) -> None:
+def test_an_invalid_anchor_is_replaced(signer: Signer) -> None:
     note = checkpoint(signer, 1)
     signer.anchor_file.write_bytes(b"no note")
     signer.keep(note)
     assert signer.anchor() == note
 
 
-def test_where_nothing_can_be_written_there_is_no_anchor_and_that_is_told_once(
+def test_a_read_only_directory_yields_no_anchor_and_is_logged_once(
     signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -119,7 +119,7 @@ def test_where_nothing_can_be_written_there_is_no_anchor_and_that_is_told_once(
     assert signer.anchor() is None
 
 
-def test_a_checkpoint_vouches_for_the_log(
+def test_a_checkpoint_covers_the_log_up_to_its_last_entry(
     ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer
 ) -> None:
     assert notary.sign_checkpoint() is None
@@ -137,7 +137,7 @@ def test_a_checkpoint_vouches_for_the_log(
     assert signer.anchor() == second
 
 
-def test_one_that_is_not_due_is_not_made(ledger: Ledger, sqlite_log: AuditLog, signer: Signer) -> None:
+def test_a_checkpoint_is_signed_only_when_due(ledger: Ledger, sqlite_log: AuditLog, signer: Signer) -> None:
     now = [AT]
     notary = notary_of(sqlite_log, ledger, signer, lambda: now[0])
     write(ledger, sqlite_log, records([1]))
@@ -152,7 +152,7 @@ def test_one_that_is_not_due_is_not_made(ledger: Ledger, sqlite_log: AuditLog, s
     assert [*made, len(sqlite_log.checkpoints())] == [1, 1, 1, 2, 3]
 
 
-def test_a_clock_that_goes_back_takes_no_time_with_it(
+def test_setting_the_clock_back_does_not_move_checkpoint_times_back(
     ledger: Ledger, sqlite_log: AuditLog, signer: Signer
 ) -> None:
     times = iter([AT, AT - 60_000])
@@ -163,7 +163,7 @@ def test_a_clock_that_goes_back_takes_no_time_with_it(
     assert [unverified(each.note).time for each in sqlite_log.checkpoints()] == [AT, AT]
 
 
-def test_workers_at_once_make_a_chain(
+def test_concurrent_workers_sign_one_chain_of_checkpoints(
     ledger: Ledger, database_url: str, key_file: Path, log: AuditLog
 ) -> None:
     write(ledger, log, records(range(1, 41)))
@@ -189,7 +189,7 @@ def test_workers_at_once_make_a_chain(
     assert Signer(key_file).anchor() == notes[-1].note
 
 
-def test_nothing_goes_on_from_checkpoints_that_are_gone(
+def test_no_checkpoint_is_signed_after_a_missing_one(
     ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer, tampered: Tampered
 ) -> None:
     for position in (1, 2):
@@ -215,7 +215,7 @@ def test_nothing_goes_on_from_checkpoints_that_are_gone(
         ("fork", "isn't the one that was signed"),
     ],
 )
-def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
+def test_no_checkpoint_is_signed_after_an_untrusted_one(
     ledger: Ledger,
     log: AuditLog,
     notary: Notary,
@@ -242,7 +242,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_to_be_trusted(
     assert len(log.checkpoints()) == 2
 
 
-def test_a_log_whose_end_is_gone_is_not_vouched_for_again(
+def test_no_checkpoint_is_signed_for_a_truncated_log(
     ledger: Ledger, log: AuditLog, notary: Notary, tampered: Tampered
 ) -> None:
     write(ledger, log, records(range(1, 4)))
@@ -253,7 +253,7 @@ def test_a_log_whose_end_is_gone_is_not_vouched_for_again(
     assert len(log.checkpoints()) == 1
 
 
-def test_a_worker_that_was_killed_before_it_kept_the_anchor_goes_on(
+def test_signing_continues_after_a_crash_before_the_anchor_was_written(
     ledger: Ledger, log: AuditLog, notary: Notary, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(ledger, log, records([1]))

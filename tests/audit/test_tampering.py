@@ -1,4 +1,4 @@
-"""What was done to the log, its checkpoints, the ledger or an export: all of it is found, and named.
+"""Tampering with the log, its checkpoints, the ledger or an export: all of it is found and named.
 
 The log has ten entries, and checkpoints at 3, 6 and 10. Each row of the tables is a kind of tampering, and
 what the check must say of it: each kind, how often, and where it is first.
@@ -41,7 +41,7 @@ def found(findings: Findings) -> Found:
 
 @dataclass(frozen=True)
 class World:
-    """The log, all that it is held against, and the way into its database."""
+    """The log, everything it is checked against, and direct access to its database."""
 
     log: AuditLog
     ledger: Ledger
@@ -71,18 +71,18 @@ class World:
         )
 
     def forge(self, position: int, event: Record) -> None:
-        """Another event in the place of one, with a hash that fits."""
+        """Replaces an event and computes a matching hash."""
         self.database.overwrite(entry_of(event, self.entry(position).previous_hash))
 
     def rewrite(self, position: int, event: Record) -> None:
-        """The same, and the whole chain behind it computed again."""
+        """Replaces an event and recomputes the whole chain after it."""
         previous_hash = self.entry(position).previous_hash
         events = [event, *(self.event(other) for other in range(position + 1, 11))]
         for entry in chain(events, previous_hash):
             self.database.overwrite(entry)
 
     def rewrite_ledger(self, events: list[Record]) -> None:
-        """Other events in the store, as whoever owns it can write them."""
+        """Replaces the events in the store, as the owner of the store can."""
         self.store.delete(LOG)
         for event in events:
             self.store.xadd(LOG, {"at": event.at, "event": event.body}, id=f"0-{event.position}")
@@ -113,7 +113,7 @@ def delete_checkpoints(world: World, where: str) -> None:
 
 
 def change_a_field(world: World) -> None:
-    """Of the record alone."""
+    """Changes the record only."""
     sealed = world.entry(4).record.replace(b'"reason":""', b'"reason":"none"')
     world.database.change(4, "record = :record", record=sealed)
 
@@ -146,7 +146,7 @@ def move_an_entry(world: World) -> None:
 
 
 def insert_an_event(world: World) -> None:
-    """One that never was, behind the end of the log, as the log would have written it."""
+    """Appends an invented event after the log's end, as the log would have written it."""
     entry = entry_of(eve(11), world.entry(10).entry_hash)
     world.database.copy(10, 11)
     world.database.overwrite(entry)
@@ -162,7 +162,7 @@ def rewrite_chain_and_ledger(world: World) -> None:
 
 
 def leave_an_event_out(world: World) -> None:
-    """Of log and ledger; later ones move up, and the chain is computed again."""
+    """Removes an event from log and ledger, moves later ones up, and recomputes the chain."""
     events = [world.event(position) for position in range(1, 11) if position != 4]
     events = [event._replace(position=position) for position, event in enumerate(events, 1)]
     for entry in chain(events, GENESIS):
@@ -177,7 +177,7 @@ def cut_off_log_and_ledger(world: World) -> None:
 
 
 def end_behind_the_chain(world: World) -> None:
-    """The entries are gone and the checkpoint that vouched for them too, but not what the key keeps."""
+    """Deletes the last entries and their checkpoint, but not the anchor next to the key."""
     cut_off_log_and_ledger(world)
     delete_checkpoints(world, "sequence = 3")
 
@@ -196,7 +196,7 @@ def change_the_ledger(world: World) -> None:
 
 
 def forge_a_checkpoint(world: World) -> None:
-    """For a chain that was computed again, by another key of the same name."""
+    """Signs a recomputed chain with another key of the same name."""
     world.rewrite(8, eve(8))
     said = unverified(world.note(3))._replace(chain_hash=world.entry(10).entry_hash)
     world.set_note(3, signed(said.text, KEY_NAME, STRANGER))
@@ -226,7 +226,7 @@ def repeat_a_checkpoint(world: World) -> None:
 
 
 def fork_the_checkpoints(world: World) -> None:
-    """The key itself signed another second one: of a copy of the log, in another place."""
+    """Signs a second checkpoint 2 with the same key, as a copy of the log elsewhere would."""
     said = unverified(world.note(2))
     world.set_note(2, world.signer.sign(said._replace(time=said.time + 1).text))
 
@@ -237,7 +237,7 @@ def fork_the_last_checkpoint(world: World) -> None:
 
 
 def vouch_for(world: World, **changed: Any) -> None:
-    """The key's owner signs another last checkpoint, and keeps it."""
+    """Signs another last checkpoint with the key, and keeps it as the anchor."""
     note = world.signer.sign(unverified(world.note(3))._replace(**changed).text)
     world.set_note(3, note)
     world.signer.anchor_file.write_bytes(note)
@@ -248,7 +248,7 @@ def vouch_for_less(world: World) -> None:
 
 
 def move_a_checkpoint(world: World) -> None:
-    """Into the place of the next one; its own is empty."""
+    """Moves a checkpoint to the next position and leaves its own empty."""
     world.set_note(3, world.note(2))
     delete_checkpoints(world, "sequence = 2")
 
@@ -353,12 +353,12 @@ DATABASE: dict[str, tuple[Callable[[World], None], Found]] = {
 }
 
 
-def test_what_nobody_touched_is_not_accused(world: World) -> None:
+def test_an_intact_log_has_no_findings(world: World) -> None:
     assert world.checked() == {}
 
 
 @pytest.mark.parametrize(("owner", "name"), [("log", "checkpoints"), ("log", "last"), ("ledger", "head")])
-def test_what_comes_while_the_check_begins_is_not_accused(
+def test_entries_and_checkpoints_added_during_the_check_cause_no_findings(
     world: World, notary: Notary, monkeypatch: pytest.MonkeyPatch, owner: str, name: str
 ) -> None:
     read = getattr(getattr(world, owner), name)
@@ -385,7 +385,7 @@ def test_tampering_with_log_or_ledger_is_found(world: World, name: str) -> None:
     assert world.checked() == expected
 
 
-def test_a_rewritten_chain_is_told_with_where_it_was_changed(world: World) -> None:
+def test_a_rewritten_chain_is_reported_with_its_first_suspect_position(world: World) -> None:
     world.rewrite(8, eve(8))
     world.rewrite_ledger([world.event(position) for position in range(1, 11)])
     trust = Trust(world.signer.public_key, world.signer.anchor())
@@ -402,7 +402,7 @@ def key_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class File:
-    """An honest export of ten entries with three checkpoints, to be tampered with."""
+    """An intact export of ten entries with three checkpoints, to be tampered with."""
 
     def __init__(self, directory: Path) -> None:
         self.signer = Signer(directory / "key.pem")
@@ -417,13 +417,13 @@ class File:
     def export(
         self, entries: list[Entry] | None = None, scope: str = WHOLE, sign: Any = None, at: int = AT
     ) -> bytes:
-        """The file, of one line each."""
+        """The exported file, as bytes."""
         vouchers = list(zip((3, 6, 10), self.notes, strict=True)) if scope == WHOLE else []
         return b"".join(lines(entries or self.entries, vouchers, scope, at, sign or self.signer.sign))
 
     @property
     def whole(self) -> list[bytes]:
-        """Its lines; those of entries 1 to 3, a checkpoint, 4 to 6, a checkpoint, 7 to 10, a checkpoint."""
+        """The lines of a whole export: each checkpoint follows the entry it covers (3, 6 and 10)."""
         return self.export().splitlines(keepends=True)
 
     def line(self, position: int) -> bytes:
@@ -433,7 +433,7 @@ class File:
         return found(prove(content.splitlines(keepends=True), self.signer.public_key))
 
     def signed_trailer(self, **changed: object) -> bytes:
-        """A trailer that the key signed, of something else."""
+        """A trailer signed by the key, with changed fields."""
         note = self.whole[-1]
         trailer = replace(trailer_of(text_of(read_note("trailer", note))), **changed)  # type: ignore[arg-type]  # as it is
         return note_line("trailer", self.signer.sign(trailer.text))
@@ -462,14 +462,14 @@ def edited(file: File) -> bytes:
 
 
 def rewritten(file: File) -> bytes:
-    """The chain computed again behind another event, and signed by the key: its owner did it."""
+    """Recomputes the chain after a replaced event and signs it, as the key's owner could."""
     events = [record_of(entry.record) for entry in file.entries]
     events[3] = eve(4)
     return file.export([*chain((event for event in events if event), GENESIS)])
 
 
 def relinked(file: File) -> bytes:
-    """An entry that hangs on another chain."""
+    """Links an entry to another chain."""
     entries = list(file.entries)
     entries[3] = entry_of(record(4), GENESIS)
     return file.export(entries)
@@ -568,7 +568,7 @@ EXPORTS: dict[str, tuple[Callable[[File], bytes], Found]] = {
 }
 
 
-def test_what_was_exported_is_proved(file: File) -> None:
+def test_an_intact_export_is_verified(file: File) -> None:
     proof = prove(file.whole, file.signer.public_key)
     assert (proof.ok, proof.entries, proof.checkpoints, proof.last_position) == (True, 10, 3, 10)
     assert proof.trailer
@@ -581,7 +581,7 @@ def test_tampering_with_an_export_is_found(file: File, name: str) -> None:
     assert file.proved(tamper(file)) == expected
 
 
-def test_every_single_byte_of_an_export_counts(file: File) -> None:
+def test_changing_or_cutting_off_any_byte_of_an_export_is_found(file: File) -> None:
     honest = file.export(file.entries[:2], scope_of("default", {}))
     for number in range(len(honest)):
         changed = honest[:number] + bytes([honest[number] ^ 1]) + honest[number + 1 :]
@@ -589,25 +589,25 @@ def test_every_single_byte_of_an_export_counts(file: File) -> None:
         assert file.proved(honest[:number]), number
 
 
-def test_some_entries_are_proved_with_their_gaps(file: File) -> None:
+def test_an_export_with_gaps_between_entries_is_verified(file: File) -> None:
     some = [file.entries[position] for position in (1, 2, 5, 8)]
     assert file.proved(file.export(some, scope_of("default", {"type": "KeyToggled"}))) == {}
 
 
-def test_no_entries_are_proved(file: File) -> None:
+def test_an_export_without_entries_is_verified(file: File) -> None:
     nothing: Iterator[Entry] = iter(())
     content = b"".join(lines(nothing, [], scope_of("default", {"q": "x"}), AT, file.signer.sign))
     assert file.proved(content) == {}
 
 
-def test_the_export_of_a_log_whose_end_is_gone_shows_it(world: World) -> None:
+def test_an_export_of_a_truncated_log_is_reported_as_cut_off(world: World) -> None:
     delete(world, "position > 6")
     vouchers = [(unverified(each.note).position, each.note) for each in world.log.checkpoints()]
     content = [*lines(world.log.walk(10), vouchers, WHOLE, AT, world.signer.sign)]
     assert found(prove(content, world.signer.public_key)) == {Kind.CUT_OFF: (4, 7)}
 
 
-def test_an_export_of_the_log_itself_is_proved(world: World) -> None:
+def test_a_filtered_export_from_the_log_is_verified(world: World) -> None:
     filters = Filters(workspace="default", type="KeyToggled")
     content = [
         *lines(world.log.search.ascending(filters), [], scope_of("default", {}), AT, world.signer.sign)

@@ -136,7 +136,7 @@ def append_many(store: Redis, writers: int) -> int:
 
 
 @pytest.mark.parametrize("writers", [1, 8])
-def test_no_append_is_acknowledged_before_the_disk_has_it(short_tmp: Path, writers: int) -> None:
+def test_no_append_is_acknowledged_before_it_is_on_disk(short_tmp: Path, writers: int) -> None:
     with (
         traced_store(short_tmp / f"always-{writers}", "always") as (url, file),
         connect(url, timeout=10) as store,
@@ -147,7 +147,7 @@ def test_no_append_is_acknowledged_before_the_disk_has_it(short_tmp: Path, write
     assert sorted(trace.acknowledged) == list(range(1, appended + 1))
 
 
-def test_the_same_look_refuses_a_store_that_syncs_each_second(short_tmp: Path) -> None:
+def test_the_trace_check_fails_for_a_store_that_syncs_every_second(short_tmp: Path) -> None:
     with (
         traced_store(short_tmp / "everysec", "everysec") as (url, file),
         connect(url, timeout=10, allow_unsafe=True) as store,

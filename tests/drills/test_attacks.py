@@ -144,7 +144,7 @@ def _cpu_by_thread(pids: list[int]) -> dict[str, int]:
     return spent
 
 
-def test_no_attack_stops_fills_or_slows_what_others_need(service: Service, told: dict[str, Any]) -> None:
+def test_no_attack_slows_verification_blocks_revocation_or_fills_the_store(service: Service, told: dict[str, Any]) -> None:
     admin = service.key("keyledger:admin")
     keys = new_keys(service)
     with probing(told) as undisturbed:

@@ -35,11 +35,11 @@ def audited(store: Redis, valkey_url: str, database_url: str, tmp_path: Path, cr
     return World(store, Place(valkey_url, database_url, str(tmp_path / "audit_key.pem")), crashing)
 
 
-def test_a_relay_that_is_killed_asks_again_when_it_is_restarted(world: World) -> None:
+def test_a_killed_relay_requests_the_audit_job_again_after_its_restart(world: World) -> None:
     at_each_point(world, "relay", world.populate, partial(_restart_audit, world))
 
 
-def test_an_audit_job_that_is_killed_writes_each_event_once(audited: World) -> None:
+def test_a_killed_audit_job_writes_each_event_once(audited: World) -> None:
     def recover(_: Ending) -> None:
         with audited.log() as log:
             # A transaction is all or nothing.
@@ -49,7 +49,7 @@ def test_an_audit_job_that_is_killed_writes_each_event_once(audited: World) -> N
     at_each_point(audited, "audit", audited.populate, recover)
 
 
-def test_an_audit_worker_that_is_killed_leaves_nothing_undone(world: World) -> None:
+def test_a_killed_audit_worker_leaves_no_events_unprocessed(world: World) -> None:
     def prepare() -> None:
         world.populate()
         Requests(world.store).ask()

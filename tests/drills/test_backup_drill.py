@@ -122,7 +122,7 @@ class _Person:
         return f"the password number {number}"
 
 
-def test_backups_that_are_taken_under_load_are_each_restored_to_what_was(tmp_path: Path) -> None:
+def test_each_backup_taken_under_load_restores_the_state_it_captured(tmp_path: Path) -> None:
     taken: list[Taken] = []
     with _keyledger(tmp_path / "old") as components:
         old, auditor, ann = components(), components(), _Person(components())
@@ -209,7 +209,7 @@ def _restore(service: Service, backup: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, env=service.environment, stdout=subprocess.DEVNULL)
 
 
-def test_a_restore_that_is_killed_at_each_of_its_stages_comes_to_its_end(
+def test_a_restore_killed_at_each_of_its_stages_can_be_completed(
     full: Service, empty: Service, tmp_path: Path
 ) -> None:
     assert full.run("backup", str(tmp_path / "backup")).returncode == 0
@@ -236,7 +236,7 @@ def test_a_restore_that_is_killed_at_each_of_its_stages_comes_to_its_end(
     assert _seen(empty) == _seen(full)
 
 
-def test_a_restore_that_is_killed_at_any_moment_comes_to_its_end(
+def test_a_restore_killed_at_random_times_can_be_completed(
     full: Service, empty: Service, tmp_path: Path
 ) -> None:
     assert full.run("backup", str(tmp_path / "backup")).returncode == 0
@@ -256,7 +256,7 @@ def test_a_restore_that_is_killed_at_any_moment_comes_to_its_end(
 
 
 @pytest.mark.alone
-def test_how_long_a_backup_and_a_restore_take(full: Service, empty: Service, tmp_path: Path) -> None:
+def test_a_backup_and_a_restore_stay_within_their_memory_limit(full: Service, empty: Service, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     for service, words in ((full, "backup"), (empty, "restore")):
         began = time.monotonic()

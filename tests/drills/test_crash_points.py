@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-def test_an_append_that_is_killed_is_done_once_by_its_repetition(world: World) -> None:
+def test_a_killed_append_takes_effect_exactly_once_when_retried(world: World) -> None:
     def recover(ending: Ending) -> None:
         events = [decode(record) for record in world.ledger.read(0, 100)]
         there = [f"{event.position} {event.subject.removeprefix('key:')}" for event in events[5:]]
@@ -34,11 +34,11 @@ def test_an_append_that_is_killed_is_done_once_by_its_repetition(world: World) -
     at_each_point(world, "append", world.populate, recover)
 
 
-def test_a_projection_that_is_killed_counts_each_event_once(world: World) -> None:
+def test_a_killed_projection_counts_each_event_once(world: World) -> None:
     at_each_point(world, "project", world.populate, lambda _: None)
 
 
-def test_a_rebuild_that_is_killed_is_seen_by_nobody_and_can_be_run_again(world: World) -> None:
+def test_a_killed_rebuild_is_never_visible_and_can_be_run_again(world: World) -> None:
     def prepare() -> None:
         world.populate()
         world.run("project")

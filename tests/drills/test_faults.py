@@ -165,7 +165,7 @@ def _fill(ballast: Path, leaving: int) -> None:
         file.write(bytes(shutil.disk_usage(ballast.parent).free - leaving))
 
 
-def test_a_store_without_memory_refuses_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_store_that_is_out_of_memory_rejects_writes_and_loses_nothing(tmp_path: Path) -> None:
     with started(tmp_path / "data") as platform:
         assert platform.create().status_code == 201
         with unchecked_client(platform.service_store, 5) as store:
@@ -182,7 +182,7 @@ def test_a_store_without_memory_refuses_and_harms_nothing(tmp_path: Path) -> Non
         platform.settles()
 
 
-def test_a_database_that_is_away_is_waited_for(tmp_path: Path) -> None:
+def test_an_unavailable_audit_database_is_waited_for(tmp_path: Path) -> None:
     with postgresql_cluster() as directory:
         database = PostgreSQL(directory)
         url = f"postgresql://keyledger@/postgres?host={directory}"
@@ -202,7 +202,7 @@ def test_a_database_that_is_away_is_waited_for(tmp_path: Path) -> None:
             platform.settles()
 
 
-def test_a_clock_that_is_set_back_an_hour_loses_no_order_and_revives_no_key(tmp_path: Path) -> None:
+def test_setting_the_clock_back_an_hour_keeps_the_order_and_revives_no_key(tmp_path: Path) -> None:
     library = need(next(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None), "faketime")
     offset = tmp_path / "offset"
     offset.write_text("+0")

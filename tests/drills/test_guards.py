@@ -72,55 +72,55 @@ GUARDS = (
     Guard(
         "the version check of the append",
         (_VERSION,),
-        (f"{_OF_LEDGER}::test_a_stale_or_early_version_is_a_conflict_and_writes_nothing",),
+        (f"{_OF_LEDGER}::test_an_append_at_a_wrong_version_is_a_conflict_and_writes_nothing",),
     ),
     Guard(
         "the look at the idempotency record in the append",
         (_RECORD,),
-        (f"{_OF_LEDGER}::test_a_repeated_request_is_known_before_its_version_is_looked_at",),
+        (f"{_OF_LEDGER}::test_a_repeated_request_is_recognized_before_its_version_is_checked",),
     ),
     Guard(
         "the idempotency record that an append writes",
         (_RECORDED,),
-        (f"{_OF_LEDGER}::test_the_same_request_again_gives_the_first_outcome_whatever_came_after",),
+        (f"{_OF_LEDGER}::test_a_repeated_request_returns_the_first_outcome_despite_later_events",),
     ),
     Guard(
         "the fingerprint of a request",
         (_FINGERPRINT,),
-        (f"{_OF_LEDGER}::test_the_same_idempotency_key_for_another_request_is_a_conflict",),
+        (f"{_OF_LEDGER}::test_reusing_an_idempotency_key_for_another_request_is_a_conflict",),
     ),
     Guard(
         "the version of the caller's own account",
         (_GUARDED,),
-        (f"{_OF_LEDGER}::test_a_guard_at_another_version_is_a_conflict_and_writes_nothing",),
+        (f"{_OF_LEDGER}::test_a_guard_at_a_wrong_version_is_a_conflict_and_writes_nothing",),
     ),
     Guard(
         "the checkpoint comparison of a save, and its watch",
         (_COMPARED, _WATCHED),
-        (f"{_OF_VIEWS}::test_a_step_that_another_projector_did_first_writes_nothing",),
+        (f"{_OF_VIEWS}::test_a_batch_that_another_projector_saved_first_writes_nothing",),
     ),
     Guard(
         "the checkpoint comparison of a save alone",
         (_COMPARED,),
-        (f"{_OF_VIEWS}::test_a_step_that_another_projector_did_first_writes_nothing",),
+        (f"{_OF_VIEWS}::test_a_batch_that_another_projector_saved_first_writes_nothing",),
     ),
     Guard(
         "the watch of a save alone",
         (_WATCHED,),
-        (f"{_OF_VIEWS}::test_a_step_whose_checkpoint_moves_meanwhile_writes_nothing",),
+        (f"{_OF_VIEWS}::test_a_batch_whose_checkpoint_moves_during_the_save_writes_nothing",),
     ),
     Guard(
         "the head check",
         (_HEAD,),
         (
-            f"{_OF_LEDGER}::test_a_ledger_that_went_backwards_is_told_from_an_idle_one",
+            f"{_OF_LEDGER}::test_a_checkpoint_is_invalid_after_the_ledger_went_backwards",
             f"{_OF_VIEWS}::test_the_projector_rebuilds_when_the_ledger_went_backwards",
         ),
     ),
     Guard(
         "the event's id in the head check",
         (_HEAD_ID,),
-        (f"{_OF_LEDGER}::test_a_ledger_that_went_backwards_is_told_from_an_idle_one",),
+        (f"{_OF_LEDGER}::test_a_checkpoint_is_invalid_after_the_ledger_went_backwards",),
     ),
     Guard(
         "the projector's look at the head",
@@ -130,47 +130,47 @@ GUARDS = (
     Guard(
         "the projector's look at the head when there is a page",
         (_HEAD_SEEN_EVER,),
-        (f"{_OF_MACHINE}::test_a_ledger_that_went_backwards_and_grew_past_the_views_is_seen_all_the_same",),
+        (f"{_OF_MACHINE}::test_a_ledger_that_went_backwards_and_grew_past_the_views_is_detected",),
     ),
     Guard(
         "the look at the head before the switch",
         (_HEAD_HELD,),
-        (f"{_OF_MACHINE}::test_a_rebuild_under_which_the_ledger_goes_backwards_is_not_shown",),
+        (f"{_OF_MACHINE}::test_a_rebuild_fails_if_the_ledger_goes_backwards_during_it",),
     ),
     Guard(
         "the digest that the check compares",
         (_DIGEST,),
-        (f"{_OF_VIEWS}::test_a_check_names_what_differs",),
+        (f"{_OF_VIEWS}::test_a_check_names_the_entry_that_differs",),
     ),
     Guard(
         "the lease that one rebuild has at a time",
         (_ONE_LEASE,),
-        (f"{_OF_VIEWS}::test_one_replay_at_a_time",),
+        (f"{_OF_VIEWS}::test_only_one_replay_runs_at_a_time",),
     ),
     Guard(
         "the lease that a rebuild must still have",
         (_KEPT_LEASE,),
-        (f"{_OF_MACHINE}::test_a_rebuild_that_lost_its_lease_on_the_way_ends_and_the_old_views_serve",),
+        (f"{_OF_MACHINE}::test_a_rebuild_that_loses_its_lease_fails_and_keeps_the_old_views",),
     ),
     Guard(
         "the checkpoint comparison of a rebuild, and its watch",
         (_REBUILT_ON, _REBUILT_ALONE),
-        (f"{_OF_MACHINE}::test_a_rebuild_whose_views_are_removed_on_the_way_ends_and_the_old_views_serve",),
+        (f"{_OF_MACHINE}::test_a_rebuild_whose_new_views_are_deleted_fails_and_keeps_the_old_ones",),
     ),
     Guard(
         "the strictness of a rebuild",
         (_STRICT,),
-        (f"{_OF_VIEWS}::test_a_replay_of_what_cannot_be_read_fails_and_leaves_the_old_views",),
+        (f"{_OF_VIEWS}::test_a_replay_of_an_unreadable_event_fails_and_keeps_the_old_views",),
     ),
     Guard(
         "the hold of a check",
         (_HELD,),
-        (f"{_OF_VIEWS}::test_a_check_holds_the_projectors_and_leaves_no_copy",),
+        (f"{_OF_VIEWS}::test_a_check_pauses_the_projectors_and_leaves_no_copy",),
     ),
     Guard(
         "the comparison of the switch",
         (_NOT_BEHIND,),
-        (f"{_OF_MACHINE}::test_a_rebuild_catches_up_before_it_takes_the_place_of_the_old_views",),
+        (f"{_OF_MACHINE}::test_a_rebuild_catches_up_before_it_replaces_the_old_views",),
     ),
 )
 
@@ -213,7 +213,7 @@ def without(copy: Path, edit: Edit) -> None:
     file.write_text(code.replace(edit.text, edit.without))
 
 
-def test_with_every_guard_in_its_place_the_tests_are_green(copy: Path) -> None:
+def test_the_tests_pass_with_every_guard_in_place(copy: Path) -> None:
     tests = tuple(dict.fromkeys(test for guard in GUARDS for test in guard.tests))
     status, output = ran(copy, tests)
     assert status == _GREEN, output
@@ -221,7 +221,7 @@ def test_with_every_guard_in_its_place_the_tests_are_green(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name.replace(" ", "-"))
-def test_without_a_guard_a_test_goes_red(copy: Path, guard: Guard) -> None:
+def test_removing_a_guard_makes_each_of_its_tests_fail(copy: Path, guard: Guard) -> None:
     for edit in guard.edits:
         without(copy, edit)
     # One at a time: each of these tests must fail on its own.

@@ -83,7 +83,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     running.stop()
 
 
-def test_no_kill_loses_or_doubles_what_was_acknowledged(service: Service) -> None:
+def test_killing_any_process_neither_loses_nor_duplicates_acknowledged_keys(service: Service) -> None:
     token = service.key("keyledger:admin")
     with Load(service.url, token) as load:
         for victim in ("store", "projector", "relay", "worker", "web", "a web worker"):
@@ -104,7 +104,7 @@ def test_no_kill_loses_or_doubles_what_was_acknowledged(service: Service) -> Non
     _account_for(service, token, load.acknowledged)
 
 
-def test_twenty_kills_of_the_store_lose_and_double_nothing(short_tmp: Path) -> None:
+def test_twenty_kills_of_the_store_neither_lose_nor_duplicate_events(short_tmp: Path) -> None:
     server = EmbeddedServer.in_directory(short_tmp / "killed")
     chance = random.Random(20)
     store = _started(server)

@@ -185,7 +185,7 @@ class CheckRunner:
                 return
 
 
-def test_an_older_copy_is_told_of_within_two_seconds_and_no_answer_is_wrong(story: Story) -> None:
+def test_an_older_copy_is_reported_within_two_seconds_without_wrong_responses(story: Story) -> None:
     with ExitStack() as stack:
         watch = CheckRunner(story)
 
@@ -209,7 +209,7 @@ def test_an_older_copy_is_told_of_within_two_seconds_and_no_answer_is_wrong(stor
     until(lambda: story.service.run("replay", "--check").returncode == 0, 30, "views that are the ledger's")
 
 
-def test_new_events_in_the_places_of_the_lost_ones_do_not_look_like_health(story: Story) -> None:
+def test_new_events_in_place_of_lost_ones_do_not_hide_the_loss(story: Story) -> None:
     back = _put_back(story)
     _said(story.service, back, {"/statusz": _SIGNS["/statusz"]})
     for number in range(4):
@@ -221,7 +221,7 @@ def test_new_events_in_the_places_of_the_lost_ones_do_not_look_like_health(story
         assert "audit log" in _wrong(story.service)
 
 
-def test_the_runbook_puts_the_newer_files_back(story: Story) -> None:
+def test_the_runbook_restores_the_newer_files(story: Story) -> None:
     service = story.service
     _put_back(story)
     assert follow(service, "The ledger went backwards") == 1
@@ -235,7 +235,7 @@ def test_the_runbook_puts_the_newer_files_back(story: Story) -> None:
     until(lambda: _audited(service.data_dir) == story.audited + 1, what="the audit log")
 
 
-def test_the_runbook_keeps_the_audit_log_aside_where_the_newer_files_are_lost(story: Story) -> None:
+def test_the_runbook_keeps_the_old_audit_log_if_the_newer_files_are_lost(story: Story) -> None:
     service = story.service
     _put_back(story)
     shutil.rmtree(story.newer)

@@ -48,7 +48,7 @@ def load(deployment: Deployment) -> Load:
     return made
 
 
-def test_each_process_is_restarted_under_load_and_nothing_is_lost(deployment: Deployment, load: Load) -> None:
+def test_restarting_each_process_under_load_loses_nothing(deployment: Deployment, load: Load) -> None:
     began = time.monotonic()
     with load:
         away = restart_each(deployment)

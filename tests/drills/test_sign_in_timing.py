@@ -40,7 +40,7 @@ def medians(visitor: Visitor, emails: tuple[str, str]) -> tuple[float, float]:
 @pytest.mark.drill
 @pytest.mark.alone
 @pytest.mark.timeout(400)
-def test_a_known_and_an_unknown_account_are_refused_in_the_same_time(service: Service) -> None:
+def test_known_and_unknown_accounts_are_rejected_in_the_same_time(service: Service) -> None:
     known = service.sign_in()[0]
     of_known, of_unknown = medians(Visitor(service.url), (known, f"un{known}"))
     print(f"\nrefused after {of_known:.2f} ms if known, {of_unknown:.2f} ms if unknown")

@@ -176,7 +176,7 @@ def wait(seconds: float) -> None:
     Stop().wait(seconds)
 
 
-def test_a_switch_is_in_force_everywhere_within_milliseconds(platform: Platform, tmp_path: Path) -> None:
+def test_disabling_a_key_takes_effect_everywhere_within_milliseconds(platform: Platform, tmp_path: Path) -> None:
     with watched(platform, tmp_path) as seen:
         for number in range(SWITCHES):
             with platform.switched_off():
@@ -186,7 +186,7 @@ def test_a_switch_is_in_force_everywhere_within_milliseconds(platform: Platform,
     assert late[len(late) * 99 // 100] <= USUAL_S
 
 
-def test_a_tail_that_is_cut_again_and_again_gives_no_stale_verdict(
+def test_repeatedly_cut_invalidator_connections_cause_no_stale_verdict(
     platform: Platform, tmp_path: Path
 ) -> None:
     url = EmbeddedServer.in_directory(platform.service.data_dir).url
@@ -244,7 +244,7 @@ def _stopping(
     return seen, stopped
 
 
-def test_a_store_that_is_stopped_and_continued_gives_no_stale_verdict(
+def test_pausing_the_store_causes_no_stale_verdict(
     platform: Platform, tmp_path: Path
 ) -> None:
     store = platform.service.pid("valkey-server")
@@ -253,7 +253,7 @@ def test_a_store_that_is_stopped_and_continued_gives_no_stale_verdict(
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the switch", "after it"])
-def test_a_web_process_that_is_stopped_and_continued_gives_no_stale_verdict(
+def test_pausing_a_web_process_causes_no_stale_verdict(
     platform: Platform, tmp_path: Path, before: bool
 ) -> None:
     pids = workers(platform.service)

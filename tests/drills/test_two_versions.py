@@ -143,7 +143,7 @@ def _created(version: Version, name: str) -> tuple[str, str, str]:
     return made["id"], made["api_key"], answer.headers["X-Ledger-Position"]
 
 
-def test_an_upgrade_rolls_and_is_rolled_back_and_nobody_loses_anything(
+def test_a_rolling_upgrade_and_a_rollback_lose_nothing(
     versions: tuple[Version, Version],
 ) -> None:
     old, new = versions
@@ -169,7 +169,7 @@ def test_an_upgrade_rolls_and_is_rolled_back_and_nobody_loses_anything(
             assert old.run("replay", "--check").endswith("equal")
 
 
-def test_an_event_that_the_older_version_does_not_know_makes_no_key_good(
+def test_the_older_version_gives_no_verdict_on_a_key_with_an_unknown_event(
     versions: tuple[Version, Version],
 ) -> None:
     old, new = versions

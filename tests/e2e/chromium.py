@@ -1,4 +1,4 @@
-"""The system's Chromium, as the tests and the pictures of the pages use it."""
+"""The system's Chromium, for the browser tests and the screenshots."""
 
 import shutil
 from typing import Any
@@ -19,7 +19,7 @@ _OPTIONS = [
 
 
 def launched(playwright: Any, *, whole: bool = True) -> Browser:
-    """A browser that asks nothing of anybody but the pages that it is led to.
+    """Launches a browser that makes no requests besides those of the pages it opens.
 
     If not the whole, its headless shell where that is installed: the same engine for a third of the work.
     """

@@ -1,4 +1,4 @@
-"""A whole Keyledger, and a real browser in front of it."""
+"""A complete Keyledger and a real browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ expect.set_options(timeout=60_000)  # ms; a busy machine fails no test
 
 @pytest.fixture(scope="session")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One Keyledger for all that stand it to share one, for it takes seconds to start."""
+    """One Keyledger for all tests that can share it, because starting one takes seconds."""
     running = Service(tmp_path_factory.mktemp("data"))
     running.start()
     yield running
@@ -25,13 +25,13 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
 
 @pytest.fixture(scope="module")
 def service(shared_service: Service, request: pytest.FixtureRequest) -> Service:
-    """It, with a workspace of its own for each module."""
+    """The shared Keyledger, with a separate workspace for each module."""
     return shared_service.tenant(request.module.__name__.rpartition(".")[2].replace("_", "-"))
 
 
 @pytest.fixture(scope="module")
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
-    """The system's Chromium. Not for the whole session: Playwright keeps an event loop running in it."""
+    """The system's Chromium, per module because Playwright keeps an event loop running meanwhile."""
     with sync_playwright() as playwright:
         running = launched(playwright, whole=request.node.get_closest_marker("drill") is not None)
         yield running
@@ -40,7 +40,7 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
 
 @pytest.fixture
 def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
-    """A person's browser, which may use the clipboard."""
+    """A browser context with access to the clipboard."""
     made = browser.new_context(base_url=service.url)
     made.grant_permissions(["clipboard-read", "clipboard-write"], origin=service.url)
     made.set_default_timeout(60_000)
@@ -50,7 +50,7 @@ def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
 
 @pytest.fixture(scope="module")
 def cookies(browser: Browser, service: Service) -> Any:
-    """Those of the first owner, signed in."""
+    """The session cookies of the first owner."""
     context = browser.new_context(base_url=service.url)
     _sign_in(context.new_page(), service)
     held = context.cookies()
@@ -60,7 +60,7 @@ def cookies(browser: Browser, service: Service) -> Any:
 
 @pytest.fixture(scope="module")
 def auditors_cookies(browser: Browser, service: Service) -> Any:
-    """Those of an auditor, signed in."""
+    """The session cookies of an auditor."""
     context = browser.new_context(base_url=service.url)
     signed_in(context, service, "auditor")
     held = context.cookies()
@@ -70,7 +70,7 @@ def auditors_cookies(browser: Browser, service: Service) -> Any:
 
 @pytest.fixture
 def page(context: BrowserContext, service: Service, cookies: Any) -> Page:
-    """The dashboard, signed in as the first owner: again, if a test before ended the session."""
+    """The dashboard, signed in as the first owner; signs in again if a test ended the session."""
     context.add_cookies(cookies)
     opened = context.new_page()
     opened.goto("/")
@@ -90,5 +90,5 @@ def _sign_in(page: Page, service: Service) -> None:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data directory that is not there yet."""
+    """A data directory that doesn't exist yet."""
     return tmp_path / "data"

@@ -82,7 +82,7 @@ class EchoService:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops it."""
+        """Stops the service."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -153,7 +153,7 @@ def nginx(directory: Path, port: int, keyledger: int, service: int) -> list[str]
 
 
 def nginx_with_other_places(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
-    """Returns the same with keys from other places, with the changes in the recipe's table."""
+    """Returns the nginx command with the recipe table's changes, which read keys from other places."""
     block, maps = blocks("nginx.md", "nginx")
     rows = re.findall(r"(?m)^\| `[^`]+` \| `([^`]+)` \| `([^`]+)` \|$", (RECIPES / "nginx.md").read_text())
     assert len(rows) == 4
@@ -183,7 +183,7 @@ def caddy(directory: Path, port: int, keyledger: int, service: int) -> list[str]
 
 
 def caddy_with_x_api_key(directory: Path, port: int, keyledger: int, service: int) -> list[str]:
-    """Returns the same with keys from X-API-Key."""
+    """Returns the command that runs Caddy with keys from X-API-Key."""
     program = need(found("caddy"), "caddy")
     block, lines = blocks("caddy.md", "caddyfile")
     block = fitted(block, {"\troute {\n": f"\troute {{\n{lines}"})

@@ -1,4 +1,4 @@
-"""People of each role, in a browser."""
+"""Browser sessions for accounts of each role."""
 
 from contextlib import suppress
 
@@ -11,7 +11,7 @@ PASSWORD = "a password of the tests"
 
 
 def signed_in(context: BrowserContext, service: Service, role: str) -> Page:
-    """A page of somebody who has this role, made for it where there is nobody yet."""
+    """Opens a page signed in with this role, and creates the account if necessary."""
     email = f"{role}@{service.workspace}.example"
     with suppress(AccountExistsError):
         service.account(email, role, PASSWORD)

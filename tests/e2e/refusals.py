@@ -1,4 +1,4 @@
-"""Keys that are refused, one for each reason."""
+"""Refused keys, one for each reason."""
 
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ REFUSED = {  # and with what status
 
 
 def refused_tokens(admin: Caller, good: Json) -> dict[str, str]:
-    """A token for each reason to refuse one where the scope orders:read is asked for."""
+    """Returns a token for each reason to refuse one when the scope orders:read is required."""
     soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
     made = {
         name: create(admin, name=name, scopes=["orders:read"], expires_at=expiry)

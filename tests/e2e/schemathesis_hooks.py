@@ -1,4 +1,4 @@
-"""What a schema cannot say of a good request: it depends on the time, or on what was sent before."""
+"""Adjusts valid requests where the schema can't: rules that depend on time or on earlier requests."""
 
 import os
 import re
@@ -18,7 +18,7 @@ _sent = count()
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
-    """Keeps the caller's own key out of it, and gives good requests what makes them good."""
+    """Protects the caller's own key, and completes valid requests."""
     if _CALLER and _CALLER in str((case.path_parameters or {}).get("key_id", "")):
         case.path_parameters["key_id"] = _NOBODY
     _ask_for_what_has_been(case.headers, "X-Ledger-Position")
@@ -32,13 +32,13 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
 
 
 def _ask_for_what_has_been(holder: Any, name: str) -> None:
-    """A verdict cannot be as new as a position that has not come."""
+    """A response can't include a position that doesn't exist yet."""
     if holder and re.fullmatch(r"[0-9]+", str(holder.get(name, ""))):
         holder[name] = "1"
 
 
 def _name_anew(headers: Any) -> None:
-    """A name of a request that was used for another is refused, as is a version that is no longer there."""
+    """A reused Idempotency-Key and an outdated version in If-Match are refused."""
     number = next(_sent)
     if headers and "Idempotency-Key" in headers:
         headers["Idempotency-Key"] = f"{headers['Idempotency-Key'][:200]}-{number}"
@@ -52,7 +52,7 @@ def _end_in_the_future(body: Any) -> None:
 
 
 def _write_visibly(holder: Any) -> None:
-    """Which characters can be seen depends on those next to them, which no pattern can say."""
+    """Whether a character is visible depends on its neighbours, which a pattern can't express."""
     for name in ("name", "description", "reason"):
         if isinstance(holder, dict) and isinstance(text := holder.get(name), str):
             shown = "".join(each for each in text if refused_character(each, lines=True) is None)
@@ -60,7 +60,7 @@ def _write_visibly(holder: Any) -> None:
 
 
 def _sort_as_the_cursor(query: Any) -> None:
-    """A cursor belongs to its order, and a moment has to have come."""
+    """A cursor belongs to its sort order, and a point in time must not be in the future."""
     if query and "." in str(query.get("cursor", "")):
         query["sort"] = query["cursor"].partition(".")[0]
     if query and "at" in query:
@@ -69,5 +69,5 @@ def _sort_as_the_cursor(query: Any) -> None:
 
 @schemathesis.hook
 def filter_case(_context: Any, case: Any) -> bool:
-    """Headers that we do not know are for others, and so never refused."""
+    """Unknown headers are ignored, so they are never refused."""
     return "x-schemathesis-unknown-property" not in (case.headers or {})

@@ -1,4 +1,4 @@
-"""axe on every page and in every state that has a picture, in light and dark, wide and narrow."""
+"""Runs axe on every page and state that has a screenshot, in light and dark, wide and narrow."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +17,13 @@ Json = dict[str, Any]
 
 
 class Judged(Visit):
-    """A visit whose pictures are not taken but judged."""
+    """A visit that runs axe instead of taking screenshots."""
 
     found: list[str]
     seen: list[str]
 
     def shoot(self, name: str, *, whole: bool = True) -> None:  # noqa: ARG002  # as it is called
-        """Where a picture would be taken."""
+        """Runs axe where a screenshot would be taken."""
         violations: list[Json] = Axe().run(self.page).response["violations"]
         self.seen.append(name)
         self.found += [
@@ -40,7 +40,7 @@ def running() -> Iterator[Service]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
-def test_no_page_and_no_state_has_a_violation(
+def test_pages_and_states_have_no_accessibility_violations(
     running: Service, browser: Browser, width: int, scheme: str
 ) -> None:
     scene = Scene(running)

@@ -1,4 +1,4 @@
-"""Owners let people in, and say what they may do: on the pages, and at the command line."""
+"""Owners add accounts and manage their roles, on the pages and at the command line."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def owner(service: Service) -> Visitor:
 
 @pytest.fixture
 def email(service: Service) -> str:
-    """The address of a developer."""
+    """The e-mail of a developer's account."""
     address = f"developer{next(_numbers)}@example.com"
     return service.account(address, "developer", PASSWORD)
 
@@ -35,7 +35,7 @@ def sign_in(page: Page, email: str, password: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
-def test_an_owner_lets_a_person_in_who_takes_a_password_and_is_demoted_and_disabled(
+def test_an_owner_adds_demotes_disables_and_enables_an_account(
     page: Page, browser: Browser, service: Service
 ) -> None:
     page.get_by_role("navigation").get_by_role("link", name="Accounts").click()
@@ -93,7 +93,7 @@ def test_an_owner_lets_a_person_in_who_takes_a_password_and_is_demoted_and_disab
     elsewhere.close()
 
 
-def test_a_person_is_added_once_and_the_password_is_seen_once(service: Service, owner: Visitor) -> None:
+def test_an_account_is_added_once_and_its_password_is_shown_once(service: Service, owner: Visitor) -> None:
     fields = {"email": " Heidi@Example.com ", "role": "auditor"}
     added = owner.submit("/accounts/new", "/accounts/new", **fields)
     assert added.headers["Cache-Control"] == "no-store"
@@ -119,7 +119,7 @@ def test_a_person_is_added_once_and_the_password_is_seen_once(service: Service, 
         ("x@example.com", "root", "role", "Choose one of the roles"),
     ],
 )
-def test_what_is_wrong_with_a_new_person_is_told_at_its_field(
+def test_an_invalid_new_account_is_rejected_at_its_field(
     owner: Visitor, email: str, role: str, field: str, message: str
 ) -> None:
     refused = owner.submit("/accounts/new", "/accounts/new", email=email, role=role)
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_a_new_person_is_told_at_its_field(
     assert f'value="{email}"' in refused.text
 
 
-def test_a_password_is_reset_once_and_ends_what_the_old_one_began(
+def test_a_repeated_reset_form_resets_the_password_once_and_ends_the_sessions(
     service: Service, owner: Visitor, email: str
 ) -> None:
     person = Visitor(service.url)
@@ -147,7 +147,7 @@ def test_a_password_is_reset_once_and_ends_what_the_old_one_began(
     assert person.sign_in(email, password).status_code == 303
 
 
-def test_an_owner_is_not_shut_out_by_themselves(service: Service, owner: Visitor) -> None:
+def test_owners_cannot_demote_disable_or_reset_their_own_account(service: Service, owner: Visitor) -> None:
     own = service.sign_in()[0]
     page = owner.page(f"/accounts/person?email={own}").text
     assert "Only another owner can change your role" in page
@@ -159,7 +159,7 @@ def test_an_owner_is_not_shut_out_by_themselves(service: Service, owner: Visitor
 
 
 @pytest.mark.parametrize("role", ["developer", "auditor"])
-def test_who_is_no_owner_sees_and_changes_nobody(service: Service, role: str, email: str) -> None:
+def test_only_owners_can_see_and_change_accounts(service: Service, role: str, email: str) -> None:
     name = f"{role}{next(_numbers)}@example.com"
     service.account(name, role, PASSWORD)
     person = Visitor(service.url)
@@ -173,7 +173,7 @@ def test_who_is_no_owner_sees_and_changes_nobody(service: Service, role: str, em
     assert Visitor(service.url).sign_in(email, PASSWORD).status_code == 303
 
 
-def test_people_of_another_workspace_answer_as_unknown(service: Service, email: str) -> None:
+def test_an_account_of_another_workspace_is_reported_as_not_found(service: Service, email: str) -> None:
     name = service.account("other-owner@example.com", "owner", PASSWORD, "other")
     stranger = Visitor(service.url)
     stranger.sign_in(name, PASSWORD)
@@ -189,7 +189,7 @@ def test_people_of_another_workspace_answer_as_unknown(service: Service, email: 
 
 
 @pytest.mark.parametrize("address", ["a/b?c#d&e=f%2f@example.com", "<b>x</b>@example.com", "用户@例子.公司"])
-def test_any_address_is_named_by_its_links_and_forms(page: Page, service: Service, address: str) -> None:
+def test_links_and_forms_work_for_any_email(page: Page, service: Service, address: str) -> None:
     service.account(address, "developer", PASSWORD)
     page.goto("/accounts")
     page.get_by_role("link", name=address).click()
@@ -200,7 +200,7 @@ def test_any_address_is_named_by_its_links_and_forms(page: Page, service: Servic
 
 
 @pytest.mark.drill
-def test_an_operator_does_all_of_it_at_the_command_line(service: Service, email: str) -> None:
+def test_operators_can_manage_accounts_at_the_command_line(service: Service, email: str) -> None:
     def run(command: str, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         return service.run("account", command, "--workspace", service.workspace, *arguments, stdin=stdin)
 
@@ -234,7 +234,7 @@ def test_an_operator_does_all_of_it_at_the_command_line(service: Service, email:
         (("password", "owner@localhost", "--password-stdin"), "at least 12 characters"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(service: Service, arguments: tuple[str, ...], words: str) -> None:
+def test_a_command_line_error_is_one_line(service: Service, arguments: tuple[str, ...], words: str) -> None:
     ended = service.run("account", *arguments, stdin="short\n")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""The calls, from another service's side: real HTTP, a real store, a real queue."""
+"""The API as another service uses it: real HTTP, a real store, a real queue."""
 
 import gzip
 import http.client
@@ -61,7 +61,7 @@ def create(caller: Caller, **fields: Any) -> Json:
 
 
 def problem(answer: requests.Response, status: int) -> Json:
-    """What a refusal says, after what every refusal must have."""
+    """Returns the body of a refusal, after checking what every refusal must have."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     body: Json = answer.json()
@@ -73,7 +73,7 @@ def problem(answer: requests.Response, status: int) -> Json:
     return body
 
 
-def test_the_life_of_a_key_is_told_by_list_history_and_audit_log(service: Service, admin: Caller) -> None:
+def test_the_life_of_a_key_appears_in_list_history_and_audit_log(service: Service, admin: Caller) -> None:
     answer = admin(
         "POST", "/v1/keys", json={"name": "Billing", "description": "Nightly", "scopes": ["orders:read"]}
     )
@@ -116,14 +116,14 @@ def test_the_life_of_a_key_is_told_by_list_history_and_audit_log(service: Servic
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_switching_to_what_is_so_already_is_no_event(admin: Caller) -> None:
+def test_setting_the_current_status_records_no_event(admin: Caller) -> None:
     made = create(admin, name="Twice")
     for _ in range(2):
         assert admin("PATCH", f"/v1/keys/{made['id']}", json={"enabled": False}).json()["version"] == 2
     assert len(admin("GET", f"/v1/keys/{made['id']}/history").json()["events"]) == 2
 
 
-def test_a_repeated_create_gives_the_same_key_without_the_token(admin: Caller) -> None:
+def test_a_repeated_create_returns_the_same_key_without_the_token(admin: Caller) -> None:
     sent = {"headers": {"Idempotency-Key": "order-17"}, "json": {"name": "Once"}}
     first, again = admin("POST", "/v1/keys", **sent), admin("POST", "/v1/keys", **sent)
     assert again.status_code == 201
@@ -133,8 +133,8 @@ def test_a_repeated_create_gives_the_same_key_without_the_token(admin: Caller) -
     problem(admin("POST", "/v1/keys", {"Idempotency-Key": "order-17"}, json={"name": "Other"}), 422)
 
 
-def test_a_create_is_the_same_however_the_body_is_sent(admin: Caller) -> None:
-    """The plainest form is answered before Flask, the others by it."""
+def test_the_fast_path_and_flask_create_keys_identically(admin: Caller) -> None:
+    """The plainest form is answered by the fast path, the others by Flask."""
     said = {
         "name": " Größe ",
         "description": "a\nb",
@@ -181,7 +181,7 @@ def test_a_create_is_the_same_however_the_body_is_sent(admin: Caller) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
-def test_a_create_that_is_refused_is_refused_alike_and_counted_once(tmp_path: Path, kind: str) -> None:
+def test_the_fast_path_and_flask_refuse_creates_alike_and_count_them_once(tmp_path: Path, kind: str) -> None:
     service = Service(tmp_path / "data", KEYLEDGER_RATE_LIMIT="3/minute")
     service.start()
     try:
@@ -195,7 +195,7 @@ def test_a_create_that_is_refused_is_refused_alike_and_counted_once(tmp_path: Pa
         assert problem(ask(writer), 422)["errors"][0]["field"] == "name"
         assert "keyledger:admin" in problem(ask(writer, name="n", scopes=["keyledger:admin"]), 403)["detail"]
         assert ask(writer, name="n").status_code == 201
-        # Each of the two web processes counts for itself.
+        # Each of the two web processes has its own limit.
         answers = [ask(writer, name="n") for _ in range(10)]
         refused = [answer for answer in answers if answer.status_code != 201]
         assert "Too many" in problem(refused[-1], 429)["detail"]
@@ -243,7 +243,7 @@ def test_a_key_is_renamed_rotated_and_revoked_under_its_id(admin: Caller) -> Non
     assert events[4]["data"] == {"reason": "leaked"}
 
 
-def test_a_repeated_rotation_gives_no_second_secret(admin: Caller) -> None:
+def test_a_repeated_rotation_creates_no_second_secret(admin: Caller) -> None:
     made = create(admin, name="Rotated once")
     name = {"Idempotency-Key": "rotation-1"}
     first, again = (admin("POST", f"/v1/keys/{made['id']}/rotate", name) for _ in range(2))
@@ -266,7 +266,7 @@ def test_a_repeated_rotation_gives_no_second_secret(admin: Caller) -> None:
         ({"hint": "x"}, "hint", "Unknown field"),
     ],
 )
-def test_a_change_that_cannot_be_is_told_by_its_field(
+def test_an_invalid_change_is_rejected_at_its_field(
     admin: Caller, body: Json, field: str, rule: str
 ) -> None:
     refused = problem(admin("PATCH", "/v1/keys/000000000000", json=body), 422)
@@ -274,12 +274,12 @@ def test_a_change_that_cannot_be_is_told_by_its_field(
 
 
 @pytest.mark.parametrize("grace", [-1, 2_592_001, "60", 1.5, True, None])
-def test_a_grace_that_cannot_be_is_refused(admin: Caller, grace: object) -> None:
+def test_an_invalid_grace_period_is_rejected(admin: Caller, grace: object) -> None:
     refused = problem(admin("POST", "/v1/keys/000000000000/rotate", json={"grace_seconds": grace}), 422)
     assert [row["field"] for row in refused["errors"]] == ["grace_seconds"]
 
 
-def test_a_list_is_searched_filtered_sorted_and_paged(service: Service) -> None:
+def test_keys_can_be_searched_filtered_sorted_and_paginated(service: Service) -> None:
     caller = Caller(service, service.key("keyledger:admin", workspace="lists"))
     names = [f"Number {number} {('even', 'odd')[number % 2]}" for number in range(6)]
     made = [create(caller, name=name, description="described") for name in names]
@@ -328,12 +328,12 @@ def test_a_list_is_searched_filtered_sorted_and_paged(service: Service) -> None:
         ("/v1/audit/entries?who=me", "who"),
     ],
 )
-def test_an_argument_that_cannot_be_is_named(admin: Caller, path: str, field: str) -> None:
+def test_an_invalid_query_parameter_is_named(admin: Caller, path: str, field: str) -> None:
     refused = problem(admin("GET", path), 422)
     assert [row["field"] for row in refused["errors"]] == [field]
 
 
-def test_commands_take_no_arguments_that_they_would_pass_over(admin: Caller) -> None:
+def test_commands_reject_unknown_query_parameters(admin: Caller) -> None:
     for method, path, body in (
         ("POST", "/v1/keys", {"name": "n"}),
         ("PATCH", "/v1/keys/000000000000", {"enabled": True}),
@@ -344,7 +344,7 @@ def test_commands_take_no_arguments_that_they_would_pass_over(admin: Caller) -> 
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "a b", "é", ""])
-def test_a_name_of_a_request_that_cannot_be_is_refused(admin: Caller, name: str) -> None:
+def test_an_invalid_idempotency_key_is_rejected(admin: Caller, name: str) -> None:
     headers = {"Idempotency-Key": name.encode("latin-1")}
     for path, body in (("/v1/keys", {"name": "n"}), ("/v1/keys/000000000000/rotate", {})):
         refused = problem(admin("POST", path, headers, json=body), 422)
@@ -357,7 +357,7 @@ def test_a_name_of_a_request_that_cannot_be_is_refused(admin: Caller, name: str)
     ("tags", "status"),
     [('"7", W/"9"', 412), ('"x"', 412), ("7", 422), ("", 422), ('"3", W/"1"', 200), ("*", 200)],
 )
-def test_a_change_that_expects_versions_passes_only_if_the_key_is_at_one_of_them(
+def test_if_match_must_list_the_current_version(
     admin: Caller, tags: str, status: int
 ) -> None:
     made = create(admin, name="Matched")
@@ -375,8 +375,8 @@ def test_a_change_that_expects_versions_passes_only_if_the_key_is_at_one_of_them
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8"])
-def test_a_created_key_is_at_its_location(admin: Caller, content_type: str) -> None:
-    """Before Flask, and behind it."""
+def test_the_location_header_points_to_the_created_key(admin: Caller, content_type: str) -> None:
+    """By the fast path, and by Flask."""
     for name in ("once", "once"):  # the second answer is of a repeated request
         headers = {
             "Content-Type": content_type,
@@ -399,7 +399,7 @@ def test_a_created_key_is_at_its_location(admin: Caller, content_type: str) -> N
         ("DELETE", "/v1/keys/000000000000"),
     ],
 )
-def test_a_compressed_body_is_refused_with_the_coding_that_is_accepted(
+def test_a_compressed_body_is_refused_with_the_accepted_encoding(
     admin: Caller, method: str, path: str
 ) -> None:
     body = gzip.compress(b'{"name": "n", "api_key": "n"}')
@@ -410,24 +410,24 @@ def test_a_compressed_body_is_refused_with_the_coding_that_is_accepted(
         assert answer.headers["Accept-Encoding"] == "identity"
 
 
-def test_a_body_of_another_type_is_refused_with_the_type_that_is_accepted(admin: Caller) -> None:
+def test_a_body_of_another_type_is_refused_with_the_accepted_type(admin: Caller) -> None:
     answer = admin("POST", "/v1/keys", data=b"a=b")
     assert problem(answer, 415)["code"] == "unsupported_media_type"
     assert answer.headers["Accept"] == "application/json"
 
 
-def test_a_time_may_be_written_in_lower_case(admin: Caller) -> None:
+def test_a_timestamp_with_lower_case_t_and_z_is_accepted(admin: Caller) -> None:
     made = create(admin, name="Timed", expires_at="2099-01-01t00:00:00.5z")
     assert made["expires_at"] == "2099-01-01T00:00:00.500Z"
 
 
-def test_an_answer_says_that_it_lacks_a_position_that_has_not_come(admin: Caller) -> None:
+def test_a_read_behind_the_requested_position_is_marked_as_behind(admin: Caller) -> None:
     answer = admin("GET", "/v1/keys?limit=1", {"X-Ledger-Position": str(2**40)})
     assert (answer.status_code, answer.headers["X-Ledger-Behind"]) == (200, "true")
     problem(admin("GET", "/v1/keys", {"X-Ledger-Position": "9" * 5_000}), 422)
 
 
-def test_a_caller_that_asks_too_often_is_told_when_to_go_on(tmp_path: Path) -> None:
+def test_a_rate_limited_caller_gets_retry_after(tmp_path: Path) -> None:
     service = Service(tmp_path / "data", KEYLEDGER_RATE_LIMIT="3/minute")
     service.start()
     try:
@@ -436,7 +436,7 @@ def test_a_caller_that_asks_too_often_is_told_when_to_go_on(tmp_path: Path) -> N
         refused = answers[-1]
         assert "Too many" in problem(refused, 429)["detail"]
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
-        # Each of the two web processes counts for itself.
+        # Each of the two web processes has its own limit.
         assert 3 <= sum(answer.status_code == 200 for answer in answers) <= 6
         assert other("GET", "/v1/keys").status_code == 200
     finally:
@@ -451,7 +451,7 @@ def test_a_stale_if_match_changes_nothing(admin: Caller) -> None:
     assert admin("GET", f"{path}/history").json()["events"][-1]["data"]["enabled"] is False
 
 
-def test_pages_follow_each_other_without_a_gap(service: Service) -> None:
+def test_pages_have_no_gaps_or_overlaps(service: Service) -> None:
     caller = Caller(service, service.key("keyledger:admin", workspace="pages"))
     made = [create(caller, name=f"Key {number}")["id"] for number in range(7)]
     newest = position(caller("PATCH", f"/v1/keys/{made[-1]}", json={"enabled": True}))
@@ -484,7 +484,7 @@ def test_pages_follow_each_other_without_a_gap(service: Service) -> None:
         ({"name": "n", "workspace": "other"}, "workspace", "Unknown field"),
     ],
 )
-def test_a_bad_field_is_named_with_its_rule_and_nothing_is_written(
+def test_an_invalid_field_is_named_with_its_rule_and_nothing_is_written(
     admin: Caller, body: Json, field: str, rule: str
 ) -> None:
     before = admin("GET", "/v1/keys?limit=1").json()
@@ -493,7 +493,7 @@ def test_a_bad_field_is_named_with_its_rule_and_nothing_is_written(
     assert admin("GET", "/v1/keys?limit=1").json() == before
 
 
-def test_a_body_that_is_no_json_is_refused(admin: Caller) -> None:
+def test_malformed_and_oversized_bodies_are_rejected(admin: Caller) -> None:
     json_type = {"Content-Type": "application/json"}
     problem(admin("POST", "/v1/keys", json_type, data=b'{"name": '), 400)
     problem(admin("POST", "/v1/keys", json_type, data=b"\xff"), 400)
@@ -512,7 +512,7 @@ def test_an_unknown_key_is_not_found(admin: Caller, key_id: str) -> None:
         problem(admin(method, f"/v1/keys/{key_id}{path}", **body), 404)
 
 
-def test_other_addresses_and_methods_are_refused_in_the_same_form(admin: Caller) -> None:
+def test_unknown_urls_and_methods_are_refused_with_problem_json(admin: Caller) -> None:
     problem(admin("GET", "/v1/nothing"), 404)
     assert "PATCH" in admin("PUT", "/v1/keys/000000000000", json={}).headers["Allow"]
 
@@ -520,7 +520,7 @@ def test_other_addresses_and_methods_are_refused_in_the_same_form(admin: Caller)
 INVALID = 'Bearer error="invalid_token"'
 
 
-def test_callers_without_a_good_key_are_told_why(service: Service, admin: Caller) -> None:
+def test_an_invalid_caller_key_is_refused_with_the_reason(service: Service, admin: Caller) -> None:
     off = create(admin, name="Off", scopes=["keyledger:admin"])
     admin("PATCH", f"/v1/keys/{off['id']}", json={"enabled": False})
     unknown = parse(off["api_key"])
@@ -536,7 +536,7 @@ def test_callers_without_a_good_key_are_told_why(service: Service, admin: Caller
         assert unknown.reveal() not in answer.text
 
 
-def test_a_scope_that_is_lacking_is_named(service: Service, admin: Caller) -> None:
+def test_a_missing_scope_is_named(service: Service, admin: Caller) -> None:
     made = create(admin, name="Reader", scopes=["keyledger:keys.read"])
     reader, scopeless = Caller(service, made["api_key"]), Caller(service, service.key())
     assert reader("GET", "/v1/keys").status_code == 200
@@ -545,13 +545,13 @@ def test_a_scope_that_is_lacking_is_named(service: Service, admin: Caller) -> No
     assert "keyledger:keys.read" in problem(scopeless("GET", "/v1/keys"), 403)["detail"]
 
 
-def test_nobody_hands_on_a_scope_that_they_do_not_hold(service: Service, admin: Caller) -> None:
+def test_callers_cannot_grant_a_scope_they_do_not_hold(service: Service, admin: Caller) -> None:
     writer = Caller(service, create(admin, name="Writer", scopes=["keyledger:keys.write"])["api_key"])
     refused = writer("POST", "/v1/keys", json={"name": "n", "scopes": ["keyledger:admin"]})
     assert "keyledger:admin" in problem(refused, 403)["detail"]
 
 
-def test_another_workspaces_key_is_as_unknown_as_none(service: Service, admin: Caller) -> None:
+def test_a_key_of_another_workspace_is_reported_as_not_found(service: Service, admin: Caller) -> None:
     foreign = Caller(service, service.key("keyledger:admin", workspace="elsewhere"))
     made = create(admin, name="Ours")
     for method, path in (("GET", ""), ("PATCH", ""), ("GET", "/history")):
@@ -562,7 +562,7 @@ def test_another_workspaces_key_is_as_unknown_as_none(service: Service, admin: C
     assert all(key["id"] != made["id"] for key in foreign("GET", "/v1/keys").json()["keys"])
 
 
-def test_a_request_id_is_taken_up_and_told_by_the_event(admin: Caller) -> None:
+def test_a_valid_request_id_is_echoed_and_recorded_in_the_event(admin: Caller) -> None:
     answer = admin("POST", "/v1/keys", {"X-Request-Id": "checkout-42"}, json={"name": "Traced"})
     assert answer.headers["X-Request-Id"] == "checkout-42"
     events = admin("GET", f"/v1/keys/{answer.json()['id']}/history").json()["events"]
@@ -572,8 +572,8 @@ def test_a_request_id_is_taken_up_and_told_by_the_event(admin: Caller) -> None:
         assert re.fullmatch(r"[0-9a-f]{32}", given.headers["X-Request-Id"])
 
 
-def test_writers_read_their_writes_while_all_of_them_write(service: Service, admin: Caller) -> None:
-    # Each has a key of its own, for how often one may call is limited.
+def test_concurrent_writers_read_their_own_writes(service: Service, admin: Caller) -> None:
+    # Each writer has its own key, because the rate limit is per key.
     keys = [create(admin, name=str(n), scopes=["keyledger:admin"])["api_key"] for n in range(8)]
 
     def write_and_read(writer: int) -> None:
@@ -591,7 +591,7 @@ def test_writers_read_their_writes_while_all_of_them_write(service: Service, adm
         assert [*writers.map(write_and_read, range(8))] == [None] * 8
 
 
-def test_idle_connections_keep_nobody_waiting(service: Service, admin: Caller) -> None:
+def test_idle_connections_do_not_block_other_callers(service: Service, admin: Caller) -> None:
     idle = [requests.Session() for _ in range(100)]
     for session in idle:
         session.get(f"{service.url}/healthz", timeout=60)
@@ -600,7 +600,7 @@ def test_idle_connections_keep_nobody_waiting(service: Service, admin: Caller) -
         session.close()
 
 
-def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> None:
+def test_the_projector_reports_its_position_and_lag(service: Service, admin: Caller) -> None:
     made = admin("POST", "/v1/keys", json={"name": "Measured"})
     head = int(made.headers["X-Ledger-Position"])
     admin("GET", "/v1/keys", position(made))
@@ -613,7 +613,7 @@ def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> 
         "keyledger_projector_lag_seconds 0.0",
         "keyledger_projector_parked_keys 0.0",
     }
-    # The figures are read every two seconds.
+    # The metrics are collected every two seconds.
     until(
         lambda: expected <= {*requests.get(f"{service.url}/metrics", timeout=60).text.splitlines()},
         what="the figures",
@@ -621,7 +621,7 @@ def test_the_projection_tells_how_far_it_is(service: Service, admin: Caller) -> 
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/nothing", "/v1/keys/verify"])
-def test_an_unknown_caller_is_refused_before_its_body_has_come(service: Service, path: str) -> None:
+def test_an_unknown_caller_is_refused_before_the_body_is_received(service: Service, path: str) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
         connection.putrequest("POST", path)
         connection.putheader("Content-Length", "2")
@@ -630,7 +630,7 @@ def test_an_unknown_caller_is_refused_before_its_body_has_come(service: Service,
         assert (refused.status, refused.getheader("Connection")) == (401, "close")
 
 
-def test_a_connection_outlives_a_form_that_is_refused(service: Service) -> None:
+def test_a_connection_stays_open_after_a_refused_form(service: Service) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as kept:
         kept.request("POST", "/sign-out", b"{}")
         refused = kept.getresponse()

@@ -1,4 +1,4 @@
-"""The audit log proves itself: checkpoints, the check, exports over HTTP and at the command line, offline."""
+"""Verifying the audit log: checkpoints, the check, exports by HTTP and command line, and offline."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One with a hundred keys in two workspaces."""
+    """A Keyledger with fifty keys in two workspaces."""
     running = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_RATE_LIMIT="0")
     running.start()
     for number in range(50):
@@ -63,12 +63,12 @@ def proved(content: bytes, public_key: PublicKey) -> Proof:
 
 
 def caught_up(service: Service, headers: dict[str, str]) -> None:
-    """Until the log has all that was done till now."""
+    """Waits until the log has all events recorded so far."""
     head = int(service.run("projector", "status", "--json").stdout.partition('"head": ')[2].partition(",")[0])
     until(lambda: entries(service, headers)[0]["position"] >= head - 1, what="the audit log")
 
 
-def test_an_export_of_a_workspace_proves_itself(
+def test_an_export_of_a_workspace_is_verifiable(
     service: Service, auditor: dict[str, str], public_key: PublicKey
 ) -> None:
     caught_up(service, auditor)
@@ -85,7 +85,7 @@ def test_an_export_of_a_workspace_proves_itself(
     assert proof.trailer.scope == '{"type":"KeyCreated","workspace":"default"}'
 
 
-def test_an_export_is_told_first(service: Service, auditor: dict[str, str]) -> None:
+def test_an_export_is_recorded_with_its_filters(service: Service, auditor: dict[str, str]) -> None:
     assert get(service, "entries.csv", auditor, since="2026-01-01T00:00:00.000Z").status_code == 200
 
     def of_csv() -> list[Json]:
@@ -99,7 +99,7 @@ def test_an_export_is_told_first(service: Service, auditor: dict[str, str]) -> N
     assert told["position"] > told["data"]["position"] > 0
 
 
-def test_a_spreadsheet_has_a_row_for_each_entry(service: Service, auditor: dict[str, str]) -> None:
+def test_a_csv_export_has_a_row_for_each_entry(service: Service, auditor: dict[str, str]) -> None:
     caught_up(service, auditor)
     answer = get(service, "entries.csv", auditor, type="KeyCreated")
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
@@ -108,7 +108,7 @@ def test_a_spreadsheet_has_a_row_for_each_entry(service: Service, auditor: dict[
     assert {row["event"] for row in rows} == {"KeyCreated"}
 
 
-def test_what_looks_like_a_key_is_refused_and_told_nowhere(service: Service, auditor: dict[str, str]) -> None:
+def test_a_search_that_looks_like_a_key_is_refused_and_not_recorded(service: Service, auditor: dict[str, str]) -> None:
     secret = service.key()
     caught_up(service, auditor)
     before = len(entries(service, auditor, type="AuditExported"))
@@ -122,13 +122,13 @@ def test_what_looks_like_a_key_is_refused_and_told_nowhere(service: Service, aud
 
 
 @pytest.mark.parametrize("query", [{"limit": "5"}, {"cursor": "5"}, {"since": "noon"}, {"what": "x"}])
-def test_arguments_of_no_use_are_refused(
+def test_invalid_export_parameters_are_rejected(
     service: Service, auditor: dict[str, str], query: dict[str, str]
 ) -> None:
     assert get(service, "entries.jsonl", auditor, **query).status_code == 422
 
 
-def test_a_checkpoint_is_made_by_itself_and_on_demand(service: Service) -> None:
+def test_checkpoints_are_signed_automatically_and_on_demand(service: Service) -> None:
     first = service.run("audit", "checkpoint").stdout
     assert first.startswith("keyledger audit checkpoint v1\nsequence ")
     assert int(re.search(r"sequence (\d+)", first)[1]) > 1  # type: ignore[index]  # the worker made the first
@@ -136,7 +136,7 @@ def test_a_checkpoint_is_made_by_itself_and_on_demand(service: Service) -> None:
     assert stat.S_IMODE((service.data_dir / "audit_key.pem").stat().st_mode) == 0o600
 
 
-def test_the_check_of_a_sound_log_says_so_and_is_told(service: Service, auditor: dict[str, str]) -> None:
+def test_checking_an_intact_log_succeeds_and_is_recorded(service: Service, auditor: dict[str, str]) -> None:
     run = service.run("audit", "check")
     assert (run.returncode, run.stdout.splitlines()[-1]) == (0, "the audit log is intact")
     until(lambda: entries(service, auditor, type="AuditChecked"), what="the event")
@@ -145,7 +145,7 @@ def test_the_check_of_a_sound_log_says_so_and_is_told(service: Service, auditor:
     assert told["actor"]["kind"] == "operator"
 
 
-def test_another_key_accuses_every_checkpoint(service: Service) -> None:
+def test_checking_with_another_public_key_reports_forged_checkpoints(service: Service) -> None:
     other = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
     run = service.run("audit", "check", "--public-key", other)
     assert run.returncode == 1
@@ -155,7 +155,7 @@ def test_another_key_accuses_every_checkpoint(service: Service) -> None:
 
 @pytest.fixture(scope="module")
 def exported(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole log in a file."""
+    """The whole log, exported to a file."""
     file = tmp_path_factory.mktemp("exported") / "audit.jsonl"
     run = service.run("audit", "export", str(file))
     assert run.returncode == 0, run.stderr
@@ -163,7 +163,7 @@ def exported(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def offline(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command, where there is no store, no database and no data directory to be had."""
+    """Runs the command without a reachable store, database or data directory."""
     nowhere = {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
@@ -182,7 +182,7 @@ def offline(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_whole_export_is_proved_offline_by_the_public_key_alone(
+def test_a_whole_export_is_verified_offline_with_only_the_public_key(
     exported: Path, public_key: PublicKey
 ) -> None:
     assert stat.S_IMODE(exported.stat().st_mode) == 0o600
@@ -194,7 +194,7 @@ def test_a_whole_export_is_proved_offline_by_the_public_key_alone(
     assert b'{"checkpoint":"keyledger audit checkpoint v1' in exported.read_bytes()
 
 
-def test_the_proof_opens_no_socket(
+def test_offline_verification_opens_no_socket(
     exported: Path, public_key: PublicKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -207,7 +207,7 @@ def test_the_proof_opens_no_socket(
     assert (run.exit_code, run.output.splitlines()[-1]) == (0, "the export is intact")
 
 
-def test_a_tampered_export_is_told_with_what_and_where(
+def test_a_tampered_export_is_reported_with_kind_and_position(
     exported: Path, public_key: PublicKey, tmp_path: Path
 ) -> None:
     lines = exported.read_bytes().splitlines(keepends=True)
@@ -229,17 +229,17 @@ def test_a_tampered_export_is_told_with_what_and_where(
         (("--public-key", "sum.golang.org+033de0af+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"), "wrong"),
     ],
 )
-def test_misuse_is_told_apart(exported: Path, arguments: tuple[str, ...], advice: str) -> None:
+def test_usage_errors_have_their_own_exit_status_and_advice(exported: Path, arguments: tuple[str, ...], advice: str) -> None:
     run = offline("--file", str(exported), *arguments)
     assert run.returncode == 2
     assert advice in " ".join(run.stderr.replace("│", " ").split())
 
 
-def test_a_file_that_is_not_there_is_misuse(public_key: PublicKey) -> None:
+def test_a_missing_file_is_a_usage_error(public_key: PublicKey) -> None:
     assert offline("--file", "/nonexistent", "--public-key", str(public_key)).returncode == 2
 
 
-def test_a_spreadsheet_of_the_whole_log_can_be_had_and_is_not_taken_for_a_signed_export(
+def test_a_whole_csv_export_is_not_accepted_as_a_signed_export(
     service: Service, public_key: PublicKey, tmp_path: Path
 ) -> None:
     run = service.run("audit", "export", str(tmp_path / "audit.csv"), "--format", "csv")
@@ -251,14 +251,14 @@ def test_a_spreadsheet_of_the_whole_log_can_be_had_and_is_not_taken_for_a_signed
     assert "CSV has no signature" in checked.stderr
 
 
-def test_an_export_that_fails_leaves_no_file(service: Service, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_file(service: Service, tmp_path: Path) -> None:
     run = service.run("audit", "export", str(tmp_path / "none" / "audit.jsonl"))
     assert run.returncode == 1
     assert "can't be written" in run.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_standing_is_told_in_a_terminal_and_to_programs(
+def test_the_status_is_available_as_text_json_and_over_http(
     service: Service, auditor: dict[str, str], public_key: PublicKey
 ) -> None:
     assert service.run("audit", "check").returncode == 0
@@ -281,7 +281,7 @@ def test_the_standing_is_told_in_a_terminal_and_to_programs(
     assert told["last_checkpoint"]["position"] == status["checkpoint_position"]
 
 
-def test_the_index_is_made_anew_and_finds_the_same(service: Service, auditor: dict[str, str]) -> None:
+def test_a_rebuilt_index_finds_the_same_entries(service: Service, auditor: dict[str, str]) -> None:
     before = [entry["position"] for entry in entries(service, auditor, type="KeyCreated")]
     assert before
     run = service.run("audit", "reindex")
@@ -289,7 +289,7 @@ def test_the_index_is_made_anew_and_finds_the_same(service: Service, auditor: di
     assert [entry["position"] for entry in entries(service, auditor, type="KeyCreated")] == before
 
 
-def test_a_log_that_was_cut_off_and_filled_again_is_an_alarm_until_it_is_acknowledged(
+def test_a_truncated_and_refilled_log_raises_an_alarm_until_acknowledged(
     service: Service, auditor: dict[str, str]
 ) -> None:
     caught_up(service, auditor)
@@ -316,10 +316,10 @@ def test_a_log_that_was_cut_off_and_filled_again_is_an_alarm_until_it_is_acknowl
     assert service.run("audit", "status").returncode == 0
 
 
-def test_a_forged_entry_is_marked_raises_an_alarm_and_is_neither_exported_nor_signed(
+def test_a_forged_entry_is_marked_raises_an_alarm_and_blocks_exports(
     service: Service, auditor: dict[str, str]
 ) -> None:
-    """The last one here, for the log is not what it was."""
+    """Must be the last test in this module, because it damages the log."""
     caught_up(service, auditor)
     log = AuditLog(service.audit_database)
     true = next(log.walk(40, 39))
@@ -345,7 +345,7 @@ def test_a_forged_entry_is_marked_raises_an_alarm_and_is_neither_exported_nor_si
         lambda: "keyledger_audit_alarm 1.0" in requests.get(f"{service.url}/metrics", timeout=60).text,
         what="the metric",
     )
-    # It can be acknowledged once the log is intact again, and not before.
+    # The alarm can't be acknowledged until the log is intact again.
     checked = service.run("audit", "check", "--acknowledge")
     assert checked.returncode == 1
     assert "changed (2), first at 40" in checked.stdout

@@ -1,4 +1,4 @@
-"""A Keyledger whose store is lost comes back from a backup, by the commands that an operator has."""
+"""Restoring a Keyledger with a lost store from a backup, with the operator's commands."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def checkpoints(service: Service) -> list[StoredCheckpoint]:
 
 
 class Lost(NamedTuple):
-    """A Keyledger whose store is about to be lost, and what was seen of it before."""
+    """A Keyledger whose store is about to be lost, and what it contained."""
 
     service: Service
     places: dict[str, str]  # of backups and keys, as the runbook calls them
@@ -84,12 +84,12 @@ def lost(tmp_path_factory: pytest.TempPathFactory) -> Lost:
 
 
 @pytest.mark.drill
-def test_the_runbook_tries_a_backup_beside_a_keyledger(lost: Lost) -> None:
+def test_the_runbook_restores_a_backup_into_a_temporary_directory(lost: Lost) -> None:
     assert follow(lost.service, "Test a backup", **lost.places) == 0
 
 
 @pytest.mark.drill
-def test_the_runbook_brings_back_all_that_was_lost_with_the_store(lost: Lost) -> None:
+def test_the_runbook_restores_a_lost_store_completely(lost: Lost) -> None:
     service = lost.service
     assert follow(service, "The store is lost") == 0
     assert follow(service, "Restore it", **lost.places) == 0
@@ -97,7 +97,7 @@ def test_the_runbook_brings_back_all_that_was_lost_with_the_store(lost: Lost) ->
     printed = service.output
     service.start()
     assert "password" not in service.output.removeprefix(printed)
-    # What follows is that the log was found sound.
+    # The entry after these is the event of the restored log's successful check.
     assert audited(service, 7)[:6] == lost.entries
     assert Caller(service, lost.admin)("GET", "/v1/keys").json() == lost.listed
     assert service.run("key", "list", "--json").stdout == lost.printed
@@ -109,7 +109,7 @@ def test_the_runbook_brings_back_all_that_was_lost_with_the_store(lost: Lost) ->
 
 
 @pytest.mark.drill
-def test_the_runbook_goes_on_where_the_key_is_lost_too(lost: Lost, tmp_path: Path) -> None:
+def test_the_runbook_restores_a_backup_without_the_signing_key(lost: Lost, tmp_path: Path) -> None:
     new = Service(tmp_path / "new")
     assert f"{new.data_dir / 'audit_key.pem'} is missing" in refusal(new.run("restore", str(lost.backup)))
     assert follow(new, "The signing key is lost too", **lost.places) == 0
@@ -118,7 +118,7 @@ def test_the_runbook_goes_on_where_the_key_is_lost_too(lost: Lost, tmp_path: Pat
     assert new.run("audit", "check").returncode == 0
 
 
-def test_a_backup_goes_through_a_pipe(tmp_path: Path) -> None:
+def test_a_backup_can_be_piped(tmp_path: Path) -> None:
     old, new = Service(tmp_path / "old"), Service(tmp_path / "new")
     old.make()
     words = ["account", "add", "ann@example.org", "--role", "owner", "--password-stdin"]
@@ -138,7 +138,7 @@ def test_a_backup_goes_through_a_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.drill
-def test_what_cannot_be_restored_is_refused_in_one_line(lost: Lost, tmp_path: Path) -> None:
+def test_an_impossible_backup_or_restore_is_refused_in_one_line(lost: Lost, tmp_path: Path) -> None:
     new, file, whole = Service(tmp_path / "new"), tmp_path / "file", lost.backup.read_bytes()
     new.make()
     assert "can't be written: No such file" in refusal(new.run("backup", str(tmp_path / "no" / "file")))

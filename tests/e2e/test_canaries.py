@@ -1,4 +1,4 @@
-"""Keys and passwords that are typed where they do not belong, searched for wherever something is kept."""
+"""Keys and passwords entered in the wrong field must not be stored anywhere."""
 
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -21,7 +21,7 @@ _TYPED = {"text", "search", "email", "password", "textarea"}
 
 
 class Field(NamedTuple):
-    """An input of a form."""
+    """An input field of a form."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ class Field(NamedTuple):
 
 
 class Form(NamedTuple):
-    """Where a form is sent, how, and what is in it."""
+    """A form's URL, method and fields."""
 
     action: str
     method: str
@@ -64,7 +64,7 @@ def running(tmp_path: Path) -> Iterator[Service]:
     assert service.stop() == 0
 
 
-def test_what_is_typed_into_the_wrong_field_is_kept_nowhere(running: Service) -> None:
+def test_secrets_entered_in_the_wrong_field_are_not_stored(running: Service) -> None:
     owner = signed_in(running, running.account("owner@example.org", "owner", PASSWORD))
     nobody = signed_in(running, None)
     headers = {"Authorization": f"Bearer {running.key('keyledger:admin')}"}
@@ -78,7 +78,7 @@ def test_what_is_typed_into_the_wrong_field_is_kept_nowhere(running: Service) ->
     pages = [route.removeprefix("GET ") for route in PAGES if route.startswith("GET ")]
     for path, visitor, text in product(pages, (owner, nobody), (canary, canary[:-1])):
         for number, name in _fields(visitor, path.replace("<key_id>", made()["id"])):
-            # Most forms change what they are about, so each field gets a key of its own.
+            # Most forms change their key, so each field gets a separate one.
             form = _forms(visitor, path.replace("<key_id>", made()["id"]))[number]
             answer = _fill(visitor, form, name, text)
             addresses += [answer.url, unquote(answer.headers.get("Location", ""))]
@@ -96,12 +96,12 @@ def test_what_is_typed_into_the_wrong_field_is_kept_nowhere(running: Service) ->
 def _forms(visitor: Visitor, path: str) -> list[Form]:
     fields = {"email": "owner@example.org"} if path in {"/accounts/person", "/accounts/password"} else {}
     answer = ask(visitor, "GET", path, fields)
-    # The form of signing out is on every page.
+    # The sign-out form is on every page.
     return [form for form in Forms(answer.text, path).found if not form.action.endswith("/sign-out")]
 
 
 def _fields(visitor: Visitor, path: str) -> list[tuple[int, str]]:
-    """Which fields of which forms may be typed into."""
+    """The text fields, each with the number of its form."""
     return [
         (number, field.name)
         for number, form in enumerate(_forms(visitor, path))
@@ -111,7 +111,7 @@ def _fields(visitor: Visitor, path: str) -> list[tuple[int, str]]:
 
 
 def _fill(visitor: Visitor, form: Form, name: str, text: str) -> requests.Response:
-    """Sends a form with the text in one field, and the canary in those of passwords."""
+    """Submits a form with the text in one field and the canary in its password fields."""
     sent = {field.name: field.value for field in form.fields}
     sent |= {field.name: CANARY_PASSWORD for field in form.fields if field.kind == "password"}
     return ask(visitor, form.method.upper(), form.action, sent | {name: text})

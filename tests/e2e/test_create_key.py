@@ -1,4 +1,4 @@
-"""Creating a key: what the form says of mistakes, and the modal that shows the key once."""
+"""Creating a key: the form's validation, and the modal that shows the key once."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -19,14 +19,14 @@ def form(page: Page) -> Locator:
 
 
 def typed(form: Locator, **texts: str) -> None:
-    """Types into the fields, also those under More."""
+    """Fills in the fields, including those under More."""
     form.locator("details").evaluate("details => { details.open = true }")
     for name, text in texts.items():
         form.locator(f"[name={name}]").fill(text)
 
 
 def create(page: Page, name: str) -> tuple[Locator, str]:
-    """Makes a key; gives the modal, and the key that it shows."""
+    """Creates a key; returns the modal and the key it shows."""
     page.goto("/keys/new")
     page.get_by_label("Enter Key Name").fill(name)
     page.get_by_role("button", name="Create", exact=True).click()
@@ -53,7 +53,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("field", "text"), BAD)
-def test_the_browser_tells_of_a_bad_field_just_what_the_server_does(
+def test_the_browser_shows_the_same_error_as_the_server(
     page: Page, field: str, text: str
 ) -> None:
     asked: list[str] = []
@@ -90,7 +90,7 @@ def test_the_browser_tells_of_a_bad_field_just_what_the_server_does(
         ("a " * 3 + "ä", "isn't a valid scope"),
     ],
 )
-def test_a_scope_that_is_none_keeps_all_that_was_typed(page: Page, text: str, message: str) -> None:
+def test_an_invalid_scope_keeps_the_entered_values(page: Page, text: str, message: str) -> None:
     typed(form(page), name="Scoped", expires_at=ON_LINE, scopes=text)
     page.get_by_role("button", name="Create", exact=True).click()
     expect(page.locator("#scopes-error")).to_contain_text(message)
@@ -100,7 +100,7 @@ def test_a_scope_that_is_none_keeps_all_that_was_typed(page: Page, text: str, me
     expect(page.get_by_label("Expires (UTC)")).to_have_value(re.compile(ON_LINE))
 
 
-def test_a_scope_that_one_does_not_hold_is_refused_beside_its_field(
+def test_a_scope_the_user_does_not_hold_is_rejected_at_its_field(
     context: BrowserContext, service: Service
 ) -> None:
     page = signed_in(context, service, "developer")
@@ -112,7 +112,7 @@ def test_a_scope_that_one_does_not_hold_is_refused_beside_its_field(
     expect(page.get_by_role("link", name="Too much")).to_have_count(0)
 
 
-def test_a_mistake_is_told_when_the_field_is_left_and_forgotten_when_it_is_mended(page: Page) -> None:
+def test_an_error_appears_on_leaving_the_field_and_disappears_when_fixed(page: Page) -> None:
     typed(form(page), description="d" * 501)
     page.get_by_label("Enter Key Name").focus()
     expect(page.locator("#description-error")).to_have_text("Use up to 500 characters.")
@@ -121,13 +121,13 @@ def test_a_mistake_is_told_when_the_field_is_left_and_forgotten_when_it_is_mende
     expect(page.locator("[aria-invalid]")).to_have_count(0)
 
 
-def test_characters_are_counted_as_the_server_does(page: Page) -> None:
+def test_the_browser_counts_characters_as_the_server_does(page: Page) -> None:
     typed(form(page), name="🔑" * 100)
     page.get_by_role("button", name="Create", exact=True).click()
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
-def test_a_mistake_under_more_opens_it_and_half_a_date_is_not_sent_as_none(page: Page) -> None:
+def test_an_incomplete_date_under_more_is_reported_and_not_sent(page: Page) -> None:
     typed(form(page), name="Half a date")
     page.get_by_label("Expires (UTC)").press_sequentially("0101")
     page.locator("summary", has_text="More").click()
@@ -136,7 +136,7 @@ def test_a_mistake_under_more_opens_it_and_half_a_date_is_not_sent_as_none(page:
     expect(page.locator("#expires_at-error")).to_contain_text("Finish the date")
 
 
-def test_expiry_by_a_press_and_scopes_come_to_the_key(page: Page) -> None:
+def test_expiry_presets_and_scopes_are_saved_with_the_key(page: Page) -> None:
     typed(form(page), name="With all of it", scopes="orders:read\norders:write")
     page.get_by_role("button", name="1 year").click()
     page.get_by_role("button", name="Never").click()
@@ -154,7 +154,7 @@ def test_expiry_by_a_press_and_scopes_come_to_the_key(page: Page) -> None:
     assert timedelta(days=29, hours=23) < left <= timedelta(days=30)
 
 
-def test_a_double_click_makes_one_key_and_shows_it(page: Page) -> None:
+def test_a_double_click_creates_one_key_and_shows_it(page: Page) -> None:
     form(page).get_by_label("Enter Key Name").fill("Clicked twice")
     page.get_by_role("button", name="Create", exact=True).dblclick()
     modal = page.get_by_role("dialog", name="API Key has been successfully generated.")
@@ -163,7 +163,7 @@ def test_a_double_click_makes_one_key_and_shows_it(page: Page) -> None:
     expect(page.get_by_role("link", name="Clicked twice")).to_have_count(1)
 
 
-def test_the_same_form_again_says_where_the_key_went_and_another_name_asks_first(page: Page) -> None:
+def test_resubmitting_the_form_creates_no_second_key(page: Page) -> None:
     fields = form(page).evaluate("form => Object.fromEntries(new FormData(form))") | {"name": "Once only"}
     assert KEY.search(page.request.post("/keys/new", form=fields).text())
     again = page.request.post("/keys/new", form=fields)
@@ -177,7 +177,7 @@ def test_the_same_form_again_says_where_the_key_went_and_another_name_asks_first
     expect(page.get_by_role("link", name="Another", exact=True)).to_have_count(0)
 
 
-def test_the_focus_is_taken_into_the_modal_held_there_and_given_back(page: Page) -> None:
+def test_the_modal_traps_the_focus_and_returns_it_on_closing(page: Page) -> None:
     modal, _ = create(page, "Focused")
     expect(modal).to_have_accessible_description(re.compile("only time you can see the full key of Focused"))
     expect(page.get_by_role("button", name="Copy API key")).to_be_focused()
@@ -192,7 +192,7 @@ def test_the_focus_is_taken_into_the_modal_held_there_and_given_back(page: Page)
     expect(page.get_by_role("link", name="Focused")).to_be_focused()
 
 
-def test_closed_uncopied_it_asks_first(page: Page) -> None:
+def test_closing_the_modal_before_copying_asks_for_confirmation(page: Page) -> None:
     modal, token = create(page, "Nearly lost")
     question = modal.get_by_role("group", name="You haven't copied the key. It won't be shown again.")
     for _ in range(3):  # however often, and twice in a row
@@ -211,7 +211,7 @@ def test_closed_uncopied_it_asks_first(page: Page) -> None:
 
 
 @pytest.mark.parametrize("way", ["button", "keys"])
-def test_copied_it_closes_at_once(page: Page, way: str) -> None:
+def test_the_modal_closes_immediately_after_copying(page: Page, way: str) -> None:
     modal, token = create(page, f"Copied by {way}")
     if way == "button":
         page.get_by_role("button", name="Copy API key").click()
@@ -225,7 +225,7 @@ def test_copied_it_closes_at_once(page: Page, way: str) -> None:
     expect(modal).to_have_count(0)
 
 
-def test_a_copy_that_fails_is_told_and_selects_the_key(page: Page) -> None:
+def test_a_failed_copy_is_reported_and_selects_the_key(page: Page) -> None:
     modal, token = create(page, "Not copied")
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
     page.keyboard.press("Escape")
@@ -236,7 +236,7 @@ def test_a_copy_that_fails_is_told_and_selects_the_key(page: Page) -> None:
     expect(page.get_by_role("button", name="Close without copying")).to_be_visible()
 
 
-def test_the_key_is_covered_until_somebody_wants_to_see_it_and_can_be_copied_so(page: Page) -> None:
+def test_the_key_is_hidden_until_shown_and_can_be_copied_while_hidden(page: Page) -> None:
     modal, token = create(page, "Over the shoulder")
     code = modal.locator("#api-key")
     unseen = "rgba(0, 0, 0, 0)"
@@ -250,7 +250,7 @@ def test_the_key_is_covered_until_somebody_wants_to_see_it_and_can_be_copied_so(
     expect(code).to_have_css("color", unseen)
 
 
-def test_the_examples_are_copied_without_the_key(page: Page, service: Service) -> None:
+def test_copied_examples_do_not_contain_the_key(page: Page, service: Service) -> None:
     modal, token = create(page, "Used")
     modal.get_by_text("How to use it").click()
     for name, words in (

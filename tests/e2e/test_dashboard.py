@@ -1,4 +1,4 @@
-"""The five steps of the product's guide, in a real browser."""
+"""The five steps of the product guide, in a real browser."""
 
 import re
 
@@ -12,7 +12,7 @@ KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
 
 
 def create(page: Page, name: str, description: str = "") -> str:
-    """Makes a key by the form, and gives what the modal shows."""
+    """Creates a key with the form, and returns the key that the modal shows."""
     page.get_by_role("link", name="+ Create API Key").click()
     expect(page.get_by_role("heading", name="Create API Key")).to_be_visible()
     page.get_by_label("Enter Key Name").fill(name)
@@ -29,7 +29,7 @@ def row(page: Page, name: str) -> Locator:
     return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
 
 
-def test_the_guide_from_no_keys_to_switching_one(page: Page) -> None:
+def test_the_product_guide_works_from_the_first_key_to_disabling_it(page: Page) -> None:
     expect(page.get_by_role("navigation").get_by_role("link", name="API Keys")).to_be_visible()
     expect(page.get_by_text("No API keys Found!")).to_be_visible()
 
@@ -77,7 +77,7 @@ def test_the_guide_from_no_keys_to_switching_one(page: Page) -> None:
 
 
 @pytest.mark.parametrize("leave", ["close", "escape", "reload", "back", "elsewhere"])
-def test_the_full_key_is_gone_once_the_modal_is(page: Page, leave: str) -> None:
+def test_the_full_key_is_not_shown_again_after_the_modal_closes(page: Page, leave: str) -> None:
     name = f"Seen once, {leave}"
     token = create(page, name)
     match leave:
@@ -106,7 +106,7 @@ def test_the_full_key_is_gone_once_the_modal_is(page: Page, leave: str) -> None:
     assert token not in page.content()
 
 
-def test_a_form_sent_twice_makes_one_key_and_shows_it_once(page: Page) -> None:
+def test_a_form_sent_twice_creates_one_key_and_shows_it_once(page: Page) -> None:
     page.goto("/keys/new")
     page.get_by_label("Enter Key Name").fill("Sent twice")
     fields = page.locator("form[action='/keys/new'] [name]").evaluate_all(
@@ -125,7 +125,7 @@ def test_a_form_sent_twice_makes_one_key_and_shows_it_once(page: Page) -> None:
 @pytest.mark.parametrize(
     "name", ["مفتاح الواجهة", "データ同期 🔑", "<script>alert(1)</script>", "a & b “c” 'd'", "{{ 7 * 7 }}"]
 )
-def test_a_name_in_any_script_and_with_markup_shows_as_typed(page: Page, name: str) -> None:
+def test_names_in_any_script_and_with_markup_are_shown_as_entered(page: Page, name: str) -> None:
     create(page, name)
     page.get_by_role("link", name="View Details").click()
     expect(row(page, name)).to_have_count(1)
@@ -133,7 +133,7 @@ def test_a_name_in_any_script_and_with_markup_shows_as_typed(page: Page, name: s
     expect(page.get_by_role("heading", level=1)).to_have_text(name)
 
 
-def test_nobody_sees_a_page_without_signing_in(context: BrowserContext, service: Service) -> None:
+def test_pages_require_signing_in(context: BrowserContext, service: Service) -> None:
     stranger = context.new_page()
     for path in ("/keys", "/keys/new", "/keys/00abcdefghij", "/audit"):
         stranger.goto(path)
@@ -144,13 +144,13 @@ def test_nobody_sees_a_page_without_signing_in(context: BrowserContext, service:
     expect(stranger.get_by_text("not right")).to_be_visible()
 
 
-def test_after_signing_out_the_pages_are_closed(page: Page) -> None:
+def test_pages_require_signing_in_again_after_signing_out(page: Page) -> None:
     page.get_by_role("button", name="Sign out").click()
     page.goto("/keys")
     assert "/sign-in" in page.url
 
 
-def test_no_request_leaves_the_site(page: Page, service: Service) -> None:
+def test_pages_load_nothing_from_other_sites(page: Page, service: Service) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     for path in ("/keys", "/keys/new", "/audit"):

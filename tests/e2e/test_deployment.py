@@ -1,4 +1,4 @@
-"""docker-compose.yml, as far as it can be tried without an engine: its very commands, as plain processes."""
+"""docker-compose.yml, tested without Docker: its exact commands run as plain processes."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def deployment() -> Iterator[Deployment]:
 
 @pytest.fixture(scope="module")
 def outside(deployment: Deployment) -> Iterator[requests.Session]:
-    """Who comes from outside, with a key that may do everything in its workspace."""
+    """An external client, with a key that has the admin scope."""
     made = deployment.run("key", "create", "ci", "--scope", "keyledger:admin")
     with requests.Session() as session:
         deployment.trust(session)
@@ -50,7 +50,7 @@ def created(deployment: Deployment, outside: requests.Session) -> dict[str, Any]
     return made
 
 
-def test_the_deployment_does_the_whole_job(
+def test_keys_verification_audit_and_operations_work_in_the_deployment(
     deployment: Deployment, outside: requests.Session, created: dict[str, Any]
 ) -> None:
     listed = outside.get(f"{deployment.url}/v1/keys?after=3", timeout=60).json()["keys"]
@@ -65,7 +65,7 @@ def test_the_deployment_does_the_whole_job(
     assert deployment.run("audit", "checkpoint").stdout.startswith("keyledger audit checkpoint v1\n")
 
 
-def test_a_person_signs_in_over_tls_and_finds_the_audit_pages_at_their_own_process(
+def test_users_sign_in_over_tls_and_audit_pages_have_their_own_process(
     deployment: Deployment,
 ) -> None:
     visitor = Visitor(deployment.url)
@@ -79,7 +79,7 @@ def test_a_person_signs_in_over_tls_and_finds_the_audit_pages_at_their_own_proce
     assert _sent_to(deployment, answer) in {"web-1", "web-2"}
 
 
-def test_what_a_client_says_of_itself_is_replaced(deployment: Deployment, outside: requests.Session) -> None:
+def test_client_supplied_request_ids_and_forwarding_headers_are_replaced(deployment: Deployment, outside: requests.Session) -> None:
     said = {"X-Request-Id": "mine", "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "http"}
     made = outside.post(f"{deployment.url}/v1/keys", json={"name": "Said"}, headers=said, timeout=60)
     assert re.fullmatch("[0-9a-f]{32}", made.headers["X-Request-Id"])
@@ -104,7 +104,7 @@ def test_what_a_client_says_of_itself_is_replaced(deployment: Deployment, outsid
         *("/done-once/v1/keys", "/done-once/metrics"),
     ],
 )
-def test_what_is_for_operators_and_gateways_is_not_there_for_others(
+def test_operator_and_gateway_endpoints_are_not_reachable_from_outside(
     deployment: Deployment, outside: requests.Session, path: str
 ) -> None:
     request = outside.prepare_request(requests.Request("GET", deployment.url))
@@ -117,13 +117,13 @@ def test_what_is_for_operators_and_gateways_is_not_there_for_others(
 @pytest.mark.parametrize(
     "path", ["/metrics/", "/%256detrics", "/readyz;x", "/metrics/../v1/keys", "/v1/forward-auth/"]
 )
-def test_no_other_spelling_leads_there(deployment: Deployment, outside: requests.Session, path: str) -> None:
+def test_no_other_spelling_reaches_the_internal_endpoints(deployment: Deployment, outside: requests.Session, path: str) -> None:
     request = outside.prepare_request(requests.Request("GET", deployment.url))
     request.url = f"{deployment.url}{path}"
     assert outside.send(request, verify=deployment.certificate, timeout=60).status_code == 404
 
 
-def test_services_on_this_machine_find_what_they_ask_about_keys_and_nothing_else(
+def test_the_local_port_serves_only_forward_auth_and_health(
     deployment: Deployment, created: dict[str, Any]
 ) -> None:
     bearer = {"Authorization": f"Bearer {created['api_key']}"}
@@ -136,7 +136,7 @@ def test_services_on_this_machine_find_what_they_ask_about_keys_and_nothing_else
         assert requests.get(f"{deployment.local_url}{path}", timeout=60).status_code == 404
 
 
-def test_what_nginx_itself_refuses_is_told_as_keyledger_tells_it(
+def test_refusals_by_nginx_use_problem_json(
     deployment: Deployment, outside: requests.Session
 ) -> None:
     answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "x" * 70_000}, timeout=60)
@@ -145,7 +145,7 @@ def test_what_nginx_itself_refuses_is_told_as_keyledger_tells_it(
     assert re.fullmatch("[0-9a-f]{32}", answer.json()["request_id"])
 
 
-def test_answers_of_nginx_itself_have_the_security_headers_of_keyledgers_own(
+def test_responses_by_nginx_have_the_same_security_headers(
     deployment: Deployment, outside: requests.Session
 ) -> None:
     url, too_large = deployment.url, {"name": "x" * 70_000}
@@ -167,7 +167,7 @@ def test_answers_of_nginx_itself_have_the_security_headers_of_keyledgers_own(
         assert "Strict-Transport-Security" not in answer.headers
 
 
-def test_one_client_holds_no_more_connections_than_its_share(deployment: Deployment) -> None:
+def test_connections_per_client_ip_are_limited(deployment: Deployment) -> None:
     half = b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
     probe = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -190,7 +190,7 @@ def test_one_client_holds_no_more_connections_than_its_share(deployment: Deploym
         assert sent(probe, "127.0.0.2").recv(12) == b"HTTP/1.1 200"
 
 
-def test_tls_is_of_the_present(deployment: Deployment) -> None:
+def test_only_tls_1_2_and_1_3_are_accepted(deployment: Deployment) -> None:
     spoken = {
         version: _speaks(deployment, version) for version in ssl.TLSVersion if version.name[:3] == "TLS"
     }
@@ -199,7 +199,7 @@ def test_tls_is_of_the_present(deployment: Deployment) -> None:
 
 
 def _speaks(deployment: Deployment, version: ssl.TLSVersion) -> str:
-    """The cipher that is agreed on, or nothing."""
+    """The negotiated cipher, or an empty string."""
     context = ssl.create_default_context(cafile=deployment.certificate)
     context.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():
@@ -216,7 +216,7 @@ def _speaks(deployment: Deployment, version: ssl.TLSVersion) -> str:
 
 
 def _sent_to(deployment: Deployment, answer: requests.Response) -> str:
-    """The process that nginx says had answered."""
+    """The process that answered, according to nginx's log."""
 
     def line() -> str | None:
         lines = deployment.said("gateway").splitlines()
@@ -227,7 +227,7 @@ def _sent_to(deployment: Deployment, answer: requests.Response) -> str:
     return {str(port): name for name, port in deployment.ports.items()}[port]
 
 
-def test_the_store_of_the_deployment_keeps_what_it_acknowledged() -> None:
+def test_the_store_persists_every_acknowledged_write() -> None:
     words = SERVICES["store"]["command"][1:]
     options = dict(zip(words[::2], words[1::2], strict=True))
     assert options["--appendonly"] == "yes"
@@ -239,7 +239,7 @@ def test_the_store_of_the_deployment_keeps_what_it_acknowledged() -> None:
     assert "store:/data" in SERVICES["store"]["volumes"]
 
 
-def test_each_process_is_a_service_of_its_own() -> None:
+def test_each_process_is_a_separate_service() -> None:
     assert {name: service["command"] for name, service in OURS.items()} == {
         "web-1": ["web"],
         "web-2": ["web"],
@@ -252,7 +252,7 @@ def test_each_process_is_a_service_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_no_process_has_rights_that_it_does_not_need(name: str) -> None:
+def test_services_run_with_minimal_privileges(name: str) -> None:
     service = SERVICES[name]
     assert service["user"] not in {"", "0", "root"}
     assert service["read_only"] is True
@@ -263,7 +263,7 @@ def test_no_process_has_rights_that_it_does_not_need(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_each_process_is_started_again_and_watched_and_its_log_has_an_end(name: str) -> None:
+def test_services_restart_have_health_checks_and_bounded_logs(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
     assert service["healthcheck"]["test"][0] == "CMD"
@@ -273,7 +273,7 @@ def test_each_process_is_started_again_and_watched_and_its_log_has_an_end(name: 
     assert service.get("depends_on", {}) == {each: {"condition": "service_healthy"} for each in wanted}
 
 
-def test_secrets_are_files_for_who_needs_them() -> None:
+def test_secrets_are_files_mounted_only_where_needed() -> None:
     assert {name: secret["file"] for name, secret in COMPOSE["secrets"].items()} == {
         name: f"./secrets/{name}" for name in COMPOSE["secrets"]
     }
@@ -290,7 +290,7 @@ def test_secrets_are_files_for_who_needs_them() -> None:
             assert key.endswith("_FILE") or not re.search("SECRET|PASSWORD|DATABASE_URL|_KEY", key), key
 
 
-def test_only_the_gateway_is_reached_from_outside_and_nobody_reaches_more_than_it_needs() -> None:
+def test_only_the_gateway_is_public_and_networks_are_minimal() -> None:
     assert {name for name, network in COMPOSE["networks"].items() if not (network or {}).get("internal")} == {
         "outside"
     }

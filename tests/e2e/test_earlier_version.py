@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote, read by this version: a ledger, its views, its audit log and its signatures.
+"""Data of version 0.1.0, read by this version: a ledger, its views, its audit log and its signatures.
 
 The fixtures were written by the code before its modules were grouped into packages.
 """
@@ -22,7 +22,7 @@ def imported(tmp_path: Path) -> Service:
     return service
 
 
-def test_its_ledger_gives_the_same_keys_views_and_bytes(imported: Service) -> None:
+def test_an_earlier_ledger_yields_the_same_keys_views_and_export(imported: Service) -> None:
     exported = imported.run("export").stdout
     assert exported.encode() == (EARLIER / "ledger.jsonl").read_bytes()
     imported.start()
@@ -35,7 +35,7 @@ def test_its_ledger_gives_the_same_keys_views_and_bytes(imported: Service) -> No
         imported.stop()
 
 
-def test_its_ledger_gives_the_same_chain_of_the_audit_log(imported: Service) -> None:
+def test_an_earlier_ledger_yields_the_same_audit_chain(imported: Service) -> None:
     chain = re.search(r"chain_hash ([0-9a-f]{64})", (EARLIER / "audit.jsonl").read_text())
     assert chain
     imported.start()
@@ -50,7 +50,7 @@ def test_its_ledger_gives_the_same_chain_of_the_audit_log(imported: Service) -> 
         imported.stop()
 
 
-def test_its_signed_export_is_verified_and_a_changed_byte_is_found(tmp_path: Path) -> None:
+def test_an_earlier_signed_export_is_verified_and_tampering_is_found(tmp_path: Path) -> None:
     service = Service(tmp_path)
     key = (EARLIER / "audit.pub").read_text().strip()
     checked = service.run("audit", "check", "--file", str(EARLIER / "audit.jsonl"), "--public-key", key)

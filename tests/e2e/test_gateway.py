@@ -1,4 +1,4 @@
-"""Gateways by the recipes, in front of a small service: who gets in, and what the service is told of them."""
+"""Gateways set up by the recipes: which requests reach the service, and with which identity."""
 
 import base64
 import os
@@ -66,7 +66,7 @@ def admin(service: Service) -> Caller:
 
 @pytest.fixture(scope="module")
 def good(admin: Caller) -> Json:
-    """A key that may read orders, and more."""
+    """A key with the required scope orders:read and one more."""
     return create(admin, name="Good", scopes=["orders:read", "orders:write"])
 
 
@@ -80,7 +80,7 @@ def bearer(token: str) -> Headers:
 
 
 def told(service: EchoService) -> dict[str, list[str]]:
-    """What the last request told the service of the key, under each name that one may read it by.
+    """The identity and authorization headers of the service's last request, by normalized name.
 
     CGI and WSGI read all characters but letters and digits as the same.
     """
@@ -93,7 +93,7 @@ def told(service: EchoService) -> dict[str, list[str]]:
 
 
 def identity(key: Json) -> dict[str, list[str]]:
-    """What the service has to be told of a key, and all that it may be."""
+    """The exact identity headers that the service must receive for a key."""
     return {
         "X_KEYLEDGER_KEY_ID": [key["id"]],
         "X_KEYLEDGER_WORKSPACE": ["test-gateway"],
@@ -101,7 +101,7 @@ def identity(key: Json) -> dict[str, list[str]]:
     }
 
 
-def test_the_service_is_told_whose_key_it_is_and_never_sees_the_key(
+def test_the_service_receives_the_identity_but_never_the_key(
     door: int, upstream: EchoService, good: Json
 ) -> None:
     answer = ask(door, path="/orders/7?expand=lines", headers=bearer(good["api_key"]))
@@ -112,7 +112,7 @@ def test_the_service_is_told_whose_key_it_is_and_never_sees_the_key(
 
 
 @pytest.mark.parametrize(("reason", "status"), REFUSED.items())
-def test_a_key_that_is_no_good_is_refused(
+def test_an_invalid_key_is_refused(
     door: int, upstream: EchoService, tokens: dict[str, str], reason: str, status: int
 ) -> None:
     before = len(upstream.seen)
@@ -123,7 +123,7 @@ def test_a_key_that_is_no_good_is_refused(
 
 
 @pytest.mark.parametrize(("method", "body"), [("PATCH", {"enabled": False}), ("DELETE", None)])
-def test_a_key_that_is_switched_off_or_revoked_gets_in_no_more_after_500_ms(
+def test_a_disabled_or_revoked_key_is_refused_within_500_ms(
     door: int, upstream: EchoService, admin: Caller, method: str, body: Json | None
 ) -> None:
     key = create(admin, name=method, scopes=["orders:read"])
@@ -156,7 +156,7 @@ FORGERIES: list[Headers] = [
 
 
 @pytest.mark.parametrize("forgery", FORGERIES, ids=lambda forgery: forgery[-1][0])
-def test_what_a_client_claims_to_be_never_reaches_the_service(
+def test_forged_identity_headers_never_reach_the_service(
     door: int, upstream: EchoService, good: Json, tokens: dict[str, str], forgery: Headers
 ) -> None:
     key = bearer(good["api_key"])
@@ -169,7 +169,7 @@ def test_what_a_client_claims_to_be_never_reaches_the_service(
     assert len(upstream.seen) == before
 
 
-def test_a_second_key_in_a_request_gives_nobody_another_identity(
+def test_a_second_key_in_a_request_does_not_change_the_identity(
     door: int, upstream: EchoService, good: Json, tokens: dict[str, str]
 ) -> None:
     keys = bearer(good["api_key"]) + bearer(tokens["scopeless"])
@@ -183,7 +183,7 @@ def test_a_second_key_in_a_request_gives_nobody_another_identity(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_goes_through_with_a_key_and_none_without(
+def test_every_method_is_allowed_with_a_key_and_refused_without(
     door: int, upstream: EchoService, good: Json, method: str
 ) -> None:
     assert ask(door, method, "/orders", bearer(good["api_key"])).status == 200
@@ -193,13 +193,13 @@ def test_every_method_goes_through_with_a_key_and_none_without(
     assert len(upstream.seen) == before
 
 
-def test_a_large_body_reaches_the_service_whole(door: int, upstream: EchoService, good: Json) -> None:
+def test_a_large_body_reaches_the_service_intact(door: int, upstream: EchoService, good: Json) -> None:
     body = secrets.token_bytes(20 * 2**20)
     assert ask(door, "POST", "/orders", bearer(good["api_key"]), body).status == 200
     assert upstream.seen[-1].length == len(body)
 
 
-def test_while_the_store_is_stopped_nobody_gets_in_and_afterwards_all_is_well(
+def test_requests_are_refused_while_the_store_is_stopped_and_work_again_after(
     door: int, service: Service, upstream: EchoService, good: Json, tokens: dict[str, str]
 ) -> None:
     store = service.pid("valkey-server")
@@ -228,7 +228,7 @@ def undecided(answer: Answer) -> bool:
 
 @pytest.fixture
 def asked(gateway: Gateway, upstream: EchoService, tmp_path: Path) -> Iterator[tuple[EchoService, int]]:
-    """A Keyledger of our own making, and the port of a gateway that asks it."""
+    """A fake Keyledger, and the port of a gateway that asks it."""
     keyledger = EchoService()
     keyledger.body = b""
     with running(gateway, tmp_path, keyledger.port, upstream.port) as port:
@@ -237,7 +237,7 @@ def asked(gateway: Gateway, upstream: EchoService, tmp_path: Path) -> Iterator[t
     keyledger.close()
 
 
-def test_a_websocket_opens_with_a_key_and_not_without(
+def test_a_websocket_opens_only_with_a_valid_key(
     asked: tuple[EchoService, int], upstream: EchoService
 ) -> None:
     keyledger, port = asked
@@ -255,7 +255,7 @@ def test_a_websocket_opens_with_a_key_and_not_without(
 
 @pytest.fixture
 def asked_elsewhere(upstream: EchoService, tmp_path: Path) -> Iterator[tuple[EchoService, int]]:
-    """A Keyledger of our own making, and the port of an nginx that takes keys from other places."""
+    """A fake Keyledger, and the port of an nginx that reads keys from other places."""
     keyledger = EchoService()
     keyledger.body = b""
     with running(nginx_with_other_places, tmp_path, keyledger.port, upstream.port) as port:
@@ -280,7 +280,7 @@ BASIC = base64.b64encode(b"kl_basic:").decode()
         ("/a?api_key=kl_query", [("X-API-Key", "kl_header")], "kl_header", "/a?"),
     ],
 )
-def test_nginx_finds_a_key_in_other_places_and_neither_passes_it_on_nor_logs_it(
+def test_nginx_reads_keys_from_other_places_and_neither_forwards_nor_logs_them(
     asked_elsewhere: tuple[EchoService, int],
     upstream: EchoService,
     tmp_path: Path,
@@ -300,7 +300,7 @@ def test_nginx_finds_a_key_in_other_places_and_neither_passes_it_on_nor_logs_it(
         assert token == "" or token not in log.read_text(), log
 
 
-def test_nginx_upgrades_to_no_other_protocol(
+def test_nginx_does_not_forward_upgrades_to_other_protocols(
     asked_elsewhere: tuple[EchoService, int], upstream: EchoService
 ) -> None:
     sent = [*bearer("any"), ("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
@@ -308,7 +308,7 @@ def test_nginx_upgrades_to_no_other_protocol(
     assert "h2c" not in str(upstream.seen[-1].headers)
 
 
-def test_nginx_logs_no_key_where_nothing_answers(tmp_path: Path) -> None:
+def test_nginx_logs_no_key_when_the_upstream_or_keyledger_fails(tmp_path: Path) -> None:
     keyledger = EchoService()
     keyledger.body = b""
     with running(nginx_with_other_places, tmp_path, keyledger.port, free_port()) as port:
@@ -323,7 +323,7 @@ def test_nginx_logs_no_key_where_nothing_answers(tmp_path: Path) -> None:
         assert "kl_" not in log.read_text(), log
 
 
-def test_caddy_takes_a_key_from_x_api_key(upstream: EchoService, tmp_path: Path) -> None:
+def test_caddy_reads_a_key_from_x_api_key(upstream: EchoService, tmp_path: Path) -> None:
     keyledger = EchoService()
     keyledger.body = b""
     with running(caddy_with_x_api_key, tmp_path, keyledger.port, upstream.port) as port:
@@ -338,7 +338,7 @@ def test_caddy_takes_a_key_from_x_api_key(upstream: EchoService, tmp_path: Path)
     keyledger.close()
 
 
-def test_keyledger_is_asked_about_the_key_and_told_nothing_else(asked: tuple[EchoService, int]) -> None:
+def test_keyledger_receives_only_the_key_of_a_request(asked: tuple[EchoService, int]) -> None:
     keyledger, port = asked
     sent = [*bearer("any"), ("Cookie", "session=1")]
     assert ask(port, "POST", "/orders?card=2", sent, b"body").status == 200
@@ -351,7 +351,7 @@ def test_keyledger_is_asked_about_the_key_and_told_nothing_else(asked: tuple[Ech
     assert "session=1" not in str(seen)
 
 
-def test_only_a_yes_of_keyledger_opens_the_door(
+def test_only_a_200_from_keyledger_lets_a_request_through(
     gateway: Gateway, upstream: EchoService, asked: tuple[EchoService, int]
 ) -> None:
     keyledger, port = asked
@@ -364,10 +364,10 @@ def test_only_a_yes_of_keyledger_opens_the_door(
     assert len(upstream.seen) == before
 
 
-def test_an_answer_without_an_identity_gives_nobody_a_forged_one(
+def test_forged_identities_are_dropped_when_keyledger_returns_none(
     upstream: EchoService, asked: tuple[EchoService, int]
 ) -> None:
-    """As that of a key without scopes, or of a Keyledger that is none."""
+    """For example, for a key without scopes, or if something other than Keyledger answers."""
     keyledger, port = asked
     for keyledger.headers in ({}, dict.fromkeys(IDENTITY, "")):
         for forgery in FORGERIES:
@@ -377,7 +377,7 @@ def test_an_answer_without_an_identity_gives_nobody_a_forged_one(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_what_keyledger_says_of_a_refusal_reaches_the_client(
+def test_keyledgers_status_and_challenge_reach_the_client(
     upstream: EchoService, asked: tuple[EchoService, int], status: int
 ) -> None:
     keyledger, port = asked
@@ -388,7 +388,7 @@ def test_what_keyledger_says_of_a_refusal_reaches_the_client(
     assert len(upstream.seen) == before
 
 
-def test_without_keyledger_nobody_gets_in(gateway: Gateway, upstream: EchoService, tmp_path: Path) -> None:
+def test_requests_are_refused_while_keyledger_is_unreachable(gateway: Gateway, upstream: EchoService, tmp_path: Path) -> None:
     with running(gateway, tmp_path, free_port(), upstream.port) as port:
         before = len(upstream.seen)
         answer = ask(port, headers=bearer("any"))

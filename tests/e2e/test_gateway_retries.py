@@ -1,4 +1,4 @@
-"""The deployment's gateway and web processes that hang up: what is sent to another, and what never twice."""
+"""The deployment's gateway with web processes that hang up: which requests are retried."""
 
 import socket
 import tempfile
@@ -19,7 +19,7 @@ ONCE = {"Idempotency-Key": "one"}
 
 
 class Upstream:
-    """Keeps the requests that it was sent, and answers each, or hangs up on it."""
+    """Records the requests it receives, and answers each or hangs up on it."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
@@ -28,7 +28,7 @@ class Upstream:
         self.open()
 
     def open(self) -> None:
-        """Takes connections."""
+        """Accepts connections."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
         self._thread = Thread(target=self._serve)
@@ -107,7 +107,7 @@ def ask(
         ("POST", "/audit/lookup", {}, False),
     ],
 )
-def test_what_was_sent_is_sent_again_only_if_it_may_be_done_twice(
+def test_requests_are_retried_only_if_repeating_them_is_safe(
     gateway: Deployment,
     webs: dict[str, Upstream],
     method: str,
@@ -131,7 +131,7 @@ def test_what_was_sent_is_sent_again_only_if_it_may_be_done_twice(
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/v1/keys"), ("PATCH", "/v1/keys/1"), ("POST", "/sign-in")]
 )
-def test_what_a_process_refuses_to_take_is_done_by_the_other(
+def test_refused_connections_are_retried_on_the_other_process(
     gateway: Deployment, webs: dict[str, Upstream], method: str, path: str
 ) -> None:
     webs["web-1"].close()
@@ -139,7 +139,7 @@ def test_what_a_process_refuses_to_take_is_done_by_the_other(
     assert len(webs["web-2"].seen) == 10
 
 
-def test_audit_pages_are_served_by_the_web_while_their_process_is_away(
+def test_audit_pages_fall_back_to_the_web_processes(
     gateway: Deployment, webs: dict[str, Upstream]
 ) -> None:
     assert ask(gateway, "POST", "/audit/lookup").status_code == 200
@@ -150,7 +150,7 @@ def test_audit_pages_are_served_by_the_web_while_their_process_is_away(
     assert len(webs["web-1"].seen) + len(webs["web-2"].seen) == 3
 
 
-def test_without_any_process_the_answer_says_to_try_again(
+def test_without_any_process_the_gateway_answers_502_with_retry_after(
     gateway: Deployment, webs: dict[str, Upstream]
 ) -> None:
     for upstream in webs.values():
@@ -163,7 +163,7 @@ def test_without_any_process_the_answer_says_to_try_again(
         assert answer.json()["detail"] == "Keyledger does not answer. Try again in a second."
 
 
-def test_who_is_back_is_asked_at_once_where_all_were_away(
+def test_a_returning_process_is_used_immediately_after_an_outage_of_all(
     gateway: Deployment, webs: dict[str, Upstream]
 ) -> None:
     for upstream in webs.values():
@@ -174,7 +174,7 @@ def test_who_is_back_is_asked_at_once_where_all_were_away(
     assert ask(gateway, "POST", "/audit/lookup").status_code == 200
 
 
-def test_a_reload_loses_nobody(gateway: Deployment, webs: dict[str, Upstream]) -> None:
+def test_a_gateway_reload_drops_no_requests(gateway: Deployment, webs: dict[str, Upstream]) -> None:
     with requests.Session() as client:
         gateway.trust(client)
         client.headers["Connection"] = "close"

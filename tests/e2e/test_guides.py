@@ -1,4 +1,4 @@
-"""The README, the guides and the runbooks, followed word by word on a Keyledger of their own."""
+"""The README, the guides and the runbooks, followed word for word on a separate Keyledger."""
 
 import re
 import sys
@@ -25,7 +25,7 @@ ANY_KEY = "kl_…"
 ANY_TIME = "2026-11-23T14:03:00Z"
 ANY_VKEY = "keyledger-audit+0a1b2c3d+AbCd…"
 
-# Lines that begin so are not run here, because
+# Lines with these prefixes are not run here, for the reason given.
 ELSEWHERE = {
     "make ": "the Makefile has the target, and `make test` runs this",
     "git ": "this is the clone",
@@ -36,7 +36,7 @@ CURL = "recipes/curl.md"  # is run by test_recipes.py
 
 
 class Guide(NamedTuple):
-    """A document that is followed from its first command to its last, and what has to come of it."""
+    """A document that is followed from its first command to its last, and the expected output."""
 
     document: Path
     places: Mapping[str, str]  # what everybody has to replace, by the name of what it is replaced with here
@@ -107,7 +107,7 @@ GUIDES = [
     ),
 ]
 
-# By the heading, what is printed; and what everybody has to replace.
+# The expected output and the placeholders to replace, by heading.
 TROUBLES = {
     "Keyledger is not ready": (['"status":"ready"'], URL),
     "Keyledger needs attention": (['"status":"ok"'], URL),
@@ -123,7 +123,7 @@ TROUBLES = {
 
 @pytest.fixture(scope="module")
 def keyledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A Keyledger that the documents may do with what they like, with an owner and a key that was revoked."""
+    """A Keyledger that the documents may change freely, with an owner and a revoked key."""
     service = Service(tmp_path_factory.mktemp("guides") / "data")
     service.start()
     service.account("owner@example.org", "owner", "a long password")
@@ -135,7 +135,7 @@ def keyledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def own(keyledger: Service) -> dict[str, str]:
-    """What stands here where everybody has to put their own."""
+    """The values for the documents' placeholders."""
     key = keyledger.key("orders:read", name="Data Sync Script")
     with keyledger.components() as components:
         public_key, head = (
@@ -159,12 +159,12 @@ def own(keyledger: Service) -> dict[str, str]:
 
 
 def id_of(key: str) -> str:
-    """The id in a key."""
+    """The id of a key, from its token."""
     return parse(key).id
 
 
 def commands(document: Path, heading: str | None = None) -> str:
-    """All that a document has one do in a shell, or what is under a heading of it."""
+    """The shell commands of a document, or of one of its sections."""
     lines = [
         line
         for block in blocks(document, "sh")
@@ -176,7 +176,7 @@ def commands(document: Path, heading: str | None = None) -> str:
 
 
 def assert_printed(printed: str, expected: list[str]) -> None:
-    """All of it is there, in its order."""
+    """Asserts that the output contains all expected parts, in order."""
     compact = printed.replace('": ', '":').replace(', "', ',"')
     at = 0
     for part in expected:
@@ -187,10 +187,10 @@ def assert_printed(printed: str, expected: list[str]) -> None:
 
 @pytest.mark.drill
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.document.stem)
-def test_a_guide_goes_as_it_is_told(
+def test_a_guide_works_as_written(
     guide: Guide, keyledger: Service, own: dict[str, str], tmp_path: Path
 ) -> None:
-    # As in a clone, where it was started.
+    # Like the clone in which Keyledger was started.
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     (tmp_path / "data").symlink_to(keyledger.data_dir)
     places = {written: own[name] for written, name in guide.places.items()}
@@ -200,7 +200,7 @@ def test_a_guide_goes_as_it_is_told(
 
 @pytest.mark.drill
 @pytest.mark.parametrize("heading", TROUBLES)
-def test_a_runbook_can_be_followed(
+def test_a_runbook_works_as_written(
     heading: str, keyledger: Service, own: dict[str, str], tmp_path: Path
 ) -> None:
     expected, places = TROUBLES[heading]
@@ -213,7 +213,7 @@ def test_a_runbook_can_be_followed(
     assert_printed(run(keyledger, script, tmp_path, PUBLIC_KEY=own["public_key"]), expected)
 
 
-def test_the_nginx_recipe_can_be_tried_as_it_says(keyledger: Service, tmp_path: Path) -> None:
+def test_the_nginx_recipe_works_as_written(keyledger: Service, tmp_path: Path) -> None:
     upstream = EchoService()
     try:
         with running(nginx, tmp_path, keyledger.port, upstream.port) as port:
@@ -225,7 +225,7 @@ def test_the_nginx_recipe_can_be_tried_as_it_says(keyledger: Service, tmp_path: 
         upstream.close()
 
 
-# What a recipe says beside a question is what has to come of it. A verdict follows a change after a moment.
+# A recipe's comment gives the expected status. A verdict may lag behind a change, so this polls.
 _EXPECT = """
 expect() {
     local wanted=$1 found
@@ -241,7 +241,7 @@ expect() {
 """
 
 
-def test_every_command_of_the_documents_is_run_by_a_test() -> None:
+def test_every_documented_command_is_run_by_a_test() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     elsewhere = {*re.findall(r"follow\(\s*[\w.]+,\s*\"([^\"]+)\"", tests)}
     followed = {guide.document for guide in GUIDES} | {TRY_NGINX, DOCS / CURL}
@@ -251,7 +251,7 @@ def test_every_command_of_the_documents_is_run_by_a_test() -> None:
             assert not left or block.heading in elsewhere | {*TROUBLES}, (document, block.heading)
 
 
-def test_no_command_of_the_documents_hides_behind_another_language() -> None:
+def test_code_blocks_use_only_known_languages() -> None:
     used = {block.language for document in DOCUMENTS for block in blocks(document)}
-    # Drawings have none; Compose and cron need more than a test has.
+    # Diagrams have no language; Compose and cron need more than a test environment has.
     assert used <= {"", "sh", "nginx", "caddyfile", "yaml", "python", "regex", "conf", "console", "cron"}

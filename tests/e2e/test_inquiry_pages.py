@@ -1,4 +1,4 @@
-"""An auditor in a browser: was this key good then, and whose is this one."""
+"""Key forensics in an auditor's browser: point-in-time verdicts and leaked-key look-ups."""
 
 import re
 import time
@@ -22,7 +22,7 @@ WHOLE_KEY = "Full key, as you found it"
 
 
 class Leaked(NamedTuple):
-    """A key that did something before it was switched off, and on again."""
+    """A key that created another one before it was disabled and enabled again."""
 
     token: str
     id: str
@@ -47,7 +47,7 @@ def leaked(service: Service) -> Leaked:
 
 
 class Addresses(list[str]):
-    """Every address that a browser asked for."""
+    """Every URL that a browser requested."""
 
     def note(self, request: Request) -> None:
         self.append(request.url)
@@ -77,12 +77,12 @@ def ask(page: Page, key_id: str, at: str, scopes: str = "") -> None:
     page.get_by_role("button", name="Check").click()
 
 
-def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leaked: Leaked) -> None:
+def test_an_auditor_sees_whether_a_key_was_valid_at_a_time_and_why(auditor: Page, leaked: Leaked) -> None:
     ask(auditor, leaked.id, leaked.off, ADMIN)
     expect(auditor.get_by_role("alert")).to_contain_text(
         re.compile(r"No: key ‹caller› disabled it at .* UTC, for: Found in a gist\.")
     )
-    # The address can be sent to others, and says the same to them.
+    # The URL can be shared, and shows the same verdict.
     auditor.goto(auditor.url)
     expect(auditor.get_by_text("DISABLED", exact=True)).to_be_visible()
     auditor.get_by_role("link", name="View the event in the audit log").click()
@@ -102,15 +102,15 @@ def test_an_auditor_sees_whether_a_key_was_good_then_and_why(auditor: Page, leak
     expect(auditor.get_by_role("link", name="View the key at this time")).to_have_count(0)
 
 
-def test_a_key_that_is_not_there_is_told_at_its_field(auditor: Page, leaked: Leaked) -> None:
+def test_an_unknown_key_id_is_reported_at_its_field(auditor: Page, leaked: Leaked) -> None:
     ask(auditor, "000000000000", leaked.off)
     expect(auditor.get_by_label("Key ID")).to_be_focused()
     expect(auditor.locator("#key_id-error")).to_contain_text("Your workspace has no key with this ID.")
-    # A browser leaves out the zeros at the end.
+    # A browser omits trailing zeros.
     expect(auditor.get_by_label("Time (UTC)")).to_have_value(leaked.off.removesuffix("Z").rstrip("0"))
 
 
-def test_an_auditor_sees_whose_a_leaked_key_is_and_what_it_did(
+def test_an_auditor_can_look_up_a_leaked_key_and_its_actions(
     auditor: Page, leaked: Leaked, addresses: Addresses
 ) -> None:
     auditor.goto("/audit/lookup")
@@ -138,7 +138,7 @@ def test_an_auditor_sees_whose_a_leaked_key_is_and_what_it_did(
     assert not any(leaked.token[10:36] in address for address in addresses)
 
 
-def test_who_may_revoke_comes_to_it_from_the_look_up(page: Page, service: Service) -> None:
+def test_an_owner_can_revoke_a_key_from_the_look_up(page: Page, service: Service) -> None:
     token = service.key()
     page.goto("/audit/lookup")
     page.get_by_label(WHOLE_KEY).fill(token)
@@ -153,7 +153,7 @@ def test_who_may_revoke_comes_to_it_from_the_look_up(page: Page, service: Servic
     expect(page.get_by_role("link", name="Revoke")).to_have_count(0)
 
 
-def test_the_pages_work_without_script(page: Page, service: Service, leaked: Leaked) -> None:
+def test_the_forensics_pages_work_without_javascript(page: Page, service: Service, leaked: Leaked) -> None:
     browser = page.context.browser
     assert browser
     plain = browser.new_context(base_url=service.url, java_script_enabled=False)
@@ -167,7 +167,7 @@ def test_the_pages_work_without_script(page: Page, service: Service, leaked: Lea
     plain.close()
 
 
-def test_neither_page_is_wider_than_a_telephone(auditor: Page, leaked: Leaked) -> None:
+def test_the_forensics_pages_fit_a_phone_screen(auditor: Page, leaked: Leaked) -> None:
     auditor.set_viewport_size({"width": 360, "height": 780})
     ask(auditor, leaked.id, leaked.off)
     expect(auditor.get_by_role("alert")).to_be_visible()
@@ -179,7 +179,7 @@ def test_neither_page_is_wider_than_a_telephone(auditor: Page, leaked: Leaked) -
     assert auditor.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_what_is_looked_up_is_kept_nowhere(service: Service, leaked: Leaked) -> None:
+def test_looked_up_keys_are_not_stored(service: Service, leaked: Leaked) -> None:
     bearer = {"Authorization": f"Bearer {service.key(ADMIN)}"}
     url = f"{service.url}/v1/audit/lookup"
     damaged = [leaked.token, leaked.token[:-1], leaked.token[:-1] + "!", f"{leaked.token}\n"]

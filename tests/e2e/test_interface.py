@@ -1,4 +1,4 @@
-"""The description of the interface, the page made of it, and whether every answer is as described."""
+"""The OpenAPI description, the page generated from it, and whether every response matches it."""
 
 import json
 import os
@@ -28,7 +28,7 @@ _EXAMPLES = 20  # of each call
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A Keyledger that takes as many requests as come."""
+    """A Keyledger without a rate limit."""
     running = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_RATE_LIMIT="0")
     running.start()
     yield running
@@ -41,12 +41,12 @@ def document(service: Service) -> Json:
     return described
 
 
-def test_the_description_is_valid_openapi_3_1(document: Json) -> None:
+def test_the_openapi_description_is_valid_3_1(document: Json) -> None:
     assert document["openapi"].startswith("3.1")
     OpenAPIV31SpecValidator(document).validate()
 
 
-def test_every_call_is_described(document: Json) -> None:
+def test_every_endpoint_is_described(document: Json) -> None:
     described = {(path, method) for path, method, _ in operations(document)}
     for rule in application().url_map.iter_rules():
         if not rule.rule.startswith("/v1/"):
@@ -56,7 +56,7 @@ def test_every_call_is_described(document: Json) -> None:
             assert (path, method.lower()) in described
 
 
-def test_every_call_says_what_it_is_who_may_and_what_it_answers(document: Json) -> None:
+def test_every_endpoint_has_a_summary_scopes_responses_and_examples(document: Json) -> None:
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(names) == len(set(names))
     for path, method, operation in operations(document):
@@ -72,7 +72,7 @@ def test_every_call_says_what_it_is_who_may_and_what_it_answers(document: Json) 
                 assert content["example"], (path, method, status)
 
 
-def test_a_key_is_described_to_the_field(document: Json) -> None:
+def test_the_key_schema_describes_every_field(document: Json) -> None:
     key = document["components"]["schemas"]["Key"]
     assert set(key["required"]) == set(key["properties"])
     assert key["properties"]["status"]["enum"] == ["active", "inactive", "expired", "revoked"]
@@ -85,7 +85,7 @@ def test_a_key_is_described_to_the_field(document: Json) -> None:
     assert set(made["properties"]) - set(made["required"]) == {"api_key", "notice"}
 
 
-def test_the_page_shows_every_call_without_the_internet(
+def test_the_docs_page_shows_every_endpoint_without_external_requests(
     service: Service, context: BrowserContext, document: Json
 ) -> None:
     page = context.new_page()
@@ -109,7 +109,7 @@ def test_the_page_shows_every_call_without_the_internet(
 
 @pytest.mark.drill
 @pytest.mark.parametrize("scope", ["keyledger:admin", "keyledger:keys.read", None])
-def test_every_answer_is_as_described(
+def test_responses_match_the_openapi_description(
     service: Service, document: Json, tmp_path: Path, scope: str | None
 ) -> None:
     token = service.key(scope) if scope else None
@@ -140,7 +140,7 @@ def test_every_answer_is_as_described(
 
 
 def _closed(document: Json) -> Json:
-    """The description with no more fields in an answer than it names: callers must let them pass, we not."""
+    """The description without unknown response fields: clients must ignore them, but we never send any."""
     for schema in document["components"]["schemas"].values():
         schema.setdefault("additionalProperties", False)
     return document

@@ -1,4 +1,4 @@
-"""Keys' Details: what is found, in which order, and the switches, in a real browser."""
+"""The Keys' Details page in a real browser: search, sorting and the status switches."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ _LOG_LINE = re.compile(r"kl_[0-9A-Za-z]{30}")
 
 
 class Keys:
-    """The keys of the tests, made over the API."""
+    """Creates the tests' keys with the API."""
 
     def __init__(self, service: Service) -> None:
         self._url = f"{service.url}/v1/keys"
@@ -73,7 +73,7 @@ def search(page: Page, text: str) -> None:
 
 
 @pytest.mark.usefixtures("keys")
-def test_a_search_finds_the_beginning_of_any_word_and_can_be_shared(page: Page) -> None:
+def test_a_search_matches_word_prefixes_and_has_a_shareable_url(page: Page) -> None:
     search(page, "SYN")
     page.wait_for_url(re.compile(r"/keys\?search=SYN$"))
     assert sorted(names(page)) == ["Alpha Sync", "Gamma data-sync"]
@@ -87,7 +87,7 @@ def test_a_search_finds_the_beginning_of_any_word_and_can_be_shared(page: Page) 
     assert set(NAMES) <= set(names(page))
 
 
-def test_each_column_sorts_both_ways(page: Page, keys: Keys) -> None:
+def test_each_column_sorts_in_both_directions(page: Page, keys: Keys) -> None:
     off = keys.make("Zeta off")
     keys.revoke(off["id"])
     for column in ("Name", "API Key", "Date Created", "Status"):
@@ -106,7 +106,7 @@ def test_each_column_sorts_both_ways(page: Page, keys: Keys) -> None:
             assert orders[0] == sorted(orders[0], key=words)
 
 
-def test_a_status_is_chosen_together_with_a_search(page: Page, keys: Keys) -> None:
+def test_a_status_filter_combines_with_a_search(page: Page, keys: Keys) -> None:
     gone = keys.make("Gone sync")
     keys.revoke(gone["id"])
     search(page, "sync")
@@ -119,7 +119,7 @@ def test_a_status_is_chosen_together_with_a_search(page: Page, keys: Keys) -> No
     expect(page.get_by_role("heading", name="No keys match")).to_be_visible()
 
 
-def test_a_pasted_key_leads_to_its_page_and_is_in_no_address_and_no_log(
+def test_a_pasted_key_opens_its_page_and_appears_in_no_url_or_log(
     page: Page, keys: Keys, service: Service
 ) -> None:
     made = keys.make("Pasted")
@@ -141,7 +141,7 @@ def test_a_pasted_key_leads_to_its_page_and_is_in_no_address_and_no_log(
     assert not _LOG_LINE.search(service.output)
 
 
-def test_a_key_tells_who_made_it_and_when_it_was_used(page: Page, keys: Keys) -> None:
+def test_the_list_shows_who_created_a_key_and_when_it_was_last_used(page: Page, keys: Keys) -> None:
     made = keys.make("Used")
     page.goto(f"/keys?after={keys.position}")
     expect(row(page, "Used")).to_contain_text("Never")
@@ -151,7 +151,7 @@ def test_a_key_tells_who_made_it_and_when_it_was_used(page: Page, keys: Keys) ->
     expect(row(page, "Used").locator("time")).to_have_count(2)
 
 
-def test_switching_off_is_confirmed_and_keeps_the_reason(page: Page, keys: Keys) -> None:
+def test_disabling_asks_for_confirmation_and_records_the_reason(page: Page, keys: Keys) -> None:
     made = keys.make("Confirmed")
     page.goto(f"/keys?after={keys.position}")
     switch = page.get_by_role("switch", name="Status of Confirmed")
@@ -177,7 +177,7 @@ def test_switching_off_is_confirmed_and_keeps_the_reason(page: Page, keys: Keys)
     expect(page.get_by_text("found in a chat")).to_be_visible()
 
 
-def test_on_a_keys_own_page_switching_off_is_confirmed_too(page: Page, keys: Keys) -> None:
+def test_disabling_on_the_key_page_asks_for_confirmation_too(page: Page, keys: Keys) -> None:
     made = keys.make("Confirmed there")
     page.goto(f"/keys/{made['id']}")
     page.get_by_role("switch").click()
@@ -189,7 +189,7 @@ def test_on_a_keys_own_page_switching_off_is_confirmed_too(page: Page, keys: Key
 
 
 @pytest.mark.parametrize("failure", ["refused", "away"])
-def test_a_switch_that_fails_turns_back_and_says_why(page: Page, keys: Keys, failure: str) -> None:
+def test_a_failed_switch_reverts_and_shows_the_reason(page: Page, keys: Keys, failure: str) -> None:
     name = f"Stuck, {failure}"
     made = keys.make(name)
     page.goto(f"/keys?after={keys.position}")
@@ -217,7 +217,7 @@ def test_a_switch_that_fails_turns_back_and_says_why(page: Page, keys: Keys, fai
     expect(page.get_by_role("alert")).to_be_empty()
 
 
-def test_without_script_a_page_asks_and_leads_back_to_the_same_list(
+def test_without_javascript_disabling_asks_on_a_page_and_returns_to_the_list(
     context: BrowserContext, page: Page, keys: Keys
 ) -> None:
     made = keys.make("Plain switch")
@@ -242,7 +242,7 @@ def test_without_script_a_page_asks_and_leads_back_to_the_same_list(
         plain.close()
 
 
-def test_pages_of_a_list_follow_each_other(page: Page, service: Service) -> None:
+def test_the_list_is_paginated(page: Page, service: Service) -> None:
     token = service.key("keyledger:admin")
     headers = {"Authorization": f"Bearer {token}"}
     for number in range(60):
@@ -258,6 +258,6 @@ def test_pages_of_a_list_follow_each_other(page: Page, service: Service) -> None
     expect(shown(page)).to_have_count(50)
 
 
-def test_an_unknown_key_that_is_pasted_is_none_of_the_workspaces(page: Page, service: Service) -> None:
+def test_a_pasted_key_of_another_workspace_is_reported_as_unknown(page: Page, service: Service) -> None:
     search(page, service.key(workspace="elsewhere"))
     expect(page.locator("#search-error")).to_contain_text("no key of your workspace")

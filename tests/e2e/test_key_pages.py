@@ -1,4 +1,4 @@
-"""The rest of a key's life on the pages: changed, rotated, revoked."""
+"""Changing, rotating and revoking a key on the pages."""
 
 import re
 
@@ -13,7 +13,7 @@ KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
 
 @pytest.fixture
 def token(service: Service, page: Page) -> str:
-    """A key whose details are on the page."""
+    """A key whose page is open."""
     token = service.key("orders:read", "keyledger:keys.read", name="Billing")
     page.goto(f"/keys/{key_id(token)}")
     return token
@@ -24,12 +24,12 @@ def key_id(token: str) -> str:
 
 
 def answer(service: Service, token: str) -> int:
-    """What the API says to the key's bearer."""
+    """The API's response status for a caller with this key."""
     headers = {"Authorization": f"Bearer {token}"}
     return requests.get(f"{service.url}/v1/keys", headers=headers, timeout=60).status_code
 
 
-def test_details_are_changed_and_the_lifecycle_says_from_what_to_what(page: Page, token: str) -> None:
+def test_changed_details_appear_in_the_lifecycle_with_before_and_after(page: Page, token: str) -> None:
     page.get_by_role("link", name="Edit", exact=True).click()
     expect(page.get_by_label("Enter Key Name")).to_have_value("Billing")
     page.get_by_label("Enter Key Name").fill("Invoices")
@@ -46,14 +46,14 @@ def test_details_are_changed_and_the_lifecycle_says_from_what_to_what(page: Page
     expect(page.locator("dl.facts time[datetime='2099-01-02T03:04:00.000Z']")).to_be_visible()
 
 
-def test_a_form_that_is_sent_as_it_was_changes_nothing(page: Page, token: str) -> None:
+def test_saving_an_unchanged_form_changes_nothing(page: Page, token: str) -> None:
     page.get_by_role("link", name="Edit", exact=True).click()
     page.get_by_role("button", name="Save").click()
     page.wait_for_url(f"**/keys/{key_id(token)}")
     expect(page.get_by_text("Key changed")).to_have_count(0)
 
 
-def test_a_change_that_somebody_made_meanwhile_is_not_overwritten(
+def test_a_concurrent_change_is_not_overwritten(
     page: Page, token: str, service: Service
 ) -> None:
     page.get_by_role("link", name="Edit", exact=True).click()
@@ -67,7 +67,7 @@ def test_a_change_that_somebody_made_meanwhile_is_not_overwritten(
     expect(here.get_by_role("heading", name="Billing", level=1)).to_be_visible()
 
 
-def test_saved_again_a_change_is_on_top_of_the_one_that_came_between(page: Page, token: str) -> None:
+def test_saving_again_applies_the_change_on_top_of_a_concurrent_one(page: Page, token: str) -> None:
     other = page.context.new_page()
     for tab in (page, other):
         tab.goto(f"/keys/{key_id(token)}/change")
@@ -81,7 +81,7 @@ def test_saved_again_a_change_is_on_top_of_the_one_that_came_between(page: Page,
     expect(page.locator("dl.facts")).to_contain_text("theirs")
 
 
-def test_bad_details_get_their_message_beside_the_field(page: Page, token: str) -> None:
+def test_invalid_details_show_errors_at_their_fields(page: Page, token: str) -> None:
     page.get_by_role("link", name="Edit", exact=True).click()
     page.get_by_label("Scopes").fill("NOT A SCOPE")
     page.get_by_label("Expires (UTC)").fill("2001-01-01T00:00")
@@ -92,7 +92,7 @@ def test_bad_details_get_their_message_beside_the_field(page: Page, token: str) 
     assert token not in page.content()
 
 
-def test_a_rotated_key_is_shown_once_and_the_old_one_is_good_for_the_grace(
+def test_a_rotated_secret_is_shown_once_and_the_old_one_works_during_the_grace(
     page: Page, token: str, service: Service
 ) -> None:
     page.get_by_role("link", name="Rotate", exact=True).click()
@@ -114,7 +114,7 @@ def test_a_rotated_key_is_shown_once_and_the_old_one_is_good_for_the_grace(
     assert (answer(service, token), answer(service, shown[0])) == (401, 401)
 
 
-def test_a_grace_that_is_not_offered_rotates_nothing(page: Page, token: str, service: Service) -> None:
+def test_an_invalid_grace_period_rotates_nothing(page: Page, token: str, service: Service) -> None:
     page.get_by_role("link", name="Rotate", exact=True).click()
     page.evaluate("document.querySelector('#grace_seconds option').value = 'soon'")
     page.get_by_role("button", name="Rotate", exact=True).click()
@@ -122,7 +122,7 @@ def test_a_grace_that_is_not_offered_rotates_nothing(page: Page, token: str, ser
     assert answer(service, token) == 200
 
 
-def test_a_revoked_key_is_refused_for_good(page: Page, token: str, service: Service) -> None:
+def test_a_revoked_key_is_refused_permanently(page: Page, token: str, service: Service) -> None:
     page.get_by_role("link", name="Revoke", exact=True).click()
     expect(page.get_by_text("can't be restored.")).to_be_visible()
     assert answer(service, token) == 200
@@ -136,7 +136,7 @@ def test_a_revoked_key_is_refused_for_good(page: Page, token: str, service: Serv
     assert answer(service, token) == 401
 
 
-def test_the_use_of_a_key_is_drawn_and_told(page: Page, token: str, service: Service) -> None:
+def test_the_usage_of_a_key_is_shown_as_chart_and_table(page: Page, token: str, service: Service) -> None:
     use = page.get_by_role("region", name="Usage in the last 30 days")
     expect(use).to_contain_text("No requests yet.")
     for status, switched in ((200, "disable"), (401, "enable")):
@@ -155,7 +155,7 @@ def test_the_use_of_a_key_is_drawn_and_told(page: Page, token: str, service: Ser
     expect(page.locator("dl.facts > div").filter(has_text="Last used").locator("time")).to_be_visible()
 
 
-def test_the_key_at_any_moment_is_asked_for_in_utc(page: Page, token: str) -> None:
+def test_the_point_in_time_form_uses_utc(page: Page, token: str) -> None:
     moment = page.get_by_label("View the key at this time (UTC)")
     for typed, words in (
         ("2001-02-03T04:05", "The key was created at"),

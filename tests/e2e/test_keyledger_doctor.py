@@ -1,4 +1,4 @@
-"""`keyledger doctor` on a whole Keyledger, as an operator runs it."""
+"""`keyledger doctor` on a complete Keyledger, as an operator runs it."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ CANARY = "c4nary"
 
 
 def files(directory: Path) -> dict[Path, int]:
-    """Each file and when it was changed."""
+    """Each file and its modification time."""
     return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
 
 
 def wrong(service: Service) -> set[str]:
-    """What is not well; nobody can say that of the disk of a machine that runs tests."""
+    """The failing checks, except the disk, which depends on the test machine."""
     ended = service.run("doctor", "--json")
     told = json.loads(ended.stdout)
     assert (ended.returncode == 0) == told["ok"]
@@ -30,7 +30,7 @@ def wrong(service: Service) -> set[str]:
     return {finding["check"] for finding in told["findings"] if finding["level"] != "ok"} - {"disk"}
 
 
-def test_a_keyledger_that_is_well_is_told_so_and_one_that_is_stopped_is_not_started(data_dir: Path) -> None:
+def test_a_healthy_keyledger_passes_and_a_stopped_one_is_not_started(data_dir: Path) -> None:
     service = Service(data_dir)
     service.start()
     try:
@@ -48,7 +48,7 @@ def test_a_keyledger_that_is_well_is_told_so_and_one_that_is_stopped_is_not_star
     assert not service.processes()
 
 
-def test_a_problem_is_an_exit_status_and_no_secret_is_told(data_dir: Path) -> None:
+def test_a_problem_sets_the_exit_status_and_no_secret_is_printed(data_dir: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     service = Service(
         data_dir,

@@ -1,4 +1,4 @@
-"""The page and the calls of a key with thousands of events."""
+"""The pages and the history endpoint of a key with thousands of events."""
 
 import re
 from typing import Any
@@ -49,7 +49,7 @@ def owner(service: Service) -> Visitor:
 
 
 def shown(page: str) -> list[int]:
-    """The positions that the lifecycle leads to, newest first; that of the event shown above it too."""
+    """The event positions in the lifecycle, newest first, including the one shown above it."""
     lifecycle = page[page.index('<ol class="card timeline"') : page.index("</ol>")]
     return [int(number) for number in re.findall(r"(?:point: |shown above: )event (\d+)", lifecycle)]
 
@@ -60,7 +60,7 @@ def linked(page: str, name: str) -> str:
     return found[1].replace("&amp;", "&")
 
 
-def test_the_page_shows_the_newest_events_and_leads_to_all_others(owner: Visitor, key_id: str) -> None:
+def test_the_key_page_shows_the_newest_events_and_links_to_older_ones(owner: Visitor, key_id: str) -> None:
     newest = owner.page(f"/keys/{key_id}")
     assert newest.status_code == 200
     assert len(newest.content) < 60_000
@@ -77,7 +77,7 @@ def test_the_page_shows_the_newest_events_and_leads_to_all_others(owner: Visitor
 
 
 @pytest.mark.parametrize("before", ["0", "-5", "1", "x", "9" * 30, str(2**53)])
-def test_a_page_of_the_lifecycle_that_does_not_exist_is_the_nearest(
+def test_an_invalid_lifecycle_page_shows_the_nearest_one(
     owner: Visitor, key_id: str, before: str
 ) -> None:
     page = owner.page(f"/keys/{key_id}?before={before}")
@@ -85,7 +85,7 @@ def test_a_page_of_the_lifecycle_that_does_not_exist_is_the_nearest(
     assert 1 <= len(shown(page.text)) <= 20
 
 
-def test_the_page_of_the_past_shows_the_events_around_it_and_pages_from_there(
+def test_the_point_in_time_page_shows_the_events_around_it(
     owner: Visitor, key_id: str
 ) -> None:
     at = shown(owner.page(f"/keys/{key_id}?before=1500").text)[0]
@@ -100,12 +100,12 @@ def test_the_page_of_the_past_shows_the_events_around_it_and_pages_from_there(
 
 
 @pytest.mark.parametrize("page", ["change", "rotate", "revoke"])
-def test_the_forms_of_a_key_do_not_grow_with_its_history(owner: Visitor, key_id: str, page: str) -> None:
+def test_key_forms_do_not_grow_with_the_history(owner: Visitor, key_id: str, page: str) -> None:
     answer = owner.page(f"/keys/{key_id}/{page}")
     assert (answer.status_code, len(answer.content) < 30_000) == (200, True)
 
 
-def test_the_history_call_gives_pages_that_end(service: Service, key_id: str) -> None:
+def test_the_history_endpoint_is_paginated_and_complete(service: Service, key_id: str) -> None:
     headers = {"Authorization": f"Bearer {service.key('keyledger:keys.read')}"}
     seen: list[int] = []
     query: dict[str, Any] = {"limit": 200}

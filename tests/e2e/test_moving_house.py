@@ -1,4 +1,4 @@
-"""From one data directory to another, by the commands that an operator has."""
+"""Moving from one data directory to another with the operator's commands."""
 
 import subprocess
 from pathlib import Path
@@ -23,7 +23,7 @@ def store_of(service: Service) -> Redis:
 
 
 def audited(service: Service, count: int) -> list[Entry]:
-    """The audit log's entries with their hashes, once there are so many."""
+    """The audit log's entries with their hashes, once it has this many."""
     log = AuditLog(service.audit_database)
     try:
         until(lambda: log.last().position == count, what="the audit log's last entry")
@@ -33,14 +33,14 @@ def audited(service: Service, count: int) -> list[Entry]:
 
 
 def refusal(ended: subprocess.CompletedProcess[str]) -> str:
-    """The one line with which a command refuses."""
+    """The single error line of a refused command."""
     assert ended.returncode == 1, ended.stdout + ended.stderr
     (line,) = ended.stderr.splitlines()
     return line
 
 
 @pytest.mark.drill
-def test_everything_but_passwords_moves(tmp_path: Path) -> None:
+def test_export_and_import_transfer_everything_except_passwords(tmp_path: Path) -> None:
     old, new = Service(tmp_path / "old"), Service(tmp_path / "new")
     file = tmp_path / "ledger.jsonl"
     old.start()
@@ -86,7 +86,7 @@ def test_everything_but_passwords_moves(tmp_path: Path) -> None:
     assert new.stop() == 0
 
 
-def test_what_cannot_be_imported_is_refused_in_one_line_and_leaves_the_ledger_empty(tmp_path: Path) -> None:
+def test_an_invalid_import_is_refused_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
     file, service = tmp_path / "ledger.jsonl", Service(tmp_path / "data")
     whole = b"".join(FOUR)
     assert f"{file} can't be read: No such file" in refusal(service.run("import", str(file)))
@@ -100,7 +100,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line_and_leaves_the_ledger_em
 
 
 @pytest.mark.drill
-def test_twenty_thousand_events_move(tmp_path: Path) -> None:
+def test_twenty_thousand_events_are_transferred_unchanged(tmp_path: Path) -> None:
     file, again, service = tmp_path / "ledger.jsonl", tmp_path / "again.jsonl", Service(tmp_path / "data")
     file.write_bytes(b"".join(lines(toggled(position) for position in range(1, 20_001))))
     assert service.run("import", str(file)).returncode == 0

@@ -1,4 +1,4 @@
-"""What whoever operates Keyledger sees of it: figures of all processes together, and lines to follow."""
+"""Operations: metrics aggregated over all processes, and log lines that trace a request."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def lines(service: Service, program: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found]
 
 
-def test_what_every_web_process_counted_is_added_up(running: Service, headers: dict[str, str]) -> None:
+def test_metrics_of_all_web_processes_are_summed(running: Service, headers: dict[str, str]) -> None:
     codes = Counter({"VALID": 30, "MALFORMED": 20})
     route = {"method": "POST", "route": "/v1/keys/verify", "status": "200"}
     counted = "keyledger_http_request_duration_seconds_count"
@@ -85,7 +85,7 @@ def test_what_every_web_process_counted_is_added_up(running: Service, headers: d
 
 
 @pytest.mark.parametrize("process", ["web", *PROGRAMS])
-def test_a_process_exposes_the_metrics_that_the_documentation_has_for_it(
+def test_each_process_exposes_exactly_its_documented_metrics(
     running: Service, headers: dict[str, str], process: str
 ) -> None:
     assert "intact" in running.run("audit", "check").stdout  # its metrics are left out before the first check
@@ -129,7 +129,7 @@ def test_commands_are_counted_by_kind_and_outcome(running: Service, headers: dic
     assert figure(running, "keyledger_command_duration_seconds_count", command="create_key") >= 1
 
 
-def test_what_strangers_ask_for_makes_no_new_figures(running: Service) -> None:
+def test_unknown_routes_and_methods_create_no_new_metric_labels(running: Service) -> None:
     for number in range(5):
         requests.request(f"ODD{number}", f"{running.url}/nowhere/{number}", timeout=60)
     labels = [dict(labels) for _, labels in figures(running)]
@@ -138,7 +138,7 @@ def test_what_strangers_ask_for_makes_no_new_figures(running: Service) -> None:
     assert [each for each in labels if (each.get("method"), each.get("route")) == ("other", "none")]
 
 
-def test_a_request_can_be_followed_from_the_edge_to_the_audit_log(
+def test_a_request_id_can_be_traced_from_the_edge_to_the_audit_log(
     running: Service, headers: dict[str, str]
 ) -> None:
     edge = headers | {"X-Request-Id": "edge-7c1.a_b"}
@@ -162,7 +162,7 @@ def test_a_request_can_be_followed_from_the_edge_to_the_audit_log(
     assert [entry["request"]["id"] for entry in entries] == ["edge-7c1.a_b"]
 
 
-def test_each_alert_asks_for_figures_that_there_are(running: Service, headers: dict[str, str]) -> None:
+def test_alerts_use_only_existing_metrics(running: Service, headers: dict[str, str]) -> None:
     assert running.run("audit", "check").returncode == 0
     requests.post(f"{running.url}/v1/keys", json={"name": "Any"}, headers=headers, timeout=60)
     requests.post(f"{running.url}/v1/keys/verify", json={"api_key": "no key"}, headers=headers, timeout=60)
@@ -172,7 +172,7 @@ def test_each_alert_asks_for_figures_that_there_are(running: Service, headers: d
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
 
 
-def test_each_alert_asks_for_labels_that_there_are(running: Service, headers: dict[str, str]) -> None:
+def test_alerts_use_only_existing_labels(running: Service, headers: dict[str, str]) -> None:
     requests.get(f"{running.url}/v1/forward-auth", headers=headers, timeout=60)
     values: dict[str, set[str]] = {}
     for _, labels in figures(running):
@@ -191,7 +191,7 @@ def _passes(service: Service, check: str) -> bool:
     return figure(service, "keyledger_status", check=check) == 1
 
 
-def test_every_check_is_a_figure_and_all_are_well(running: Service) -> None:
+def test_every_check_is_exposed_as_a_metric_and_passes(running: Service) -> None:
     for check in ("store", "writes", "verifier"):
         assert figure(running, "keyledger_ready", check=check) == 1
     for check in ("store", "memory", "clock", "views", "audit log", "worker", "integrity"):

@@ -1,4 +1,4 @@
-"""A key as it was at a moment: by a call, and on its page."""
+"""A key at a point in time, by API and on its page."""
 
 import re
 import time
@@ -19,7 +19,7 @@ def admin(service: Service) -> Caller:
 
 
 def switched(caller: Caller, **fields: Any) -> tuple[Json, list[Json]]:
-    """A key that was switched off and on again, and its events."""
+    """A key that was disabled and enabled again, and its events."""
     made = create(caller, **fields)
     for body in ({"enabled": False, "reason": "leaked"}, {"enabled": True}):
         assert caller("PATCH", f"/v1/keys/{made['id']}", json=body).status_code == 200
@@ -28,11 +28,11 @@ def switched(caller: Caller, **fields: Any) -> tuple[Json, list[Json]]:
 
 
 def at(caller: Caller, key_id: str, moment: object) -> requests.Response:
-    # A plus in a query is a blank, unless it is encoded.
+    # An unencoded plus in a query means a space.
     return caller("GET", f"/v1/keys/{key_id}", params={"at": moment})
 
 
-def test_a_key_is_shown_as_it_was_at_each_of_its_events(admin: Caller) -> None:
+def test_a_key_can_be_read_as_of_each_of_its_events(admin: Caller) -> None:
     made, events = switched(admin, name="Stepped", description="d", scopes=["orders:read"])
     shown = [at(admin, made["id"], event["position"]) for event in events]
     assert [answer.json()["status"] for answer in shown] == ["active", "inactive", "active"]
@@ -45,7 +45,7 @@ def test_a_key_is_shown_as_it_was_at_each_of_its_events(admin: Caller) -> None:
     assert [at(admin, made["id"], event["at"]).json()["version"] for event in events][-1] == 3
 
 
-def test_a_key_is_shown_as_it_was_at_a_time(admin: Caller) -> None:
+def test_a_key_can_be_read_as_of_a_time(admin: Caller) -> None:
     made = create(admin, name="Timed")
     time.sleep(0.005)
     off = admin("PATCH", f"/v1/keys/{made['id']}", json={"enabled": False}).json()
@@ -56,7 +56,7 @@ def test_a_key_is_shown_as_it_was_at_a_time(admin: Caller) -> None:
     assert at(admin, made["id"], elsewhere).json()["status"] == "active"
 
 
-def test_a_key_that_has_expired_since_is_shown_as_active(admin: Caller) -> None:
+def test_a_key_that_expired_later_is_shown_as_active_before(admin: Caller) -> None:
     expires = time.time_ns() // 1_000_000 + 1_500
     made = create(admin, name="Short-lived", expires_at=rfc3339(expires))
     born = admin("GET", f"/v1/keys/{made['id']}/history").json()["events"][0]["position"]
@@ -80,13 +80,13 @@ def test_a_key_that_has_expired_since_is_shown_as_active(admin: Caller) -> None:
         ("999999", "not yet there"),
     ],
 )
-def test_a_moment_that_is_no_good_is_refused_with_its_rule(admin: Caller, moment: str, rule: str) -> None:
+def test_an_invalid_point_in_time_is_rejected_with_its_rule(admin: Caller, moment: str, rule: str) -> None:
     made = create(admin, name="Whenever")
     refused = problem(at(admin, made["id"], moment), 422)
     assert [(row["field"], rule in row["message"]) for row in refused["errors"]] == [("at", True)], refused
 
 
-def test_before_its_creation_a_key_is_not_found_and_only_its_own_workspace_hears_since_when(
+def test_only_its_own_workspace_learns_when_a_key_was_created(
     service: Service, admin: Caller
 ) -> None:
     made = create(admin, name="Young")
@@ -100,7 +100,7 @@ def test_before_its_creation_a_key_is_not_found_and_only_its_own_workspace_hears
         assert made["created_at"] not in theirs
 
 
-def test_the_lifecycle_leads_a_person_through_the_past(page: Page, service: Service, admin: Caller) -> None:
+def test_the_lifecycle_links_navigate_through_a_keys_past(page: Page, service: Service, admin: Caller) -> None:
     made, events = switched(admin, name="Walked <through>")
     born, off, on = (event["position"] for event in events)
     page.goto(f"/keys/{made['id']}")

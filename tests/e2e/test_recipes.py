@@ -1,4 +1,4 @@
-"""The recipes that are programs, run as they are written."""
+"""The recipes that are programs, run as written."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ from tests.e2e.refusals import REFUSED, refused_tokens
 from tests.e2e.test_api import Caller, Json, create
 from tests.real import Service, free_port, need, until
 
-# What a recipe says beside a question is what has to come of it. A verdict follows a change after a moment.
+# A recipe's comment gives the expected code. A verdict may lag behind a change, so this polls.
 _EXPECT = """
 expect() {
     for _ in {1..200}; do
@@ -35,7 +35,7 @@ expect() {
 
 @contextmanager
 def flask_service(directory: Path, keyledger: str, key: str) -> Iterator[ModuleType]:
-    """The service that the recipe makes, as a module."""
+    """The service from the recipe, as a module."""
     source = directory / "orders.py"
     source.write_text("\n\n".join(blocks("flask.md", "python")))
     spec = importlib.util.spec_from_file_location("orders", source)
@@ -69,7 +69,7 @@ def orders(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[tuple[EchoService, ModuleType]]:
-    """A Keyledger of our own making, and a service that asks it."""
+    """A fake Keyledger, and a service that asks it."""
     keyledger = EchoService()
     with flask_service(tmp_path, f"http://127.0.0.1:{keyledger.port}", "any") as module:
         yield keyledger, module
@@ -82,21 +82,21 @@ def status(orders: ModuleType, token: str) -> int:
     return found
 
 
-def test_the_decorator_lets_a_good_key_in_and_says_whose_it_is(
+def test_the_decorator_accepts_a_valid_key_and_provides_its_identity(
     orders: ModuleType, good: Json, service: Service
 ) -> None:
     answer = orders.app.test_client().get("/orders", headers={"Authorization": f"bearer {good['api_key']}"})
     assert answer.json == {"orders": [], "of": service.workspace, "asked_by": good["id"]}
 
 
-def test_the_decorator_refuses_each_key_that_is_no_good(
+def test_the_decorator_refuses_every_invalid_key(
     orders: ModuleType, admin: Caller, good: Json
 ) -> None:
     tokens = refused_tokens(admin, good)
     assert {reason: status(orders, token) for reason, token in tokens.items()} == REFUSED
 
 
-def test_the_decorator_lets_nobody_in_while_the_store_is_stopped(
+def test_the_decorator_answers_503_while_the_store_is_stopped(
     orders: ModuleType, service: Service, good: Json
 ) -> None:
     store = service.pid("valkey-server")
@@ -126,7 +126,7 @@ def test_the_decorator_lets_nobody_in_while_the_store_is_stopped(
         (503, b'{"valid": true}'),
     ],
 )
-def test_the_decorator_takes_nothing_else_for_a_yes(
+def test_the_decorator_accepts_only_a_well_formed_valid_verdict(
     fake: tuple[EchoService, ModuleType], told: int, body: bytes
 ) -> None:
     keyledger, orders = fake
@@ -138,12 +138,12 @@ def test_the_decorator_takes_nothing_else_for_a_yes(
     assert status(orders, "any") == 200
 
 
-def test_the_decorator_lets_nobody_in_without_keyledger(tmp_path: Path) -> None:
+def test_the_decorator_answers_503_without_keyledger(tmp_path: Path) -> None:
     with flask_service(tmp_path, f"http://127.0.0.1:{free_port()}", "any") as orders:
         assert status(orders, "any") == 503
 
 
-def test_the_life_of_a_key_with_curl_goes_as_it_is_told(service: Service, tmp_path: Path) -> None:
+def test_the_curl_recipe_works_as_written(service: Service, tmp_path: Path) -> None:
     need(shutil.which("curl"), "curl")
     address, *steps = blocks("curl.md", "sh")
     told = re.compile(r'(?m)^verify ("\$\w+") +# ([A-Z]+)\b.*$')
@@ -171,7 +171,7 @@ def _documents(text: str) -> Iterator[Json]:
         text = text[end:]
 
 
-def test_traefik_is_told_the_same_names_as_the_other_gateways() -> None:
+def test_traefik_forwards_the_same_identity_headers_as_the_other_gateways() -> None:
     static, dynamic = (yaml.safe_load(block) for block in blocks("traefik.md", "yaml"))
     assert static["entryPoints"]["web"]["http"]["aliasHeadersStrategy"] == "delete"
     made, router = dynamic["http"]["middlewares"], dynamic["http"]["routers"]["orders"]
@@ -181,6 +181,6 @@ def test_traefik_is_told_the_same_names_as_the_other_gateways() -> None:
     assert f"copy_headers {' '.join(IDENTITY)}\n" in caddyfile
 
 
-def test_the_overview_leads_to_every_recipe() -> None:
+def test_the_overview_links_to_every_recipe() -> None:
     led = set(re.findall(r"\]\((\w+\.md)\)", (RECIPES / "README.md").read_text()))
     assert led == {path.name for path in RECIPES.glob("*.md")} - {"README.md"}

@@ -1,4 +1,4 @@
-"""An auditor in a browser: finds entries, sees when they were, follows a life, takes them away as a file."""
+"""The audit log in an auditor's browser: search, the activity chart, timelines and exports."""
 
 import re
 import time
@@ -19,7 +19,7 @@ from tests.real import Service, until
 
 
 class Scene(NamedTuple):
-    """What happened: a key was made, renamed, made another one, and was revoked."""
+    """A key that was created, renamed, created another key, and was revoked."""
 
     key_id: str
     made: str  # the id of the key that it made
@@ -27,7 +27,7 @@ class Scene(NamedTuple):
 
 
 def next_second() -> None:
-    """So that what follows has a bar of its own."""
+    """Waits for the next second, so that the following events get a separate bar."""
     second = int(time.time())
     until(lambda: int(time.time()) > second)
 
@@ -73,7 +73,7 @@ def narrow(page: Page, **typed: str) -> None:
     page.get_by_role("button", name="Filter").click()
 
 
-def test_a_key_that_was_revoked_is_found_by_each_name_that_it_had(auditor: Page) -> None:
+def test_a_revoked_key_is_found_by_each_of_its_names(auditor: Page) -> None:
     for name in ("nightly ORDERS", "caller"):
         auditor.goto("/audit")
         narrow(auditor, Key_name=name)
@@ -83,7 +83,7 @@ def test_a_key_that_was_revoked_is_found_by_each_name_that_it_had(auditor: Page)
     expect(auditor.get_by_label("Key name")).to_have_value("caller")
 
 
-def test_filters_stand_in_the_address_together_and_can_be_cleared(auditor: Page, scene: Scene) -> None:
+def test_filters_combine_in_the_url_and_can_be_cleared(auditor: Page, scene: Scene) -> None:
     auditor.goto(f"/audit?q=gist&type=KeyRevoked&ip=127.0.0.1&key_id={scene.key_id}")
     assert titles(auditor) == ["Key revoked"]
     expect(auditor.get_by_label("Event", exact=True)).to_have_value("KeyRevoked")
@@ -94,7 +94,7 @@ def test_filters_stand_in_the_address_together_and_can_be_cleared(auditor: Page,
     expect(auditor).to_have_url(re.compile(r"/audit$"))
 
 
-def test_an_entry_opens_to_all_of_it_with_before_and_after(auditor: Page, scene: Scene) -> None:
+def test_an_entry_expands_to_full_details_with_before_and_after(auditor: Page, scene: Scene) -> None:
     auditor.goto(f"/audit?key_id={scene.key_id}&type=KeyDetailsChanged")
     entry = auditor.locator(".entry")
     entry.locator("summary").click()
@@ -105,7 +105,7 @@ def test_an_entry_opens_to_all_of_it_with_before_and_after(auditor: Page, scene:
     assert len(re.findall(r"\b[0-9a-f]{64}\b", entry.inner_text())) == 2
 
 
-def test_a_part_of_the_chart_that_is_selected_becomes_the_filter(auditor: Page, scene: Scene) -> None:
+def test_selecting_part_of_the_chart_filters_by_time(auditor: Page, scene: Scene) -> None:
     auditor.goto(f"/audit?key_id={scene.key_id}")
     chart = auditor.locator("#activity svg.chart")
     expect(chart).to_be_visible()
@@ -128,7 +128,7 @@ def test_a_part_of_the_chart_that_is_selected_becomes_the_filter(auditor: Page, 
     assert "key_id=" in auditor.url
 
 
-def test_each_bar_leads_to_its_entries_and_the_table_does_by_keyboard(auditor: Page, scene: Scene) -> None:
+def test_the_chart_table_links_to_entries_by_keyboard(auditor: Page, scene: Scene) -> None:
     auditor.goto(f"/audit?key_id={scene.key_id}")
     expect(auditor.locator("#activity svg.chart")).to_be_visible()
     auditor.get_by_text("As a table").click()
@@ -140,7 +140,7 @@ def test_each_bar_leads_to_its_entries_and_the_table_does_by_keyboard(auditor: P
     assert titles(auditor)[0] == "Key revoked"
 
 
-def test_the_timeline_of_a_key_has_what_it_did_and_what_was_done_to_it(auditor: Page, scene: Scene) -> None:
+def test_a_keys_timeline_has_actions_by_and_on_the_key(auditor: Page, scene: Scene) -> None:
     auditor.goto(f"/audit?key_id={scene.key_id}&type=KeyRevoked")
     auditor.locator(".entry summary").click()
     auditor.get_by_role("link", name="Timeline of this key").click()
@@ -158,7 +158,7 @@ def test_the_timeline_of_a_key_has_what_it_did_and_what_was_done_to_it(auditor: 
     assert f"of={scene.key_id}" in auditor.url
 
 
-def test_the_timeline_of_an_account_has_its_sign_ins(auditor: Page, service: Service) -> None:
+def test_an_accounts_timeline_has_its_sign_ins(auditor: Page, service: Service) -> None:
     email = f"auditor@{service.workspace}.example"
     auditor.goto(f"/audit/timeline?of=account:{email}")
     expect(auditor.get_by_role("heading", level=1)).to_have_text(email)
@@ -168,7 +168,7 @@ def test_the_timeline_of_an_account_has_its_sign_ins(auditor: Page, service: Ser
     expect(auditor.get_by_role("heading", name="No entries found")).to_be_visible()
 
 
-def test_what_is_filtered_is_taken_away_as_a_file_that_proves_itself(
+def test_filtered_entries_can_be_exported_as_a_verifiable_file(
     auditor: Page, service: Service, scene: Scene, tmp_path: Path
 ) -> None:
     auditor.goto(f"/audit?key_id={scene.key_id}")
@@ -190,7 +190,7 @@ def test_what_is_filtered_is_taken_away_as_a_file_that_proves_itself(
     expect(auditor.locator(".entry").first).to_contain_text(scene.key_id)
 
 
-def test_the_integrity_is_shown_with_when_it_was_checked_and_with_the_key(
+def test_the_integrity_page_shows_the_last_check_checkpoint_and_public_key(
     auditor: Page, service: Service
 ) -> None:
     assert service.run("audit", "checkpoint").returncode == 0
@@ -203,7 +203,7 @@ def test_the_integrity_is_shown_with_when_it_was_checked_and_with_the_key(
     expect(auditor.get_by_role("link", name="Audit log")).to_have_attribute("aria-current", "true")
 
 
-def test_what_looks_like_a_key_comes_into_no_address_and_no_event(auditor: Page, service: Service) -> None:
+def test_a_filter_that_looks_like_a_key_is_rejected_and_not_shown(auditor: Page, service: Service) -> None:
     token = service.key(ADMIN)
     narrow(auditor, Actor=token)
     expect(auditor.get_by_text("This looks like an API key")).to_be_visible()
@@ -213,7 +213,7 @@ def test_what_looks_like_a_key_comes_into_no_address_and_no_event(auditor: Page,
     assert token not in auditor.content()
 
 
-def test_a_name_that_too_many_keys_had_asks_for_more_of_it(auditor: Page, service: Service) -> None:
+def test_a_name_matching_too_many_keys_asks_for_a_longer_name(auditor: Page, service: Service) -> None:
     owner = Caller(service, service.key(ADMIN))
     for number in range(101):
         assert owner("POST", "/v1/keys", json={"name": f"Crowd {number}"}).status_code == 201
@@ -222,7 +222,7 @@ def test_a_name_that_too_many_keys_had_asks_for_more_of_it(auditor: Page, servic
     expect(auditor.locator("#name-error")).to_contain_text("Enter more of it.")
 
 
-def test_the_chart_works_without_script(browser: Browser, service: Service, scene: Scene) -> None:
+def test_the_chart_works_without_javascript(browser: Browser, service: Service, scene: Scene) -> None:
     context = browser.new_context(base_url=service.url, java_script_enabled=False)
     page = signed_in(context, service, "auditor")
     page.goto(f"/audit?key_id={scene.key_id}")

@@ -1,4 +1,4 @@
-"""Sessions, forms and tries to sign in, over real HTTP: what a thief or another site may attempt."""
+"""Sessions, forms and sign-in attempts over real HTTP, including session theft and CSRF."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -19,7 +19,7 @@ _numbers = count(1)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A Keyledger behind a proxy: these tests are the proxy, and say where visitors come from."""
+    """A Keyledger behind a proxy; the tests act as the proxy and set the client IP addresses."""
     running = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_TRUSTED_PROXIES="1")
     running.start()
     yield running
@@ -35,7 +35,7 @@ def owner(service: Service) -> Visitor:
 
 @pytest.fixture
 def email(service: Service) -> str:
-    """The address of a person who may sign in, as a developer."""
+    """The e-mail of a developer's account."""
     address = f"person{next(_numbers)}@example.com"
     return service.account(address, "developer", PASSWORD)
 
@@ -48,12 +48,12 @@ def person(service: Service, email: str) -> Visitor:
 
 
 def visiting(service: Service, **options: str) -> Visitor:
-    """Somebody at an address of their own."""
+    """A visitor with a separate IP address."""
     return Visitor(service.url, options.pop("address", f"198.51.100.{next(_numbers)}"), **options)
 
 
 def with_cookie(service: Service, cookie: str) -> Visitor:
-    """A browser with somebody's cookie."""
+    """A visitor with the given session cookie."""
     thief = visiting(service)
     thief.page("/sign-in")
     (own,) = thief.cookies.keys()
@@ -61,7 +61,7 @@ def with_cookie(service: Service, cookie: str) -> Visitor:
     return thief
 
 
-def test_a_planted_session_is_not_taken_over_and_a_new_id_comes_with_the_sign_in(
+def test_signing_in_replaces_a_planted_session_id(
     service: Service, email: str
 ) -> None:
     planted = visiting(service)
@@ -76,7 +76,7 @@ def test_a_planted_session_is_not_taken_over_and_a_new_id_comes_with_the_sign_in
     assert invented.cookie != "a" * 43
 
 
-def test_a_cookie_is_worth_nothing_after_signing_out(service: Service, person: Visitor) -> None:
+def test_a_cookie_is_invalid_after_signing_out(service: Service, person: Visitor) -> None:
     stolen = with_cookie(service, person.cookie)
     assert stolen.is_in()
     assert person.submit("/sign-out", "/account").status_code == 303
@@ -84,7 +84,7 @@ def test_a_cookie_is_worth_nothing_after_signing_out(service: Service, person: V
     assert not person.is_in()
 
 
-def test_signing_out_everywhere_ends_every_session_and_the_next_sign_in_is_good(
+def test_signing_out_everywhere_ends_every_session_and_allows_a_new_sign_in(
     service: Service, email: str, person: Visitor
 ) -> None:
     elsewhere = visiting(service)
@@ -97,7 +97,7 @@ def test_signing_out_everywhere_ends_every_session_and_the_next_sign_in_is_good(
     assert elsewhere.is_in()
 
 
-def test_the_session_of_a_disabled_account_is_dead_at_once_and_stays_so(
+def test_disabling_an_account_ends_its_sessions_permanently(
     service: Service, owner: Visitor, email: str, person: Visitor
 ) -> None:
     stolen = with_cookie(service, person.cookie)
@@ -110,7 +110,7 @@ def test_the_session_of_a_disabled_account_is_dead_at_once_and_stays_so(
     assert person.sign_in(email, PASSWORD).status_code == 303
 
 
-def test_the_rights_of_a_person_are_gone_with_the_role_and_the_session_is_not(
+def test_a_role_change_revokes_rights_but_keeps_the_session(
     owner: Visitor, email: str, person: Visitor
 ) -> None:
     assert person.page("/keys/new").status_code == 200
@@ -120,7 +120,7 @@ def test_the_rights_of_a_person_are_gone_with_the_role_and_the_session_is_not(
     assert person.page("/keys").status_code == 200
 
 
-def test_a_tampered_cookie_is_nobody(service: Service, person: Visitor) -> None:
+def test_a_tampered_cookie_is_not_signed_in(service: Service, person: Visitor) -> None:
     good = person.cookie
     for bad in (good[:-1] + ("A" if good[-1] != "A" else "B"), good + "A", good.swapcase(), good[:-1], ""):
         assert not with_cookie(service, bad).is_in()
@@ -128,7 +128,7 @@ def test_a_tampered_cookie_is_nobody(service: Service, person: Visitor) -> None:
 
 
 @pytest.mark.parametrize("path", ["/account/password", "/account/sign-out-everywhere", "/sign-out"])
-def test_a_form_without_the_sessions_token_changes_nothing(person: Visitor, path: str) -> None:
+def test_a_form_without_a_valid_csrf_token_is_rejected(person: Visitor, path: str) -> None:
     for fields in ({}, {"csrf_token": "x"}):
         refused = person.post(person.url + path, data=fields, allow_redirects=False, timeout=60)
         assert refused.status_code == 400
@@ -149,7 +149,7 @@ def test_a_form_without_the_sessions_token_changes_nothing(person: Visitor, path
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_a_form_of_another_site_is_refused_even_with_the_right_token(
+def test_a_form_from_another_site_is_rejected_even_with_a_valid_token(
     person: Visitor, headers: dict[str, str]
 ) -> None:
     refused = person.submit("/account/sign-out-everywhere", "/account", headers)
@@ -158,7 +158,7 @@ def test_a_form_of_another_site_is_refused_even_with_the_right_token(
     assert person.is_in()
 
 
-def test_a_form_of_this_site_is_taken_also_where_a_proxy_ended_tls(service: Service, email: str) -> None:
+def test_a_form_from_this_site_is_accepted_behind_a_tls_terminating_proxy(service: Service, email: str) -> None:
     host = service.url.removeprefix("http://")
     for origin in (f"http://{host}", f"https://{host}"):
         visitor = visiting(service)
@@ -166,7 +166,7 @@ def test_a_form_of_this_site_is_taken_also_where_a_proxy_ended_tls(service: Serv
         assert visitor.submit("/sign-in", "/sign-in", {"Origin": origin}, **fields).status_code == 303
 
 
-def test_behind_a_proxy_that_drops_the_port_the_refusal_says_which_header_to_set(
+def test_an_origin_mismatch_behind_a_proxy_names_the_header_to_set(
     service: Service, email: str
 ) -> None:
     dropped = {"Origin": "http://keys.example:8443", "Host": "keys.example"}
@@ -182,7 +182,7 @@ def test_behind_a_proxy_that_drops_the_port_the_refusal_says_which_header_to_set
         assert answer.status_code == 303
 
 
-def test_a_call_by_bearer_may_come_from_anywhere(service: Service) -> None:
+def test_bearer_requests_are_accepted_from_any_origin(service: Service) -> None:
     headers = {
         "Authorization": f"Bearer {service.key('keyledger:admin')}",
         "Origin": "https://shop.example",
@@ -194,7 +194,7 @@ def test_a_call_by_bearer_may_come_from_anywhere(service: Service) -> None:
     assert requests.patch(key, json={"enabled": False}, headers=headers, timeout=60).status_code == 200
 
 
-def test_another_password_ends_the_other_sessions_and_this_one_goes_on_under_a_new_id(
+def test_changing_the_password_ends_other_sessions_and_renews_this_one(
     service: Service, email: str, person: Visitor
 ) -> None:
     elsewhere = visiting(service)
@@ -229,7 +229,7 @@ def test_another_password_ends_the_other_sessions_and_this_one_goes_on_under_a_n
         ("", "a password of my own", "a password of my own", "current_password", "Enter your current"),
     ],
 )
-def test_a_password_that_cannot_be_taken_is_told_at_its_field(
+def test_an_invalid_password_change_is_rejected_at_its_field(
     service: Service,
     email: str,
     person: Visitor,
@@ -249,7 +249,7 @@ def test_a_password_that_cannot_be_taken_is_told_at_its_field(
     assert visiting(service).sign_in(email, PASSWORD).status_code == 303
 
 
-def test_behind_a_proxy_with_tls_the_cookie_is_secure_and_the_site_stays_with_tls(
+def test_the_cookie_is_secure_and_hsts_is_sent_behind_a_tls_proxy(
     service: Service, email: str
 ) -> None:
     plain, secure = visiting(service), visiting(service, scheme="https")
@@ -259,7 +259,7 @@ def test_behind_a_proxy_with_tls_the_cookie_is_secure_and_the_site_stays_with_tl
         assert "SameSite=Lax" in page.headers["Set-Cookie"]
         assert ("Secure" in page.headers["Set-Cookie"]) is marked
         assert ("Strict-Transport-Security" in page.headers) is marked
-    # Requests keeps a secure cookie from a site without TLS, as a browser does: here the test is the proxy.
+    # Like a browser, Requests sends no secure cookie without TLS, so the test sends it as the proxy would.
     token = page.text.split('name="csrf_token" value="')[1].split('"')[0]
     first = page.headers["Set-Cookie"].partition(";")[0]
     fields = {"email": email, "password": PASSWORD, "csrf_token": token}
@@ -270,7 +270,7 @@ def test_behind_a_proxy_with_tls_the_cookie_is_secure_and_the_site_stays_with_tl
     assert "; Secure" in signed_in.headers["Set-Cookie"]
 
 
-def test_behind_a_proxy_events_tell_where_a_call_came_from_and_only_the_last_word_counts(
+def test_events_record_the_last_forwarded_ip_address(
     service: Service,
 ) -> None:
     bearer = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
@@ -283,7 +283,7 @@ def test_behind_a_proxy_events_tell_where_a_call_came_from_and_only_the_last_wor
 @pytest.mark.parametrize(
     "forwarded", [b"", b"\xc3\xbc, 198.51.100.7", b"203.0.113.1, unknown", b"198.51.100.7,"]
 )
-def test_a_client_whose_address_cannot_be_read_is_refused_and_not_taken_for_the_proxy(
+def test_a_request_with_an_unreadable_forwarded_ip_is_refused(
     service: Service, forwarded: bytes
 ) -> None:
     key = service.key("keyledger:admin")
@@ -303,7 +303,7 @@ def test_a_client_whose_address_cannot_be_read_is_refused_and_not_taken_for_the_
         assert (answer.status_code, "X-Forwarded-For" in answer.text) == (400, True)
 
 
-def test_a_user_agent_is_recorded_in_printable_ascii_or_said_to_be_something_else(service: Service) -> None:
+def test_a_user_agent_is_recorded_as_printable_ascii_or_a_placeholder(service: Service) -> None:
     bearer = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
     for sent, recorded in (
         (b"curl/8.7.1", "curl/8.7.1"),
@@ -319,7 +319,7 @@ def test_a_user_agent_is_recorded_in_printable_ascii_or_said_to_be_something_els
 
 
 @pytest.mark.drill
-def test_without_a_trusted_proxy_nobodys_word_is_taken(tmp_path: Path) -> None:
+def test_forwarding_headers_are_ignored_without_a_trusted_proxy(tmp_path: Path) -> None:
     alone = Service(tmp_path / "data")
     alone.start()
     try:
@@ -334,7 +334,7 @@ def test_without_a_trusted_proxy_nobodys_word_is_taken(tmp_path: Path) -> None:
         assert alone.stop() == 0
 
 
-def test_tries_are_limited_for_known_and_unknown_alike_and_who_is_signed_in_changes_the_password(
+def test_sign_in_limits_apply_to_unknown_accounts_and_spare_signed_in_users(
     service: Service, email: str, person: Visitor
 ) -> None:
     answers = {}
@@ -346,7 +346,7 @@ def test_tries_are_limited_for_known_and_unknown_alike_and_who_is_signed_in_chan
         assert 500 < int(refused.headers["Retry-After"]) <= 600
         assert f'value="{address}"' in refused.text
         assert PASSWORD not in refused.text
-        # Elsewhere the account is just as closed, and this visitor may go on with others.
+        # The account is locked from elsewhere too, and this visitor may try other accounts.
         assert visiting(service).sign_in(address, PASSWORD).status_code == 429
         assert visitor.sign_in(f"other{address}", "wrong password").status_code == 422
         token = refused.text.split('name="csrf_token" value="')[1].split('"')[0]
@@ -358,7 +358,7 @@ def test_tries_are_limited_for_known_and_unknown_alike_and_who_is_signed_in_chan
 
 
 def entries(service: Service, **query: str) -> list[dict[str, Any]]:
-    """What the audit log has, oldest first."""
+    """The audit log's entries, oldest first."""
     headers = {"Authorization": f"Bearer {service.key('keyledger:audit.read')}"}
     asked = requests.get(
         f"{service.url}/v1/audit/entries", params={"limit": "200", **query}, headers=headers, timeout=5
@@ -369,14 +369,14 @@ def entries(service: Service, **query: str) -> list[dict[str, Any]]:
 
 
 def a_minute_passes(service: Service) -> None:
-    """As far as the next summary is concerned."""
+    """Lets the next summary be recorded immediately."""
     with connect(EmbeddedServer.in_directory(service.data_dir).url) as store:
         if claims := [*store.scan_iter("{kl:0}:incidents:told:*")]:
             store.delete(*claims)
 
 
 def told(service: Service, subject: str, type_: str = "SignInFailed") -> list[dict[str, Any]]:
-    """The entries of a kind about a subject."""
+    """The entries of a type about a subject."""
     return [entry for entry in entries(service, type=type_) if entry["subject"] == subject]
 
 
@@ -385,7 +385,7 @@ def attempts(found: list[dict[str, Any]]) -> int:
 
 
 @pytest.mark.drill
-def test_many_failures_are_few_events_and_none_is_lost(service: Service, email: str) -> None:
+def test_many_failures_become_few_events_and_none_is_lost(service: Service, email: str) -> None:
     known, unknown = "192.0.2.17", "192.0.2.18"
     subjects = (f"sign-in:{email}", f"address:{unknown}")
     for address, name in ((known, email), (unknown, f"canary-{email}")):
@@ -412,7 +412,7 @@ def test_many_failures_are_few_events_and_none_is_lost(service: Service, email: 
     assert "canary" not in service.output
 
 
-def test_what_people_do_with_their_accounts_is_in_the_audit_log(
+def test_account_actions_are_in_the_audit_log(
     service: Service, owner: Visitor, email: str, person: Visitor
 ) -> None:
     here = f"/accounts/person?email={email}"
@@ -439,7 +439,7 @@ def test_what_people_do_with_their_accounts_is_in_the_audit_log(
     assert by["SignedIn"] == by["SignedOutEverywhere"] == email
 
 
-def test_a_denied_page_and_denied_calls_are_in_the_audit_log(
+def test_denied_pages_and_api_requests_are_in_the_audit_log(
     service: Service, email: str, person: Visitor
 ) -> None:
     for _ in range(3):
@@ -471,7 +471,7 @@ def test_a_denied_page_and_denied_calls_are_in_the_audit_log(
     until(lambda: denied.items() <= found().items(), what="all of them")
 
 
-def test_a_cookie_of_another_program_that_is_not_ascii_is_named_as_what_keeps_people_from_signing_in(
+def test_a_foreign_non_ascii_cookie_is_rejected_with_an_explanation(
     service: Service,
 ) -> None:
     foreign = {"Cookie": "theme=d\u00fcster".encode()}

@@ -1,4 +1,4 @@
-"""A store that is away: told at once, waited for, and nobody dies of it."""
+"""An unavailable store is reported immediately and waited for, and no process dies."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.web_client import Visitor
 PROGRAMS = ("projector", "relay", "worker", "web")
 
 
-def test_a_store_that_is_away_is_reported_and_waited_for(service: Service) -> None:
+def test_an_unavailable_store_is_reported_and_waited_for(service: Service) -> None:
     bearer = {"Authorization": f"Bearer {service.key('keyledger:admin')}"}
     pids = {name: service.pid(name) for name in PROGRAMS}
     store = service.pid("valkey-server")
@@ -23,7 +23,7 @@ def test_a_store_that_is_away_is_reported_and_waited_for(service: Service) -> No
     os.kill(store, signal.SIGSTOP)
     try:
         for _ in range(2):
-            # It stands still until the end of this, so there is no answer that waited for it.
+            # The store is stopped throughout, so no response can have waited for it.
             answer = requests.post(url, json={"name": "during"}, headers=bearer, timeout=60)
             assert answer.status_code == 503
             assert int(answer.headers["Retry-After"]) > 0
@@ -49,7 +49,7 @@ def test_a_store_that_is_away_is_reported_and_waited_for(service: Service) -> No
     assert {name: service.pid(name) for name in PROGRAMS} == pids
 
 
-def test_while_the_store_is_out_of_memory_people_sign_in_and_take_access_away(service: Service) -> None:
+def test_sign_in_and_revoking_access_work_while_the_store_is_out_of_memory(service: Service) -> None:
     password = "a long password"
     owner = service.account("full@example.com", "owner", password)
     leaver = service.account("leaver@example.com", "developer", password)

@@ -1,4 +1,4 @@
-"""`keyledger up` and its neighbours, as an operator meets them in a terminal."""
+"""`keyledger up` and related commands, as an operator runs them in a terminal."""
 
 import shutil
 import socket
@@ -17,7 +17,7 @@ from tests.real import Service, everything, free_port, need, until
 
 
 def refusal(service: Service) -> str:
-    """The one line with which `up` refuses to start."""
+    """The single line that `up` prints when it refuses to start."""
     ended = service.run("up")
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
@@ -33,7 +33,7 @@ def test_a_port_in_use_is_refused_in_one_line(data_dir: Path) -> None:
     assert "KEYLEDGER_PORT" in line
 
 
-def test_a_data_directory_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_data_directory_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert "KEYLEDGER_DATA_DIR" in refusal(Service(tmp_path / "file" / "data"))
 
@@ -77,13 +77,13 @@ def test_an_unsafe_store_is_refused_in_one_line_that_names_the_setting(
         ("HOST", "nowhere.invalid"),
     ],
 )
-def test_a_setting_of_no_use_is_refused_in_one_line_that_names_it(
+def test_an_invalid_setting_is_refused_in_one_line_that_names_it(
     data_dir: Path, setting: str, value: str
 ) -> None:
     assert f"KEYLEDGER_{setting}" in refusal(Service(data_dir, **{f"KEYLEDGER_{setting}": value}))
 
 
-def test_a_store_of_ones_own_demands_a_secret_key(data_dir: Path) -> None:
+def test_an_external_store_requires_a_secret_key(data_dir: Path) -> None:
     line = refusal(Service(data_dir, KEYLEDGER_REDIS_URL="redis://127.0.0.1:1/0"))
     assert "KEYLEDGER_SECRET_KEY" in line
 
@@ -103,7 +103,7 @@ def test_a_second_up_on_the_same_directory_is_refused_in_one_line(running: Servi
 
 
 @pytest.mark.drill
-def test_all_is_still_there_after_stopping_and_starting_again(data_dir: Path) -> None:
+def test_data_survives_a_restart_and_the_first_password_is_printed_once(data_dir: Path) -> None:
     service = Service(data_dir)
     service.start()
     made = service.run("key", "create", "Kept", "--json")
@@ -118,7 +118,7 @@ def test_all_is_still_there_after_stopping_and_starting_again(data_dir: Path) ->
     assert printed.count(first_sign_in[1]) == 1
 
 
-def test_in_a_very_deep_data_directory_it_works_and_stopping_leaves_nothing_running(tmp_path: Path) -> None:
+def test_a_very_deep_data_directory_works_and_stopping_ends_every_process(tmp_path: Path) -> None:
     service = Service(tmp_path / ("deep" * 30) / ("deeper" * 20) / "data")
     service.start()
     assert service.run("key", "create", "Deep").returncode == 0
@@ -130,7 +130,7 @@ def test_in_a_very_deep_data_directory_it_works_and_stopping_leaves_nothing_runn
 
 
 @pytest.mark.drill
-def test_the_command_line_works_without_anything_running(data_dir: Path) -> None:
+def test_the_command_line_works_while_keyledger_is_stopped(data_dir: Path) -> None:
     service = Service(data_dir)
     service.start()
     assert service.stop() == 0
@@ -162,7 +162,7 @@ def test_the_command_line_works_without_anything_running(data_dir: Path) -> None
         (("account", "add", "nobody", "--role", "owner", "--password-stdin"), "e-mail"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_told_in_one_line(
+def test_a_command_line_error_is_reported_without_a_traceback(
     data_dir: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     EmbeddedServer.in_directory(data_dir)
@@ -173,13 +173,13 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["", "Ours", "a b", "a\n", "-", "a" * 65, "größe"])
-def test_a_workspace_has_a_name_that_can_stand_in_a_header(data_dir: Path, name: str) -> None:
+def test_a_workspace_name_that_is_invalid_in_a_header_is_rejected(data_dir: Path, name: str) -> None:
     ended = Service(data_dir).run("key", "create", "n", "--workspace", name)
     assert ended.returncode == 2
     assert "isn't a valid workspace name" in ended.stderr
 
 
-def test_an_account_that_is_added_may_sign_in(running: Service) -> None:
+def test_an_account_added_at_the_command_line_can_sign_in(running: Service) -> None:
     added = running.run(
         "account",
         "add",
@@ -198,7 +198,7 @@ def test_an_account_that_is_added_may_sign_in(running: Service) -> None:
 
 
 @pytest.mark.drill
-def test_views_that_were_deleted_come_back_by_a_replay(running: Service) -> None:
+def test_a_replay_rebuilds_deleted_views(running: Service) -> None:
     for number in range(3):
         assert running.run("key", "create", f"Key {number}").returncode == 0
     before = running.run("key", "list", "--json").stdout
@@ -214,7 +214,7 @@ def test_views_that_were_deleted_come_back_by_a_replay(running: Service) -> None
     assert checked.stdout.splitlines()[-1] == "equal"
 
 
-def test_a_difference_that_a_check_finds_is_its_exit_status(running: Service) -> None:
+def test_a_replay_check_that_finds_a_difference_exits_with_status_1(running: Service) -> None:
     assert running.run("key", "create", "Changed").returncode == 0
     assert running.run("replay", "--check").returncode == 0
     with connect(EmbeddedServer.in_directory(running.data_dir).url) as store:
@@ -227,8 +227,8 @@ def test_a_difference_that_a_check_finds_is_its_exit_status(running: Service) ->
     assert row.decode().rsplit(":")[-1] in checked.stdout
 
 
-def test_no_secret_is_in_any_file_or_in_the_store(running: Service) -> None:
-    """Plants keys, passwords and a session, then searches for them wherever something is kept."""
+def test_no_secret_is_stored_in_any_file_or_in_the_store(running: Service) -> None:
+    """Uses keys, passwords and a session, then searches everything that is stored for them."""
     password = "correct horse battery staple"
     running.run("account", "add", "a@b", "--role", "owner", "--password-stdin", stdin=f"{password}\n")
     token = running.key("keyledger:admin")

@@ -1,4 +1,4 @@
-"""Verdicts from a real server, as a platform's services and gateways ask for them."""
+"""Verification on a real server, as a platform's services and gateways use it."""
 
 import json
 import random
@@ -25,7 +25,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND
 
 
 class Platform:
-    """A platform's own key, which makes and changes others."""
+    """A platform's own key, which creates and changes others."""
 
     def __init__(self, service: Service, token: str) -> None:
         self._service = service
@@ -97,8 +97,8 @@ def in_ms(milliseconds: int) -> str:
     return (datetime.now(UTC) + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds")
 
 
-def test_every_code_comes_in_the_order_of_the_verdict(service: Service, ours: Platform) -> None:
-    """The key gets one flaw after another; each hides those that come after it."""
+def test_verdict_codes_have_a_fixed_precedence(service: Service, ours: Platform) -> None:
+    """The key gets one defect after another; each takes precedence over the earlier ones."""
     key = ours.make(scopes=["orders:read"])
     token, lacking = key["api_key"], "orders:write"
     seen = [ours.verify(token, "orders:read")["code"], ours.verify(token, lacking)["code"]]
@@ -133,7 +133,7 @@ def test_every_code_comes_in_the_order_of_the_verdict(service: Service, ours: Pl
         )
 
 
-def test_a_verdict_tells_what_the_key_is(ours: Platform) -> None:
+def test_a_verdict_contains_the_keys_details_only_if_it_is_known(ours: Platform) -> None:
     key = ours.make(name="Told", scopes=["b", "a"], expires_at="2099-01-01T00:00:00Z")
     verdict = ours.verify(key["api_key"])
     assert verdict.pop("position") > 0
@@ -150,7 +150,7 @@ def test_a_verdict_tells_what_the_key_is(ours: Platform) -> None:
         assert set(ours.verify(nobody)) == {"valid", "code", "position"}
 
 
-def test_a_rotated_key_answers_to_both_secrets_until_its_grace_is_over(ours: Platform) -> None:
+def test_both_secrets_of_a_rotated_key_work_until_the_grace_period_ends(ours: Platform) -> None:
     key = ours.make()
     answer = ours.call("POST", f"/v1/keys/{key['id']}/rotate", json={"grace_seconds": 3600})
     at = {"X-Ledger-Position": answer.headers["X-Ledger-Position"]}
@@ -164,7 +164,7 @@ def test_a_rotated_key_answers_to_both_secrets_until_its_grace_is_over(ours: Pla
 
 @pytest.mark.drill
 @pytest.mark.alone
-def test_another_workspaces_key_answers_as_unknown_in_the_same_time(ours: Platform, theirs: Platform) -> None:
+def test_a_key_of_another_workspace_is_unknown_and_takes_the_same_time(ours: Platform, theirs: Platform) -> None:
     foreign, none = theirs.make()["api_key"], unknown()
     assert theirs.verify(foreign)["code"] == "VALID"
     ours.verify(none)
@@ -183,7 +183,7 @@ def test_another_workspaces_key_answers_as_unknown_in_the_same_time(ours: Platfo
     assert 0.8 < ratio < 1.25
 
 
-def test_whoever_verifies_for_the_platform_sees_the_keys_of_all(service: Service, theirs: Platform) -> None:
+def test_the_platform_verify_scope_verifies_keys_of_all_workspaces(service: Service, theirs: Platform) -> None:
     foreign = theirs.make()["api_key"]
     everywhere = Platform(service, service.key("keyledger:platform.verify"))
     of_one = Platform(service, service.key("keyledger:keys.verify"))
@@ -213,7 +213,7 @@ def test_whoever_verifies_for_the_platform_sees_the_keys_of_all(service: Service
         ({"json": {"api_key": "x"}, "headers": {"X-Ledger-Position": "-1"}}, 422, "X-Ledger-Position"),
     ],
 )
-def test_a_bad_request_is_told_what_to_mend(
+def test_an_invalid_request_names_the_field_to_fix(
     ours: Platform, sent: Json, status: int, field: str | None
 ) -> None:
     answer = ours.call("POST", "/v1/keys/verify", **sent)
@@ -221,7 +221,7 @@ def test_a_bad_request_is_told_what_to_mend(
     assert [row["field"] for row in answer.json().get("errors", ())] == ([field] if field else [])
 
 
-def test_an_unusual_way_of_asking_gets_the_same_answer(ours: Platform) -> None:
+def test_unusual_request_forms_get_the_same_response(ours: Platform) -> None:
     token = ours.make()["api_key"]
     usual = ours.verify(token)
     body = json.dumps({"api_key": token}).encode()
@@ -236,7 +236,7 @@ def test_an_unusual_way_of_asking_gets_the_same_answer(ours: Platform) -> None:
         assert asked.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_verdict_is_as_new_as_was_asked_for_or_is_none(ours: Platform) -> None:
+def test_a_verdict_includes_the_requested_position_or_is_refused(ours: Platform) -> None:
     key = ours.make()
     for number in range(40):
         at = ours.change(key, enabled=number % 2 == 1)
@@ -252,7 +252,7 @@ def test_a_verdict_is_as_new_as_was_asked_for_or_is_none(ours: Platform) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_forward_auth_takes_any_method_and_any_body(service: Service, ours: Platform, method: str) -> None:
+def test_forward_auth_accepts_any_method_and_any_body(service: Service, ours: Platform, method: str) -> None:
     key = ours.make(scopes=["a", "b"])
     token, body = key["api_key"], b"x" * 100_000
     for more in ({}, {"data": body}, {"headers": {"Content-Type": "application/json"}, "data": b"{"}):
@@ -280,28 +280,28 @@ def test_forward_auth_takes_any_method_and_any_body(service: Service, ours: Plat
         ("?scope=a", 400),
     ],
 )
-def test_forward_auth_answers_a_query_alike_whatever_the_method(
+def test_forward_auth_treats_a_query_the_same_for_every_method(
     service: Service, ours: Platform, query: str, status: int
 ) -> None:
     token = ours.make(scopes=["a", "b"])["api_key"]
     assert {gate(service, token, query, method).status_code for method in METHODS} == {status}
 
 
-def test_a_rule_with_a_typo_lets_nobody_pass_and_is_logged_by_name(service: Service, ours: Platform) -> None:
+def test_a_mistyped_forward_auth_parameter_is_refused_and_logged(service: Service, ours: Platform) -> None:
     refused = gate(service, ours.make(scopes=["a"])["api_key"], "?SCOPES=a")
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "SCOPES")
     until(lambda: re.search(r"forward-auth refused a parameter .*SCOPES", service.output))
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer x y", "\xe9"])
-def test_forward_auth_refuses_who_presents_no_key(service: Service, authorization: str | None) -> None:
+def test_forward_auth_refuses_requests_without_a_key(service: Service, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
     refused = requests.get(f"{service.url}/v1/forward-auth", headers=headers, timeout=60)
     challenge = 'Bearer error="invalid_token"' if authorization == "Bearer x y" else "Bearer"
     assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, challenge)
 
 
-def test_uses_are_counted_by_day_and_verdict(ours: Platform, theirs: Platform) -> None:
+def test_usage_is_counted_by_day_and_verdict(ours: Platform, theirs: Platform) -> None:
     key = ours.make(scopes=["a"])
     at = None
     for _ in range(3):
@@ -333,7 +333,7 @@ def running(tmp_path: Path) -> Iterator[Service]:
     service.stop()
 
 
-def test_stopping_the_service_loses_no_use_and_no_line_of_a_command(running: Service) -> None:
+def test_stopping_the_service_loses_no_usage_counts_or_command_logs(running: Service) -> None:
     platform = Platform(running, running.key("keyledger:admin"))
     key = platform.make()
     for _ in range(57):
@@ -346,7 +346,7 @@ def test_stopping_the_service_loses_no_use_and_no_line_of_a_command(running: Ser
     assert told["days"][0]["counts"] == {"VALID": 57}
 
 
-def test_a_key_with_an_event_that_nobody_can_read_is_never_valid_and_can_be_revoked(running: Service) -> None:
+def test_a_key_with_an_unreadable_event_is_never_valid_but_can_be_revoked(running: Service) -> None:
     platform = Platform(running, running.key("keyledger:admin"))
     key = platform.make()
     assert platform.verify(key["api_key"])["code"] == "VALID"

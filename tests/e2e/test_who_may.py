@@ -1,4 +1,4 @@
-"""Who may do what: every route of the URL map, for each role and scope, in two workspaces."""
+"""Permissions: every route of the URL map, for each role and scope, in two workspaces."""
 
 import itertools
 import re
@@ -18,7 +18,7 @@ from tests.web_client import Visitor
 Json = dict[str, Any]
 PASSWORD = "a password of the tests"
 
-# What each route answers to whom. A route that is not here makes the first test fail.
+# The expected status of each route for each role. A missing route fails the first test.
 PEOPLE = ("nobody", "auditor", "developer", "owner", "stranger")  # a stranger owns another workspace
 PAGES = {
     "GET /": "302 302 302 302 302",
@@ -61,7 +61,7 @@ PAGES = {
     "POST /audit/lookup": "303 422 422 422 422",
 }
 SCOPES = (KEYS_READ, KEYS_WRITE, KEYS_VERIFY, PLATFORM_VERIFY, AUDIT_READ, ADMIN)
-# Of the two with all scopes beside admin, one shows a rotated secret, and a stranger is of another workspace.
+# "rotated" is an admin key's previous secret; "stranger" is an admin key of another workspace.
 CALLERS = ("no key", "no scope", *SCOPES, "rotated", "stranger")
 CALLS = {
     #                          key: none  no   read write verify platform audit admin rotated stranger
@@ -81,7 +81,7 @@ CALLS = {
     "GET /v1/audit/verdict": "401 403 403 403 403 403 422 422 422 422",
     "POST /v1/audit/lookup": "401 403 403 403 403 403 404 404 404 404",
 }
-# Whoever asks; forward-auth judges the caller's own key, whatever its scopes.
+# Public routes. Forward-auth isn't listed: it verifies the caller's own key, whatever its scopes.
 OPEN = {
     "GET /docs",
     "GET /docs/problems",
@@ -112,28 +112,28 @@ SENT: dict[str, Json] = {
 
 
 def routes() -> Iterator[str]:
-    """Method and path of all that the application answers."""
+    """Method and path of every route of the application."""
     for rule in application().url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             yield f"{method} {rule.rule}"
 
 
 class Target(NamedTuple):
-    """What a request is about: a key, a person, all in the workspace `default`."""
+    """The target of a request: a key and an account, both in the workspace `default`."""
 
     key_id: str
     email: str
 
 
 def ask(visitor: Visitor, method: str, path: str, fields: Json) -> requests.Response:
-    """A page, or a form with its token."""
+    """Requests a page, or submits a form with its CSRF token."""
     if method == "GET":
         return visitor.page(f"{path}?{urlencode(fields)}")
     return visitor.submit(path, "/sign-in", **fields)
 
 
 def signed_in(service: Service, email: str | None) -> Visitor:
-    """Somebody with a browser."""
+    """A visitor, signed in if an e-mail is given."""
     visitor = Visitor(service.url)
     if email:
         assert visitor.sign_in(email, PASSWORD).status_code == 303
@@ -142,7 +142,7 @@ def signed_in(service: Service, email: str | None) -> Visitor:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A Keyledger that takes as many requests as come."""
+    """A Keyledger without a rate limit."""
     running = Service(tmp_path_factory.mktemp("data"), KEYLEDGER_RATE_LIMIT="0")
     running.start()
     yield running
@@ -151,7 +151,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def addresses(service: Service) -> dict[str, str | None]:
-    """By what each of the people is known."""
+    """The e-mail of each account, by role."""
     owner_elsewhere = service.account("stranger@example.org", "owner", PASSWORD, "elsewhere")
     roles = ("auditor", "developer", "owner")
     known = {role: service.account(f"{role}@example.org", role, PASSWORD) for role in roles}
@@ -173,7 +173,7 @@ def tokens(service: Service) -> dict[str, str]:
 
 
 def created(service: Service, token: str, *scopes: str, **more: str) -> Json:
-    """A key made over the API, when the views have it."""
+    """Creates a key with the API, and waits until the views include it."""
     headers = {"Authorization": f"Bearer {token}"}
     asked = {"name": "T", "scopes": scopes} | more
     answer = requests.post(f"{service.url}/v1/keys", json=asked, headers=headers, timeout=60)
@@ -188,7 +188,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def target(service: Service, people: dict[str, Visitor], tokens: dict[str, str]) -> Any:
-    """Makes a key and a person for one request."""
+    """Creates a key and an account for one request."""
 
     def make(route: str) -> Target:
         email = f"person{next(_numbers)}@example.org"
@@ -200,14 +200,14 @@ def target(service: Service, people: dict[str, Visitor], tokens: dict[str, str])
     return make
 
 
-def test_every_route_is_in_the_table() -> None:
+def test_every_route_is_listed_in_a_table() -> None:
     known = {*PAGES, *CALLS, *OPEN}
     served = {route for route in routes() if not route.endswith(GATE)}
     assert served == known
 
 
 @pytest.mark.parametrize("route", PAGES)
-def test_a_page_answers_each_role_as_the_table_says(
+def test_each_page_gives_each_role_the_expected_status(
     route: str, service: Service, addresses: dict[str, str | None], people: dict[str, Visitor], target: Any
 ) -> None:
     answers = {}
@@ -227,7 +227,7 @@ def test_a_page_answers_each_role_as_the_table_says(
 
 
 @pytest.mark.parametrize("route", CALLS)
-def test_a_call_answers_each_scope_as_the_table_says(
+def test_each_endpoint_gives_each_scope_the_expected_status(
     route: str, service: Service, tokens: dict[str, str], target: Any
 ) -> None:
     answers = []
@@ -241,7 +241,7 @@ def test_a_call_answers_each_scope_as_the_table_says(
 
 
 @pytest.mark.parametrize("route", [route for route in CALLS if "<key_id>" in route])
-def test_a_call_on_another_workspaces_key_answers_as_on_none(
+def test_endpoints_report_keys_of_other_workspaces_as_not_found(
     route: str, service: Service, tokens: dict[str, str], target: Any
 ) -> None:
     method, path = route.split()
@@ -261,7 +261,7 @@ def test_a_call_on_another_workspaces_key_answers_as_on_none(
 
 
 @pytest.mark.parametrize("route", [route for route, answers in PAGES.items() if answers.endswith("404")])
-def test_a_page_on_what_is_another_workspaces_answers_as_on_none(
+def test_pages_report_targets_of_other_workspaces_as_not_found(
     route: str, people: dict[str, Visitor], target: Any
 ) -> None:
     method, path = route.split()
@@ -287,7 +287,7 @@ def test_a_page_on_what_is_another_workspaces_answers_as_on_none(
         ("rotate", {"grace_seconds": "0"}),
     ],
 )
-def test_a_page_lets_developers_weaken_a_stronger_key_and_not_make_it_stronger(
+def test_developers_can_restrict_but_not_extend_a_key_with_more_scopes(
     service: Service, people: dict[str, Visitor], tokens: dict[str, str], path: str, fields: dict[str, str]
 ) -> None:
     developer = people["developer"]
@@ -301,7 +301,7 @@ def test_a_page_lets_developers_weaken_a_stronger_key_and_not_make_it_stronger(
     assert ask(developer, "POST", f"{page}/revoke", {}).status_code == 303
 
 
-def test_whoever_asks_gets_what_is_open(service: Service) -> None:
+def test_public_routes_need_no_sign_in(service: Service) -> None:
     for route in OPEN:
         path = route.split()[1].replace("<path:filename>", "app.css")
         assert requests.get(service.url + path, timeout=60).status_code == 200

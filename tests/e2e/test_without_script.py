@@ -1,4 +1,4 @@
-"""The main flow in a browser without JavaScript, and for who may only read."""
+"""The main flow in a browser without JavaScript, and for a read-only user."""
 
 import re
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from tests.real import Service
 
 @pytest.fixture
 def plain(browser: Browser, service: Service) -> Iterator[Page]:
-    """The dashboard of a developer who runs no script."""
+    """A developer's dashboard in a browser without JavaScript."""
     context = browser.new_context(base_url=service.url, java_script_enabled=False)
     context.set_default_timeout(60_000)
     yield signed_in(context, service, "developer")
     context.close()
 
 
-def test_the_main_flow_works_without_script(plain: Page) -> None:
+def test_the_main_flow_works_without_javascript(plain: Page) -> None:
     plain.goto("/keys/new")
     plain.get_by_label("Enter Key Name").fill("Plain")
     plain.get_by_text("More: expiry and scopes").click()
@@ -52,7 +52,7 @@ def test_the_main_flow_works_without_script(plain: Page) -> None:
     expect(details).to_contain_text("2 Jan 2099, 03:04 UTC")
 
 
-def test_closing_without_script_leads_to_the_list_and_the_key_is_gone(plain: Page) -> None:
+def test_closing_without_javascript_returns_to_the_list_and_hides_the_key(plain: Page) -> None:
     plain.goto("/keys/new")
     plain.get_by_label("Enter Key Name").fill("Plainly closed")
     plain.get_by_role("button", name="Create", exact=True).click()
@@ -66,7 +66,7 @@ def test_closing_without_script_leads_to_the_list_and_the_key_is_gone(plain: Pag
         expect(plain.get_by_text(token[0])).to_have_count(0)
 
 
-def test_an_auditor_sees_all_and_changes_nothing(context: BrowserContext, service: Service) -> None:
+def test_an_auditor_can_see_everything_and_change_nothing(context: BrowserContext, service: Service) -> None:
     key_id = service.key(name="Watched")[3:15]
     page = signed_in(context, service, "auditor")
     expect(page.get_by_role("link", name="+ Create API Key")).to_have_count(0)

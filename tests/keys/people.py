@@ -1,4 +1,4 @@
-"""Who acts on keys in the tests, and by what request."""
+"""The principal and the request that tests of keys use."""
 
 import time
 
@@ -10,7 +10,7 @@ REQUEST = Request(id="r1", ip="127.0.0.1", user_agent=None)
 
 
 def person(workspace: str = "default", *scopes: str) -> Principal:
-    """Somebody of a workspace who holds the scopes; an owner, if none are named."""
+    """A principal of a workspace with the given scopes; an owner if none are given."""
     return Principal(
         kind="account",
         id="account:a@b",
@@ -28,5 +28,5 @@ def new_key(
 
 
 def now() -> int:
-    """The present time in ms since 1970."""
+    """The current time in ms since 1970."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""How a key was used, day by day."""
+"""The chart of a key's use per day."""
 
 from services.keys.verification.usage import Day, Used
 from services.keys.verification.usage_chart import DAYS, Bar, chart
@@ -6,7 +6,7 @@ from services.keys.verification.usage_chart import DAYS, Bar, chart
 NOW = 1_795_478_400_000  # 2026-11-24T00:00:00Z
 
 
-def test_each_day_has_its_place_and_counts_what_was_accepted_and_refused() -> None:
+def test_the_chart_has_a_bar_for_each_day_with_accepted_and_refused_counts() -> None:
     used = Used(
         7, [Day("2026-11-24", {"DISABLED": 2, "EXPIRED": 1, "VALID": 4}), Day("2026-10-26", {"VALID": 9})]
     )
@@ -19,9 +19,9 @@ def test_each_day_has_its_place_and_counts_what_was_accepted_and_refused() -> No
     assert (drawn.accepted, drawn.refused, drawn.most, drawn.last_used_at) == (13, 3, 9, 7)
 
 
-def test_a_day_ends_at_midnight_in_utc() -> None:
+def test_a_day_ends_at_midnight_utc() -> None:
     assert chart(Used(None, []), NOW - 1).bars[-1].date == "2026-11-23"
 
 
-def test_a_key_that_was_never_used_has_nothing_to_draw() -> None:
+def test_an_unused_key_has_no_busy_days() -> None:
     assert chart(Used(None, []), NOW).busy == []

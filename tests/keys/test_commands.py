@@ -34,11 +34,11 @@ BACK_ON = KeyToggled(enabled=True, reason="")
 
 
 def keys_of(commands: KeyCommands) -> Keys:
-    """What reads the keys of these commands."""
+    """The queries that read the keys of these commands."""
     return Keys(commands, Views(FakeRedis()))
 
 
-def test_a_created_key_is_an_event_that_tells_all_but_the_token(
+def test_creating_a_key_records_everything_but_the_token(
     commands: KeyCommands, ledger: Ledger
 ) -> None:
     done = commands.create(person(), new_key(name="Web", description="d", scopes=("a",)), REQUEST)
@@ -54,7 +54,7 @@ def test_a_created_key_is_an_event_that_tells_all_but_the_token(
     assert done.api_key.reveal().encode() not in ledger.read(0, 1)[0].body
 
 
-def test_the_same_request_again_gives_the_same_key_as_it_was_then(
+def test_a_repeated_create_returns_the_key_as_first_created_without_the_token(
     commands: KeyCommands, ledger: Ledger
 ) -> None:
     asked = Idempotency("n", "f")
@@ -65,14 +65,14 @@ def test_the_same_request_again_gives_the_same_key_as_it_was_then(
     assert ledger.head().position == 2
 
 
-def test_an_earlier_outcome_shows_no_key_of_another_workspace(commands: KeyCommands) -> None:
+def test_a_repeated_request_does_not_reveal_a_key_of_another_workspace(commands: KeyCommands) -> None:
     asked = Idempotency("n", "f")
     commands.create(person("ours"), new_key(name="Web"), REQUEST, asked)
     with pytest.raises(NoSuchKeyError):
         commands.create(person("theirs"), new_key(name="Web"), REQUEST, asked)
 
 
-def test_of_two_equal_requests_at_once_one_makes_the_key(
+def test_concurrent_creates_with_the_same_idempotency_key_create_one_key(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Idempotency("n", "f")
@@ -83,25 +83,25 @@ def test_of_two_equal_requests_at_once_one_makes_the_key(
     assert ledger.head().position == 1
 
 
-def test_an_idempotency_key_is_good_for_one_request(commands: KeyCommands) -> None:
+def test_an_idempotency_key_cannot_be_reused_for_a_different_request(commands: KeyCommands) -> None:
     commands.create(person(), new_key(name="Web"), REQUEST, Idempotency("n", "f"))
     with pytest.raises(IdempotencyConflictError):
         commands.create(person(), new_key(name="Other"), REQUEST, Idempotency("n", "g"))
 
 
-def test_switching_gives_the_key_as_it_is_then(commands: KeyCommands) -> None:
+def test_a_status_change_returns_the_updated_key(commands: KeyCommands) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
     assert commands.change(person(), key.id, OFF, REQUEST).key.enabled is False
     assert commands.change(person(), key.id, ON, REQUEST).key.version == 3
 
 
-def test_switching_to_what_is_so_already_writes_nothing(commands: KeyCommands, ledger: Ledger) -> None:
+def test_setting_the_current_status_writes_nothing(commands: KeyCommands, ledger: Ledger) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
     done = commands.change(person(), key.id, ON, REQUEST)
     assert (done.key, done.position, ledger.head().position) == (key, 1, 1)
 
 
-def test_a_switch_that_somebody_else_came_before_is_decided_anew(
+def test_a_status_change_is_decided_again_after_a_concurrent_change(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
@@ -120,7 +120,7 @@ def test_a_switch_that_somebody_else_came_before_is_decided_anew(
     assert (done.key.enabled, done.key.version, decided) == (False, 4, [1, 3])
 
 
-def test_a_switch_that_never_gets_through_is_a_conflict(
+def test_a_status_change_is_a_conflict_after_five_failed_attempts(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
@@ -136,14 +136,14 @@ def test_a_switch_that_never_gets_through_is_a_conflict(
     assert len(tries) == 5
 
 
-def test_a_switch_of_one_version_is_not_decided_anew(commands: KeyCommands) -> None:
+def test_a_status_change_for_a_stale_version_is_rejected(commands: KeyCommands) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
     commands.change(person(), key.id, OFF, REQUEST, if_versions={1})
     with pytest.raises(StaleVersionError):
         commands.change(person(), key.id, ON, REQUEST, if_versions={1})
 
 
-def test_another_workspaces_key_is_unknown(commands: KeyCommands) -> None:
+def test_a_key_of_another_workspace_is_not_found(commands: KeyCommands) -> None:
     key = commands.create(person("ours"), new_key(name="Web"), REQUEST).key
     stranger = person("theirs")
     with pytest.raises(NoSuchKeyError):
@@ -153,14 +153,14 @@ def test_another_workspaces_key_is_unknown(commands: KeyCommands) -> None:
 
 
 @pytest.mark.parametrize("key_id", ["", "000000000000", "0" * 13, "key:a", "../log"])
-def test_no_other_part_of_the_store_can_be_reached_by_an_id(commands: KeyCommands, key_id: str) -> None:
+def test_an_unknown_or_malformed_key_id_is_not_found(commands: KeyCommands, key_id: str) -> None:
     with pytest.raises(NoSuchKeyError):
         keys_of(commands).history(person(), key_id, 0, 20)
     with pytest.raises(NoSuchKeyError):
         commands.revoke(person(), key_id, None, REQUEST)
 
 
-def test_each_command_needs_its_scope(commands: KeyCommands, ledger: Ledger) -> None:
+def test_each_command_requires_its_scope(commands: KeyCommands, ledger: Ledger) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
     reader, writer = person("default", KEYS_READ), person("default", KEYS_WRITE)
     with pytest.raises(ForbiddenError, match=KEYS_WRITE):
@@ -174,7 +174,7 @@ def test_each_command_needs_its_scope(commands: KeyCommands, ledger: Ledger) -> 
     assert ledger.head().position == 1
 
 
-def test_a_change_of_details_is_an_event_and_gives_the_key_as_it_is_then(
+def test_a_change_of_details_is_recorded_and_returns_the_updated_key(
     commands: KeyCommands, ledger: Ledger
 ) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
@@ -217,7 +217,7 @@ def stronger(commands: KeyCommands) -> Key:
 
 
 @pytest.mark.parametrize("change", STRONGER)
-def test_making_a_key_stronger_needs_every_scope_that_it_then_holds(
+def test_making_a_key_stronger_requires_every_scope_it_will_hold(
     commands: KeyCommands, ledger: Ledger, stronger: Key, change: ChangeKey
 ) -> None:
     writer = person("default", KEYS_WRITE, "orders:read")
@@ -229,7 +229,7 @@ def test_making_a_key_stronger_needs_every_scope_that_it_then_holds(
 
 
 @pytest.mark.parametrize("change", WEAKER)
-def test_making_a_key_weaker_needs_only_the_right_to_write_keys(
+def test_making_a_key_weaker_requires_only_the_scope_to_write_keys(
     commands: KeyCommands, stronger: Key, change: ChangeKey
 ) -> None:
     writer = person("default", KEYS_WRITE, "orders:read")
@@ -237,12 +237,12 @@ def test_making_a_key_weaker_needs_only_the_right_to_write_keys(
     assert commands.revoke(writer, stronger.id, "leaked", REQUEST).key.revoked
 
 
-def test_enabling_an_enabled_key_changes_nothing_and_needs_no_scopes(commands: KeyCommands) -> None:
+def test_enabling_an_enabled_key_changes_nothing_and_requires_no_extra_scopes(commands: KeyCommands) -> None:
     key = commands.create(person(), new_key(name="Web", scopes=(ADMIN,)), REQUEST).key
     assert commands.change(person("default", KEYS_WRITE), key.id, ON, REQUEST).key == key
 
 
-def test_a_key_does_not_extend_its_own_life_beyond_what_it_may_grant(commands: KeyCommands) -> None:
+def test_a_key_cannot_extend_its_own_expiry_without_the_scopes_to_grant_it(commands: KeyCommands) -> None:
     new = new_key(name="Web", scopes=(KEYS_WRITE, PLATFORM_VERIFY), expires_at=END)
     key = commands.create(OPERATOR, new, REQUEST).key
     itself = replace_fields(person("default", *key.scopes[:1]), kind="key", id=key.id)
@@ -250,7 +250,7 @@ def test_a_key_does_not_extend_its_own_life_beyond_what_it_may_grant(commands: K
         commands.change(itself, key.id, ChangeKey(details={"expires_at": None}), REQUEST)
 
 
-def test_what_a_caller_may_grant_is_checked_on_the_version_that_is_appended_to(
+def test_grantable_scopes_are_checked_against_the_version_being_appended_to(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the check and the append, an owner gives the disabled key a scope that the caller lacks."""
@@ -269,7 +269,7 @@ def test_what_a_caller_may_grant_is_checked_on_the_version_that_is_appended_to(
     assert not commands.change(person(), key.id, OFF, REQUEST).key.enabled
 
 
-def test_a_secret_in_its_grace_period_reads_and_writes_nothing(commands: KeyCommands, ledger: Ledger) -> None:
+def test_a_secret_in_its_grace_period_can_read_but_not_write(commands: KeyCommands, ledger: Ledger) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
     old = replace_fields(person(), kind="key", id=key.id, rotated_secret=True)
     asked = Idempotency("n", "f")
@@ -288,7 +288,7 @@ def test_a_secret_in_its_grace_period_reads_and_writes_nothing(commands: KeyComm
     assert len(keys_of(commands).history(old, key.id, 0, 20).events) == ledger.head().position == 2
 
 
-def test_a_rotated_key_has_a_new_token_under_its_id(commands: KeyCommands) -> None:
+def test_rotating_a_key_gives_it_a_new_token_under_the_same_id(commands: KeyCommands) -> None:
     made = commands.create(person(), new_key(name="Web"), REQUEST)
     done = commands.rotate(person(), made.key.id, 60, REQUEST)
     assert made.api_key is not None
@@ -299,13 +299,13 @@ def test_a_rotated_key_has_a_new_token_under_its_id(commands: KeyCommands) -> No
     assert not made.api_key.matches(done.key.digest)
 
 
-def test_nobody_gets_by_rotation_the_secret_of_a_key_that_may_more_than_they(commands: KeyCommands) -> None:
+def test_rotating_a_key_requires_every_scope_it_holds(commands: KeyCommands) -> None:
     key = commands.create(person(), new_key(name="Web", scopes=("orders:write",)), REQUEST).key
     with pytest.raises(ForbiddenError, match="orders:write"):
         commands.rotate(person("default", KEYS_WRITE), key.id, 0, REQUEST)
 
 
-def test_a_repeated_rotation_gives_the_stored_outcome_even_when_the_key_is_revoked_since(
+def test_a_repeated_rotation_returns_the_first_result_even_after_a_revocation(
     commands: KeyCommands, ledger: Ledger
 ) -> None:
     asked = Idempotency("n", "f")
@@ -317,7 +317,7 @@ def test_a_repeated_rotation_gives_the_stored_outcome_even_when_the_key_is_revok
     assert ledger.head().position == 3
 
 
-def test_of_two_equal_rotations_at_once_one_is_made(
+def test_concurrent_rotations_with_the_same_idempotency_key_rotate_once(
     commands: KeyCommands, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Idempotency("n", "f")
@@ -329,7 +329,7 @@ def test_of_two_equal_rotations_at_once_one_is_made(
     assert ledger.head().position == 2
 
 
-def test_a_revoked_key_is_so_for_good(commands: KeyCommands, ledger: Ledger) -> None:
+def test_a_revocation_is_permanent(commands: KeyCommands, ledger: Ledger) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
     revoked = commands.revoke(person(), key.id, "leaked", REQUEST)
     assert (revoked.key.status(0), revoked.position) == ("revoked", 2)
@@ -339,7 +339,7 @@ def test_a_revoked_key_is_so_for_good(commands: KeyCommands, ledger: Ledger) -> 
     assert ledger.head().position == 2
 
 
-def test_each_command_on_a_key_can_ask_for_one_version(commands: KeyCommands) -> None:
+def test_each_command_on_a_key_can_require_a_version(commands: KeyCommands) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key
     with pytest.raises(StaleVersionError):
         commands.rotate(person(), key.id, 0, REQUEST, if_versions={7})
@@ -348,7 +348,7 @@ def test_each_command_on_a_key_can_ask_for_one_version(commands: KeyCommands) ->
 
 
 @pytest.mark.parametrize("unread", ["KeyCreated", "KeyToggled"])
-def test_a_key_whose_history_cannot_be_read_can_be_revoked_and_nothing_else(
+def test_a_key_with_an_unreadable_history_can_only_be_revoked(
     commands: KeyCommands, ledger: Ledger, unread: str
 ) -> None:
     key = commands.create(person(), new_key(name="Web"), REQUEST).key

@@ -58,7 +58,7 @@ def key_after(*payloads: Payload) -> Key | None:
     return key
 
 
-def test_creating_a_key_is_a_fact_with_all_that_was_asked() -> None:
+def test_creating_a_key_records_an_event_with_every_requested_field() -> None:
     command = CreateKey(
         details=KeyDetails(name="Web", description="", scopes=("a",), expires_at=None),
         prefix="kl",
@@ -68,7 +68,7 @@ def test_creating_a_key_is_a_fact_with_all_that_was_asked() -> None:
     assert decide(command, None) == (CREATED,)
 
 
-def test_a_new_key_is_active_and_dated_by_its_event() -> None:
+def test_a_new_key_is_active_with_the_time_and_actor_of_its_event() -> None:
     key = key_after(CREATED)
     assert key is not None
     assert (key.id, key.status(now=0), key.created_at, key.created_by) == (
@@ -79,16 +79,16 @@ def test_a_new_key_is_active_and_dated_by_its_event() -> None:
     )
 
 
-def test_switching_off_is_a_fact_with_its_reason() -> None:
+def test_disabling_a_key_records_an_event_with_the_reason() -> None:
     assert decide(ChangeKey(enabled=False, reason="leaked"), key_after(CREATED)) == (OFF,)
 
 
 @pytest.mark.parametrize(("payloads", "enabled"), [((CREATED,), True), ((CREATED, OFF), False)])
-def test_switching_to_what_is_so_already_is_no_fact(payloads: tuple[Payload, ...], enabled: bool) -> None:
+def test_setting_the_current_status_records_no_event(payloads: tuple[Payload, ...], enabled: bool) -> None:
     assert decide(ChangeKey(enabled=enabled), key_after(*payloads)) == ()
 
 
-def test_a_key_switched_off_and_on_is_active_again_and_remembers_when() -> None:
+def test_a_key_that_is_enabled_again_is_active_and_keeps_its_creation_time() -> None:
     key = key_after(CREATED, OFF, ON)
     assert key is not None
     assert (key.status(now=0), key.created_at, key.updated_at, key.version) == ("active", 1000, 3000, 3)
@@ -109,7 +109,7 @@ def test_a_key_expires_without_an_event() -> None:
     ],
     ids=["switched before created", "created twice", "a version left out", "a version twice"],
 )
-def test_a_history_that_does_not_follow_is_never_guessed_at(events: list[Event]) -> None:
+def test_a_history_with_missing_repeated_or_misplaced_events_is_unreadable(events: list[Event]) -> None:
     with pytest.raises(UnreadableEventError):
         reduce(evolve, events, None)
 
@@ -125,11 +125,11 @@ def rotate(**changes: Any) -> RotateKey:
     return replace(asked, **changes)
 
 
-def test_a_change_tells_what_was_and_what_is() -> None:
+def test_a_change_records_the_details_before_and_after_it() -> None:
     assert decide(ChangeKey(details={"name": "Site"}, reason="typo"), key_after(CREATED)) == (RENAMED,)
 
 
-def test_one_change_of_details_and_switch_is_two_facts() -> None:
+def test_changing_details_and_status_together_records_two_events() -> None:
     payloads = decide(ChangeKey(details={"name": "Site"}, enabled=False, reason="typo"), key_after(CREATED))
     assert payloads == (RENAMED, KeyToggled(enabled=False, reason="typo"))
 
@@ -142,11 +142,11 @@ def test_one_change_of_details_and_switch_is_two_facts() -> None:
         ChangeKey(reason="only a reason"),
     ],
 )
-def test_details_that_are_so_already_are_no_fact(same: ChangeKey) -> None:
+def test_setting_the_current_details_records_no_event(same: ChangeKey) -> None:
     assert decide(same, key_after(CREATED)) == ()
 
 
-def test_an_expiry_can_be_set_and_taken_away() -> None:
+def test_an_expiry_can_be_set_and_removed() -> None:
     expiring = replace(RENAMED, after=replace(DETAILS, expires_at=4000))
     key = key_after(CREATED, expiring)
     assert key is not None
@@ -155,7 +155,7 @@ def test_an_expiry_can_be_set_and_taken_away() -> None:
     assert key_after(CREATED, expiring, payload) == replace(key, expires_at=None, updated_at=3000, version=3)
 
 
-def test_a_rotated_key_keeps_its_id_and_knows_the_secret_before() -> None:
+def test_a_rotated_key_keeps_its_id_and_its_previous_digest() -> None:
     assert decide(rotate(), key_after(CREATED)) == (ROTATED,)
     key = key_after(CREATED, ROTATED)
     assert key is not None
@@ -163,13 +163,13 @@ def test_a_rotated_key_keeps_its_id_and_knows_the_secret_before() -> None:
     assert (key.previous_digest, key.previous_expires_at) == ("d", 9000)
 
 
-def test_a_second_rotation_ends_the_first_grace() -> None:
+def test_a_second_rotation_ends_the_grace_period_of_the_first() -> None:
     key = key_after(CREATED, ROTATED, replace(ROTATED, digest="d3", previous_expires_at=9500))
     assert key is not None
     assert (key.digest, key.previous_digest, key.previous_expires_at) == ("d3", "d2", 9500)
 
 
-def test_a_rotation_never_makes_the_old_secrets_life_longer() -> None:
+def test_a_rotation_never_extends_the_life_of_the_old_secret() -> None:
     expiring = replace(CREATED, expires_at=7000)
     (payload,) = decide(rotate(), key_after(expiring))
     assert payload == replace(ROTATED, previous_expires_at=7000)
@@ -181,13 +181,13 @@ def test_a_rotation_never_makes_the_old_secrets_life_longer() -> None:
     assert (key.expires_at, key.previous_expires_at) == (99_000, 7000)
 
 
-def test_a_key_that_has_expired_is_not_rotated() -> None:
+def test_an_expired_key_cannot_be_rotated() -> None:
     with pytest.raises(RefusedError, match="expires_at"):
         decide(rotate(now=7000), key_after(replace(CREATED, expires_at=7000)))
 
 
 @pytest.mark.parametrize("payloads", [(CREATED,), (CREATED, OFF), (CREATED, ROTATED)])
-def test_a_key_is_revoked_once_and_for_good(payloads: tuple[Payload, ...]) -> None:
+def test_a_key_is_revoked_once_and_permanently(payloads: tuple[Payload, ...]) -> None:
     assert decide(RevokeKey(reason="leaked"), key_after(*payloads)) == (REVOKED,)
     key = key_after(*payloads, REVOKED)
     assert key is not None
@@ -198,7 +198,7 @@ def test_a_key_is_revoked_once_and_for_good(payloads: tuple[Payload, ...]) -> No
             decide(command, key)
 
 
-def test_the_status_is_the_first_that_holds_of_revoked_inactive_expired() -> None:
+def test_revoked_takes_precedence_over_inactive_and_inactive_over_expired() -> None:
     key = key_after(replace(CREATED, expires_at=1), OFF)
     assert key is not None
     assert key.status(now=2) == "inactive"
@@ -207,6 +207,6 @@ def test_the_status_is_the_first_that_holds_of_revoked_inactive_expired() -> Non
 
 
 @pytest.mark.parametrize("late", [ON, RENAMED, ROTATED, REVOKED])
-def test_nothing_follows_a_revocation(late: Payload) -> None:
+def test_an_event_after_a_revocation_makes_the_history_unreadable(late: Payload) -> None:
     with pytest.raises(UnreadableEventError, match="does not follow"):
         key_after(CREATED, REVOKED, late)

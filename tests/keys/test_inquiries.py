@@ -1,4 +1,4 @@
-"""What the audit service is answered about keys: from real commands, at the ledger."""
+"""Key forensics for the audit service, with real commands on a ledger."""
 
 import random
 
@@ -53,7 +53,7 @@ def found(inquiries: LedgerForensics, api_key: ApiKey) -> FoundKey:
     return answer
 
 
-def test_the_verdict_on_the_past_is_what_was_said_then(
+def test_a_past_verdict_matches_the_one_given_at_the_time(
     inquiries: LedgerForensics, commands: KeyCommands, ledger: Ledger
 ) -> None:
     memory = KeyCache(10)
@@ -84,7 +84,7 @@ def test_the_verdict_on_the_past_is_what_was_said_then(
     assert {code for _, code, _ in said} == {"VALID", "DISABLED", "INSUFFICIENT_SCOPES"}
 
 
-def test_before_its_creation_a_key_was_not_found_and_the_creation_is_named(
+def test_before_its_creation_the_verdict_is_not_found_and_names_the_creation(
     inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     created(commands)
@@ -96,7 +96,7 @@ def test_before_its_creation_a_key_was_not_found_and_the_creation_is_named(
         assert answer.words.startswith("No: it didn't exist yet. a@b created it at ")
 
 
-def test_a_key_of_another_workspace_is_as_unknown(inquiries: LedgerForensics, commands: KeyCommands) -> None:
+def test_a_key_of_another_workspace_is_treated_like_an_unknown_key(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     theirs = created(commands, "other")
     for key_id in (theirs.id, "000000000000", "no id", ""):
         for moment in (Position(1), Time(0), Position(99), Time(99_000_000_000_000)):
@@ -104,14 +104,14 @@ def test_a_key_of_another_workspace_is_as_unknown(inquiries: LedgerForensics, co
     assert inquiries.find("default", theirs.reveal()) is None
 
 
-def test_a_moment_that_is_yet_to_come_is_refused(inquiries: LedgerForensics, commands: KeyCommands) -> None:
+def test_a_point_in_time_in_the_future_is_rejected(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     key = created(commands)
     for moment, words in ((Position(2), "not yet there"), (Time(99_000_000_000_000), "in the future")):
         with pytest.raises(PointInTimeError, match=words):
             inquiries.verdict_at("default", key.id, moment, ())
 
 
-def test_of_a_history_that_cannot_be_read_whole_nothing_is_guessed(
+def test_an_unreadable_event_is_an_error_only_where_the_answer_depends_on_it(
     inquiries: LedgerForensics, commands: KeyCommands, fake_store: Redis
 ) -> None:
     key = created(commands)
@@ -130,7 +130,7 @@ def test_of_a_history_that_cannot_be_read_whole_nothing_is_guessed(
     assert inquiries.find("other", key.reveal()) is None
 
 
-def test_a_token_is_the_present_secret_of_its_key(inquiries: LedgerForensics, commands: KeyCommands) -> None:
+def test_a_token_is_reported_as_the_current_secret_of_its_key(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     expires_at = now() + 60_000
     key = created(commands, expires_at=expires_at)
     answer = found(inquiries, key)
@@ -140,7 +140,7 @@ def test_a_token_is_the_present_secret_of_its_key(inquiries: LedgerForensics, co
     assert (answer.secret.replaced_at, answer.secret.good_until) == (None, expires_at)
 
 
-def test_an_earlier_secret_is_told_with_when_it_was_replaced_and_until_when_it_is_good(
+def test_a_rotated_secret_is_reported_with_its_replacement_time_and_expiry(
     inquiries: LedgerForensics, commands: KeyCommands, ledger: Ledger
 ) -> None:
     first = created(commands)
@@ -152,7 +152,7 @@ def test_an_earlier_secret_is_told_with_when_it_was_replaced_and_until_when_it_i
     assert in_grace.secret.good_until == once.data.previous_expires_at
     assert found(inquiries, second).secret.since == once.at
 
-    # The next rotation ends every secret before the last one, whatever grace it was given.
+    # The next rotation ends all earlier secrets but the last, whatever their grace period.
     third = rotated(commands, first.id, 3600)
     twice = ledger.history(f"key:{first.id}")[-1]
     gone = found(inquiries, first)
@@ -161,7 +161,7 @@ def test_an_earlier_secret_is_told_with_when_it_was_replaced_and_until_when_it_i
     assert standings == ["replaced", "grace", "present"]
 
 
-def test_a_secret_that_was_replaced_without_a_grace_is_over(
+def test_a_secret_rotated_without_a_grace_period_is_reported_as_replaced(
     inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     first = created(commands)
@@ -170,7 +170,7 @@ def test_a_secret_that_was_replaced_without_a_grace_is_over(
     assert (answer.secret.standing, answer.good, answer.status) == ("replaced", False, "active")
 
 
-def test_a_grace_ends_where_the_key_expires(inquiries: LedgerForensics, commands: KeyCommands) -> None:
+def test_a_grace_period_ends_when_the_key_expires(inquiries: LedgerForensics, commands: KeyCommands) -> None:
     first = created(commands)
     rotated(commands, first.id, DAY_S)
     expires_at = now() + 5_000
@@ -178,7 +178,7 @@ def test_a_grace_ends_where_the_key_expires(inquiries: LedgerForensics, commands
     assert found(inquiries, first).secret.good_until == expires_at
 
 
-def test_the_status_is_that_of_now_and_only_a_good_token_is_called_so(
+def test_the_current_status_is_reported_and_only_an_active_token_is_valid(
     inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     key = created(commands)
@@ -191,7 +191,7 @@ def test_the_status_is_that_of_now_and_only_a_good_token_is_called_so(
     assert said == [("inactive", False), ("active", True), ("revoked", False)]
 
 
-def test_another_secret_under_a_keys_id_is_as_unknown(
+def test_a_forged_secret_with_the_id_of_a_key_is_not_found(
     inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     key = created(commands)
@@ -199,7 +199,7 @@ def test_another_secret_under_a_keys_id_is_as_unknown(
     assert inquiries.find("default", forged.reveal()) is None
 
 
-def test_what_is_no_whole_key_is_told_apart_and_not_repeated(
+def test_text_that_is_not_a_complete_key_is_rejected_without_repeating_it(
     inquiries: LedgerForensics, commands: KeyCommands
 ) -> None:
     token = created(commands).reveal()
@@ -210,7 +210,7 @@ def test_what_is_no_whole_key_is_told_apart_and_not_repeated(
         assert refused.value.__cause__ is None
 
 
-def test_uses_are_told_day_by_day_newest_first(
+def test_usage_is_reported_by_day_newest_first(
     inquiries: LedgerForensics, commands: KeyCommands, usage: Usage
 ) -> None:
     key = created(commands)

@@ -1,4 +1,4 @@
-"""The list of keys: what is found, in which order, page by page; against a plain model of any history."""
+"""The list of keys: search, order and pages, compared with a simple model after any history."""
 
 import random
 import re
@@ -72,7 +72,7 @@ class World:
             pass
 
     def listed(self, criteria: Criteria, limit: int, workspace: str = "ours") -> list[Key]:
-        """All pages put together."""
+        """The keys of all pages."""
         keys, page, cursors = list[Key](), Page([], ""), set[str | None]()
         while page.next_cursor is not None:
             page = self.views.page(workspace, limit, page.next_cursor or None, criteria)
@@ -86,7 +86,7 @@ class World:
         return [key.name for key in self.listed(Criteria(search, status, sort), 2)]
 
     def index(self) -> dict[bytes, list[tuple[bytes, float]]]:
-        """All that the index holds, without the names of its generation."""
+        """The contents of the index, by name without the generation."""
         found = {}
         for name in self.store.scan_iter("{kl:0}:view:*:index:*"):
             found[name.partition(b":index:")[2]] = cast(
@@ -105,7 +105,7 @@ def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.keys.read_model.rebuild.replay._OLD_GENERATION_S", 0)
 
 
-def test_a_search_finds_the_beginning_of_any_word(world: World) -> None:
+def test_a_search_matches_the_start_of_any_word(world: World) -> None:
     for name in ("Data Sync Script", "data-base", "Big data", "metadata", "Straße_7", "CAFÉ", "हिन्दी भाषा"):
         world.create(name)
     world.project()
@@ -119,7 +119,7 @@ def test_a_search_finds_the_beginning_of_any_word(world: World) -> None:
     assert len(world.names("  ")) == 7
 
 
-def test_a_long_name_without_blanks_is_found_by_any_part_of_it(world: World) -> None:
+def test_a_long_name_without_spaces_is_found_by_any_part_of_it(world: World) -> None:
     name = "".join(map(chr, range(0x4E00, 0x4E00 + 100)))
     world.create(name)
     world.project()
@@ -128,7 +128,7 @@ def test_a_long_name_without_blanks_is_found_by_any_part_of_it(world: World) -> 
 
 
 @pytest.mark.parametrize("plan", _PLANS)
-def test_a_search_finds_a_whole_id_and_no_part_of_one(world: World, plan: str) -> None:
+def test_a_search_matches_a_whole_id_but_not_part_of_one(world: World, plan: str) -> None:
     ours, theirs = world.create("ours"), world.create("theirs", workspace="theirs")
     world.create(f"after {ours}")
     world.project()
@@ -140,7 +140,7 @@ def test_a_search_finds_a_whole_id_and_no_part_of_one(world: World, plan: str) -
         assert world.names(ours[:11]) == [f"after {ours}"]
 
 
-def test_a_word_of_the_highest_characters_has_an_end_like_any_other(world: World) -> None:
+def test_words_with_the_highest_code_points_are_found_and_sorted(world: World) -> None:
     names = ("\U0010fffd", "\U0003134a", "\U0003134a\U0003134a", "z", "zz", "z z", "é", "!!")
     for name in names:
         world.create(name)
@@ -150,7 +150,7 @@ def test_a_word_of_the_highest_characters_has_an_end_like_any_other(world: World
     assert world.names(sort="name") == ["\U0010fffd", "!!", "é", "z", "z z", "zz", *names[1:3]]
 
 
-def test_a_search_finds_a_word_anywhere_in_a_name_without_blanks(world: World) -> None:
+def test_a_search_matches_a_word_anywhere_in_a_name_without_spaces(world: World) -> None:
     for name in ("東京都庁 API", "京都", "大阪", "José Ñandú", "ＤＡＴＡ"):
         world.create(name)
     world.project()
@@ -162,7 +162,7 @@ def test_a_search_finds_a_word_anywhere_in_a_name_without_blanks(world: World) -
 
 
 @pytest.mark.parametrize("character", ["\ufdfa", "龘", "𠮷", "ﬃ", "\u0390", "a b "])
-def test_the_index_of_a_long_name_has_an_end(world: World, character: str) -> None:
+def test_the_index_entries_of_a_long_name_are_bounded(world: World, character: str) -> None:
     world.create("before")
     long = "".join(chr(ord("一") + n) for n in range(100)) if character == "龘" else (character * 100)[:100]
     world.create(long)
@@ -175,11 +175,11 @@ def test_the_index_of_a_long_name_has_an_end(world: World, character: str) -> No
     assert world.names(long) == [long]
 
 
-def test_a_renamed_key_is_found_by_its_new_name_alone_and_leaves_nothing_behind(world: World) -> None:
+def test_a_renamed_key_is_found_only_by_its_new_name(world: World) -> None:
     key = world.create("old words here")
     world.project()
     before = world.index()
-    # Twice in one page of events, as in pages of their own.
+    # Two changes in one page of events; the change below has its own page.
     for name in ("middle", "new words"):
         world.change(key, name=name)
     world.project()
@@ -190,7 +190,7 @@ def test_a_renamed_key_is_found_by_its_new_name_alone_and_leaves_nothing_behind(
     assert world.index() == before
 
 
-def test_a_switched_rotated_or_revoked_key_leaves_nothing_behind(world: World) -> None:
+def test_status_changes_and_rotations_leave_no_stale_index_entries(world: World) -> None:
     key = world.create("one", expires_at=2**52)
     world.project()
     before = world.index()
@@ -208,7 +208,7 @@ def test_a_switched_rotated_or_revoked_key_leaves_nothing_behind(world: World) -
     assert [member.startswith(world.key(key).hint.encode()) for member, _ in kept[b"hints:ours"]] == [True]
 
 
-def test_a_parked_key_that_is_taken_up_again_leaves_nothing_behind(world: World) -> None:
+def test_a_parked_key_that_is_retried_leaves_no_stale_index_entries(world: World) -> None:
     key = world.create("before")
     world.project()
     with patch("services.keys.read_model.projection.evolve", _refuse):
@@ -224,7 +224,7 @@ def _refuse(_: Key | None, event: Event) -> Key:
     raise UnreadableEventError(event.position, event.subject, "not yet")
 
 
-def test_a_page_looks_at_so_many_rows_and_no_more(world: World) -> None:
+def test_a_page_reads_a_limited_number_of_rows(world: World) -> None:
     for name in ("sought a", *"bcdefg"):
         world.create(name)
     world.project()
@@ -236,7 +236,7 @@ def test_a_page_looks_at_so_many_rows_and_no_more(world: World) -> None:
         assert [key.name for key in world.listed(criteria, 1)] == ["sought a"]
 
 
-def test_a_cursor_belongs_to_its_order(world: World) -> None:
+def test_a_cursor_is_valid_only_for_its_sort_order(world: World) -> None:
     for name in "ab":
         world.create(name)
     world.project()
@@ -252,12 +252,12 @@ def test_a_cursor_belongs_to_its_order(world: World) -> None:
 @pytest.mark.parametrize(
     "cursor", ["x", "17", "name", "name.A", "name.=", "name.a.b", "status.gone.", "-up.AAAA"]
 )
-def test_what_is_no_cursor_is_refused(world: World, cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(world: World, cursor: str) -> None:
     with pytest.raises(CursorError):
         world.views.page("ours", 1, cursor, Criteria(sort="name"))
 
 
-def test_the_last_use_of_many_keys_is_read_at_once(any_store: Redis) -> None:
+def test_the_last_use_of_several_keys_is_read_in_one_call(any_store: Redis) -> None:
     usage = Usage(any_store)
     for at in (1_000, 3_000, 2_000):
         usage.note(("used", "VALID", at))
@@ -274,7 +274,7 @@ _PAST, _FUTURE = 1_000, 2**52
 
 
 class Step(NamedTuple):
-    """Something that happens to one of the keys there are, or that makes another."""
+    """A change to an existing key, or the creation of another."""
 
     act: str
     which: int
@@ -340,7 +340,7 @@ def _plain_words(text: str) -> list[str]:
 
 
 def _expected(world: World, workspace: str, criteria: Criteria) -> list[str]:
-    """The list as a person would make it."""
+    """The list that a simple model expects."""
     keys = [key for key in map(world.key, world.ids) if key.workspace == workspace]
     keys.sort(key=lambda key: key.created_position)
     orders: Mapping[str, Callable[[Key], Any]] = {
@@ -412,12 +412,12 @@ def _explore(examples: int, new_store: Callable[[], Redis], plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", _PLANS)
-def test_after_any_history_the_pages_are_what_matches_in_order(plan: str) -> None:
+def test_pages_after_any_history_list_the_matching_keys_in_order(plan: str) -> None:
     _explore(12, fakeredis.FakeRedis, plan)
 
 
 @pytest.mark.parametrize("plan", _PLANS)
-def test_after_any_history_on_a_real_store_they_are_too(store: Redis, plan: str) -> None:
+def test_pages_after_any_history_on_a_real_store_list_the_matching_keys(store: Redis, plan: str) -> None:
     def emptied() -> Redis:
         store.flushall()
         return store

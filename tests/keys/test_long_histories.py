@@ -1,4 +1,4 @@
-"""A key with thousands of events: what is shown of it reads as much as it shows, and no more."""
+"""A key with thousands of events: queries read only the events that they need."""
 
 import random
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def project(keys: Keys) -> None:
 
 
 def reads(store: Redis, act: Callable[[], _T]) -> tuple[_T, int]:
-    """What it gives, and how many events the store read for it."""
+    """The result of a call, and how many XRANGE commands the store ran for it."""
     store.config_resetstat()
     result = act()
     stats = store.info("commandstats")
@@ -69,12 +69,12 @@ def test_a_page_of_a_history_reads_only_its_own_events(store: Redis, keys: Keys,
         assert read <= 22
 
 
-def test_a_cursor_after_the_end_is_an_empty_page(keys: Keys, key_id: str) -> None:
+def test_a_cursor_past_the_end_returns_an_empty_page(keys: Keys, key_id: str) -> None:
     for after in (TOGGLES + 1, 2**53):
         assert keys.history(person(), key_id, after, 20) == ([], False)
 
 
-def test_the_present_state_of_a_key_is_its_row_and_the_events_after_that(
+def test_the_current_state_is_read_from_the_row_and_the_events_after_it(
     store: Redis, keys: Keys, key_id: str
 ) -> None:
     before = keys.present(person(), key_id)
@@ -90,7 +90,7 @@ def test_the_present_state_of_a_key_is_its_row_and_the_events_after_that(
     assert read <= 3
 
 
-def test_a_row_that_is_ahead_of_a_ledger_that_went_backwards_is_not_believed(
+def test_a_row_that_is_ahead_of_the_ledger_is_ignored(
     store: Redis, keys: Keys, key_id: str
 ) -> None:
     project(keys)
@@ -98,13 +98,13 @@ def test_a_row_that_is_ahead_of_a_ledger_that_went_backwards_is_not_believed(
     assert keys.present(person(), key_id).version == TOGGLES
 
 
-def test_a_key_as_it_was_early_reads_none_of_what_came_late(store: Redis, keys: Keys, key_id: str) -> None:
+def test_reading_an_early_state_does_not_read_the_whole_history(store: Redis, keys: Keys, key_id: str) -> None:
     found, read = reads(store, lambda: keys.past(person(), key_id, Position(3)))
     assert (found.key.version, found.last.position) == (3, 3)
     assert read < TOGGLES // 4
 
 
-def test_whether_a_workspace_has_a_key_is_told_by_its_first_event(
+def test_checking_that_a_workspace_has_a_key_reads_one_event(
     store: Redis, keys: Keys, key_id: str
 ) -> None:
     _, read = reads(store, lambda: keys.check_known(person(), key_id))

@@ -1,4 +1,4 @@
-"""A key as it was: which of its events had happened, and what it said then."""
+"""A key as of a point in time."""
 
 import pytest
 from redis import Redis
@@ -33,7 +33,7 @@ LIFE = given(CREATED, OFF, KeyToggled(enabled=True, reason=""))
         (Time(99_000), 3, True),
     ],
 )
-def test_a_key_as_it_was_is_the_fold_of_what_had_happened(
+def test_a_key_as_of_a_point_in_time_is_the_fold_of_its_events_so_far(
     moment: PointInTime, version: int, enabled: bool
 ) -> None:
     found = past(LIFE, moment, 0)
@@ -41,20 +41,20 @@ def test_a_key_as_it_was_is_the_fold_of_what_had_happened(
     assert found.key == fold(LIFE[:version])
 
 
-def test_no_more_of_a_history_is_read_than_one_event_after_the_moment() -> None:
+def test_reading_stops_one_event_after_the_point_in_time() -> None:
     history = iter(LIFE)
     assert past(history, Position(10), 0).step_on == LIFE[1]
     assert [*history] == LIFE[2:]
 
 
 @pytest.mark.parametrize("moment", [Position(9), Time(999)])
-def test_before_its_creation_there_was_no_key(moment: PointInTime) -> None:
+def test_before_its_creation_a_key_is_reported_as_not_yet_created(moment: PointInTime) -> None:
     with pytest.raises(NotYetCreatedError) as refused:
         past(LIFE, moment, 0)
     assert refused.value.created.position == 10
 
 
-def test_the_steps_lead_from_event_to_event_and_end_at_both_ends() -> None:
+def test_steps_lead_to_the_previous_and_next_event_and_stop_at_both_ends() -> None:
     def step(event: Event | None) -> int | None:
         return event.position if event else None
 
@@ -75,7 +75,7 @@ def test_the_steps_lead_from_event_to_event_and_end_at_both_ends() -> None:
         ("1970-01-01T01:00:01+01:00", Time(1000)),
     ],
 )
-def test_a_moment_is_a_position_or_a_time(text: str, moment: PointInTime) -> None:
+def test_a_point_in_time_is_a_position_or_a_timestamp(text: str, moment: PointInTime) -> None:
     assert parse_point_in_time(text) == moment
 
 
@@ -83,7 +83,7 @@ def test_a_moment_is_a_position_or_a_time(text: str, moment: PointInTime) -> Non
     "text",
     ["", "0", "-1", "1.5", "١٧", "9" * 16, "9" * 5000, "yesterday", "2026-11-23", "2026-11-23T18:59:21"],
 )
-def test_what_is_neither_is_refused_with_an_example_of_both(text: str) -> None:
+def test_an_invalid_point_in_time_is_rejected_with_examples_of_both_forms(text: str) -> None:
     with pytest.raises(PointInTimeError, match=r"2026-11-23T18:59:21\.123Z.*position of the ledger, like 17"):
         parse_point_in_time(text)
 
@@ -93,7 +93,7 @@ def keys(commands: KeyCommands, fake_store: Redis) -> Keys:
     return Keys(commands, Views(fake_store))
 
 
-def test_a_moment_that_is_yet_to_come_is_refused(keys: Keys) -> None:
+def test_a_point_in_time_in_the_future_is_rejected(keys: Keys) -> None:
     key = keys.commands.create(person(), new_key(name="a"), REQUEST).key
     with pytest.raises(PointInTimeError, match="in the future"):
         keys.past(person(), key.id, Time(99_000_000_000_000))
@@ -101,14 +101,14 @@ def test_a_moment_that_is_yet_to_come_is_refused(keys: Keys) -> None:
         keys.past(person(), key.id, Position(2))
 
 
-def test_the_time_of_a_position_is_that_of_its_event_whatever_that_is_about(keys: Keys) -> None:
+def test_a_position_has_the_time_of_its_event_even_if_that_is_of_another_key(keys: Keys) -> None:
     key = keys.commands.create(person(), new_key(name="a", expires_at=1), REQUEST).key
     other = keys.commands.create(person("other"), new_key(name="b"), REQUEST).key
     found = keys.past(person(), key.id, Position(2))
     assert (found.at, found.last.position) == (other.created_at, 1)
 
 
-def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
+def test_an_events_time_is_not_in_the_future_even_if_the_local_clock_is_behind(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = keys.commands.create(person(), new_key(name="a"), REQUEST).key
@@ -118,7 +118,7 @@ def test_what_has_an_event_is_no_future_though_the_stores_clock_is_ahead(
         keys.past(person(), key.id, Time(key.created_at + 1))
 
 
-def test_the_past_is_as_closed_to_others_as_the_present(keys: Keys) -> None:
+def test_past_states_follow_the_same_access_rules_as_the_current_state(keys: Keys) -> None:
     key = keys.commands.create(person(), new_key(name="a"), REQUEST).key
     keys.commands.change(person(), key.id, ChangeKey(enabled=False), REQUEST)
     for stranger_asks in (Position(1), Time(0), Position(99)):

@@ -1,4 +1,4 @@
-"""Would this key have been accepted then, and why: for each state that a key can be in."""
+"""Whether and why a key would have been accepted at a point in time, for each state of a key."""
 
 import pytest
 from msgspec.structs import replace
@@ -58,7 +58,7 @@ LIFE = given(BORN, OFF, ON, changed(scopes=("b",)), KeyRevoked(reason="Found in 
             50,
             "No: operator ‹op› revoked it at 1970-01-01 00:00:05.000 UTC, for: Found in a gist.",
         ),
-        # What was revoked stays so after the time when it would have expired.
+        # A revoked key stays revoked after the time when it would have expired.
         (Time(5_500), "REVOKED", 50, "for: Found in a gist."),
     ],
 )
@@ -72,7 +72,7 @@ def test_the_verdict_names_the_event_that_decided_it(
     assert found.cause.actor == "op"
 
 
-def test_the_key_is_told_as_it_was() -> None:
+def test_the_verdict_shows_the_key_as_it_was_then() -> None:
     first, last = (verdict(LIFE, Position(at)).key for at in (10, 50))
     assert first
     assert last
@@ -86,7 +86,7 @@ def test_the_key_is_told_as_it_was() -> None:
     assert (last.scopes, last.revoked) == (("b",), True)
 
 
-def test_a_key_expires_at_the_very_ms_and_by_the_event_that_set_it() -> None:
+def test_a_key_expires_at_the_exact_ms_and_the_event_that_set_it_is_named() -> None:
     assert [verdict(given(BORN), Time(at)).code for at in (5_499, 5_500)] == ["VALID", "EXPIRED"]
     sooner = given(BORN, ON, changed(expires_at=4_000), changed(name="Another", expires_at=5_500))
     found = verdict(sooner[:3], Time(4_000))
@@ -97,14 +97,14 @@ def test_a_key_expires_at_the_very_ms_and_by_the_event_that_set_it() -> None:
     )
 
 
-def test_a_change_that_set_something_else_decided_nothing() -> None:
+def test_an_unrelated_change_is_not_named_as_the_cause() -> None:
     renamed = given(BORN, changed(name="Another"))
     assert verdict(renamed, Time(9_000)).cause.position == 10
     assert verdict(renamed, Time(2_000)).cause.position == 10
     assert verdict(renamed, Time(2_000), "c").cause.position == 10
 
 
-def test_scopes_that_it_lacked_are_named_and_those_that_it_held() -> None:
+def test_the_missing_scopes_and_the_scopes_held_are_named() -> None:
     found = verdict(LIFE, Position(40), "b", "a", "c")
     assert (found.code, found.cause.position) == ("INSUFFICIENT_SCOPES", 40)
     assert found.words.startswith("No: it lacked a, c. ")
@@ -120,13 +120,13 @@ def test_scopes_that_it_lacked_are_named_and_those_that_it_held() -> None:
         ((), "EXPIRED"),
     ],
 )
-def test_of_several_reasons_the_first_is_told_in_the_order_of_the_verdict(
+def test_of_several_reasons_the_one_with_the_highest_precedence_is_given(
     payloads: tuple[KeyToggled | KeyRevoked, ...], code: str
 ) -> None:
     assert verdict(given(BORN, *payloads), Time(9_000), "nothing it holds").code == code
 
 
-def test_without_a_reason_none_is_told() -> None:
+def test_an_empty_reason_is_left_out() -> None:
     found = verdict(given(BORN, KeyToggled(enabled=False, reason="")), Time(2_000))
     assert found.words == "No: operator ‹op› disabled it at 1970-01-01 00:00:02.000 UTC."
 
@@ -142,16 +142,16 @@ def test_without_a_reason_none_is_told() -> None:
         (2_000, 2_000, None),  # no grace at all
     ],
 )
-def test_an_earlier_secret_was_good_for_its_grace(grace: int, at: int, until: int | None) -> None:
+def test_a_rotated_secret_was_valid_during_its_grace_period(grace: int, at: int, until: int | None) -> None:
     found = verdict(given(BORN, rotated(grace)), Time(at))
     assert (found.code, found.earlier_secret_until) == ("VALID", until)
     assert ("was also valid until 1970-01-01 00:00:0" in found.words) == (until is not None)
     assert ("rotated it" in found.words) == (at >= 2_000)
 
 
-def test_no_secret_of_a_key_that_was_refused_was_good() -> None:
+def test_a_rotated_secret_of_a_disabled_key_was_not_valid() -> None:
     off = given(BORN, rotated(5_000), OFF)
     assert verdict(off, Time(3_000)).earlier_secret_until is None
     assert "was also valid" not in verdict(off, Time(3_000)).words
-    # But what is lacking is a scope, and the earlier secret was as good as the present one.
+    # Here only a scope is missing, and the earlier secret was as valid as the current one.
     assert verdict(off, Time(2_000), "c").earlier_secret_until == 5_000

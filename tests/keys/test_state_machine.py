@@ -1,4 +1,4 @@
-"""Ledger, projectors and rebuilds in any order, against a plain model; and what bad luck made of them.
+"""Ledger, projectors and rebuilds in any order, compared with a simple model; and rare interleavings.
 
 The model is a list of what happened. After every step the log must be that list, each history its part,
 and the view the fold of its beginning, up to the view's own checkpoint.
@@ -59,7 +59,7 @@ _LEASES = f"{_VIEWS}*:rebuild"
 
 
 class Happened(NamedTuple):
-    """One event of the model: a key was made, or (without a name) switched."""
+    """One event of the model: a key was created or, without a name, enabled or disabled."""
 
     key_id: str
     workspace: str
@@ -68,7 +68,7 @@ class Happened(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What the model says of a key."""
+    """The state of a key in the model."""
 
     workspace: str
     name: str
@@ -82,7 +82,7 @@ class Row(NamedTuple):
 
 
 def rows_of(log: list[Happened]) -> dict[str, Row]:
-    """The fold from zero, as a person would do it."""
+    """The fold of the whole log, written as simply as possible."""
     rows: dict[str, Row] = {}
     for position, event in enumerate(log, 1):
         if event.name is not None:
@@ -94,7 +94,7 @@ def rows_of(log: list[Happened]) -> dict[str, Row]:
 
 
 class Asked(NamedTuple):
-    """A request with an idempotency key, and what came of it."""
+    """A request with an idempotency key, and its outcome."""
 
     fingerprint: str
     key_id: str
@@ -112,7 +112,7 @@ class Place(Protocol):
 
 
 class FakePlace:
-    """A store in memory. A restart leaves it as it is but for its scripts."""
+    """A store in memory. A restart loses only its scripts."""
 
     def __init__(self) -> None:
         self.store: Redis = fakeredis.FakeRedis()
@@ -132,7 +132,7 @@ class FakePlace:
 
 
 class RealPlace:
-    """The embedded Valkey with files of its own: killed without warning, and started from them again."""
+    """An embedded Valkey with its own files: killed without warning, and restarted from them."""
 
     def __init__(self, directory: Path) -> None:
         self._server = EmbeddedServer.in_directory(directory)
@@ -170,7 +170,7 @@ class AbandonedError(Exception):
 
 
 class Rebuild:
-    """A replay that stops after every page until it is told to go on. Never do two threads run at once."""
+    """A replay that pauses after each page until go_on() is called. Only one thread runs at a time."""
 
     def __init__(self, ledger: Ledger, views: Views) -> None:
         self.undisturbed = True
@@ -183,12 +183,12 @@ class Rebuild:
         self._wait()
 
     def go_on(self) -> None:
-        """Builds the next page, or comes to its end."""
+        """Builds the next page, or finishes."""
         self._go.release()
         self._wait()
 
     def abandon(self) -> None:
-        """Ends it where it stands."""
+        """Aborts the rebuild after its current page."""
         self._abandoned = True
         self.go_on()
 
@@ -213,7 +213,7 @@ class Rebuild:
 
 
 class Reading(NamedTuple):
-    """What a projector holds between its reading and its save."""
+    """What a projector holds between reading a page and saving it."""
 
     generation: Generation
     checkpoint: Checkpoint
@@ -223,7 +223,7 @@ class Reading(NamedTuple):
 
 
 class DyingLedger(Ledger):
-    """The ledger of a projector that ends when it has read its page."""
+    """The ledger of a projector that dies after reading its page."""
 
     def tail(self, after: int, limit: int, wait_ms: int) -> list[Record]:
         super().tail(after, limit, wait_ms)
@@ -232,7 +232,7 @@ class DyingLedger(Ledger):
 
 @contextmanager
 def _dying(*, written: bool) -> Iterator[None]:
-    """Ends a projector at its transaction: before it is sent, or when its answer would come."""
+    """Kills a projector at its transaction: before it is sent, or before the reply arrives."""
     execute = Pipeline.execute
 
     def die(self: Any, *arguments: Any, **options: Any) -> None:
@@ -246,7 +246,7 @@ def _dying(*, written: bool) -> Iterator[None]:
 
 @contextmanager
 def _looking_on() -> Iterator[set[str]]:
-    """The names of the views that are asked for meanwhile."""
+    """Collects the names of the view keys that are read in the meantime."""
     seen: set[str] = set()
     ask: Any = Redis.execute_command
 
@@ -259,7 +259,7 @@ def _looking_on() -> Iterator[set[str]]:
 
 
 class Keyledger(RuleBasedStateMachine):
-    """Everything that may happen to a store of keys, in any order."""
+    """Everything that can happen to a store of keys, in any order."""
 
     place: Place
     restarts: ClassVar[int]  # at most, in one history
@@ -282,7 +282,7 @@ class Keyledger(RuleBasedStateMachine):
         self.seen_position = 0  # of the view, which never goes back by itself
 
     def open(self) -> None:
-        """Takes an empty store."""
+        """Opens an empty store."""
         raise NotImplementedError
 
     def teardown(self) -> None:
@@ -313,7 +313,7 @@ class Keyledger(RuleBasedStateMachine):
         done = self.commands.create(person("ours"), new_key(name="r"), REQUEST, request)
         if asked is not None:
             assert (done.key.id, done.position, done.api_key) == (asked.key_id, asked.position, None)
-            # The script knows it too, for a caller who looked before the first one had written.
+            # The script checks it too, for a caller that checked before the first one had written.
             assert self.ledger.append("key:other", [], 7, request).positions == (asked.position,)
             return
         self.asked[request.name] = Asked(fingerprint, done.key.id, done.position)
@@ -365,7 +365,7 @@ class Keyledger(RuleBasedStateMachine):
         assert reading.generation.save(reading.checkpoint, reading.changes, reading.reached) == is_next
 
     def _save_what_may_be_lost(self, reading: Reading) -> None:
-        """Saves a page that was read before the store was set back; the projector's next look mends it."""
+        """Saves a page read before the store was restored; the projector's next step repairs the view."""
         self.finish_the_rebuilds()
         reading.generation.save(reading.checkpoint, reading.changes, reading.reached)
         self._project_all(0)
@@ -450,10 +450,10 @@ class Keyledger(RuleBasedStateMachine):
     def _set_back(self, log: list[Happened], asked: dict[str, Asked]) -> None:
         self.log, self.asked, self.seen_position = [*log], {**asked}, 0
         self.times_set_back += 1
-        # A copy may hold the lease of a rebuild that is long over: it runs out by itself.
+        # A copy can hold the lease of a rebuild that ended long ago; that lease expires by itself.
         self._end_leases()
 
-    # What is always so.
+    # Invariants.
 
     @invariant()
     def the_log_is_what_happened_without_a_gap(self) -> None:
@@ -510,7 +510,7 @@ class Keyledger(RuleBasedStateMachine):
             left = [*self.store.scan_iter(f"{_VIEWS}*:checkpoint")]
             assert all(f":{self.views.live().name}:".encode() in name for name in left)
         else:
-            # A rebuild that nobody stood in the way of succeeds.
+            # An undisturbed rebuild succeeds.
             disturbed = () if rebuild.undisturbed else (RebuildError, RedisError)
             assert isinstance(rebuild.error, (LeaseTakenError, *disturbed)), rebuild.error
 
@@ -524,7 +524,7 @@ def _short_pages_and_no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def explore(machine: type[Keyledger], examples: int, steps: int) -> None:
-    """Tries many histories, the same at every run."""
+    """Tries many histories, the same ones in every run."""
     chosen = settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -540,7 +540,7 @@ _LEDGER = ("{kl:0}:log", "{kl:0}:subject:*", "{kl:0}:idempotent:*")
 
 
 class InMemory(Keyledger):
-    """On a store in memory, where a ledger can also go backwards alone, without its views."""
+    """On a store in memory, where the ledger can also go backwards without its views."""
 
     place: FakePlace
     restarts = 100
@@ -567,11 +567,11 @@ class InMemory(Keyledger):
 
 
 @pytest.mark.parametrize("examples", [30, pytest.param(200, marks=pytest.mark.drill)])
-def test_any_history_in_memory_gives_views_that_are_the_fold_of_the_log(examples: int) -> None:
+def test_any_history_in_memory_gives_views_that_match_the_log(examples: int) -> None:
     explore(InMemory, examples=examples, steps=40)
 
 
-def test_any_history_on_a_store_that_is_killed_and_set_back_does_too(short_tmp: Path) -> None:
+def test_any_history_with_store_kills_and_restores_gives_views_that_match_the_log(short_tmp: Path) -> None:
     place = RealPlace(short_tmp / "machine")
 
     class OnValkey(Keyledger):
@@ -589,7 +589,7 @@ def test_any_history_on_a_store_that_is_killed_and_set_back_does_too(short_tmp: 
 
 
 class Plain:
-    """Keys in memory, without a model: for histories that are told one by one."""
+    """Keys in memory, without a model: for specific histories."""
 
     def __init__(self) -> None:
         self.place = FakePlace()
@@ -611,7 +611,7 @@ class Plain:
         return [key.name for key in self.views.page("ours", 100).keys][::-1]
 
     def lose_lease(self) -> None:
-        """Another process has taken over the right to rebuild."""
+        """Gives the rebuild lease to another process."""
         for name in self.store.scan_iter(_LEASES):
             self.store.set(name, "another")
 
@@ -621,7 +621,7 @@ def plain() -> Plain:
     return Plain()
 
 
-def test_a_page_of_a_ledger_that_went_backwards_since_it_was_read_comes_into_no_view(plain: Plain) -> None:
+def test_a_page_read_before_the_ledger_went_backwards_does_not_stay_in_the_views(plain: Plain) -> None:
     plain.create("kept")
     plain.project()
     copy = plain.place.copy()
@@ -636,7 +636,7 @@ def test_a_page_of_a_ledger_that_went_backwards_since_it_was_read_comes_into_no_
     assert plain.listed() == ["kept", "new", "newer"]
 
 
-def test_a_ledger_that_went_backwards_and_grew_past_the_views_is_seen_all_the_same(plain: Plain) -> None:
+def test_a_ledger_that_went_backwards_and_grew_past_the_views_is_detected(plain: Plain) -> None:
     plain.create("kept")
     copy = plain.place.copy(*_LEDGER)
     plain.create("lost")
@@ -647,7 +647,7 @@ def test_a_ledger_that_went_backwards_and_grew_past_the_views_is_seen_all_the_sa
     assert plain.listed() == ["kept", "new", "newer"]
 
 
-def test_a_rebuild_that_lost_its_lease_on_the_way_ends_and_the_old_views_serve(plain: Plain) -> None:
+def test_a_rebuild_that_loses_its_lease_fails_and_keeps_the_old_views(plain: Plain) -> None:
     plain.create(*"abcde")
     plain.project()
     old = plain.views.live()
@@ -657,7 +657,7 @@ def test_a_rebuild_that_lost_its_lease_on_the_way_ends_and_the_old_views_serve(p
     assert plain.listed() == [*"abcde"]
 
 
-def test_a_rebuild_whose_views_are_removed_on_the_way_ends_and_the_old_views_serve(plain: Plain) -> None:
+def test_a_rebuild_whose_new_views_are_deleted_fails_and_keeps_the_old_ones(plain: Plain) -> None:
     plain.create(*"abcde")
     plain.project()
     old = plain.views.live()
@@ -672,7 +672,7 @@ def test_a_rebuild_whose_views_are_removed_on_the_way_ends_and_the_old_views_ser
     assert plain.listed() == [*"abcde"]
 
 
-def test_a_rebuild_whose_views_are_removed_while_it_writes_their_index_leaves_nothing(plain: Plain) -> None:
+def test_a_rebuild_whose_views_are_deleted_while_indexing_leaves_nothing_behind(plain: Plain) -> None:
     plain.create(*"abcdefgh")
     plain.project()
     old = plain.views.live()
@@ -690,7 +690,7 @@ def test_a_rebuild_whose_views_are_removed_while_it_writes_their_index_leaves_no
     assert plain.listed() == [*"abcdefgh"]
 
 
-def test_a_rebuild_under_which_the_ledger_goes_backwards_is_not_shown(plain: Plain) -> None:
+def test_a_rebuild_fails_if_the_ledger_goes_backwards_during_it(plain: Plain) -> None:
     plain.create("a")
     copy = plain.place.copy(*_LEDGER)
     plain.create(*"bcde")
@@ -708,13 +708,13 @@ def test_a_rebuild_under_which_the_ledger_goes_backwards_is_not_shown(plain: Pla
     assert plain.listed() == ["a"]
 
 
-def test_a_rebuild_catches_up_before_it_takes_the_place_of_the_old_views(plain: Plain) -> None:
+def test_a_rebuild_catches_up_before_it_replaces_the_old_views(plain: Plain) -> None:
     plain.create(*"abc")
     plain.project()
     old = plain.views.live()
 
     def go_ahead(done: int, all_: int) -> None:
-        # The last page was asked for: what comes now is for the old views, which are ahead then.
+        # The last page has been read: new events reach only the old views, which are then ahead.
         if done == all_ and plain.ledger.head().position < 6:
             plain.create("d")
             plain.project()
@@ -724,7 +724,7 @@ def test_a_rebuild_catches_up_before_it_takes_the_place_of_the_old_views(plain: 
     assert plain.listed() == [*"abcddd"]
 
 
-def test_nothing_is_left_of_what_a_rebuild_did_not_finish_removing(
+def test_a_rebuild_cleans_up_after_one_that_was_interrupted_while_deleting(
     plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.keys.read_model.generations._SCAN_PAGE", 1)
@@ -746,13 +746,13 @@ def test_nothing_is_left_of_what_a_rebuild_did_not_finish_removing(
         assert others == [f"{_VIEWS}{VERSION}:live".encode()], f"after {calls} calls"
 
 
-def test_a_rebuild_that_lost_its_lease_at_the_end_shows_nothing_that_another_removes(plain: Plain) -> None:
+def test_a_rebuild_that_loses_its_lease_at_the_end_never_shows_deleted_views(plain: Plain) -> None:
     plain.create(*"abcde")
     plain.project()
     old = plain.views.live()
 
     def remove_half(done: int, _all: int) -> None:
-        # The new holder removes what it finds, a page of names at a time: the checkpoint may come last.
+        # The new holder deletes what it finds, one page of names at a time: the checkpoint may be last.
         if done == 5:
             plain.lose_lease()
             for name in plain.store.scan_iter(f"{_VIEWS}*:key:*"):
@@ -764,7 +764,7 @@ def test_a_rebuild_that_lost_its_lease_at_the_end_shows_nothing_that_another_rem
     assert plain.listed() == [*"abcde"]
 
 
-def test_a_projector_that_cannot_rebuild_what_went_backwards_goes_on_trying(
+def test_a_projector_keeps_retrying_a_failed_rebuild(
     plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain.create("kept")
@@ -788,7 +788,7 @@ def test_a_projector_that_cannot_rebuild_what_went_backwards_goes_on_trying(
         running.result(60)
 
 
-def test_a_check_whose_hold_ran_out_does_not_call_good_views_wrong(
+def test_a_check_whose_hold_expires_does_not_report_correct_views_as_wrong(
     plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain.create("one")

@@ -1,4 +1,4 @@
-"""Counts of uses on their way to a real store."""
+"""Usage counts, flushed to a real store."""
 
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ DAY = 24 * 60 * 60 * 1000
 NOW = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp() * 1000)
 
 
-def test_counts_are_added_up_by_key_day_and_verdict(store: Redis) -> None:
+def test_uses_are_counted_per_key_day_and_verdict(store: Redis) -> None:
     usage = Usage(store)
     for use in [
         ("a", "VALID", NOW - DAY),
@@ -33,7 +33,7 @@ def test_counts_are_added_up_by_key_day_and_verdict(store: Redis) -> None:
     assert usage.read("c", 92, NOW) == (None, [])
 
 
-def test_several_processes_add_up_and_the_last_use_never_goes_backwards(store: Redis) -> None:
+def test_several_processes_add_up_their_counts_and_keep_the_latest_use(store: Redis) -> None:
     late, early = Usage(store), Usage(store)
     late.note(("a", "VALID", NOW))
     early.note(("a", "VALID", NOW - 1))
@@ -42,7 +42,7 @@ def test_several_processes_add_up_and_the_last_use_never_goes_backwards(store: R
     assert early.read("a", 1, NOW) == (NOW, [("2026-11-23", {"VALID": 2})])
 
 
-def test_counts_of_a_day_go_after_92_days_and_hold_nothing_else_up(store: Redis) -> None:
+def test_daily_counts_expire_after_92_days_and_the_last_use_never(store: Redis) -> None:
     usage = Usage(store)
     usage.note(("a", "VALID", NOW))
     usage.flush()
@@ -50,7 +50,7 @@ def test_counts_of_a_day_go_after_92_days_and_hold_nothing_else_up(store: Redis)
     assert store.ttl("{kl:0}:usage:a") == -1
 
 
-def test_more_counts_than_one_step_takes_all_arrive(store: Redis) -> None:
+def test_more_counts_than_fit_in_one_batch_are_all_saved(store: Redis) -> None:
     usage = Usage(store)
     for number in range(1_201):
         usage.note((str(number), "VALID", NOW))
@@ -58,7 +58,7 @@ def test_more_counts_than_one_step_takes_all_arrive(store: Redis) -> None:
     assert all(usage.read(str(number), 1, NOW).days for number in (0, 500, 1_200))
 
 
-def test_counts_wait_for_a_store_that_is_away(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_kept_while_the_store_is_unavailable(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = Usage(store)
     usage.note(("a", "VALID", NOW))
     with monkeypatch.context() as away:
@@ -71,7 +71,7 @@ def test_counts_wait_for_a_store_that_is_away(store: Redis, monkeypatch: pytest.
     assert usage.read("a", 1, NOW).days == [("2026-11-23", {"VALID": 4})]
 
 
-def test_a_batch_whose_answer_was_lost_counts_once(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_whose_reply_was_lost_is_counted_once(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = Usage(store)
     add = usage._add
 
@@ -89,7 +89,7 @@ def test_a_batch_whose_answer_was_lost_counts_once(store: Redis, monkeypatch: py
     assert usage.read("a", 1, NOW).days == [("2026-11-23", {"VALID": 2})]
 
 
-def test_what_waits_is_bounded(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_counts_are_bounded(store: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.keys.verification.usage._MAX_WAITING", 2)
     usage = Usage(store)
     for key_id in "abcab":

@@ -1,4 +1,4 @@
-"""The verdict, and the memory that it comes from."""
+"""Key verification, and the cache that verdicts come from."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ OFF, ON = ChangeKey(enabled=False), ChangeKey(enabled=True)
 
 
 class Process:
-    """The verifier of one web process, whose tail follows when it is told to."""
+    """The verifier of one web process; its cache invalidator runs when a test calls follow()."""
 
     def __init__(self, store: Redis, memory: KeyCache | None = None) -> None:
         self.ledger = Ledger(store)
@@ -77,7 +77,7 @@ def reject_reads(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.ledger, "history", away)
 
 
-def test_each_state_has_its_code_in_the_order_of_the_verdict(process: Process, commands: KeyCommands) -> None:
+def test_each_state_of_a_key_has_its_code_in_order_of_precedence(process: Process, commands: KeyCommands) -> None:
     done, token = created(commands, scopes=("a",), expires_at=now() + 1_000)
     key_id = done.key.id
 
@@ -99,7 +99,7 @@ def test_each_state_has_its_code_in_the_order_of_the_verdict(process: Process, c
 
 
 @pytest.mark.parametrize("follows", [True, False])
-def test_a_clock_that_is_set_back_makes_no_expired_key_good(
+def test_setting_the_clock_back_does_not_revive_an_expired_key(
     fake_store: Redis, commands: KeyCommands, follows: bool
 ) -> None:
     _, token = created(commands, expires_at=now() - 1_000)
@@ -113,14 +113,14 @@ def test_a_clock_that_is_set_back_makes_no_expired_key_good(
 
 
 @pytest.mark.parametrize("text", ["", "x", "kl_", "kl_\ud800", "é" * 60, "a" * 50, "kl_" + "0" * 50])
-def test_what_is_no_key_is_malformed_and_asks_the_ledger_nothing(
+def test_malformed_text_is_reported_without_reading_the_ledger(
     process: Process, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     reject_reads(process, monkeypatch)
     assert process.code(text) == "MALFORMED"
 
 
-def test_a_rotated_secret_is_good_until_the_end_of_its_grace(process: Process, commands: KeyCommands) -> None:
+def test_a_rotated_secret_is_valid_until_its_grace_period_ends(process: Process, commands: KeyCommands) -> None:
     done, first = created(commands)
     second = commands.rotate(person(), done.key.id, 60, REQUEST).api_key
     assert second
@@ -134,7 +134,7 @@ def test_a_rotated_secret_is_good_until_the_end_of_its_grace(process: Process, c
     assert [process.code(first), process.code(third.reveal())] == ["NOT_FOUND", "VALID"]
 
 
-def test_a_verdict_comes_from_memory_while_that_is_current(
+def test_a_verdict_comes_from_the_cache_while_the_cache_is_fresh(
     process: Process, commands: KeyCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, token = created(commands)
@@ -147,10 +147,10 @@ def test_a_verdict_comes_from_memory_while_that_is_current(
         process.code(token)
 
 
-def test_a_process_that_was_stopped_in_mid_verdict_reads_again(
+def test_a_process_paused_during_a_verdict_reads_the_key_again(
     process: Process, commands: KeyCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where its tail follows again before the verdict is given."""
+    """Even if its cache invalidator has caught up again before the verdict is returned."""
     done, token = created(commands)
     process.follow()
     assert process.code(token) == "VALID"
@@ -168,7 +168,7 @@ def test_a_process_that_was_stopped_in_mid_verdict_reads_again(
     assert process.code(token) == "DISABLED"
 
 
-def test_an_event_is_seen_once_the_tail_has_it(process: Process, commands: KeyCommands) -> None:
+def test_a_change_takes_effect_when_the_invalidator_has_seen_its_event(process: Process, commands: KeyCommands) -> None:
     done, token = created(commands)
     for command, code in ((OFF, "DISABLED"), (ON, "VALID")) * 3:
         commands.change(person(), done.key.id, command, REQUEST)
@@ -177,7 +177,7 @@ def test_an_event_is_seen_once_the_tail_has_it(process: Process, commands: KeyCo
         assert (verdict.code, verdict.position) == (code, process.tail.position)
 
 
-def test_a_key_that_was_unknown_is_found_once_it_is_there(
+def test_an_unknown_key_is_found_after_it_is_created(
     process: Process, commands: KeyCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = count()
@@ -193,7 +193,7 @@ def test_a_key_that_was_unknown_is_found_once_it_is_there(
 
 
 class _Overtaken(KeyCache):
-    """Lets something happen after the ledger was read, and before that is remembered."""
+    """Runs a callback between reading the ledger and caching the result."""
 
     meanwhile: Callable[[], object] = staticmethod(lambda: None)
 
@@ -208,7 +208,7 @@ class _Overtaken(KeyCache):
 
 
 class _Unguarded(_Overtaken):
-    """The same without the guard: loads under way are not told of events."""
+    """The same without the guard: events don't affect loads in progress."""
 
     def forget(self, key_id: str) -> None:
         self._known.pop(key_id, None)
@@ -221,7 +221,7 @@ class _Unguarded(_Overtaken):
     ("memory", "then"), [(_Overtaken, "DISABLED"), (_Unguarded, "VALID")], ids=["guarded", "unguarded"]
 )
 @pytest.mark.parametrize("unreadable", [False, True], ids=["its own event", "one of nobody knows what"])
-def test_an_event_that_overtakes_a_load_is_not_overwritten_by_it(
+def test_a_slow_load_does_not_overwrite_a_newer_event(
     fake_store: Redis, commands: KeyCommands, memory: type[_Overtaken], then: str, unreadable: bool
 ) -> None:
     """Without the guard the race gives a stale VALID for as long as the key has no other event."""
@@ -242,7 +242,7 @@ def test_an_event_that_overtakes_a_load_is_not_overwritten_by_it(
     assert process.code(token) == then
 
 
-def test_an_event_whose_subject_cannot_be_told_clears_everything(
+def test_an_event_with_an_unreadable_subject_clears_the_cache(
     process: Process, commands: KeyCommands, fake_store: Redis
 ) -> None:
     _, token = created(commands)
@@ -254,7 +254,7 @@ def test_an_event_whose_subject_cannot_be_told_clears_everything(
     assert len(process.memory) == 0
 
 
-def test_a_history_that_cannot_be_read_has_no_verdict(
+def test_a_key_with_an_unreadable_history_gets_no_verdict(
     process: Process, commands: KeyCommands, fake_store: Redis
 ) -> None:
     done, token = created(commands)
@@ -270,7 +270,7 @@ def test_a_history_that_cannot_be_read_has_no_verdict(
             process.code(token)
 
 
-def test_a_ledger_that_went_backwards_is_begun_anew(
+def test_the_cache_starts_over_when_the_ledger_went_backwards(
     process: Process, commands: KeyCommands, fake_store: Redis
 ) -> None:
     done, token = created(commands)
@@ -287,7 +287,7 @@ def test_a_ledger_that_went_backwards_is_begun_anew(
     assert process.code(token) == "VALID"
 
 
-def test_a_tail_whose_store_is_away_is_not_current(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_not_fresh_while_the_store_is_unavailable(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Stop()
 
     def away(*_: object) -> None:
@@ -300,11 +300,11 @@ def test_a_tail_whose_store_is_away_is_not_current(process: Process, monkeypatch
     assert process.tail.fresh_until < time.monotonic()
 
 
-def test_a_verdict_is_as_new_as_was_asked_for(process: Process, commands: KeyCommands) -> None:
+def test_a_verdict_is_at_least_as_recent_as_the_requested_position(process: Process, commands: KeyCommands) -> None:
     done, token = created(commands)
     assert process.verify(token).code == "VALID"
     off = commands.change(person(), done.key.id, OFF, REQUEST)
-    # The tail has not followed yet, so that memory is behind.
+    # The invalidator hasn't caught up yet, so the cache is behind.
     assert process.code(token) == "VALID"
     verdict = process.verify(token, min_position=off.position)
     assert (verdict.code, verdict.position) == ("DISABLED", off.position)
@@ -313,7 +313,7 @@ def test_a_verdict_is_as_new_as_was_asked_for(process: Process, commands: KeyCom
     assert raised.value.head == off.position
 
 
-def test_the_memory_is_bounded_and_guessing_pushes_no_key_out(
+def test_the_cache_is_bounded_and_guesses_evict_no_keys(
     fake_store: Redis, commands: KeyCommands
 ) -> None:
     process = Process(fake_store, KeyCache(10))
@@ -332,7 +332,7 @@ def test_the_memory_is_bounded_and_guessing_pushes_no_key_out(
     assert process.memory.find(tokens[1][3:15]) is None
 
 
-def test_keys_with_equal_scopes_share_them(commands: KeyCommands, ledger: Ledger) -> None:
+def test_cached_keys_share_equal_scopes_and_workspaces_in_memory(commands: KeyCommands, ledger: Ledger) -> None:
     standings = [
         cached_key(ledger.history(f"key:{created(commands, scopes=('a', 'b'))[0].key.id}")) for _ in "12"
     ]
@@ -340,7 +340,7 @@ def test_keys_with_equal_scopes_share_them(commands: KeyCommands, ledger: Ledger
     assert standings[0].workspace is standings[1].workspace
 
 
-def test_uses_are_told_of_keys_that_were_found_and_seen(process: Process, commands: KeyCommands) -> None:
+def test_usage_is_recorded_only_for_existing_keys_in_the_right_workspace(process: Process, commands: KeyCommands) -> None:
     done, token = created(commands)
     process.follow()
     process.code(token)
@@ -364,7 +364,7 @@ def test_a_key_authenticates_its_bearer_until_it_is_revoked(process: Process, co
 
 
 @pytest.mark.parametrize(("name", "sent"), [("default", "default"), ("größe\n", "gr%C3%B6%C3%9Fe%0A")])
-def test_a_workspace_of_any_name_fits_a_header(
+def test_any_workspace_name_is_encoded_to_fit_a_header(
     process: Process, commands: KeyCommands, name: str, sent: str
 ) -> None:
     done = commands.create(person(name), new_key(name="Web"), REQUEST)
@@ -374,7 +374,7 @@ def test_a_workspace_of_any_name_fits_a_header(
     assert dict(calls.forward_auth(RequestContext(asked)).headers)["X-Keyledger-Workspace"] == sent
 
 
-def test_scopes_of_any_text_fit_a_header_and_stay_apart(process: Process, commands: KeyCommands) -> None:
+def test_scopes_are_encoded_to_fit_a_header_and_stay_separate(process: Process, commands: KeyCommands) -> None:
     _, token = created(commands, scopes=("orders:read", "a\r\nX-Evil: 1", "é", "b c", "100%"))
     calls = VerdictEndpoints(process.verify, KeyAuthenticator(process.verify))
     answer = calls.forward_auth(gateway("", token))
@@ -410,7 +410,7 @@ def plain(body: bytes, token: str = "") -> RequestContext:
         b'{"api_key":"%b","scopes":["nope"],"\\u0073copes":[]}',
     ],
 )
-def test_the_fast_path_gives_no_verdict_on_a_body_that_repeats_a_name(
+def test_the_fast_path_declines_to_verify_a_body_with_duplicate_fields(
     process: Process, commands: KeyCommands, body: bytes
 ) -> None:
     _, token = created(commands, scopes=(KEYS_VERIFY,))
@@ -421,7 +421,7 @@ def test_the_fast_path_gives_no_verdict_on_a_body_that_repeats_a_name(
     assert b'"code":"VALID"' in answer.body
 
 
-def test_the_fast_path_creates_no_key_from_a_body_that_repeats_a_name(commands: KeyCommands) -> None:
+def test_the_fast_path_declines_to_create_a_key_from_duplicate_fields(commands: KeyCommands) -> None:
     create = CreateEndpoint(commands, lambda _: person(), Limits(None))
     assert create(plain(b'{"name":"a","scopes":[],"scopes":["keyledger:admin"]}', "x")) is None
     answer = create(plain(b'{"name":"a","scopes":["keyledger:admin"]}', "x"))
@@ -463,7 +463,7 @@ UNREADABLE_RULES = [
 
 
 @pytest.mark.parametrize(("query", "name"), UNREADABLE_RULES)
-def test_forward_auth_refuses_a_rule_that_it_cannot_read_and_names_the_parameter(
+def test_forward_auth_rejects_an_invalid_rule_and_names_the_parameter(
     process: Process, commands: KeyCommands, query: str, name: str
 ) -> None:
     _, token = created(commands, scopes=("a", "b"))
@@ -475,7 +475,7 @@ def test_forward_auth_refuses_a_rule_that_it_cannot_read_and_names_the_parameter
         assert "a1B2" not in str(refused.value)
 
 
-def test_a_key_that_was_pasted_as_a_scope_is_not_repeated_in_the_error(
+def test_a_key_pasted_as_a_scope_is_not_repeated_in_the_error(
     process: Process, commands: KeyCommands
 ) -> None:
     _, token = created(commands)
@@ -485,7 +485,7 @@ def test_a_key_that_was_pasted_as_a_scope_is_not_repeated_in_the_error(
     assert token not in str(refused.value)
 
 
-def test_a_rotated_secret_is_authenticated_as_such_until_its_grace_period_ends(
+def test_a_rotated_secret_authenticates_as_rotated_until_the_next_rotation(
     process: Process, commands: KeyCommands
 ) -> None:
     done, old = created(commands)

@@ -69,7 +69,7 @@ def test_the_list_is_the_fold_of_the_events_newest_first(kl: Keyledger) -> None:
     assert kl.views.live().checkpoint() == kl.ledger.head()
 
 
-def test_every_step_of_a_keys_life_is_in_the_list(kl: Keyledger) -> None:
+def test_every_kind_of_change_to_a_key_shows_in_the_list(kl: Keyledger) -> None:
     key, other = kl.create("one"), kl.create("other")
     change = ChangeKey(reason="asked for", details={"name": "renamed", "scopes": ("a",), "expires_at": 2**52})
     kl.commands.change(person(), key, change, REQUEST)
@@ -90,7 +90,7 @@ def test_each_workspace_has_its_own_list(kl: Keyledger) -> None:
     assert [key.name for key in kl.listed("a")] == ["ours"]
 
 
-def test_pages_follow_each_other_without_gap_or_repeat(kl: Keyledger) -> None:
+def test_pages_follow_each_other_without_gaps_or_repeats(kl: Keyledger) -> None:
     made = [kl.create(str(number)) for number in range(7)]
     kl.project()
     seen, cursor, pages = [], None, 0
@@ -101,7 +101,7 @@ def test_pages_follow_each_other_without_gap_or_repeat(kl: Keyledger) -> None:
     assert (seen, pages) == (made[::-1], 3)
 
 
-def test_a_list_has_what_matches_in_either_order(kl: Keyledger) -> None:
+def test_a_list_is_filtered_and_sorted_by_its_criteria(kl: Keyledger) -> None:
     keys = [kl.create(name) for name in ("Straße", "Billing", "billing again")]
     kl.toggle(keys[1], enabled=False)
     kl.project()
@@ -117,7 +117,7 @@ def test_a_list_has_what_matches_in_either_order(kl: Keyledger) -> None:
     assert listed(status="active", sort="created_at") == [keys[0], keys[2]]
 
 
-def test_a_step_that_another_projector_did_first_writes_nothing(kl: Keyledger) -> None:
+def test_a_batch_that_another_projector_saved_first_writes_nothing(kl: Keyledger) -> None:
     kl.create("one")
     live, records = kl.views.live(), kl.ledger.read(0, 10)
     changes = live.changes(read(records))
@@ -126,7 +126,7 @@ def test_a_step_that_another_projector_did_first_writes_nothing(kl: Keyledger) -
     assert live.checkpoint() == kl.ledger.head()
 
 
-def test_a_step_whose_checkpoint_moves_meanwhile_writes_nothing(
+def test_a_batch_whose_checkpoint_moves_during_the_save_writes_nothing(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = kl.create("one")
@@ -152,7 +152,7 @@ def unreadable(kl: Keyledger, key_id: str) -> None:
     kl.store.xadd(LOG, {"at": 1, "event": msgspec.json.encode(stored)}, id="0-*")
 
 
-def test_an_event_that_cannot_be_read_parks_its_key_and_stops_no_other(kl: Keyledger) -> None:
+def test_an_unreadable_event_parks_its_key_and_blocks_no_others(kl: Keyledger) -> None:
     bad = kl.create("bad")
     unreadable(kl, bad)
     good = kl.create("good")
@@ -180,7 +180,7 @@ def test_a_parked_key_that_is_revoked_is_listed_as_revoked(kl: Keyledger, at_onc
 
 
 @pytest.mark.parametrize("id_", ["", "../x", "a%2F?#<b>", "0" * 13])
-def test_a_subject_that_is_not_the_id_of_a_key_is_parked_and_never_listed(kl: Keyledger, id_: str) -> None:
+def test_a_subject_with_an_invalid_key_id_is_parked_and_never_listed(kl: Keyledger, id_: str) -> None:
     good = kl.create("good")
     stored = msgspec.json.decode(kl.ledger.read(0, 1)[0].body) | {"subject": f"key:{id_}", "id": "strange"}
     kl.ledger.fill(1, [Record(2, 1, msgspec.json.encode(stored))])
@@ -193,7 +193,7 @@ def test_a_subject_that_is_not_the_id_of_a_key_is_parked_and_never_listed(kl: Ke
     assert id_ in retry(kl.ledger, kl.views)
 
 
-def test_parked_keys_are_taken_up_again_by_code_that_can_read_them(
+def test_retrying_a_parked_key_lists_it_when_the_code_can_read_it(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = kl.create("parked")
@@ -215,7 +215,7 @@ def refuse(_: Key | None, event: Event) -> Key:
     raise UnreadableEventError(event.position, event.subject, "not yet")
 
 
-def test_a_key_that_still_cannot_be_read_stays_parked(kl: Keyledger) -> None:
+def test_a_key_that_is_still_unreadable_stays_parked(kl: Keyledger) -> None:
     bad = kl.create("bad")
     unreadable(kl, bad)
     kl.store.rpush(f"{{kl:0}}:subject:key:{bad}", 2)
@@ -224,7 +224,7 @@ def test_a_key_that_still_cannot_be_read_stays_parked(kl: Keyledger) -> None:
     assert bad in status(kl.ledger, kl.views, 0).parked
 
 
-def test_the_status_measures_against_the_ledgers_own_end(kl: Keyledger) -> None:
+def test_the_lag_is_measured_against_the_end_of_the_ledger(kl: Keyledger) -> None:
     kl.create("one")
     kl.project()
     kl.create("two")
@@ -235,7 +235,7 @@ def test_the_status_measures_against_the_ledgers_own_end(kl: Keyledger) -> None:
     assert status(kl.ledger, kl.views, last.at + 9_000).lag.ms == 0
 
 
-def test_a_replay_of_what_cannot_be_read_fails_and_leaves_the_old_views(kl: Keyledger) -> None:
+def test_a_replay_of_an_unreadable_event_fails_and_keeps_the_old_views(kl: Keyledger) -> None:
     bad = kl.create("bad")
     kl.project()
     unreadable(kl, bad)
@@ -244,7 +244,7 @@ def test_a_replay_of_what_cannot_be_read_fails_and_leaves_the_old_views(kl: Keyl
     assert [key.id for key in kl.listed()] == [bad]
 
 
-def test_a_replay_gives_the_same_views_and_leaves_nothing_of_the_old(kl: Keyledger) -> None:
+def test_a_replay_produces_the_same_views_and_deletes_the_old_ones(kl: Keyledger) -> None:
     first = kl.create("first")
     kl.toggle(first, enabled=False)
     kl.create("second")
@@ -262,11 +262,11 @@ def _no_readers_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.keys.read_model.rebuild.replay._OLD_GENERATION_S", 0)
 
 
-def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
+def test_a_replay_sees_the_rows_of_pages_that_are_not_yet_written(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class LateWriter(build._Writer):
-        """Sends a page as late as a busy network could."""
+        """Sends each page late, as a slow network might."""
 
         _late: list[bytes] | None = None
 
@@ -288,7 +288,7 @@ def test_a_replay_knows_the_rows_of_pages_that_are_not_written_yet(
     assert kl.listed() == kl.folded(*keys[::-1])
 
 
-def test_a_replay_puts_each_key_into_the_index_once_as_it_is_at_the_end(
+def test_a_replay_indexes_each_key_once_in_its_final_state(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_PAGE", 1)
@@ -308,7 +308,7 @@ def test_a_replay_puts_each_key_into_the_index_once_as_it_is_at_the_end(
     assert not [*kl.store.scan_iter("{kl:0}:view:*:unindexed")]
 
 
-def test_a_replay_repairs_views_that_were_deleted_or_damaged(kl: Keyledger) -> None:
+def test_a_replay_restores_partly_or_completely_deleted_views(kl: Keyledger) -> None:
     keys = [kl.create(str(number)) for number in range(3)]
     kl.project()
     before = kl.listed()
@@ -323,7 +323,7 @@ def test_a_replay_repairs_views_that_were_deleted_or_damaged(kl: Keyledger) -> N
     assert kl.listed() == before == kl.folded(*keys[::-1])
 
 
-def test_the_old_views_serve_while_a_replay_goes_on(kl: Keyledger) -> None:
+def test_the_old_views_are_served_during_a_replay(kl: Keyledger) -> None:
     kl.create("one")
     kl.project()
     seen: list[int] = []
@@ -331,7 +331,7 @@ def test_the_old_views_serve_while_a_replay_goes_on(kl: Keyledger) -> None:
     assert set(seen) == {1}
 
 
-def test_events_that_come_during_a_replay_are_in_the_new_views(kl: Keyledger) -> None:
+def test_events_appended_during_a_replay_are_in_the_new_views(kl: Keyledger) -> None:
     kl.create("before")
     kl.project()
     late: list[str] = []
@@ -345,7 +345,7 @@ def test_events_that_come_during_a_replay_are_in_the_new_views(kl: Keyledger) ->
     assert kl.listed()[0].id == late[0]
 
 
-def test_an_abandoned_replay_changes_nothing_and_the_next_one_clears_it_away(kl: Keyledger) -> None:
+def test_an_aborted_replay_changes_nothing_and_the_next_one_cleans_up(kl: Keyledger) -> None:
     kl.create("one")
     kl.project()
     before = kl.listed()
@@ -360,12 +360,12 @@ def test_an_abandoned_replay_changes_nothing_and_the_next_one_clears_it_away(kl:
     assert len([*kl.store.scan_iter("{kl:0}:view:*:checkpoint")]) == 1
 
 
-def test_one_replay_at_a_time(kl: Keyledger) -> None:
+def test_only_one_replay_runs_at_a_time(kl: Keyledger) -> None:
     with lease(kl.views), pytest.raises(LeaseTakenError):
         replay(kl.ledger, kl.views)
 
 
-def test_a_reader_of_a_generation_that_went_away_reads_the_new_one(kl: Keyledger) -> None:
+def test_a_reader_of_a_deleted_generation_switches_to_the_new_one(kl: Keyledger) -> None:
     key = kl.create("one")
     kl.project()
     stale = kl.views.live()
@@ -385,7 +385,7 @@ def test_a_reader_of_a_generation_that_went_away_reads_the_new_one(kl: Keyledger
 @pytest.mark.parametrize(
     "damage", ["row changed", "row missing", "row added", "place missing", "place added", "text missing"]
 )
-def test_a_check_names_what_differs(kl: Keyledger, damage: str) -> None:
+def test_a_check_names_the_entry_that_differs(kl: Keyledger, damage: str) -> None:
     kl.create("one")
     key = kl.create("two")
     kl.project()
@@ -412,7 +412,7 @@ def test_a_check_names_what_differs(kl: Keyledger, damage: str) -> None:
     assert ("zzzzzzzzzzzz" if "added" in damage else key) in found.differing[0]
 
 
-def test_what_the_store_names_twice_is_one_entry(kl: Keyledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_that_the_store_scans_twice_are_returned_once(kl: Keyledger, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         kl.create(f"key {number}")
     kl.project()
@@ -423,7 +423,7 @@ def test_what_the_store_names_twice_is_one_entry(kl: Keyledger, monkeypatch: pyt
     assert len({entry.name for entry in once}) == len(once) > 9
 
 
-def test_a_check_holds_the_projectors_and_leaves_no_copy(
+def test_a_check_pauses_the_projectors_and_leaves_no_copy(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kl.create("one")
@@ -454,7 +454,7 @@ def test_the_projector_rebuilds_when_the_ledger_went_backwards(kl: Keyledger) ->
     assert kl.views.live().checkpoint().position == 1
 
 
-def test_a_ledger_that_lost_its_end_and_grew_past_it_is_noticed_too(kl: Keyledger) -> None:
+def test_a_ledger_that_went_backwards_and_grew_past_the_checkpoint_is_detected(kl: Keyledger) -> None:
     kept = kl.create("kept")
     lost = kl.create("lost")
     kl.project()
@@ -467,7 +467,7 @@ def test_a_ledger_that_lost_its_end_and_grew_past_it_is_noticed_too(kl: Keyledge
     assert check(kl.ledger, kl.views).equal
 
 
-def test_a_reader_waits_for_its_write_and_says_when_it_waited_in_vain(
+def test_a_reader_waits_for_a_position_and_reports_a_timeout(
     kl: Keyledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kl.create("one")
@@ -478,7 +478,7 @@ def test_a_reader_waits_for_its_write_and_says_when_it_waited_in_vain(
 
 
 @pytest.mark.parametrize("at", [LAST_TIME + 60_000, 2**63, 10**30, -(10**30)])
-def test_a_key_whose_expiry_cannot_be_printed_is_listed_changed_and_revoked(kl: Keyledger, at: int) -> None:
+def test_a_key_with_an_unprintable_expiry_can_be_listed_changed_and_revoked(kl: Keyledger, at: int) -> None:
     key = kl.commands.create(person(), new_key(name="poisoned", expires_at=at), REQUEST).key.id
     kl.project()
     assert [LAST_TIME if at > 0 else FIRST_TIME] == [row.expires_at for row in kl.listed()]
@@ -492,7 +492,7 @@ def test_a_key_whose_expiry_cannot_be_printed_is_listed_changed_and_revoked(kl: 
     assert kl.listed() == kl.folded(key)
 
 
-def test_a_position_that_no_event_has_yet_is_not_waited_for(
+def test_a_position_beyond_the_end_of_the_ledger_is_not_waited_for(
     commands: KeyCommands, fake_store: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[int] = []

@@ -1,4 +1,4 @@
-"""A Keyledger that was, with its backup, and others on an empty store."""
+"""A former Keyledger with its backup, and new ones on an empty store."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tests.services.keyledgers import Earlier, Making, backed_up, close, live, p
 
 @pytest.fixture(scope="module")
 def past(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Earlier:
-    """Made once: nobody changes it."""
+    """A former Keyledger and its backup, created once. Tests don't change it."""
     directory = tmp_path_factory.mktemp("past")
     with connect(valkey_url) as store:
         store.flushall()
@@ -30,7 +30,7 @@ def past(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Earlier:
 
 @pytest.fixture
 def making(store: Redis, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Making]:
-    """Makes a Keyledger on the store, emptied, with the rest in a directory of its own and with a key, if
+    """Creates a Keyledger on the emptied store with its own data directory, and with an audit key if
     one is given.
     """
     made: list[Container] = []

@@ -1,4 +1,4 @@
-"""An application behind the guards against clients that hold connections, with limits that tests can meet."""
+"""An application with connection guards whose limits are low enough for tests."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _streaming: set[object] = set()
 
 
 def create() -> WSGIApplication:
-    """A short deadline for bodies."""
+    """Creates an application with a short deadline for request bodies."""
     return _guarded(ConnectionGuard(None, DEADLINE_S))
 
 
 def create_capped() -> WSGIApplication:
-    """Few connections of one peer, and few that are idle."""
+    """Creates an application with low limits for connections per peer and idle connections."""
     connections._CROWDED = CROWDED
     connections.MAX_PER_PEER = PER_PEER
     return _guarded(ConnectionGuard(PER_PEER))
@@ -41,7 +41,7 @@ def _guarded(guard: ConnectionGuard) -> WSGIApplication:
 
 
 def _application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Tells what came of the body; at `/stream` it never ends, and `/streaming` counts those."""
+    """Returns the body or its error. `/stream` never ends; `/streaming` counts running streams."""
     failure = environ.get(FAILURE)
     start_response("200 OK", [("Content-Type", "text/plain")])
     match environ["PATH_INFO"]:

@@ -1,4 +1,4 @@
-"""A Keyledger without its processes, as it stands in a store, a database and a directory."""
+"""A Keyledger without processes: a store, a database and a data directory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ Making: TypeAlias = Callable[..., Container]
 
 
 class Seen(NamedTuple):
-    """All that a backup has to bring back, and what is built from it."""
+    """All data that a restore must recover, and the views built from it."""
 
     log: list[Record]
     indices: dict[bytes, list[bytes]]  # of each subject its positions
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 
 class Earlier(NamedTuple):
-    """A Keyledger that is no more, and the backup of it."""
+    """A former Keyledger and its backup."""
 
     backup: Path
     taken: Taken
@@ -57,7 +57,7 @@ class Earlier(NamedTuple):
 
 
 def with_fast_passwords(settings: Settings, store_url: str) -> Container:
-    """Components whose passwords are fast to hash."""
+    """Returns components with fast password hashing."""
     components = Container(SharedComponents(settings, store_url))
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     vars(components.of(AccountComponents))["passwords"] = Passwords(hasher)
@@ -67,7 +67,7 @@ def with_fast_passwords(settings: Settings, store_url: str) -> Container:
 def parts_in(
     directory: Path, store_url: str, database: str | None = None, ack_replicas: int = 0
 ) -> Container:
-    """What a Keyledger is made of that has everything but its store in a directory."""
+    """Returns the components of a Keyledger that keeps everything except its store in a directory."""
     settings = replace(
         Settings.from_environment(),
         data_dir=directory,
@@ -84,13 +84,13 @@ def parts_in(
 
 
 def close(components: Container) -> None:
-    """Closes its connections; another use opens new ones."""
+    """Closes the connections. Further use opens new ones."""
     components.of(AuditComponents).log.close()
     components.shared.store.close()
 
 
 def live(components: Container) -> Container:
-    """Uses it: keys, people, and checkpoints, the last of them not of everything."""
+    """Creates keys, accounts and checkpoints, and some events after the last checkpoint."""
     commands = components.of(KeyComponents).keys.commands
     made = [commands.create(person(), new_key(name=f"Key {n}"), REQUEST).key.id for n in range(3)]
     commands.change(person(), made[0], ChangeKey(enabled=False, reason="leaked"), REQUEST)
@@ -107,13 +107,13 @@ def live(components: Container) -> Container:
 
 
 def audit(components: Container) -> None:
-    """What the audit worker does."""
+    """Copies the ledger to the audit log, as the audit worker does."""
     while catch_up(components.of(AuditComponents).log, components.shared.ledger):
         pass
 
 
 def sign_checkpoint(components: Container) -> bytes:
-    """The same, with a checkpoint of everything."""
+    """Updates the audit log, then signs a checkpoint of everything."""
     audit(components)
     note = components.of(AuditComponents).notary.sign_checkpoint()
     assert note
@@ -121,7 +121,7 @@ def sign_checkpoint(components: Container) -> bytes:
 
 
 def findings(components: Container) -> list[Finding]:
-    """What the check of the audit log finds."""
+    """Returns the findings of the audit log check."""
     trust = Trust(
         components.of(AuditComponents).signer.public_key, components.of(AuditComponents).signer.anchor()
     )
@@ -136,7 +136,7 @@ def backed_up(components: Container, path: Path, progress: Progress | None = Non
 
 
 def seen(components: Container) -> Seen:
-    """What there is."""
+    """Returns all data of a Keyledger."""
     store: Redis = components.shared.store
     return Seen(
         log=[record for page in components.shared.ledger.pages(0, 1_000) for record in page],
@@ -160,10 +160,10 @@ def _indices(store: Redis) -> Iterator[tuple[bytes, list[bytes]]]:
 
 
 def silently(_done: int, _all: int) -> None:
-    """Shows nothing."""
+    """Discards progress."""
 
 
 @contextmanager
 def quietly(_what: str) -> Iterator[Progress]:
-    """Shows nothing of anything."""
+    """Discards the progress of every phase."""
     yield silently

@@ -1,4 +1,4 @@
-"""Installations for the doctor's tests, and what is expected of a finding."""
+"""Installations for the doctor's tests, and assertions about findings."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ from shared.settings import Settings
 
 @contextmanager
 def examined(data_dir: Path, **changed: Any) -> Iterator[Installation]:
-    """An installation whose settings are those of a first start, but for the given ones."""
+    """Yields an installation with the settings of a first start, except the given ones."""
     with visited(replace(Settings.from_environment(), data_dir=data_dir, **changed)) as installation:
         yield installation
 
 
 @contextmanager
 def configured(store: Redis, **settings: str) -> Iterator[None]:
-    """A store that is set otherwise for a while."""
+    """Changes settings of a store temporarily."""
     changed = {name.replace("_", "-"): value for name, value in settings.items()}
     before = {name: store.config_get(name)[name] or "" for name in changed}
     try:
@@ -36,7 +36,7 @@ def configured(store: Redis, **settings: str) -> Iterator[None]:
 
 
 def expect(findings: Iterable[Finding], level: Level, found: str, advice: str | None = None) -> str:
-    """That the one finding of a level says so, and what to do if it is not well; gives all that it says."""
+    """Asserts that exactly one finding has the level, text and advice, and returns its whole text."""
     of_level = [finding for finding in findings if finding.level is level]
     assert len(of_level) == 1, of_level
     assert found in of_level[0].found
@@ -46,7 +46,7 @@ def expect(findings: Iterable[Finding], level: Level, found: str, advice: str | 
 
 
 def expect_ok(findings: Iterable[Finding], found: str) -> None:
-    """That nothing else than this was found, and that it is well."""
+    """Asserts that there is exactly one finding, and that it is OK."""
     all_of_them = list(findings)
     assert {finding.level for finding in all_of_them} == {Level.OK}, all_of_them
     expect(all_of_them, Level.OK, found)

@@ -1,4 +1,4 @@
-"""An application whose answers take a while: at `/stream` they come in parts."""
+"""A slow application. `/stream` sends its response in chunks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTS, PART = 30, b"0123456789"
 
 
 def create() -> WSGIApplication:
-    """What a worker begins with."""
+    """Creates the application in a worker."""
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])

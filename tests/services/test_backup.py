@@ -1,4 +1,4 @@
-"""Taking a backup, also while others write."""
+"""Creating a backup, including during concurrent writes."""
 
 import os
 import stat
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "backup.jsonl"
 
 
-def test_a_backup_is_for_its_owners_eyes_and_the_private_key_is_not_in_it(past: Earlier) -> None:
+def test_a_backup_is_readable_only_by_its_owner_and_lacks_the_private_key(past: Earlier) -> None:
     assert stat.S_IMODE(past.backup.stat().st_mode) == 0o600
     written = past.backup.read_bytes()
     assert past.key_file.read_bytes().splitlines()[1] not in written
@@ -41,7 +41,7 @@ def test_a_backup_is_for_its_owners_eyes_and_the_private_key_is_not_in_it(past: 
     assert written.count(b"$argon2id$") == 2
 
 
-def test_two_backups_of_the_same_are_the_same_but_for_when_they_were_taken(
+def test_two_backups_of_the_same_data_differ_only_in_their_timestamp(
     making: Making, path: Path
 ) -> None:
     components, again = live(making()), path.with_name("again")
@@ -53,7 +53,7 @@ def test_two_backups_of_the_same_are_the_same_but_for_when_they_were_taken(
     assert len(one) == 2 + EVENTS + 1 + 2
 
 
-def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Making, path: Path) -> None:
+def test_concurrent_changes_are_backed_up_completely_or_not_at_all(making: Making, path: Path) -> None:
     old = live(making())
     reached: list[int] = []
 
@@ -77,7 +77,7 @@ def test_what_happens_during_a_backup_is_in_it_whole_or_not_at_all(making: Makin
     new.of(AccountComponents).accounts.add(OPERATOR, "eve@example.org", "owner", PASSWORD, REQUEST)
 
 
-def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(
+def test_a_backup_has_every_event_that_its_checkpoints_cover(
     making: Making, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = live(making())
@@ -96,7 +96,7 @@ def test_all_that_the_checkpoints_vouch_for_is_in_the_backup(
     assert findings(new) == []
 
 
-def test_a_checkpoint_of_more_than_the_ledger_has_is_left_out_and_told_of(
+def test_a_checkpoint_beyond_the_end_of_the_ledger_is_skipped_and_reported(
     making: Making, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = live(making())
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_more_than_the_ledger_has_is_left_out_and_told_of(
         ("DELETE FROM audit_checkpoints WHERE sequence = 1", 0),
     ],
 )
-def test_from_a_damaged_checkpoint_on_they_are_left_out_and_it_is_told(
+def test_checkpoints_from_the_first_damaged_one_on_are_skipped_and_reported(
     making: Making, path: Path, damage: str, readable: int
 ) -> None:
     old = live(making())
@@ -128,7 +128,7 @@ def test_from_a_damaged_checkpoint_on_they_are_left_out_and_it_is_told(
     assert len(new.of(AuditComponents).log.checkpoints()) == readable
 
 
-def test_a_backup_is_not_shown_on_a_terminal(making: Making) -> None:
+def test_a_backup_is_not_written_to_a_terminal(making: Making) -> None:
     components = making()  # whose backup fits into what a terminal holds unread
     terminal, shown = os.openpty()
     try:
@@ -141,7 +141,7 @@ def test_a_backup_is_not_shown_on_a_terminal(making: Making) -> None:
         os.close(shown)
 
 
-def test_a_failed_backup_leaves_the_one_before(making: Making, path: Path) -> None:
+def test_a_failed_backup_keeps_the_previous_file(making: Making, path: Path) -> None:
     old = live(making())
     backed_up(old, path)
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What of a backup's file is believed."""
+"""Validation of backup files."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -34,18 +34,18 @@ def read(file: list[bytes]) -> tuple[object, ...]:
 
 
 def sealed(file: list[bytes]) -> list[bytes]:
-    """With a trailer that fits."""
+    """Returns the file with a matching trailer."""
     digest = sha256(b"".join(file)).hexdigest().encode()
     return [*file, b'{"trailer":{"sha256":"' + digest + b'"}}\n']
 
 
-def test_what_was_written_is_read() -> None:
+def test_a_written_backup_reads_back_unchanged() -> None:
     assert read(WHOLE) == (header(), NOTES, EVENTS, CREDENTIALS)
     assert [*events_of(BytesIO(b"".join(WHOLE)))] == EVENTS
     assert sealed(WHOLE[:-1]) == WHOLE
 
 
-def test_every_flipped_bit_and_every_truncation_is_refused() -> None:
+def test_any_flipped_bit_or_truncation_is_rejected() -> None:
     whole = b"".join(WHOLE)
     for index in range(len(whole)):
         flipped = bytearray(whole)
@@ -73,7 +73,7 @@ DAMAGE: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_file_that_is_sealed_anew_is_read_with_the_same_care(damage: str) -> None:
+def test_a_damaged_file_with_a_recomputed_checksum_is_rejected(damage: str) -> None:
     with pytest.raises(DamagedFileError):
         read(sealed(DAMAGE[damage](WHOLE[:-1])))
 
@@ -91,6 +91,6 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("content", OTHERS, ids=OTHERS.values())
-def test_what_is_no_backup_is_told_by_what_it_is(content: bytes) -> None:
+def test_a_file_that_is_not_a_backup_is_rejected_with_its_kind(content: bytes) -> None:
     with pytest.raises(OtherFileError, match=OTHERS[content]):
         verify_whole(BytesIO(content))

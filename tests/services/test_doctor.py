@@ -1,4 +1,4 @@
-"""What `keyledger doctor` says of settings, files and disks, and how it is told."""
+"""The doctor's checks of settings, files and disks, and its output."""
 
 import json
 import os
@@ -36,21 +36,21 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data directory as `keyledger up` makes it, with the files that hold secrets."""
+    """A data directory as `keyledger up` creates it, with its secret files."""
     made = EmbeddedServer.in_directory(tmp_path / "data").data_dir
     _ = Signer(made / "audit_key.pem").public_key
     (made / "secret_key").touch(0o600)
     return made
 
 
-def test_settings_that_are_good_are_named(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_settings_pass_and_non_default_ones_are_listed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with examined(data_dir) as installation:
         expect_ok(check_settings(installation), "all by default")
         monkeypatch.setenv("KEYLEDGER_PORT", "8001")
         expect_ok(check_settings(installation), "KEYLEDGER_PORT set, the rest by default")
 
 
-def test_every_setting_of_no_use_is_named_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_invalid_setting_is_reported_and_the_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYLEDGER_PORT", "http")
     monkeypatch.setenv("KEYLEDGER_SIGN_IN_LIMIT", "often")
     monkeypatch.setenv("KEYLEDGER_KEY_PREFIX", "mine")
@@ -63,14 +63,14 @@ def test_every_setting_of_no_use_is_named_and_the_rest_is_read(monkeypatch: pyte
     assert os.environ["KEYLEDGER_PORT"] == "http"
 
 
-def test_a_secret_that_is_missing_hides_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_secret_key_does_not_hide_the_store_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYLEDGER_REDIS_URL", "redis://127.0.0.1:1/0")
     settings, unusable = read_settings()
     assert settings.redis_url == "redis://127.0.0.1:1/0"
     expect(unusable, Level.PROBLEM, "KEYLEDGER_SECRET_KEY is not set", "Correct it")
 
 
-def test_a_setting_that_is_none_is_told_with_the_nearest_one(
+def test_an_unknown_setting_is_reported_with_the_closest_match(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYLEDGER_AUDIT_DATABSE_URL", CANARY)
@@ -85,12 +85,12 @@ def test_a_setting_that_is_none_is_told_with_the_nearest_one(
     assert CANARY not in str(findings)
 
 
-def test_every_setting_of_the_deployment_is_known() -> None:
+def test_every_setting_in_the_compose_file_is_known() -> None:
     named = set(re.findall(r"KEYLEDGER_[A-Z_]+", Path("docker-compose.yml").read_text()))
     assert {"KEYLEDGER_SECRET_KEY_FILE", "KEYLEDGER_AUDIT_KEY_FILE"} <= named <= _KNOWN
 
 
-def test_a_secret_that_can_be_guessed_is_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_secret_key_is_a_single_problem_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYLEDGER_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY", CANARY)
     settings, unusable = read_settings()
@@ -99,12 +99,12 @@ def test_a_secret_that_can_be_guessed_is_one_problem(monkeypatch: pytest.MonkeyP
     assert CANARY not in str(unusable)
 
 
-def test_a_store_that_may_lose_events_is_a_warning(data_dir: Path) -> None:
+def test_allowing_an_unsafe_store_is_a_warning(data_dir: Path) -> None:
     with examined(data_dir, allow_unsafe_store=True) as installation:
         expect(check_settings(installation), Level.WARNING, "KEYLEDGER_ALLOW_UNSAFE_STORE", "Unset it")
 
 
-def test_a_web_for_all_without_a_proxy_is_a_warning(data_dir: Path) -> None:
+def test_listening_on_all_interfaces_without_a_proxy_is_a_warning(data_dir: Path) -> None:
     with examined(data_dir, host="::") as installation:
         expect(check_settings(installation), Level.WARNING, "listen on ::", "KEYLEDGER_TRUSTED_PROXIES")
     with examined(data_dir, host="::", trusted_proxies=1) as installation:
@@ -115,20 +115,20 @@ def test_a_web_for_all_without_a_proxy_is_a_warning(data_dir: Path) -> None:
     ("host", "loopback"),
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("192.0.2.1", False), ("::", False)],
 )
-def test_loopback_is_told_from_what_others_reach(host: str, loopback: bool) -> None:
+def test_loopback_hosts_are_recognized(host: str, loopback: bool) -> None:
     assert is_loopback(host) == loopback
 
 
-def test_a_name_that_cannot_be_one_is_not_taken_for_loopback() -> None:
+def test_an_invalid_host_is_not_treated_as_loopback() -> None:
     assert not is_loopback("a" * 70)
 
 
-def test_the_versions_are_told(data_dir: Path) -> None:
+def test_versions_are_reported(data_dir: Path) -> None:
     with examined(data_dir) as installation:
         expect_ok(check_versions(installation), "Keyledger 0.")
 
 
-def test_files_that_are_closed_to_others_are_well(data_dir: Path) -> None:
+def test_private_file_permissions_pass(data_dir: Path) -> None:
     with examined(data_dir) as installation:
         directory, key = check_files(installation)
     assert directory == ok(f"the data directory {data_dir} is closed to others")
@@ -140,7 +140,7 @@ def test_files_that_are_closed_to_others_are_well(data_dir: Path) -> None:
     ("mode", "level", "who"),
     [(0o755, Level.PROBLEM, "everyone on this machine"), (0o750, Level.WARNING, "its group")],
 )
-def test_a_file_that_is_open_to_others_is_told(
+def test_a_file_accessible_to_other_users_is_reported(
     data_dir: Path, name: str, mode: int, level: Level, who: str
 ) -> None:
     (data_dir / name).chmod(mode)
@@ -148,7 +148,7 @@ def test_a_file_that_is_open_to_others_is_told(
         expect(check_files(installation), level, f"open to {who} (mode {mode:04o})", "chmod go= ")
 
 
-def test_a_key_that_is_none_is_told_without_what_is_in_its_file(data_dir: Path) -> None:
+def test_an_invalid_audit_key_is_reported_without_its_content(data_dir: Path) -> None:
     (data_dir / "audit_key.pem").write_text(CANARY)
     with examined(data_dir) as installation:
         findings = [*check_files(installation)]
@@ -156,14 +156,14 @@ def test_a_key_that_is_none_is_told_without_what_is_in_its_file(data_dir: Path) 
     assert CANARY not in str(findings)
 
 
-def test_a_key_that_cannot_be_read_is_told(data_dir: Path) -> None:
+def test_an_unreadable_audit_key_is_reported(data_dir: Path) -> None:
     (data_dir / "audit_key.pem").unlink()
     (data_dir / "audit_key.pem").mkdir(0o700)
     with examined(data_dir) as installation:
         expect(check_files(installation), Level.PROBLEM, "Is a directory", "from a copy")
 
 
-def test_a_key_that_is_gone_is_told_and_no_other_is_made(data_dir: Path) -> None:
+def test_a_missing_audit_key_is_reported_and_not_replaced(data_dir: Path) -> None:
     (data_dir / "audit_key.pem").rename(data_dir / "audit_key.pem.last")
     with examined(data_dir) as installation:
         expect(
@@ -175,26 +175,26 @@ def test_a_key_that_is_gone_is_told_and_no_other_is_made(data_dir: Path) -> None
     assert not (data_dir / "audit_key.pem").exists()
 
 
-def test_a_file_in_the_place_of_the_data_directory_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_data_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with examined(tmp_path / "data") as installation:
         expect(check_files(installation), Level.PROBLEM, "isn't a directory", "KEYLEDGER_DATA_DIR")
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_directory_that_no_keyledger_is_in_is_a_warning(tmp_path: Path, exists: bool) -> None:
+def test_a_directory_without_a_keyledger_is_a_warning(tmp_path: Path, exists: bool) -> None:
     directory = tmp_path if exists else tmp_path / "data"
     with examined(directory) as installation:
         expect(check_files(installation), Level.WARNING, f"no Keyledger in {directory}", "`keyledger up`")
 
 
-def test_a_data_directory_of_another_user_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inaccessible_data_directory_is_reported(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # for root, as which tests may run, has all rights
     with examined(data_dir) as installation:
         expect(check_files(installation), Level.PROBLEM, "this user can't open", "as the user that")
 
 
-def test_a_data_directory_that_nothing_needs_is_not_asked_for(tmp_path: Path) -> None:
+def test_an_unused_data_directory_is_not_required(tmp_path: Path) -> None:
     elsewhere = {"redis_url": "redis://127.0.0.1:1", "audit_database_url": "postgresql://127.0.0.1:1/none"}
     with examined(tmp_path / "data", audit_key_file=tmp_path / "key", **elsewhere) as installation:
         expect_ok(check_files(installation), "key doesn't exist yet")
@@ -210,14 +210,14 @@ def test_a_data_directory_that_nothing_needs_is_not_asked_for(tmp_path: Path) ->
         (2 * GIB, 11 * GIB, Level.OK),
     ],
 )
-def test_a_disk_that_fills_up_is_told_before_it_is_full(free: int, total: int, level: Level) -> None:
+def test_low_disk_space_is_reported_before_the_disk_is_full(free: int, total: int, level: Level) -> None:
     found = room(Path("/data"), free, total)
     assert found.level is level
     assert found.found.endswith("are free at /data")
     assert (found.advice is None) == (level is Level.OK)
 
 
-def test_the_disks_that_are_written_to_are_looked_at(data_dir: Path, tmp_path: Path) -> None:
+def test_the_disks_of_the_store_and_the_database_are_checked(data_dir: Path, tmp_path: Path) -> None:
     with examined(data_dir, audit_database_url=f"sqlite:///{tmp_path}/not/yet/audit.db") as installation:
         store, database = check_disk(installation)
     assert store.found.endswith(f"free at {data_dir}")
@@ -228,13 +228,13 @@ def test_the_disks_that_are_written_to_are_looked_at(data_dir: Path, tmp_path: P
     ("ms", "level"),
     [(900.0, Level.OK), (-900.0, Level.OK), (-1500.0, Level.WARNING), (7_000.0, Level.PROBLEM)],
 )
-def test_a_clock_that_differs_is_told(ms: float, level: Level) -> None:
+def test_clock_skew_is_reported(ms: float, level: Level) -> None:
     found = skewed(ms, "the store's")
     assert found.level is level
     assert (level is Level.OK) or ("ahead" if ms > 0 else "behind") in found.found
 
 
-def test_of_a_store_that_does_not_run_all_else_is_told_and_nothing_is_made(
+def test_a_stopped_store_skips_only_its_own_checks_and_nothing_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
@@ -256,7 +256,7 @@ def test_of_a_store_that_does_not_run_all_else_is_told_and_nothing_is_made(
     assert not (tmp_path / "data").exists()
 
 
-def test_what_cannot_be_asked_stops_no_check_and_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_services_skip_dependent_checks_and_leak_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     secrets = {"REDIS_URL": f"redis://me:{CANARY}@{nobody}/0", "SECRET_KEY": CANARY * 6}
     secrets["AUDIT_DATABASE_URL"] = f"postgresql://me:{CANARY}@{nobody}/keyledger?sslpassword={CANARY}"
@@ -276,7 +276,7 @@ def test_what_cannot_be_asked_stops_no_check_and_shows_no_secret(monkeypatch: py
 
 
 @pytest.mark.parametrize("setting", ["REDIS_URL", "AUDIT_DATABASE_URL"])
-def test_a_url_of_no_use_is_told_without_showing_it(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_url_is_reported_without_its_password(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "s" * 32)
     monkeypatch.setenv(f"KEYLEDGER_{setting}", f"nonsense://me:{CANARY}@127.0.0.1:port")
     told = [*examine(all_checks(MANIFESTS))]
@@ -284,7 +284,7 @@ def test_a_url_of_no_use_is_told_without_showing_it(setting: str, monkeypatch: p
     assert CANARY not in str(told)
 
 
-def test_what_comes_from_elsewhere_shows_no_secret_and_tells_the_terminal_nothing() -> None:
+def test_external_text_is_stripped_of_passwords_and_control_characters() -> None:
     assert problem("a\x1b[31m\nb\x9b" + "c" * 500, "Do.").found == "a [31m b …"
     assert problem(f"no redis://me:{CANARY}@there", "Do.").found == "no redis://[password]@there"
 
@@ -304,7 +304,7 @@ def _told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("_told", [TOLD], indirect=True)
 @pytest.mark.usefixtures("_told")
-def test_each_finding_is_a_line_and_what_to_do_another() -> None:
+def test_each_finding_and_its_advice_are_printed_on_separate_lines() -> None:
     ended = CliRunner().invoke(doctor_command)
     assert ended.exit_code == 1
     assert ended.stdout.splitlines() == [
@@ -321,7 +321,7 @@ def test_each_finding_is_a_line_and_what_to_do_another() -> None:
 
 @pytest.mark.parametrize("_told", [TOLD], indirect=True)
 @pytest.mark.usefixtures("_told")
-def test_programs_are_told_the_same_in_json() -> None:
+def test_json_output_has_the_same_findings() -> None:
     ended = CliRunner().invoke(doctor_command, ["--json"])
     assert ended.exit_code == 1
     told = json.loads(ended.stdout)
@@ -343,7 +343,7 @@ def test_programs_are_told_the_same_in_json() -> None:
     indirect=["_told"],
 )
 @pytest.mark.usefixtures("_told")
-def test_only_a_problem_is_a_failure(summary: str) -> None:
+def test_only_a_problem_fails_the_command(summary: str) -> None:
     ended = CliRunner().invoke(doctor_command)
     assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (0, summary)
     assert json.loads(CliRunner().invoke(doctor_command, ["--json"]).stdout)["ok"] is True
@@ -351,7 +351,7 @@ def test_only_a_problem_is_a_failure(summary: str) -> None:
 
 @pytest.mark.parametrize("_told", [TOLD], indirect=True)
 @pytest.mark.usefixtures("_told")
-def test_a_terminal_has_colours_unless_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_output_is_coloured_unless_no_color_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[31m" in CliRunner().invoke(doctor_command, color=True).stdout
     monkeypatch.setenv("NO_COLOR", "1")

@@ -1,4 +1,4 @@
-"""What `keyledger doctor` says of a store and of what is in it, each thing wrong for real."""
+"""The doctor's checks of a store and its content, tested with real faults."""
 
 import os
 import re
@@ -40,7 +40,7 @@ WORKER = "rq:worker:one"
 
 @pytest.fixture
 def installation(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Installation]:
-    """One with a store of its own, empty."""
+    """An installation with an empty store."""
     assert not store.dbsize()
     with examined(tmp_path / "data", redis_url=valkey_url) as opened:
         yield opened
@@ -48,7 +48,7 @@ def installation(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Inst
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> EmbeddedServer:
-    """A store in a data directory, that does not run yet."""
+    """An embedded store that isn't running yet."""
     return EmbeddedServer.in_directory(tmp_path / "data")
 
 
@@ -56,13 +56,13 @@ def project(installation: Installation) -> None:
     Projector(installation.shared.ledger, Views(installation.store)).catch_up()
 
 
-def test_a_store_that_is_well_is_told_with_its_version(installation: Installation) -> None:
+def test_a_healthy_store_is_reported_with_its_version(installation: Installation) -> None:
     expect_ok(check_store(installation), "Valkey 9.")
     expect_ok(check_durability(installation), "acknowledged events are on disk")
     expect_ok(check_access(installation), "only from this machine")
 
 
-def test_a_redis_is_told_from_a_valkey(redis_url: str, tmp_path: Path) -> None:
+def test_redis_is_distinguished_from_valkey(redis_url: str, tmp_path: Path) -> None:
     with examined(tmp_path, redis_url=redis_url) as installation:
         expect_ok(check_store(installation), "Redis 7.")
 
@@ -74,14 +74,14 @@ def test_a_redis_is_told_from_a_valkey(redis_url: str, tmp_path: Path) -> None:
         ("redis_version:7.2.4\r\nvalkey_version:7.2.6", Level.WARNING, "Valkey 7.2.6"),
     ],
 )
-def test_a_store_that_is_too_old_is_told(info: str, level: Level, told: str, tmp_path: Path) -> None:
+def test_an_outdated_store_is_reported(info: str, level: Level, told: str, tmp_path: Path) -> None:
     reply = f"# Server\r\n{info}\r\n"
     server = FakeServer(tmp_path / "old", INFO=f"${len(reply)}\r\n{reply}".encode(), CONFIG=b"*0")
     with closing(server), examined(tmp_path, redis_url=f"unix://{tmp_path}/old") as installation:
         expect(check_store(installation), level, f"{told} answers", "Run Redis 7.0 or later")
 
 
-def test_an_embedded_store_that_runs_is_joined_and_goes_on(embedded: EmbeddedServer) -> None:
+def test_a_running_embedded_store_is_checked_and_left_running(embedded: EmbeddedServer) -> None:
     with embedded.joined():
         with examined(embedded.data_dir) as installation:
             expect_ok(check_store(installation), "Valkey 9.")
@@ -91,7 +91,7 @@ def test_an_embedded_store_that_runs_is_joined_and_goes_on(embedded: EmbeddedSer
         assert [*check_store(installation)] == [skipped("not running; `keyledger up` starts it")]
 
 
-def test_an_embedded_store_is_not_stopped_by_others_while_it_is_looked_at(embedded: EmbeddedServer) -> None:
+def test_an_embedded_store_stays_up_until_the_doctor_has_checked_it(embedded: EmbeddedServer) -> None:
     with ExitStack() as command:
         command.enter_context(embedded.joined())
         with examined(embedded.data_dir) as installation:
@@ -100,12 +100,12 @@ def test_an_embedded_store_is_not_stopped_by_others_while_it_is_looked_at(embedd
     assert not embedded.is_taken()
 
 
-def test_an_embedded_store_that_is_kept_and_does_not_answer_is_told(embedded: EmbeddedServer) -> None:
+def test_a_locked_embedded_store_that_does_not_answer_is_reported(embedded: EmbeddedServer) -> None:
     with embedded.held(), examined(embedded.data_dir) as installation:
         expect(check_store(installation), Level.PROBLEM, "does not answer", "See what `keyledger up` prints")
 
 
-def test_an_embedded_store_that_says_nothing_is_told(
+def test_an_embedded_store_that_hangs_is_reported(
     embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.service.installation._START_S", 0.1)
@@ -124,7 +124,7 @@ def test_an_embedded_store_that_says_nothing_is_told(
     ("setting", "value"),
     [("appendfsync", "everysec"), ("no-appendfsync-on-rewrite", "yes"), ("maxmemory-policy", "allkeys-lru")],
 )
-def test_a_store_that_could_lose_events_is_told_with_the_line_to_change(
+def test_an_unsafe_store_setting_is_reported_with_the_line_to_change(
     installation: Installation, store: Redis, setting: str, value: str
 ) -> None:
     with configured(store, **{setting: value}):
@@ -133,7 +133,7 @@ def test_a_store_that_could_lose_events_is_told_with_the_line_to_change(
         expect_ok(check_store(installation), "Valkey")  # all else is looked at nevertheless
 
 
-def test_a_store_that_may_lose_events_is_a_warning(store: Redis, valkey_url: str, tmp_path: Path) -> None:
+def test_an_unsafe_store_is_only_a_warning_if_it_is_allowed(store: Redis, valkey_url: str, tmp_path: Path) -> None:
     with (
         configured(store, appendfsync="no"),
         examined(tmp_path, redis_url=valkey_url, allow_unsafe_store=True) as installation,
@@ -141,7 +141,7 @@ def test_a_store_that_may_lose_events_is_a_warning(store: Redis, valkey_url: str
         expect(check_durability(installation), Level.WARNING, "`appendfsync no`", "`appendfsync always`")
 
 
-def test_a_write_that_failed_is_told(tmp_path: Path) -> None:
+def test_failed_writes_to_disk_are_reported(tmp_path: Path) -> None:
     info = "# Persistence\r\naof_last_write_status:err\r\nrdb_last_bgsave_status:err\r\n"
     words = [word for pair in DURABLE.items() for word in pair]
     config = "\r\n".join([f"*{len(words)}", *(f"${len(word)}\r\n{word}" for word in words)])
@@ -152,7 +152,7 @@ def test_a_write_that_failed_is_told(tmp_path: Path) -> None:
         expect(check_durability(installation), Level.PROBLEM, found, "disk is full")
 
 
-def test_a_user_who_may_not_see_the_settings_is_told(store: Redis, valkey_url: str, tmp_path: Path) -> None:
+def test_a_store_user_without_permission_to_read_settings_is_reported(store: Redis, valkey_url: str, tmp_path: Path) -> None:
     store.acl_setuser("shy", enabled=True, nopass=True, commands=["+@all", "-config"], keys=["*"])
     url = valkey_url.replace("unix://", "unix://shy:any@")
     with examined(tmp_path, redis_url=url) as installation:
@@ -161,7 +161,7 @@ def test_a_user_who_may_not_see_the_settings_is_told(store: Redis, valkey_url: s
     expect(findings, Level.PROBLEM, "no permissions to run the 'config|get' command", "Fix that")
 
 
-def test_a_store_that_lets_everybody_in_is_told(installation: Installation, store: Redis) -> None:
+def test_a_store_open_to_the_network_without_a_password_is_reported(installation: Installation, store: Redis) -> None:
     port = str(free_port())
     with configured(store, bind="* -::*", protected_mode="no", port=port):
         expect(
@@ -174,7 +174,7 @@ def test_a_store_that_lets_everybody_in_is_told(installation: Installation, stor
         expect_ok(check_access(installation), "only from this machine")
 
 
-def test_a_store_of_the_network_has_to_ask_for_a_password(
+def test_a_remote_store_must_require_a_password(
     store: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.doctor.access.is_loopback", lambda _: False)
@@ -191,7 +191,7 @@ def test_a_store_of_the_network_has_to_ask_for_a_password(
             expect_ok(check_access(closed), "it requires authentication")
 
 
-def test_replicas_that_are_missing_are_told(
+def test_missing_replicas_and_a_store_that_is_a_replica_are_reported(
     store: Redis, valkey_url: str, tmp_path: Path, installation: Installation
 ) -> None:
     assert not [*check_replicas(installation)]
@@ -204,7 +204,7 @@ def test_replicas_that_are_missing_are_told(
         store.replicaof("NO", "ONE")
 
 
-def test_memory_without_a_limit_and_memory_that_is_used_up_are_told(
+def test_unlimited_memory_and_exhausted_memory_are_reported(
     installation: Installation, store: Redis
 ) -> None:
     expect(check_memory(installation), Level.WARNING, "it has no limit", "Set `maxmemory`")
@@ -227,25 +227,25 @@ def test_memory_without_a_limit_and_memory_that_is_used_up_are_told(
         (100 * MIB, False, Level.WARNING),
     ],
 )
-def test_memory_is_told_of_before_it_is_used_up(used: int, limited: bool, level: Level) -> None:
+def test_low_memory_is_reported_before_it_runs_out(used: int, limited: bool, level: Level) -> None:
     found = room(used, 100 * MIB, limited=limited)
     assert (found.level, "the machine's" in found.found) == (level, not limited)
     assert level is Level.OK or ("Raise `maxmemory`" if limited else "Give the machine") in str(found.advice)
 
 
-def test_a_ledger_without_a_gap_is_well(installation: Installation) -> None:
+def test_a_ledger_without_gaps_passes(installation: Installation) -> None:
     expect_ok(check_ledger(installation), "empty")
     grow(installation.shared.ledger, 3)
     expect_ok(check_ledger(installation), "ends at position 3, and no event is missing")
 
 
-def test_a_gap_in_the_ledger_is_told(installation: Installation, store: Redis) -> None:
+def test_a_gap_in_the_ledger_is_reported(installation: Installation, store: Redis) -> None:
     grow(installation.shared.ledger, 3)
     store.xdel(LOG, "0-2")
     expect(check_ledger(installation), Level.PROBLEM, "ends at position 3 and has 2 events", "audit check")
 
 
-def test_what_is_no_ledger_is_told_and_stops_no_other_check(
+def test_an_unreadable_ledger_is_reported_and_the_other_checks_run(
     store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.set(LOG, CANARY)
@@ -272,26 +272,26 @@ def test_what_is_no_ledger_is_told_and_stops_no_other_check(
     assert CANARY not in str(told)
 
 
-def test_views_that_keep_up_are_well(installation: Installation) -> None:
+def test_views_that_keep_up_pass(installation: Installation) -> None:
     grow(installation.shared.ledger, 2)
     expect_ok(check_views(installation), "at position 0 of 2")
     installation.shared.ledger.fill(2, [record(3, at=now_ms() - 60_000)])
     expect_ok(check_views(installation), "at position 0 of 3")
 
 
-def test_views_that_nobody_builds_are_told(installation: Installation) -> None:
+def test_views_without_a_running_projector_are_reported(installation: Installation) -> None:
     installation.shared.ledger.fill(0, [record(1, at=now_ms() - 60_000), record(2, at=now_ms())])
     told = expect(check_views(installation), Level.PROBLEM, "at position 0 of 2, ", "`keyledger projector`")
     assert re.search(r", 6\d s behind$", told)
 
 
-def test_a_key_that_is_set_aside_is_told_with_the_reason(installation: Installation) -> None:
+def test_a_parked_key_is_reported_with_the_reason(installation: Installation) -> None:
     grow(installation.shared.ledger, 1, subject="key:000000000001")
     project(installation)
     expect(check_views(installation), Level.PROBLEM, "1 parked, the first 000000000001: ", "projector retry")
 
 
-def test_a_ledger_that_went_backwards_is_seen_by_the_views(installation: Installation, store: Redis) -> None:
+def test_the_views_check_detects_a_ledger_that_went_backwards(installation: Installation, store: Redis) -> None:
     grow(installation.shared.ledger, 1, subject="key:000000000001", payloads=[created()])
     project(installation)
     store.delete(LOG, "{kl:0}:subject:key:000000000001")
@@ -299,21 +299,21 @@ def test_a_ledger_that_went_backwards_is_seen_by_the_views(installation: Install
     expect(check_views(installation), Level.PROBLEM, "went backwards", "docs/runbooks.md")
 
 
-def test_jobs_that_failed_are_told_with_the_newest_reason(installation: Installation, store: Redis) -> None:
+def test_failed_jobs_are_reported_with_the_latest_error(installation: Installation, store: Redis) -> None:
     expect_ok(check_queue(installation), "0 waiting, none failed")
     store.zadd("rq:failed:audit", {"job": time.time() + 3600})
     store.xadd("rq:results:job", {"exc_string": b64encode(compress(b"the disk is full."))})
     expect(check_queue(installation), Level.WARNING, "the newest because: the disk is full", "audit status")
 
 
-def test_more_than_one_job_is_told(installation: Installation, store: Redis) -> None:
+def test_more_than_one_waiting_job_is_reported(installation: Installation, store: Redis) -> None:
     store.rpush("rq:queue:audit", "one")
     expect_ok(check_queue(installation), "1 waiting")
     store.rpush("rq:queue:audit", "two")
     expect(check_queue(installation), Level.WARNING, "2 jobs wait", "audit worker")
 
 
-def test_a_worker_that_is_missing_or_silent_is_told(installation: Installation, store: Redis) -> None:
+def test_a_missing_or_silent_worker_is_reported(installation: Installation, store: Redis) -> None:
     expect(
         check_worker(installation), Level.PROBLEM, "no audit worker runs", "Start `keyledger audit worker`"
     )
@@ -328,24 +328,24 @@ def test_a_worker_that_is_missing_or_silent_is_told(installation: Installation, 
     assert store.smembers("rq:workers:audit") == {WORKER.encode(), b"rq:worker:gone"}
 
 
-def test_clocks_that_agree_are_well(installation: Installation) -> None:
+def test_synchronized_clocks_pass(installation: Installation) -> None:
     grow(installation.shared.ledger, 1)
     expect_ok(check_clock(installation), "the store's and this machine's are within")
 
 
-def test_a_clock_that_was_set_back_is_told(installation: Installation) -> None:
+def test_a_clock_behind_the_newest_event_is_reported(installation: Installation) -> None:
     installation.shared.ledger.fill(0, [record(1, at=now_ms() + 60_500)])
     expect(check_clock(installation), Level.PROBLEM, "60 s ahead of this clock", "NTP")
 
 
-def test_a_store_whose_clock_differs_is_told(
+def test_skew_of_the_stores_clock_is_reported(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.service.clocks.time.time", time.monotonic)
     expect(check_clock(installation), Level.PROBLEM, "ahead of this machine's", "NTP")
 
 
-def test_nothing_is_written_to_the_store(
+def test_the_checks_write_nothing(
     store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with examined(tmp_path, redis_url=valkey_url) as installation:
@@ -364,7 +364,7 @@ def test_nothing_is_written_to_the_store(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_key_whose_stored_expiry_cannot_be_printed_is_named(installation: Installation) -> None:
+def test_keys_with_an_expiry_after_the_year_9999_are_listed(installation: Installation) -> None:
     expiries = {"key:000000000001": LAST_TIME, "key:000000000002": 2**63, "key:000000000003": LAST_TIME + 1}
     for subject, at in expiries.items():
         grow(installation.shared.ledger, 1, subject=subject, payloads=[created(expires_at=at)])

@@ -1,4 +1,4 @@
-"""The documentation says what is so: its tables, links and names, without running anything."""
+"""The documentation matches the code: tables, links and names. Nothing is run."""
 
 import os
 import re
@@ -34,7 +34,7 @@ from tests.documents import (
 
 CODE = sorted([*ROOT.glob("services/**/*.py"), *ROOT.glob("shared/**/*.py")])
 TABLES = tables()
-# The sections that pages and error messages name.
+# The runbooks that pages and error messages refer to.
 NAMED_BY_PAGES = {"A key leaked", "The ledger went backwards", "Someone cannot sign in"}
 
 PARTS = ("_bucket", "_sum", "_count")  # of a histogram
@@ -44,7 +44,7 @@ by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(pa
 
 
 def all_quoted() -> set[str]:
-    """What any document quotes, and every line of its commands."""
+    """Returns the inline code and the lines of the code blocks of all documents."""
     return {
         line
         for document in DOCUMENTS
@@ -54,26 +54,26 @@ def all_quoted() -> set[str]:
 
 
 def in_code(pattern: str) -> set[str]:
-    """What matches in any file of the code."""
+    """Returns all matches of a pattern in the source code."""
     return {found for file in CODE for found in re.findall(pattern, file.read_text())}
 
 
 @pytest.mark.parametrize(("document", "table"), TABLES)
-def test_a_table_that_is_made_from_the_code_is_as_the_code_has_it(document: str, table: str) -> None:
+def test_each_generated_table_matches_the_code(document: str, table: str) -> None:
     right = TABLES[document, table]
     assert stated(document, table) == right, (
         f"`python -m tests.documents` writes this into docs/{document}:\n{right}"
     )
 
 
-def test_every_setting_that_is_read_is_in_the_table_and_no_other() -> None:
+def test_the_settings_table_has_exactly_the_settings_that_the_code_reads() -> None:
     read = in_code(r"\bsettings\.(\w+)\b") | {"log_format"}  # which `telemetry` reads before all others
     assert {name.lower() for name in SETTINGS} <= read
     named = in_code(r"KEYLEDGER_([A-Z_]*[A-Z])\b") - {*SETTINGS}
     assert named <= set(), named
 
 
-def test_a_default_that_can_be_set_is_the_default() -> None:
+def test_documented_defaults_are_the_actual_defaults() -> None:
     literal = {name: re.fullmatch(r"`([^`]+)`", setting.default) for name, setting in SETTINGS.items()}
     written = {f"KEYLEDGER_{name}": found[1] for name, found in literal.items() if found}
     assert len(written) == 10
@@ -84,7 +84,7 @@ def test_a_default_that_can_be_set_is_the_default() -> None:
 
 
 @by_name
-def test_every_link_leads_somewhere(document: Path) -> None:
+def test_every_relative_link_has_a_target(document: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", prose(document))
     for link in links:
         if link.startswith("https://"):
@@ -96,14 +96,14 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             assert place in map(anchor, headings(target)), link
 
 
-def test_every_setting_that_is_named_exists() -> None:
+def test_every_documented_setting_exists() -> None:
     named = {name for text in all_quoted() for name in re.findall(r"KEYLEDGER_([A-Z_]+[A-Z])", text)}
-    # Each may also come from the file that is named with `_FILE` behind it.
+    # Each setting can also be read from a file, which is named with the suffix `_FILE`.
     unknown = {name for name in named - {*SETTINGS} if name.removesuffix("_FILE") not in SETTINGS}
     assert unknown <= {"URL", "KEY"}  # of a service in a recipe, which has a key of its own
 
 
-def test_every_command_that_is_named_exists_with_its_options() -> None:
+def test_every_documented_command_exists_with_its_options() -> None:
     known = dict(commands())
     lines = [line for text in all_quoted() for line in re.findall(r"(?<!\w)keyledger [a-z][^|;)#$]*", text)]
     assert len(lines) >= 40
@@ -114,14 +114,14 @@ def test_every_command_that_is_named_exists_with_its_options() -> None:
         assert set(re.findall(r"(?<!\S)-[-\w]+", line)) <= options, line
 
 
-def test_every_target_of_make_that_is_named_exists() -> None:
+def test_every_documented_make_target_exists() -> None:
     targets = set(re.findall(r"(?m)^(\w+):", (ROOT / "Makefile").read_text()))
     named = {name for text in all_quoted() for name in re.findall(r"^make (\w+)", text)}
     assert named <= targets
     assert {"run", "test", "check", "drill"} <= named
 
 
-def test_every_service_of_compose_that_is_named_exists() -> None:
+def test_every_documented_compose_service_exists() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     named = {
         name for text in all_quoted() for name in re.findall(r"docker compose run --rm (?:-T )?(\S+)", text)
@@ -129,14 +129,14 @@ def test_every_service_of_compose_that_is_named_exists() -> None:
     assert {"web-1"} <= named <= set(services)
 
 
-def test_every_figure_that_is_named_exists() -> None:
+def test_exactly_the_existing_metrics_are_documented() -> None:
     known = {row.name: row.kind for row in metric_rows(MANIFESTS)}
     named = {name for text in all_quoted() for name in re.findall(r"\bkeyledger_\w+", text)}
     parts = {f"{name}{part}" for name, kind in known.items() if kind == "histogram" for part in PARTS}
     assert known.keys() <= named <= known.keys() | parts
 
 
-def test_every_metric_in_the_code_is_a_line_of_the_table() -> None:
+def test_every_metric_in_the_code_is_in_the_table() -> None:
     declared = in_code(r"(?:Gauge|Counted)\(\s*\"(keyledger_\w+)")
     rows = {row.name.removesuffix("_total") for row in metric_rows(MANIFESTS)}
     assert rows - declared == {
@@ -145,14 +145,14 @@ def test_every_metric_in_the_code_is_a_line_of_the_table() -> None:
     assert declared <= rows
 
 
-def test_every_place_in_the_code_that_is_named_exists() -> None:
+def test_every_documented_code_path_exists() -> None:
     for document in DOCUMENTS:
         for text in quoted(document):
             if re.match(r"(services|shared|tests|bench)/", text):
                 assert (ROOT / text).exists(), (document, text)
 
 
-def test_what_contributors_are_led_to_is_there() -> None:
+def test_every_name_in_the_contributing_guide_is_in_the_file_it_mentions() -> None:
     places = re.findall(r"([^:.]+?)\s+in\s+`((?:services|shared)/[^`]+)`", prose(ROOT / "CONTRIBUTING.md"))
     led = [(name, path) for words, path in places for name in re.findall(r"`(\w+)`", words)]
     assert len(led) >= 20
@@ -161,29 +161,29 @@ def test_what_contributors_are_led_to_is_there() -> None:
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", DOCS / "reviewers.md"], ids=lambda path: path.name)
-def test_what_people_are_told_to_press_is_on_a_page(document: Path) -> None:
+def test_every_bold_label_in_the_documents_appears_on_a_page(document: Path) -> None:
     pages = "\n".join(path.read_text() for path in ROOT.glob("s*/**/*.html"))
     told = [" ".join(words.split()) for words in re.findall(r"\*\*([^*]+)\*\*", prose(document))]
     assert [words for words in told if words not in pages and not words.endswith(".")] == []
 
 
-def test_the_tables_of_codes_and_roles_have_them_all() -> None:
+def test_all_verification_codes_and_roles_are_documented() -> None:
     codes = [word for word in quoted(DOCS / "platform-developers.md") if word in CODES]
     assert set(codes) == set(CODES)
     assert {f"| `{role}` |" in prose(DOCS / "operators.md") for role in ROLES} == {True}
 
 
-def test_the_settings_of_a_store_are_those_that_are_looked_at() -> None:
+def test_the_documented_store_settings_are_those_that_are_checked() -> None:
     (block,) = blocks(DOCS / "operators.md", "conf")
     assert dict(line.split() for line in block.code.splitlines()) == DURABLE
 
 
-def test_the_expression_for_scanners_finds_keys() -> None:
+def test_the_documented_secret_scanning_pattern_matches_keys() -> None:
     (block,) = blocks(DOCS / "platform-developers.md", "regex")
     assert re.fullmatch(block.code.strip(), mint("kl", "default", lambda below: below // 2).reveal())
 
 
-def test_the_architecture_names_each_contract_and_each_decision() -> None:
+def test_the_architecture_document_lists_every_contract_and_decision() -> None:
     text = prose(DOCS / "architecture.md")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for contract in project["tool"]["importlinter"]["contracts"]:
@@ -192,7 +192,7 @@ def test_the_architecture_names_each_contract_and_each_decision() -> None:
         assert f"(adr/{decision.name})" in text
 
 
-def test_each_alert_is_about_metrics_that_exist_and_leads_to_a_runbook() -> None:
+def test_each_alert_uses_existing_metrics_and_links_to_a_runbook() -> None:
     known = {row.name: row.kind for row in metric_rows(MANIFESTS)}
     known |= {f"{name}{part}": kind for name, kind in known.items() if kind == "histogram" for part in PARTS}
     places = {f"runbooks.md#{anchor(heading)}" for heading in headings(DOCS / "runbooks.md")}
@@ -206,7 +206,7 @@ def test_each_alert_is_about_metrics_that_exist_and_leads_to_a_runbook() -> None
         assert re.fullmatch(r"[A-Z][^{]+\.", rule["annotations"]["summary"]), rule["alert"]
 
 
-def test_what_alerts_and_checks_lead_to_says_what_is_seen_what_it_means_and_what_to_do() -> None:
+def test_every_linked_runbook_states_symptom_meaning_and_action_in_order() -> None:
     text = prose(DOCS / "runbooks.md")
     sections = {part.partition("\n")[0]: part for part in re.split(r"(?m)^## ", text)[1:]}
     linked = {rule["annotations"]["runbook"].partition("#")[2] for rule in ALERTS}
@@ -219,7 +219,7 @@ def test_what_alerts_and_checks_lead_to_says_what_is_seen_what_it_means_and_what
             assert -1 < said[0] < said[1] < said[2], title
 
 
-def test_each_promise_about_security_names_a_test_that_exists() -> None:
+def test_each_security_promise_names_an_existing_test() -> None:
     text = (ROOT / "SECURITY.md").read_text()
     rows = [row for row in text.splitlines() if row.startswith("| ") and "Attacker" not in row]
     named = [re.search(r"\[`(\w+)`\]\((tests/[\w/]+\.py)\) \|$", row) for row in rows]

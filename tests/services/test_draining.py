@@ -1,4 +1,4 @@
-"""A web process that is told to end: what it began it finishes, and nobody is cut off."""
+"""Graceful shutdown: a web process completes running requests and cuts nobody off."""
 
 import os
 import re
@@ -23,20 +23,20 @@ CLIENTS = 64  # twice as many as the workers answer at once
 _ROOT = Path(__file__).parents[2]
 _LISTEN = "0A"  # as /proc/net/tcp has it
 _SERVE = "from services.runtime.server import serve_application as serve; serve({!r}, '127.0.0.1', {})"
-# No verdict depends on the machine's speed: nothing is given up in the time that a test may take.
+# Timeouts longer than a test may take, so that results don't depend on the machine's speed.
 _UNHURRIED = (
     "from shared.web.server import draining; draining._LONGEST_S = 100.0; "
     "from services.runtime import server; server._STOP_S = 110; "
 )
-# For clients that send when this process comes to it, on a machine that is busy with others.
+# For clients in this process that may send late on a busy machine.
 _PATIENTLY = "draining._QUIET_S = 2.0; "
-# As a container has it, and every user but root.
+# Without capabilities, as in a container or for any user except root.
 _PLAIN = ["setpriv", "--bounding-set", "-all"] if os.geteuid() == 0 else []
 _REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nsent"
 
 
 class Server:
-    """A web process of its own."""
+    """A running web process."""
 
     def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
         self.port = port
@@ -51,7 +51,7 @@ class Server:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Lets the workers do nothing."""
+        """Suspends the workers."""
         workers = children(self._process.pid)
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
@@ -63,13 +63,13 @@ class Server:
                 os.kill(worker, signal.SIGCONT)
 
     def workers(self, mask: str) -> bool:
-        """Whether there are two, both with SIGTERM in a mask of theirs, by its name in /proc."""
+        """Returns whether there are two workers with SIGTERM in the signal mask of this name in /proc."""
         told = [Path(f"/proc/{worker}/status").read_text() for worker in children(self._process.pid)]
         masks = [int(re.findall(rf"(?m)^{mask}:\s*(\w+)", status)[0], 16) for status in told]
         return len(masks) == 2 and all(found & 1 << signal.SIGTERM - 1 for found in masks)
 
     def end(self) -> float:
-        """Ends it, and gives the seconds that it took."""
+        """Shuts it down gracefully, and returns the duration in seconds."""
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(115) == 0
@@ -85,7 +85,7 @@ def is_stopped(pid: int) -> bool:
 
 @contextmanager
 def serving(before: str = "") -> Iterator[Server]:
-    """A web process with an application that is slow, and what it does before that."""
+    """Runs a web process with a slow application, after some setup code."""
     port = free_port()
     serve = _UNHURRIED + before + _SERVE.format("tests.services.slow_application:create", port)
     with subprocess.Popen([*_PLAIN, sys.executable, "-c", serve], cwd=_ROOT) as process:
@@ -111,7 +111,7 @@ def patient_server() -> Iterator[Server]:
 
 
 def ask_until_told(port: int, outcomes: list[str]) -> None:
-    """Asks on one connection for as long as the server keeps it."""
+    """Sends requests on one connection until the server closes it."""
     with connected(port) as connection:
         kept = True
         while kept:
@@ -122,7 +122,7 @@ def ask_until_told(port: int, outcomes: list[str]) -> None:
 
 
 def connect_until_refused(server: Server, outcomes: list[str]) -> None:
-    """Asks each time on a connection of its own."""
+    """Sends each request on a new connection until one is refused."""
     while True:
         try:
             peer = server.connection()
@@ -147,7 +147,7 @@ def answered(peer: socket.socket) -> bool:
     return b"".join(iter(lambda: peer.recv(4096), b"")).endswith(b"\r\n\r\nsent")
 
 
-def test_who_had_connected_is_answered(patient_server: Server, peers: ExitStack) -> None:
+def test_clients_connected_before_shutdown_get_a_response(patient_server: Server, peers: ExitStack) -> None:
     connections = [peers.enter_context(patient_server.connection()) for _ in range(CLIENTS)]
     with ThreadPoolExecutor(1) as ender:
         took = ender.submit(patient_server.end)
@@ -158,7 +158,7 @@ def test_who_had_connected_is_answered(patient_server: Server, peers: ExitStack)
         assert took.result() < NOT_GIVEN_UP_S
 
 
-def test_who_waits_to_be_accepted_is_answered(server: Server, peers: ExitStack) -> None:
+def test_connections_waiting_to_be_accepted_get_a_response(server: Server, peers: ExitStack) -> None:
     with ThreadPoolExecutor(1) as ender:
         with server.stopped():
             connections = [peers.enter_context(server.connection()) for _ in range(CLIENTS)]
@@ -170,7 +170,7 @@ def test_who_waits_to_be_accepted_is_answered(server: Server, peers: ExitStack) 
         assert took.result() < NOT_GIVEN_UP_S
 
 
-def test_connections_that_are_kept_end_with_an_answer_that_says_so(patient_server: Server) -> None:
+def test_keep_alive_connections_end_with_a_connection_close_response(patient_server: Server) -> None:
     outcomes: list[str] = []
     with ThreadPoolExecutor(CLIENTS) as clients:
         asking = [clients.submit(ask_until_told, patient_server.port, outcomes) for _ in range(CLIENTS)]
@@ -180,7 +180,7 @@ def test_connections_that_are_kept_end_with_an_answer_that_says_so(patient_serve
     assert set(outcomes) == {"answered"}
 
 
-def test_whoever_connects_at_that_moment_is_refused_or_answered(patient_server: Server) -> None:
+def test_clients_that_connect_during_shutdown_are_answered_or_refused(patient_server: Server) -> None:
     outcomes: list[str] = []
     with ThreadPoolExecutor(CLIENTS) as clients:
         asking = [clients.submit(connect_until_refused, patient_server, outcomes) for _ in range(CLIENTS)]
@@ -190,7 +190,7 @@ def test_whoever_connects_at_that_moment_is_refused_or_answered(patient_server: 
     assert set(outcomes) == {"answered"}
 
 
-def test_what_was_begun_is_finished_while_others_are_refused_at_once(server: Server) -> None:
+def test_a_running_response_completes_while_new_connections_are_refused(server: Server) -> None:
     with connected(server.port) as connection, ThreadPoolExecutor(2) as both:
         connection.request("GET", "/stream")
         answer = connection.getresponse()
@@ -204,7 +204,7 @@ def test_what_was_begun_is_finished_while_others_are_refused_at_once(server: Ser
         assert rest.result() == PART * (PARTS - 1)
 
 
-def test_a_connection_that_nobody_uses_holds_nothing_up(server: Server) -> None:
+def test_an_idle_connection_does_not_delay_shutdown(server: Server) -> None:
     with connected(server.port) as idle:
         idle.request("POST", "/", b"sent")
         idle.getresponse().read()

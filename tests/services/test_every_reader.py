@@ -1,4 +1,4 @@
-"""Any event that the codec accepts can be shown: by each view, page, answer, verdict and file."""
+"""Every event that the codec accepts can be shown in views, pages, responses, verdicts and files."""
 
 import json
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthChec
 
 
 def _hex(payload: Payload) -> Payload:
-    """The fact with a digest as only hashes are, for a verdict reads no other."""
+    """Returns the payload with a valid hash as its digest, which verdicts require."""
     return msgspec.structs.replace(payload, digest="ab" * 32) if hasattr(payload, "digest") else payload
 
 
@@ -59,14 +59,14 @@ def app() -> Flask:
     return application()
 
 
-def test_the_property_is_about_every_type_of_event() -> None:
+def test_the_property_tests_cover_every_event_type() -> None:
     assert len(payloads()) >= 17
     assert KeyCreated in payloads()
 
 
 @FEW
 @given(life=LIVES)
-def test_a_key_of_any_events_is_listed_verified_and_told(app: Flask, life: list[Payload]) -> None:
+def test_a_key_with_any_events_can_be_listed_verified_and_displayed(app: Flask, life: list[Payload]) -> None:
     records = [record(payload, subject=KEY, version=n, position=n) for n, payload in enumerate(life, 1)]
     events = [decode(each) for each in records]
     key: Key | None = None
@@ -101,7 +101,7 @@ def _show_details(app: Flask, key: Key, events: Sequence[Event]) -> None:
 
 @FEW
 @given(payload=st.one_of(*map(values_of, payloads())))
-def test_any_event_is_shown_and_exported_by_the_audit_log(app: Flask, payload: Payload) -> None:
+def test_any_event_can_be_displayed_and_exported_by_the_audit_log(app: Flask, payload: Payload) -> None:
     original = record(payload, subject=KEY)
     assert decode(original).data.describe().title
     entry = entry_of(original, GENESIS)
@@ -122,7 +122,7 @@ def _rendered(app: Flask, template: str, **values: Any) -> str:
 
 
 @pytest.mark.parametrize("at", [LAST_TIME + 60_000, 2**63, 10**30])
-def test_an_expiry_after_the_calendar_is_shown_as_its_last_time(at: int) -> None:
+def test_an_expiry_after_the_year_9999_is_shown_as_the_last_valid_time(at: int) -> None:
     created = KeyCreated(
         name="n", description="", prefix="kl", hint="h", digest="ab" * 32, scopes=(), expires_at=at
     )
@@ -131,7 +131,7 @@ def test_an_expiry_after_the_calendar_is_shown_as_its_last_time(at: int) -> None
     assert key.status(NOW) == "active"
 
 
-def test_an_audit_entry_keeps_the_number_that_was_stored() -> None:
+def test_an_audit_entry_keeps_an_out_of_range_expiry_unchanged() -> None:
     created = KeyCreated(
         name="n", description="", prefix="kl", hint="h", digest="ab" * 32, scopes=(), expires_at=10**30
     )
@@ -140,7 +140,7 @@ def test_an_audit_entry_keeps_the_number_that_was_stored() -> None:
     assert str(10**30).encode() in b"".join(csv_lines([entry]))
 
 
-def test_an_event_at_any_time_is_shown() -> None:
+def test_an_event_after_the_year_9999_is_shown_at_the_last_valid_time() -> None:
     late = Record(1, LAST_TIME + 86_400_000, record(KeyRevoked(reason=""), subject=KEY).body)
     entry = entry_of(late, GENESIS)
     assert EntrySchema().dump(parse_entry(entry))["at"] == rfc3339(LAST_TIME)

@@ -1,4 +1,4 @@
-"""What stops `/readyz`, what only `/statusz` reports, and what either tells strangers."""
+"""Failures that affect `/readyz` or only `/statusz`, and what either reveals to strangers."""
 
 import json
 import time
@@ -35,7 +35,7 @@ Making = Callable[..., Container]
 
 @pytest.fixture
 def making(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Making]:
-    """Makes the parts of a web process that follows the ledger of an empty store."""
+    """Creates the components of a web process that follows the ledger of an empty store."""
     assert not store.dbsize()
     made: list[Container] = []
 
@@ -52,18 +52,18 @@ def making(store: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Making]:
 
 
 def found(components: Container, concern: Concern) -> Report:
-    """What a look of one who is concerned finds."""
+    """Runs the checks of a concern and returns the report."""
     watch = CheckRunner(components, all_checks(MANIFESTS), concern, 1.0)
     watch.look()
     return watch.report()
 
 
 def wrong(components: Container, concern: Concern = Concern.WEB) -> set[str]:
-    """The checks that fail."""
+    """Returns the names of the failed checks."""
     return {*found(components, concern).wrong}
 
 
-def test_a_database_that_is_away_and_late_views_do_not_stop_a_process_from_serving(making: Making) -> None:
+def test_an_unavailable_database_and_late_views_do_not_fail_web_readiness(making: Making) -> None:
     components = making(database=NOWHERE)
     components.shared.ledger.fill(0, [toggled(1, now_ms() - 60_000)])
     made = components.of(KeyComponents).keys.commands.create(person(), new_key(name="Served"), REQUEST)
@@ -75,7 +75,7 @@ def test_a_database_that_is_away_and_late_views_do_not_stop_a_process_from_servi
     assert wrong(components, Concern.AUDIT_WEB) == {"database"}
 
 
-def test_a_process_is_ready_with_all_that_it_needs_and_every_check_is_named(making: Making) -> None:
+def test_a_process_with_all_dependencies_is_ready_and_lists_its_checks(making: Making) -> None:
     components = making()
     assert found(components, Concern.WEB).checks.keys() == {"store", "writes", "verifier"}
     assert found(components, Concern.AUDIT_WEB).checks.keys() == {"store", "verifier", "database"}
@@ -84,7 +84,7 @@ def test_a_process_is_ready_with_all_that_it_needs_and_every_check_is_named(maki
     assert {"views", "audit log", "worker", "clock", "integrity"} <= status.keys()
 
 
-def test_what_a_web_process_looks_at_every_second_costs_the_same_with_any_number_of_keys(
+def test_the_cost_of_health_checks_does_not_grow_with_the_number_of_keys(
     making: Making, store: Redis
 ) -> None:
     components = making()
@@ -106,20 +106,20 @@ def test_what_a_web_process_looks_at_every_second_costs_the_same_with_any_number
     assert bytes_read(500) < of_one + 1_000  # a row has some 300 bytes
 
 
-def test_a_store_that_is_away_stops_both_applications(making: Making) -> None:
+def test_an_unavailable_store_fails_the_readiness_of_both_applications(making: Making) -> None:
     components = making(f"unix:///nowhere/{CANARY}.sock")
     for concern in (Concern.WEB, Concern.AUDIT_WEB):
         assert {"store", "verifier"} <= wrong(components, concern)
 
 
-def test_a_process_that_does_not_follow_the_ledger_is_not_ready(making: Making) -> None:
+def test_a_process_that_stopped_following_the_ledger_is_not_ready(making: Making) -> None:
     components = making()
     components.of(KeyComponents).invalidator.subscription.caught_up_at = time.monotonic() - 60
     assert wrong(components) == {"verifier"}
     assert wrong(components, Concern.AUDIT_WEB) == {"verifier"}
 
 
-def test_a_store_without_room_does_not_stop_verdicts_and_revocations(making: Making, store: Redis) -> None:
+def test_a_store_out_of_memory_does_not_fail_readiness(making: Making, store: Redis) -> None:
     components = making()
     with configured(store, maxmemory=str(store.info("memory")["used_memory"] // 2)):
         assert wrong(components) == wrong(components, Concern.AUDIT_WEB) == set()
@@ -127,14 +127,14 @@ def test_a_store_without_room_does_not_stop_verdicts_and_revocations(making: Mak
     assert wrong(components) == set()
 
 
-def test_missing_replicas_do_not_stop_verdicts(making: Making) -> None:
+def test_missing_replicas_do_not_fail_readiness(making: Making) -> None:
     components = making(ack_replicas=1)
     assert wrong(components) == set()
     assert "replicas" in wrong(components, Concern.STATUS)
 
 
 @pytest.mark.parametrize("rights", ["-@write", "-xadd", "~other:*"])
-def test_a_store_user_who_may_not_write_is_not_ready(
+def test_a_process_whose_store_user_cannot_write_is_not_ready(
     making: Making, store: Redis, valkey_url: str, rights: str
 ) -> None:
     commands = ["+@all", rights] if rights.startswith("-") else ["+@all"]
@@ -147,7 +147,7 @@ def test_a_store_user_who_may_not_write_is_not_ready(
         store.acl_deluser("reader")
 
 
-def test_strangers_read_no_address_path_or_name(making: Making) -> None:
+def test_health_reports_leak_no_urls_paths_or_names(making: Making) -> None:
     away = making(f"unix:///nowhere/{CANARY}.sock", database=NOWHERE)
     for concern in (Concern.WEB, Concern.AUDIT_WEB, Concern.STATUS):
         report = found(away, concern)
@@ -156,7 +156,7 @@ def test_strangers_read_no_address_path_or_name(making: Making) -> None:
         assert "nowhere" not in json.dumps(report)
 
 
-def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_passes_again(making: Making) -> None:
+def test_a_failing_check_and_its_recovery_are_each_logged_once(making: Making) -> None:
     findings = [ok("well")]
     check = Check("store", lambda _: iter(findings), Concern.WEB, "It fails.", "keyledger-is-not-ready")
     watch = CheckRunner(making(), [check], Concern.WEB, 1.0)
@@ -179,7 +179,7 @@ def test_the_log_says_once_why_a_check_keeps_failing_and_when_it_passes_again(ma
     ]
 
 
-def test_checks_that_never_end_are_a_problem_themselves(making: Making) -> None:
+def test_checks_that_never_finish_are_reported_as_a_problem(making: Making) -> None:
     assert CheckRunner(making(), [], Concern.WEB, 1.0).report().wrong == {
         "checks": "The checks don't finish."
     }
@@ -187,12 +187,12 @@ def test_checks_that_never_end_are_a_problem_themselves(making: Making) -> None:
 
 @pytest.fixture(scope="module")
 def client() -> FlaskClient:
-    """The whole application, on a store that nobody can reach and with nothing beside it."""
+    """A client of the whole application with an unreachable store and no background checks."""
     return application().test_client()
 
 
 @pytest.mark.parametrize(("path", "status"), [("/readyz", 503), ("/statusz", 503), ("/metrics", 200)])
-def test_asking_for_the_current_status_asks_neither_store_nor_database(
+def test_health_and_metrics_endpoints_do_not_connect_to_the_store(
     client: FlaskClient, path: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
@@ -202,7 +202,7 @@ def test_asking_for_the_current_status_asks_neither_store_nor_database(
     assert asked == []
 
 
-def test_each_endpoint_says_by_its_status_whether_something_is_wrong() -> None:
+def test_each_health_endpoint_returns_503_if_a_check_fails() -> None:
     app = Flask("health")
     good, bad = Report({"store": "ok"}, {}), Report({"store": "problem"}, {"store": "It's away."})
     reports = {"/readyz": good, "/statusz": good}
@@ -217,7 +217,7 @@ def test_each_endpoint_says_by_its_status_whether_something_is_wrong() -> None:
     assert client.get("/healthz").status_code == 200
 
 
-def test_a_figure_that_stands_still_is_not_shown(making: Making) -> None:
+def test_a_stale_metric_is_not_exposed(making: Making) -> None:
     polled = Polled(making(), sources(MANIFESTS))
     assert "keyledger_audit_lag_seconds" not in {metric.name for metric in polled.collect()}
     polled.read()

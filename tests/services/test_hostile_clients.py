@@ -1,4 +1,4 @@
-"""Clients that hold connections: none of them holds what others need."""
+"""Clients that hold connections open can't block others."""
 
 import socket
 import subprocess
@@ -33,7 +33,7 @@ _GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextmanager
 def serving(factory: str) -> Iterator[int]:
-    """The port of a web process with one worker."""
+    """Runs a web process with one worker and yields its port."""
     port = free_port()
     serve = _SERVE.format(f"tests.services.guarded_application:{factory}", port)
     with subprocess.Popen([sys.executable, "-c", serve], cwd=_ROOT) as process:
@@ -76,11 +76,11 @@ def sent(port: int, request: bytes) -> socket.socket:
 
 
 def rest(peer: socket.socket) -> bytes:
-    """All that the server sends until it ends the connection."""
+    """Reads until the server closes the connection."""
     return b"".join(iter(lambda: peer.recv(4096), b""))
 
 
-def test_half_sent_bodies_hold_nobody_up_and_end_at_the_deadline(port: int, peers: ExitStack) -> None:
+def test_incomplete_bodies_time_out_without_blocking_other_clients(port: int, peers: ExitStack) -> None:
     halves = [peers.enter_context(sent(port, _HALF)) for _ in range(200)]
     assert asked(port, "/") == b"nothing"
     for half in halves:
@@ -89,7 +89,7 @@ def test_half_sent_bodies_hold_nobody_up_and_end_at_the_deadline(port: int, peer
         assert b"connection: close" in answer
 
 
-def test_a_body_that_trickles_in_ends_at_the_deadline(port: int, peers: ExitStack) -> None:
+def test_a_slowly_sent_body_times_out(port: int, peers: ExitStack) -> None:
     peer = peers.enter_context(sent(port, _HALF.replace(b"10", b"60000")))
     stop = Event()
 
@@ -109,18 +109,18 @@ def test_a_body_that_trickles_in_ends_at_the_deadline(port: int, peers: ExitStac
         trickling.join()
 
 
-def test_a_chunked_body_without_an_end_is_not_taken_for_a_whole_one(port: int, peers: ExitStack) -> None:
+def test_a_chunked_body_without_a_final_chunk_times_out(port: int, peers: ExitStack) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     peer = peers.enter_context(sent(port, head + b"4\r\nhalf\r\n"))
     assert rest(peer).endswith(b"RequestTimeout")
 
 
-def test_a_half_sent_body_right_behind_another_request_ends_too(port: int, peers: ExitStack) -> None:
+def test_an_incomplete_body_pipelined_after_another_request_times_out(port: int, peers: ExitStack) -> None:
     peer = peers.enter_context(sent(port, _GET + _HALF))
     assert rest(peer).endswith(b"RequestTimeout")
 
 
-def test_a_peer_keeps_its_connections_and_gets_no_more_than_its_share(peers: ExitStack) -> None:
+def test_connections_per_peer_are_limited_without_closing_existing_ones(peers: ExitStack) -> None:
     with serving("create_capped") as port:
         kept = [peers.enter_context(sent(port, _GET)) for _ in range(PER_PEER)]
         assert all(peer.recv(4096) for peer in kept)
@@ -134,7 +134,7 @@ def test_a_peer_keeps_its_connections_and_gets_no_more_than_its_share(peers: Exi
             assert another.recv(4096).endswith(b"nothing")
 
 
-def test_idle_connections_of_many_peers_make_room_for_others(peers: ExitStack) -> None:
+def test_idle_connections_are_closed_to_make_room_for_other_clients(peers: ExitStack) -> None:
     with serving("create_capped") as port:
         for last in range(2, 6):
             for _ in range(15):
@@ -144,18 +144,18 @@ def test_idle_connections_of_many_peers_make_room_for_others(peers: ExitStack) -
 
 
 def open_at(port: int) -> int:
-    """How many connections a server has open."""
+    """Returns the number of open connections of a server."""
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
-def test_an_answer_that_its_client_does_not_take_is_given_up(port: int, peers: ExitStack) -> None:
+def test_a_response_that_the_client_does_not_read_is_aborted(port: int, peers: ExitStack) -> None:
     peers.enter_context(sent(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"))
     until(lambda: asked(port, "/streaming") == b"1", what="the stream")
     until(lambda: asked(port, "/streaming") == b"0", 30, what="the end of the stream")
 
 
-def test_http_2_is_not_spoken(port: int, peers: ExitStack) -> None:
+def test_http_2_is_not_supported(port: int, peers: ExitStack) -> None:
     settings = b"\0\0\0\4\0\0\0\0\0"
     peer = peers.enter_context(sent(port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings))
     assert not rest(peer).startswith(settings[:4])
@@ -163,7 +163,7 @@ def test_http_2_is_not_spoken(port: int, peers: ExitStack) -> None:
 
 
 class Application:
-    """What stands behind: keeps the environment of the last request."""
+    """The wrapped application. Keeps the WSGI environment of the last request."""
 
     def __init__(self) -> None:
         self.environ: dict[str, Any] = {}
@@ -175,14 +175,14 @@ class Application:
 
 
 class Unread(BytesIO):
-    """A body that must not be asked for."""
+    """A body that fails the test if it is read."""
 
     def read(self, size: int | None = -1) -> bytes:
         raise AssertionError(size)
 
 
 def posted(behind: Application, body: BytesIO, **environ: str) -> list[tuple[str, str]]:
-    """Posts to a call whose callers are all unknown; gives the headers of the answer."""
+    """Sends a request to an app that rejects every caller, and returns the response headers."""
     headers: list[tuple[str, str]] = []
 
     def admit(_: object) -> None:
@@ -206,33 +206,33 @@ def posted(behind: Application, body: BytesIO, **environ: str) -> list[tuple[str
         ({"PATH_INFO": "/sign-in", "CONTENT_LENGTH": "10", "REQUEST_METHOD": "GET"}, type(None)),
     ],
 )
-def test_a_body_that_nobody_wants_is_not_read(request_: dict[str, str], failure: type[object]) -> None:
+def test_rejected_and_ignored_bodies_are_not_read(request_: dict[str, str], failure: type[object]) -> None:
     behind = Application()
     assert ("Connection", "close") in posted(behind, Unread(b"x" * 10), **request_)
     assert isinstance(behind.environ.get(FAILURE), failure)
     assert behind.environ[BODY] == b""
 
 
-def test_the_body_of_a_method_in_lower_case_is_read() -> None:
+def test_the_body_of_a_request_with_a_lower_case_method_is_read() -> None:
     behind = Application()
     posted(behind, BytesIO(b"body"), PATH_INFO="/sign-in", CONTENT_LENGTH="4", REQUEST_METHOD="post")
     assert behind.environ[BODY] == b"body"
 
 
-def test_a_body_that_ends_early_is_refused() -> None:
+def test_a_truncated_body_is_rejected() -> None:
     behind = Application()
     posted(behind, BytesIO(b"half"), PATH_INFO="/sign-in", CONTENT_LENGTH="10")
     assert isinstance(behind.environ[FAILURE], BadRequest)
 
 
-def test_a_chunked_body_is_no_larger_than_another() -> None:
+def test_the_size_limit_also_applies_to_chunked_bodies() -> None:
     behind = Application()
     body = BytesIO(b"x" * (MAX_BODY_BYTES + 1))
     posted(behind, body, PATH_INFO="/sign-in", HTTP_TRANSFER_ENCODING="chunked")
     assert isinstance(behind.environ[FAILURE], RequestEntityTooLarge)
 
 
-def test_the_sender_of_a_slow_body_is_authenticated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sender_of_a_slow_body_is_reauthenticated(monkeypatch: pytest.MonkeyPatch) -> None:
     behind = Application()
     application: Any = Bodies(
         behind, ConnectionGuard(), lambda context: context.environ.update({CALLER: "a caller"})
@@ -250,7 +250,7 @@ def test_the_sender_of_a_slow_body_is_authenticated_again(monkeypatch: pytest.Mo
     assert CALLER not in behind.environ
 
 
-def test_requests_wait_for_a_slot_and_probes_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_wait_for_a_slot_but_health_probes_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "_MAX_WAIT_S", 0.05)
     began, go_on = Event(), Event()
     refused: dict[str, Any] = {"PATH_INFO": "/v1/keys", FAILURE: UnauthenticatedError()}

@@ -1,4 +1,4 @@
-"""Nobody passes for somebody else by a name: all of it can be seen, and the kind of actor is shown."""
+"""Names can't be used to impersonate others: they're fully visible, and the kind of actor is shown."""
 
 import pytest
 from click.testing import CliRunner
@@ -63,7 +63,7 @@ def born(kind: str, label: str = OWNER, name: str = "Billing") -> Record:
 
 
 def pages(app: Flask, record: Record) -> dict[str, str]:
-    """Whatever shows who created a key."""
+    """Renders everything that shows a key's creator."""
     event: Event = decode(record)
     key = presented(evolve(None, event))
     verdict = verdict_before(event, event.at)
@@ -76,7 +76,7 @@ def pages(app: Flask, record: Record) -> dict[str, str]:
     return {"details": details, "entry": entry, "verdict": verdict.words}
 
 
-def test_a_key_that_is_called_like_the_owner_is_shown_as_a_key(app: Flask) -> None:
+def test_a_key_named_like_the_owner_is_shown_as_a_key(app: Flask) -> None:
     for page in pages(app, born("key")).values():
         assert f"key ‹{OWNER}›" in page
     for page in pages(app, born("account")).values():
@@ -84,12 +84,12 @@ def test_a_key_that_is_called_like_the_owner_is_shown_as_a_key(app: Flask) -> No
         assert f"‹{OWNER}›" not in page
 
 
-def test_every_kind_of_actor_is_named_differently() -> None:
+def test_each_kind_of_actor_is_displayed_differently() -> None:
     assert len({actor_name(OWNER, kind) for kind in (*ACTOR_KINDS, None)}) == len(ACTOR_KINDS) + 1
 
 
 @pytest.mark.parametrize("kind", ACTOR_KINDS)
-def test_a_key_says_what_kind_of_actor_created_it(kind: str) -> None:
+def test_a_key_reports_the_kind_of_actor_that_created_it(kind: str) -> None:
     key = presented(evolve(None, decode(born(kind))))
     assert KeySchema().dump(key)["created_by"] == OWNER
     assert KeySchema().dump(key)["created_by_kind"] == kind
@@ -97,7 +97,7 @@ def test_a_key_says_what_kind_of_actor_created_it(kind: str) -> None:
 
 @pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
 @pytest.mark.parametrize(("schema", "field"), FIELDS)
-def test_a_character_that_nobody_sees_is_refused_in_every_field(
+def test_invisible_characters_are_rejected_in_every_field(
     schema: Schema, field: str, hidden: str
 ) -> None:
     with pytest.raises(ValidationError) as refusal:
@@ -107,19 +107,19 @@ def test_a_character_that_nobody_sees_is_refused_in_every_field(
 
 @pytest.mark.parametrize("blank", ["\u2800", "\u0301", "\u2800 \u2800"])
 @pytest.mark.parametrize(("schema", "field"), FIELDS)
-def test_a_text_with_nothing_to_see_is_refused_in_every_field(schema: Schema, field: str, blank: str) -> None:
+def test_blank_text_is_rejected_in_every_field(schema: Schema, field: str, blank: str) -> None:
     with pytest.raises(ValidationError) as refusal:
         schema.load({"name": "n", "enabled": True} | {field: blank}, unknown="exclude")
     assert "visible character" in refusal.value.messages_dict[field][0]
 
 
 @pytest.mark.parametrize("name", VISIBLE)
-def test_a_name_may_be_of_any_script(name: str) -> None:
+def test_names_can_use_any_script(name: str) -> None:
     assert NewKeySchema().load({"name": name}).name == name
 
 
 @pytest.mark.parametrize("hidden", [*HIDDEN.values(), "\u2800", " "], ids=[*HIDDEN, "braille blank", "space"])
-def test_an_e_mail_address_has_only_what_can_be_seen(hidden: str) -> None:
+def test_an_email_with_invisible_characters_is_rejected(hidden: str) -> None:
     with pytest.raises(InvalidFieldError, match="e-mail"):
         checked_email(f"own{hidden}er@localhost")
 
@@ -134,7 +134,7 @@ def test_an_e_mail_address_has_only_what_can_be_seen(hidden: str) -> None:
         ["account", "disable", "a@example.org", "--reason", "a\u202eb"],
     ],
 )
-def test_the_command_line_refuses_it_in_one_line(command: list[str]) -> None:
+def test_the_command_line_rejects_invisible_characters_in_one_line(command: list[str]) -> None:
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert result.output.count("\n") == 1
@@ -142,7 +142,7 @@ def test_the_command_line_refuses_it_in_one_line(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
-def test_a_name_from_before_is_shown_with_what_it_hides(app: Flask, hidden: str) -> None:
+def test_hidden_characters_in_stored_names_are_escaped(app: Flask, hidden: str) -> None:
     shown = pages(app, born("key", label=f"own{hidden}er", name=f"Bill{hidden}ing"))
     for page in (shown["details"], shown["entry"]):
         assert hidden not in page
@@ -150,5 +150,5 @@ def test_a_name_from_before_is_shown_with_what_it_hides(app: Flask, hidden: str)
         assert "Bill\\" in page
 
 
-def test_a_name_cannot_end_the_quotes_around_it() -> None:
+def test_a_name_cannot_close_the_quotes_around_it() -> None:
     assert actor_name("ci› revoked it. owner@localhost ‹", "key") == "key ‹ci> revoked it. owner@localhost <›"

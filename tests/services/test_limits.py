@@ -1,4 +1,4 @@
-"""How often a caller may ask, as one web process counts it."""
+"""Rate limits of one web process."""
 
 import time
 
@@ -40,7 +40,7 @@ def enter(who: str) -> str:
 
 
 def passed(limits: Limits, who: str, times: int) -> int:
-    """How many of so many requests are let through."""
+    """Returns how many of a number of requests are allowed."""
     count = 0
     for _ in range(times):
         try:
@@ -52,7 +52,7 @@ def passed(limits: Limits, who: str, times: int) -> int:
     return count
 
 
-def test_around_the_end_of_a_minute_nobody_gets_twice_the_rate(clock: Clock) -> None:
+def test_crossing_a_minute_boundary_does_not_double_the_rate(clock: Clock) -> None:
     limits = Limits(parse("60/minute"))
     assert passed(limits, "ada@example.com", 100) == 60
     clock.now += 2
@@ -64,11 +64,11 @@ def test_around_the_end_of_a_minute_nobody_gets_twice_the_rate(clock: Clock) -> 
     assert passed(limits, "ada@example.com", 100) == 60
 
 
-def test_without_a_rate_nobody_is_limited() -> None:
+def test_requests_are_unlimited_without_a_rate() -> None:
     assert passed(Limits(None), "ada@example.com", 1_000) == 1_000
 
 
-def test_a_persons_pages_and_forms_are_limited_in_all_their_sessions_together() -> None:
+def test_an_accounts_page_requests_share_one_limit_across_its_sessions() -> None:
     app = application()
     app.session_interface = StoredSessions(fakeredis.FakeRedis(), "a secret of 32 characters at least")
     app.add_url_rule("/enter/<who>", "enter", enter)

@@ -1,4 +1,4 @@
-"""What a service adds by its manifest alone, and what a process imports of the services."""
+"""A manifest is all that a service needs to add features; processes import only what they need."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ from tests.services.keyledgers import parts_in
 
 @dataclass(frozen=True)
 class GreeterComponents:
-    """The components of a service that greets."""
+    """The components of an example service."""
 
     shared: SharedComponents
 
@@ -109,7 +109,7 @@ def test_a_manifest_adds_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert '<a href="/greeting" aria-current="page">' in " ".join(page.split())
 
 
-def test_a_manifest_adds_a_process_with_a_port_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_adds_a_process_with_its_own_metrics_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(up, "MANIFESTS", ALL)
     monkeypatch.setenv("KEYLEDGER_METRICS_PORT", "9100")
     processes = {process.name: process for process in up._programs(Settings.from_environment())}
@@ -119,7 +119,7 @@ def test_a_manifest_adds_a_process_with_a_port_of_its_own(monkeypatch: pytest.Mo
     assert ports[:4] == ["9100", "9101", "9102", "9103"]
 
 
-def test_the_services_are_listed_once() -> None:
+def test_each_service_is_listed_once() -> None:
     source = Path(manifests.__file__).read_text()
     assert [manifest.name for manifest in MANIFESTS] == ["keys", "audit", "accounts"]
     assert source.count("services.") == len(MANIFESTS)
@@ -137,7 +137,7 @@ def test_the_services_are_listed_once() -> None:
         ("services.audit.ingest.worker", {"flask", "argon2", "granian"}),
     ],
 )
-def test_a_process_does_not_import_what_other_services_need(modules: str, unneeded: set[str]) -> None:
+def test_modules_do_not_import_dependencies_that_they_do_not_need(modules: str, unneeded: set[str]) -> None:
     program = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert {*done.stdout.split()} & unneeded == set()

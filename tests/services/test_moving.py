@@ -1,4 +1,4 @@
-"""Export and import, on every kind of store."""
+"""Export and import of a ledger on every kind of store."""
 
 import stat
 from pathlib import Path
@@ -21,7 +21,7 @@ def silently(_done: int, _all: int) -> None:
 
 
 def content(store: Redis) -> dict[bytes, object]:
-    """All that a store holds of the ledger: the log, and the indices."""
+    """Returns the ledger's content in a store: the log and the indices."""
     indices = {name: store.lrange(name, 0, -1) for name in store.scan_iter("{kl:0}:subject:*")}
     return {LOG.encode(): store.xrange(LOG), **indices}
 
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.jsonl"
 
 
-def test_a_ledger_moves_with_its_times_positions_and_indices(
+def test_export_and_import_preserve_times_positions_and_indices(
     ledger: Ledger, any_store: Redis, path: Path
 ) -> None:
     ledger.append("key:a", toggles("key:a", count=600), 0)
@@ -57,7 +57,7 @@ def test_a_ledger_moves_with_its_times_positions_and_indices(
     assert ledger.append("key:a", toggles("key:a", 601), 601).positions == (603,)
 
 
-def test_an_event_that_nobody_can_read_moves_as_it_is(ledger: Ledger, any_store: Redis, path: Path) -> None:
+def test_unreadable_events_are_imported_and_exported_unchanged(ledger: Ledger, any_store: Redis, path: Path) -> None:
     strange = toggled(1, type="KeyTeleported", data={"to": "Mars"}, colour="blue")
     import_file(ledger, written(path, file_of(strange, NO_JSON)), silently)
     assert ledger.read(0, 10) == [strange, NO_JSON]
@@ -68,7 +68,7 @@ def test_an_event_that_nobody_can_read_moves_as_it_is(ledger: Ledger, any_store:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_writes_nothing(fake_store: Redis, path: Path, damage: str) -> None:
+def test_importing_a_damaged_file_writes_nothing(fake_store: Redis, path: Path, damage: str) -> None:
     written(path, DAMAGE[damage](FOUR))
     with pytest.raises(TransferError, match=r"isn't a complete export\. .* Nothing was written\."):
         import_file(Ledger(fake_store), path, silently)
@@ -76,7 +76,7 @@ def test_a_damaged_file_writes_nothing(fake_store: Redis, path: Path, damage: st
 
 
 @pytest.mark.parametrize("at", [LAST_TIME + 1, 10**16])
-def test_a_file_with_a_time_after_the_year_9999_writes_nothing(
+def test_importing_a_time_after_the_year_9999_writes_nothing(
     fake_store: Redis, path: Path, at: int
 ) -> None:
     late = toggled(2)._replace(at=at)
@@ -87,12 +87,12 @@ def test_a_file_with_a_time_after_the_year_9999_writes_nothing(
     assert import_file(Ledger(fake_store), written(path, file_of(toggled(1), late)), silently) == 2
 
 
-def test_a_ledger_that_has_a_time_after_the_year_9999_is_exported(fake_store: Redis, path: Path) -> None:
+def test_a_ledger_with_a_time_after_the_year_9999_can_be_exported(fake_store: Redis, path: Path) -> None:
     fake_store.xadd(LOG, {"at": 10**16, "event": toggled(1).body}, id="0-*")
     assert export_file(Ledger(fake_store), path, silently) == 1
 
 
-def test_a_ledger_that_is_not_empty_stays_as_it_is(ledger: Ledger, any_store: Redis, path: Path) -> None:
+def test_a_non_empty_ledger_is_not_overwritten(ledger: Ledger, any_store: Redis, path: Path) -> None:
     written(path, FOUR)
     ledger.append("key:a", toggles("key:a"), 0)
     before = content(any_store)
@@ -101,7 +101,7 @@ def test_a_ledger_that_is_not_empty_stays_as_it_is(ledger: Ledger, any_store: Re
     assert content(any_store) == before
 
 
-def test_the_same_file_fills_a_ledger_once(ledger: Ledger, any_store: Redis, path: Path) -> None:
+def test_importing_the_same_file_twice_is_rejected(ledger: Ledger, any_store: Redis, path: Path) -> None:
     import_file(ledger, written(path, FOUR), silently)
     before = content(any_store)
     with pytest.raises(TransferError, match="already has all 4 events of the file"):
@@ -109,7 +109,7 @@ def test_the_same_file_fills_a_ledger_once(ledger: Ledger, any_store: Redis, pat
     assert content(any_store) == before
 
 
-def test_a_ledger_whose_log_was_deleted_is_not_taken_for_an_empty_one(
+def test_a_ledger_with_a_deleted_log_is_not_treated_as_empty(
     ledger: Ledger, any_store: Redis, path: Path
 ) -> None:
     ledger.append("key:a", toggles("key:a"), 0)
@@ -132,7 +132,7 @@ def interrupted_import(ledger: Ledger, path: Path) -> None:
         import_file(ledger, path, interrupt)
 
 
-def test_an_interrupted_import_is_gone_on_with(ledger: Ledger, any_store: Redis, path: Path) -> None:
+def test_an_interrupted_import_can_be_resumed(ledger: Ledger, any_store: Redis, path: Path) -> None:
     events = [toggled(position) for position in range(1, 1_202)]
     interrupted_import(ledger, written(path, file_of(*events)))
     assert ledger.head().position == 500
@@ -141,7 +141,7 @@ def test_an_interrupted_import_is_gone_on_with(ledger: Ledger, any_store: Redis,
     assert any_store.llen("{kl:0}:subject:key:00abcdefghij") == 1_201
 
 
-def test_an_interrupted_import_is_not_gone_on_with_from_another_file(ledger: Ledger, path: Path) -> None:
+def test_an_interrupted_import_cannot_be_resumed_with_another_file(ledger: Ledger, path: Path) -> None:
     interrupted_import(ledger, written(path, file_of(*(toggled(n) for n in range(1, 701)))))
     other = [toggled(n, workspace="other" if n == 3 else "default") for n in range(1, 701)]
     with pytest.raises(TransferError, match="isn't empty: it has 500 events"):
@@ -149,7 +149,7 @@ def test_an_interrupted_import_is_not_gone_on_with_from_another_file(ledger: Led
     assert ledger.head().position == 500
 
 
-def test_an_event_that_comes_during_an_import_ends_it(ledger: Ledger, path: Path) -> None:
+def test_a_concurrent_write_aborts_the_import(ledger: Ledger, path: Path) -> None:
     def meanwhile(done: int, _all: int) -> None:
         if ledger.head().position == done == 500:
             ledger.append("key:b", toggles("key:b"), 0)
@@ -159,7 +159,7 @@ def test_an_event_that_comes_during_an_import_ends_it(ledger: Ledger, path: Path
     assert ledger.head().position == 501
 
 
-def test_a_log_that_ends_elsewhere_is_not_filled(ledger: Ledger, any_store: Redis) -> None:
+def test_filling_from_a_position_other_than_the_head_is_rejected(ledger: Ledger, any_store: Redis) -> None:
     ledger.fill(0, [toggled(1)])
     before = content(any_store)
     for after in (0, 2):
@@ -168,7 +168,7 @@ def test_a_log_that_ends_elsewhere_is_not_filled(ledger: Ledger, any_store: Redi
     assert content(any_store) == before
 
 
-def test_an_export_ends_where_the_ledger_ended_when_it_began(ledger: Ledger, path: Path) -> None:
+def test_an_export_excludes_events_written_after_it_started(ledger: Ledger, path: Path) -> None:
     ledger.append("key:a", toggles("key:a", count=3), 0)
     late: list[int] = []
 
@@ -180,7 +180,7 @@ def test_an_export_ends_where_the_ledger_ended_when_it_began(ledger: Ledger, pat
     assert path.read_bytes().count(b"\n") == 4
 
 
-def test_a_failed_export_leaves_the_file_of_the_last_one(
+def test_a_failed_export_keeps_the_previous_file(
     ledger: Ledger, any_store: Redis, path: Path
 ) -> None:
     written(path, FOUR)
@@ -192,6 +192,6 @@ def test_a_failed_export_leaves_the_file_of_the_last_one(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_export_is_for_its_owners_eyes(ledger: Ledger, path: Path) -> None:
+def test_an_export_is_readable_only_by_its_owner(ledger: Ledger, path: Path) -> None:
     export_file(ledger, path, silently)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -1,4 +1,4 @@
-"""What commands print: nothing that can't be shown again is lost, and nothing is obeyed by a terminal."""
+"""Command output: one-time secrets are never lost, and control characters are escaped."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ OWNER = "owner@example.org"
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A data directory whose store runs, with one account."""
+    """A data directory with a running store and one account."""
     directory = tmp_path_factory.mktemp("data")
     server = EmbeddedServer.in_directory(directory)
     with server.joined():
@@ -51,19 +51,19 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def ledger(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    """Its ledger, which commands that run within this process use too."""
+    """The ledger in that directory. Commands run in this process use it too."""
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(data_dir))
     with connect(EmbeddedServer.found_in(data_dir).url) as store:
         yield Ledger(store)
 
 
 def run(*words: str) -> Result:
-    """Runs a command within this process."""
+    """Runs a command in this process."""
     return CliRunner().invoke(main, words, input="a long password\n")
 
 
 def made(*options: str) -> str:
-    """The id of a new key."""
+    """Creates a key and returns its ID."""
     ended = run("key", "create", "Made", "--json", *options)
     assert ended.exit_code == 0, ended.output
     found: str = json.loads(ended.stdout)["id"]
@@ -75,7 +75,7 @@ def no_room(*_: object) -> None:
 
 
 @pytest.mark.parametrize("place", ["> /dev/full", ">&-", "1< /dev/null", ">&- 2>&- <&-"])
-def test_no_key_is_created_whose_secret_cannot_be_printed(ledger: Ledger, place: str) -> None:
+def test_no_key_is_created_if_its_secret_cannot_be_printed(ledger: Ledger, place: str) -> None:
     before = ledger.head()
     command = ["/bin/sh", "-c", f"exec {KEYLEDGER} key create Lost {place}"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -85,7 +85,7 @@ def test_no_key_is_created_whose_secret_cannot_be_printed(ledger: Ledger, place:
 
 
 @pytest.mark.parametrize(("words", "said"), [("create Lost", "Nothing was done"), ("list", "")])
-def test_nobody_reads_the_pipe_and_nothing_is_done(ledger: Ledger, words: str, said: str) -> None:
+def test_a_command_with_a_closed_output_pipe_changes_nothing(ledger: Ledger, words: str, said: str) -> None:
     before = ledger.head()
     reading, writing = os.pipe()
     os.close(reading)
@@ -100,7 +100,7 @@ def test_nobody_reads_the_pipe_and_nothing_is_done(ledger: Ledger, words: str, s
 @pytest.mark.parametrize(
     "words", ["key create Lost", "key create Lost --json", "key rotate {key}", f"account password {OWNER}"]
 )
-def test_nothing_is_done_whose_secret_cannot_be_printed(
+def test_commands_that_print_a_secret_change_nothing_if_output_fails(
     ledger: Ledger, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = shlex.split(words.format(key=made()))
@@ -130,7 +130,7 @@ def test_nothing_is_done_whose_secret_cannot_be_printed(
     ],
 )
 @pytest.mark.usefixtures("ledger")
-def test_what_was_done_is_said_where_it_cannot_be_printed(
+def test_a_completed_change_is_reported_on_stderr_if_output_fails(
     words: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = made()
@@ -151,7 +151,7 @@ def test_what_was_done_is_said_where_it_cannot_be_printed(
         ("audit check --acknowledge", "; acknowledged cut off "),
     ],
 )
-def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
+def test_completed_maintenance_is_reported_on_stderr_if_output_fails(
     ledger: Ledger, data_dir: Path, words: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     components = parts_in(data_dir, EmbeddedServer.found_in(data_dir).url)
@@ -173,7 +173,7 @@ def test_work_on_views_and_the_audit_log_is_done_where_it_cannot_be_printed(
 @pytest.mark.parametrize(
     "command", ["--help > /dev/full", "key --help > /dev/full", "doctor > /dev/full", "doctor >&-"]
 )
-def test_a_report_that_cannot_be_printed_is_one_line(tmp_path: Path, command: str) -> None:
+def test_a_failure_to_print_a_report_is_a_one_line_error(tmp_path: Path, command: str) -> None:
     environment = os.environ | {"KEYLEDGER_DATA_DIR": str(tmp_path)}
     ended = subprocess.run(
         ["/bin/sh", "-c", f"exec {KEYLEDGER} {command}"],
@@ -196,13 +196,13 @@ def test_a_report_that_cannot_be_printed_is_one_line(tmp_path: Path, command: st
         ("\udcff\u200b\u2028", "\\udcff\\u200b\\u2028"),
     ],
 )
-def test_what_a_terminal_would_obey_or_not_show_is_escaped(text: str, shown: str) -> None:
+def test_control_and_invisible_characters_are_escaped(text: str, shown: str) -> None:
     assert escaped(text) == shown
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.usefixtures("ledger")
-def test_what_a_terminal_cannot_show_is_escaped(encoding: str) -> None:
+def test_characters_outside_the_terminals_encoding_are_escaped(encoding: str) -> None:
     name = "größe 中文"
     ended = CliRunner(charset=encoding).invoke(main, ["key", "create", name, "--json"])
     assert json.loads(ended.stdout)["name"] == name
@@ -214,8 +214,8 @@ def test_what_a_terminal_cannot_show_is_escaped(encoding: str) -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_stored_names_are_shown_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they may lie in the ledger from before, or by an import."""
+def test_control_characters_in_stored_names_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older version or an import may have stored such names in the ledger."""
     made()
     page = Keys.page
 
@@ -235,14 +235,14 @@ def _named(key: Any, name: str) -> Any:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_an_error_shows_what_was_typed_escaped() -> None:
+def test_control_characters_in_arguments_are_escaped_in_errors() -> None:
     ended = run("key", "disable", "no\x1b[31mkey\nError: all is well")
     assert ended.exit_code == 1
     assert ended.stderr.startswith("Error: There is no key no\\x1b[31mkey")
     assert "\x1b" not in ended.output
 
 
-def test_a_line_of_the_log_is_text_that_no_terminal_obeys(
+def test_log_lines_contain_no_terminal_control_characters(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KEYLEDGER_LOG_FORMAT", "text")
@@ -259,7 +259,7 @@ def test_a_line_of_the_log_is_text_that_no_terminal_obeys(
     assert len(told.splitlines()) > 1
 
 
-def test_the_operator_is_who_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_name_comes_from_the_system_not_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "somebody else")
     assert operator("default").id == pwd.getpwuid(os.geteuid()).pw_name
@@ -276,7 +276,7 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize("words", ELSEWHERE)
-def test_where_no_keyledger_is_a_command_says_so_and_makes_none(
+def test_commands_without_a_keyledger_report_it_and_create_nothing(
     tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path / "data"))
@@ -297,7 +297,7 @@ def test_where_no_keyledger_is_a_command_says_so_and_makes_none(
         *(f"account role {OWNER} owner", f"account enable {OWNER}", f"account password {OWNER}"),
     ],
 )
-def test_a_workspace_that_nobody_is_in_is_refused(ledger: Ledger, words: str) -> None:
+def test_a_workspace_without_accounts_is_rejected(ledger: Ledger, words: str) -> None:
     before = ledger.head()
     ended = run(*words.split(), "--workspace", "nosuch")
     assert ended.exit_code == 1
@@ -308,13 +308,13 @@ def test_a_workspace_that_nobody_is_in_is_refused(ledger: Ledger, words: str) ->
 
 
 @pytest.mark.usefixtures("ledger")
-def test_a_workspace_begins_with_its_first_account() -> None:
+def test_adding_the_first_account_creates_the_workspace() -> None:
     words = ("account", "add", "first@acme.example", "--role", "owner", "--password-stdin")
     assert run(*words, "--workspace", "acme").exit_code == 0
     assert made("--workspace", "acme")
 
 
-def test_the_first_owner_is_not_made_where_the_password_cannot_be_printed(
+def test_the_first_owner_is_not_created_if_the_password_cannot_be_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from services.runtime.up import _welcome

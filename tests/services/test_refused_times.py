@@ -1,4 +1,4 @@
-"""What cannot be printed is refused wherever a time is taken."""
+"""Every input that accepts a time or position rejects invalid and out-of-range values."""
 
 import pytest
 from marshmallow import Schema, ValidationError
@@ -27,7 +27,7 @@ TIMES = ["9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01", "10000-01-01T
         (VerdictQuerySchema(), "at"),
     ],
 )
-def test_a_time_that_cannot_be_printed_is_refused_by_the_name_of_its_field(
+def test_an_invalid_or_out_of_range_time_is_rejected_with_its_field(
     schema: Schema, field: str, time: object
 ) -> None:
     if time == "" and isinstance(schema, FiltersSchema):
@@ -38,7 +38,7 @@ def test_a_time_that_cannot_be_printed_is_refused_by_the_name_of_its_field(
 
 
 @pytest.mark.parametrize("typed", ["10000-01-01T00:00", "0000-12-31T23:59", "275760-09-13T00:00"])
-def test_a_time_that_is_typed_into_a_form_must_be_in_the_calendar(typed: str) -> None:
+def test_a_form_rejects_a_time_outside_the_supported_years(typed: str) -> None:
     for schema, fields in (
         (TypedFiltersSchema(), {"since": typed}),
         (TypedVerdictSchema(), {"key_id": "a", "at": typed}),
@@ -59,7 +59,7 @@ def test_a_time_that_is_typed_into_a_form_must_be_in_the_calendar(typed: str) ->
         "2099-11-30T22:00:00+02:00",
     ],
 )
-def test_a_form_takes_a_time_with_or_without_seconds_and_offset(typed: str) -> None:
+def test_a_form_accepts_a_time_with_or_without_seconds_and_offset(typed: str) -> None:
     at = parse_rfc3339("2099-11-30T20:00:00Z")
     assert TypedFiltersSchema().load({"since": typed})["since"] == at
     assert TypedVerdictSchema().load({"key_id": "a", "at": typed})["at"] == Time(at)
@@ -67,7 +67,7 @@ def test_a_form_takes_a_time_with_or_without_seconds_and_offset(typed: str) -> N
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, 2**63, 10**30, -1, "1e3", float("inf")])
-def test_a_position_that_no_ledger_has_is_refused(number: float) -> None:
+def test_an_invalid_ledger_position_is_rejected(number: float) -> None:
     with pytest.raises(ValidationError):
         PositionHeaderSchema().load({"X-Ledger-Position": str(number)})
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""Restoring a backup: what comes back, what is refused, and what is left where it is interrupted."""
+"""Restoring a backup: the restored data, rejected backups and interrupted restores."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ def restored(components: Container, path: Path, *, with_checkpoints: bool = True
 
 
 def refused(components: Container, path: Path, message: str, *, with_checkpoints: bool = True) -> None:
-    """A restore that is told in one line, and changes nothing."""
+    """Asserts that a restore fails with a one-line error and changes nothing."""
     before = seen(components)
     with pytest.raises(TransferError, match=message) as refusal:
         restored(components, path, with_checkpoints=with_checkpoints)
@@ -60,7 +60,7 @@ def refused(components: Container, path: Path, message: str, *, with_checkpoints
 
 
 def interrupted(components: Container, path: Path, phase: str, steps: int) -> None:
-    """A restore that ends after some steps of a phase; before the first, where it begins."""
+    """Interrupts a restore after a number of steps of a phase; with 0, at the start of the phase."""
 
     @contextmanager
     def bar(what: str) -> Iterator[Progress]:
@@ -82,7 +82,7 @@ def interrupted(components: Container, path: Path, phase: str, steps: int) -> No
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest) -> str | None:
-    """An empty one of each kind for the audit log; None stands for that in the directory."""
+    """An empty audit database of each kind. None is the SQLite file in the data directory."""
     if request.param == "sqlite":
         return None
     url = f"postgresql://keyledger@/postgres?host={request.getfixturevalue('postgresql_server')}"
@@ -92,7 +92,7 @@ def database(request: pytest.FixtureRequest) -> str | None:
     return url
 
 
-def test_a_restore_brings_everything_back_and_it_goes_on(
+def test_a_restore_recovers_everything_and_the_service_works_again(
     past: Earlier, making: Making, database: str | None
 ) -> None:
     new = making(past.key_file, database)
@@ -110,7 +110,7 @@ def test_a_restore_brings_everything_back_and_it_goes_on(
     assert findings(new) == []
 
 
-def test_a_backup_of_nothing_is_restored_to_nothing(making: Making, tmp_path: Path) -> None:
+def test_restoring_an_empty_backup_creates_nothing(making: Making, tmp_path: Path) -> None:
     backed_up(making(), tmp_path / "backup")
     new = making()
     assert restored(new, tmp_path / "backup") == NOTHING
@@ -121,7 +121,7 @@ def test_a_backup_of_nothing_is_restored_to_nothing(making: Making, tmp_path: Pa
     ("phase", "steps"),
     [("events", 0), ("events", 1), ("audit log", 0), ("audit log", 1), ("views", 0), ("views", 1)],
 )
-def test_a_restore_that_was_interrupted_is_run_again_to_its_end(
+def test_an_interrupted_restore_can_be_run_again(
     past: Earlier, making: Making, phase: str, steps: int
 ) -> None:
     new = making(past.key_file)
@@ -131,7 +131,7 @@ def test_a_restore_that_was_interrupted_is_run_again_to_its_end(
     assert restored(new, past.backup) == past.before
 
 
-def test_a_restore_that_never_came_to_its_end_is_not_taken_for_a_whole_one(
+def test_an_incomplete_restore_is_detected_by_the_audit_check(
     past: Earlier, making: Making
 ) -> None:
     new = making(past.key_file)
@@ -152,12 +152,12 @@ def test_a_damaged_backup_writes_nothing(past: Earlier, making: Making, tmp_path
         refused(new, path, "isn't a complete backup. .* Nothing was written.")
 
 
-def test_what_is_no_backup_is_told_by_what_it_is(past: Earlier, making: Making, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_backup_is_rejected(past: Earlier, making: Making, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(past.backup.read_bytes().partition(b"\n")[2])
     refused(making(), tmp_path / "other", "other isn't a Keyledger backup: .* Nothing was written.")
 
 
-def test_whoever_changes_a_backup_and_seals_it_anew_meets_the_checkpoints(
+def test_a_modified_backup_with_a_new_checksum_fails_checkpoint_verification(
     past: Earlier, making: Making, tmp_path: Path
 ) -> None:
     reader = Reader(past.backup.read_bytes().splitlines(keepends=True))
@@ -168,7 +168,7 @@ def test_whoever_changes_a_backup_and_seals_it_anew_meets_the_checkpoints(
     refused(making(past.key_file), tmp_path / "changed", "checkpoint 1 was signed for other events than")
 
 
-def test_checkpoints_that_do_not_follow_each_other_are_refused(
+def test_checkpoints_out_of_sequence_are_rejected(
     past: Earlier, making: Making, tmp_path: Path
 ) -> None:
     reader = Reader(past.backup.read_bytes().splitlines(keepends=True))
@@ -180,19 +180,19 @@ def test_checkpoints_that_do_not_follow_each_other_are_refused(
     )
 
 
-def test_without_its_key_a_backup_is_refused_and_no_key_is_made(past: Earlier, making: Making) -> None:
+def test_restoring_without_the_audit_key_is_rejected_and_creates_no_key(past: Earlier, making: Making) -> None:
     new = making()
     refused(new, past.backup, r"audit_key.pem is missing, .*: restore it first, or restore --without-")
     assert not new.of(AuditComponents).key_file.exists()
 
 
-def test_with_another_key_a_backup_is_refused(past: Earlier, making: Making) -> None:
+def test_restoring_with_another_audit_key_is_rejected(past: Earlier, making: Making) -> None:
     new = making()
     assert new.of(AuditComponents).signer.public_key
     refused(new, past.backup, r"audit_key.pem isn't the key that signed .*: restore that key first")
 
 
-def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoints_begins(
+def test_restoring_without_checkpoints_starts_a_new_checkpoint_chain(
     past: Earlier, making: Making
 ) -> None:
     new, expected = making(), past.before._replace(checkpoints=[], anchor=None)
@@ -203,7 +203,7 @@ def test_where_the_key_is_lost_the_rest_is_restored_and_a_new_chain_of_checkpoin
     assert findings(new) == []
 
 
-def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, tmp_path: Path) -> None:
+def test_a_checkpoint_newer_than_the_backup_is_not_overwritten(making: Making, tmp_path: Path) -> None:
     old = live(making())
     backed_up(old, tmp_path / "backup")
     later = sign_checkpoint(old)
@@ -217,7 +217,7 @@ def test_evidence_of_what_the_backup_lacks_is_not_written_over(making: Making, t
     assert findings(new) == []
 
 
-def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Earlier, making: Making) -> None:
+def test_a_non_empty_ledger_or_audit_log_is_not_overwritten(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     grow(new.shared.ledger, 1)
     refused(new, past.backup, "The ledger isn't empty")
@@ -226,13 +226,13 @@ def test_a_ledger_or_an_audit_log_that_is_not_empty_stays_as_it_is(past: Earlier
     refused(new, past.backup, "The audit log isn't empty")
 
 
-def test_checkpoints_of_another_audit_log_stay_as_they_are(past: Earlier, making: Making) -> None:
+def test_checkpoints_of_another_audit_log_are_not_overwritten(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     new.of(AuditComponents).log.restore_checkpoints([b"another\n"])
     refused(new, past.backup, "The audit log isn't empty")
 
 
-def test_an_audit_log_that_outlived_the_store_is_gone_on_with(making: Making, tmp_path: Path) -> None:
+def test_an_audit_log_that_survived_the_store_is_reused(making: Making, tmp_path: Path) -> None:
     old = live(making())
     backed_up(old, tmp_path / "backup")
     before = seen(old)
@@ -240,7 +240,7 @@ def test_an_audit_log_that_outlived_the_store_is_gone_on_with(making: Making, tm
     assert restored(old, tmp_path / "backup") == before
 
 
-def test_an_audit_log_that_is_ahead_of_the_backup_is_kept_as_evidence(making: Making, tmp_path: Path) -> None:
+def test_an_audit_log_ahead_of_the_backup_is_not_overwritten(making: Making, tmp_path: Path) -> None:
     old = live(making())
     backed_up(old, tmp_path / "backup")
     old.of(KeyComponents).keys.commands.create(person(), new_key(name="lost"), REQUEST)
@@ -249,7 +249,7 @@ def test_an_audit_log_that_is_ahead_of_the_backup_is_kept_as_evidence(making: Ma
     refused(old, tmp_path / "backup", "The audit log isn't empty, .* Keep the old one as evidence")
 
 
-def test_a_store_that_a_keyledger_runs_on_is_refused(past: Earlier, making: Making) -> None:
+def test_restoring_into_a_store_in_use_is_rejected(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
     reader = Thread(target=new.shared.tailed_ledger.tail, args=(0, 1, 2_000))
     reader.start()
@@ -259,7 +259,7 @@ def test_a_store_that_a_keyledger_runs_on_is_refused(past: Earlier, making: Maki
     restored(new, past.backup)
 
 
-def test_too_few_replicas_are_told_of_and_the_restore_can_be_run_again(past: Earlier, making: Making) -> None:
+def test_a_restore_that_fails_for_lack_of_replicas_can_be_run_again(past: Earlier, making: Making) -> None:
     new = making(past.key_file, ack_replicas=1)
     with pytest.raises(TransferError, match=r"0 of 1 replicas have it in time\. Check the replicas"):
         restored(new, past.backup)
@@ -268,7 +268,7 @@ def test_too_few_replicas_are_told_of_and_the_restore_can_be_run_again(past: Ear
     close(again)
 
 
-def test_somebody_who_writes_meanwhile_is_told_of(past: Earlier, making: Making) -> None:
+def test_a_concurrent_write_aborts_the_restore(past: Earlier, making: Making) -> None:
     new = making(past.key_file)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Events that an older version stored: read in the present form, and kept as they are."""
+"""Events stored by an older version are read as the current schema and stay unchanged."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ CREATED = KeyCreated(
 
 
 def stored(name: str) -> bytes:
-    """An event to the byte as the version before stored it."""
+    """Returns the exact bytes of an event that the previous version stored."""
     return (FIXTURES / f"{name}.json").read_bytes()
 
 
@@ -56,7 +56,7 @@ def new(payload: Payload, version: int) -> NewEvent:
 
 @pytest.fixture
 def ledger(fake_store: Redis) -> Ledger:
-    """A key that was created, switched off and on again before the change, and off after it."""
+    """A key that was created, disabled and enabled before the schema change, and disabled after it."""
     ledger = Ledger(fake_store)
     old = [encode(new(CREATED, 1)), SWITCHED_OFF, SWITCHED_ON]
     ledger.fill(0, [Record(position, position * 1000, body) for position, body in enumerate(old, 1)])
@@ -78,13 +78,13 @@ def log(tmp_path: Path) -> Iterator[AuditLog]:
         (SWITCHED_ON, KeyToggled(enabled=True, reason="")),
     ],
 )
-def test_an_old_event_is_read_in_the_present_form(body: bytes, payload: Payload) -> None:
+def test_an_old_event_is_decoded_as_the_current_schema(body: bytes, payload: Payload) -> None:
     event = decode(Record(2, 5, body))
     assert (event.data, type(event.data), event.schema) == (payload, KeyToggled, 2)
     assert (event.version, event.actor.label) == (json.loads(body)["version"], "ann@example.org")
 
 
-def test_views_of_old_and_new_events_are_those_of_their_history(ledger: Ledger, fake_store: Redis) -> None:
+def test_views_of_old_and_new_events_match_the_keys_history(ledger: Ledger, fake_store: Redis) -> None:
     views = Views(fake_store)
     while Projector(ledger, views).step(wait_ms=1):
         pass
@@ -95,7 +95,7 @@ def test_views_of_old_and_new_events_are_those_of_their_history(ledger: Ledger, 
     assert check(ledger, views).equal
 
 
-def test_the_audit_log_keeps_an_old_event_as_it_is_stored_and_accuses_nobody(
+def test_the_audit_log_stores_old_events_unchanged_and_passes_its_check(
     ledger: Ledger, log: AuditLog
 ) -> None:
     log.append(ledger.read(0, 10))
@@ -112,7 +112,7 @@ def test_the_audit_log_keeps_an_old_event_as_it_is_stored_and_accuses_nobody(
     assert parse_entry(on).event.description.changes == (Change("enabled", False, True),)
 
 
-def test_the_api_tells_old_and_new_events_alike(ledger: Ledger) -> None:
+def test_the_api_returns_old_and_new_events_in_the_same_schema(ledger: Ledger) -> None:
     told = [EventSchema().dump(event) for event in ledger.history(f"key:{KEY}")[1:]]
     assert [(event["schema"], event["data"]) for event in told] == [
         (2, {"enabled": False, "reason": "leaked"}),
@@ -121,7 +121,7 @@ def test_the_api_tells_old_and_new_events_alike(ledger: Ledger) -> None:
     ]
 
 
-def test_reading_rewrites_nothing(ledger: Ledger) -> None:
+def test_reading_old_events_does_not_rewrite_them(ledger: Ledger) -> None:
     ledger.history(f"key:{KEY}")
     bodies = [record.body for record in ledger.read(0, 10)]
     assert bodies[1:3] == [SWITCHED_OFF, SWITCHED_ON]

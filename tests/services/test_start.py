@@ -1,4 +1,4 @@
-"""What a process refuses to start with, each in one line, and what it takes although it looks odd."""
+"""Invalid configuration stops startup with a one-line error; unusual but valid values are accepted."""
 
 import os
 import socket
@@ -45,12 +45,12 @@ ODD = [
 
 
 def settings(data_dir: Path, **changed: object) -> Settings:
-    """Those of a first start in a data directory."""
+    """Returns the settings of a first start in a data directory, with changes."""
     return replace(Settings.from_environment(), data_dir=data_dir, **changed)  # type: ignore[arg-type]  # as named
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_data_directory_of_any_name_holds_its_store_and_its_audit_log(tmp_path: Path, name: str) -> None:
+def test_a_data_directory_with_special_characters_in_its_name_works(tmp_path: Path, name: str) -> None:
     server = EmbeddedServer.in_directory(tmp_path / name)
     with server.joined(), connect(server.url) as store:
         components = AuditComponents(SharedComponents(settings(tmp_path / name), server.url))
@@ -68,14 +68,14 @@ def test_a_data_directory_of_any_name_holds_its_store_and_its_audit_log(tmp_path
     ("host", "address"),
     [("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")],  # noqa: S104  # only a probe listens there
 )
-def test_a_name_stands_for_the_address_that_is_listened_on(host: str, address: str) -> None:
+def test_the_host_is_resolved_to_the_ip_address_to_listen_on(host: str, address: str) -> None:
     assert free_address(host, free_port()) == address
 
 
 @pytest.mark.parametrize(
     "host", ["nowhere.invalid", "a..b", "a" * 70, "a b", "127.0.0.1:80", "256.1.1.1", "192.0.2.1", "http://x"]
 )
-def test_a_host_that_nobody_can_listen_on_is_refused_with_its_setting(host: str) -> None:
+def test_an_unusable_host_is_rejected_with_the_name_of_its_setting(host: str) -> None:
     with pytest.raises(
         AddressError, match=r"^Can't listen on [^\n]*: set KEYLEDGER_HOST to [^\n]*$"
     ) as refusal:
@@ -83,7 +83,7 @@ def test_a_host_that_nobody_can_listen_on_is_refused_with_its_setting(host: str)
     assert "uses it" not in str(refusal.value)
 
 
-def test_a_port_in_use_is_refused_at_the_address_of_a_name() -> None:
+def test_a_port_in_use_at_a_hosts_ip_address_is_rejected() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
         pytest.raises(AddressError, match=r"in use.* a free port"),
@@ -91,7 +91,7 @@ def test_a_port_in_use_is_refused_at_the_address_of_a_name() -> None:
         free_address("localhost", other.getsockname()[1])
 
 
-def test_a_metrics_port_in_use_keeps_everything_from_starting(
+def test_a_metrics_port_in_use_prevents_startup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(up, "supervise", lambda *_, **__: pytest.fail("It was started."))
@@ -111,7 +111,7 @@ def test_a_metrics_port_in_use_keeps_everything_from_starting(
         (lambda path: path.symlink_to(path), "levels"),
     ],
 )
-def test_a_secret_that_cannot_be_read_is_refused_in_one_line(
+def test_an_unusable_secret_key_file_is_rejected_in_one_line(
     tmp_path: Path, make: Callable[[Path], object], words: str
 ) -> None:
     make(tmp_path / "secret_key")
@@ -127,7 +127,7 @@ def test_a_secret_that_cannot_be_read_is_refused_in_one_line(
         *(("ss=word@host", False), ("no_such_option=1", False)),
     ],
 )
-def test_an_option_of_a_store_url_that_changes_its_answers_is_refused(option: str, named: bool) -> None:
+def test_unsupported_options_in_the_store_url_are_rejected(option: str, named: bool) -> None:
     with pytest.raises(StoreUnavailableError, match="KEYLEDGER_REDIS_URL has") as refusal:
         connect(f"redis://127.0.0.1:1/0?db=1&{option}")
     assert (f"the option {option.partition('=')[0]}," in str(refusal.value)) == named
@@ -135,7 +135,7 @@ def test_an_option_of_a_store_url_that_changes_its_answers_is_refused(option: st
 
 
 @pytest.mark.parametrize("path", ["/abc", "/0x", "/-1", "/1/2", "/٣"])
-def test_a_store_url_whose_database_is_not_a_number_is_refused(path: str) -> None:
+def test_a_store_url_with_a_non_numeric_database_is_rejected(path: str) -> None:
     with pytest.raises(StoreUnavailableError, match="KEYLEDGER_REDIS_URL cannot be read"):
         connect(f"redis://127.0.0.1:1{path}")
     connect("redis://127.0.0.1:1/15")
@@ -143,7 +143,7 @@ def test_a_store_url_whose_database_is_not_a_number_is_refused(path: str) -> Non
 
 
 @pytest.mark.parametrize("content", [None, "no key"])
-def test_an_audit_key_that_cannot_be_used_keeps_everything_from_starting(
+def test_an_unusable_audit_key_prevents_startup(
     tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "keys" / "audit.pem"
@@ -165,7 +165,7 @@ def test_an_audit_key_that_cannot_be_used_keeps_everything_from_starting(
         (["+@all", "-eval"], "*"),
     ],
 )
-def test_a_store_user_who_may_not_write_is_refused_in_one_line(
+def test_a_store_user_without_write_access_is_rejected_in_one_line(
     kind: str, request: pytest.FixtureRequest, commands: list[str], keys: str
 ) -> None:
     plain = request.getfixturevalue(f"{kind}_url")
@@ -183,7 +183,7 @@ def test_a_store_user_who_may_not_write_is_refused_in_one_line(
         store.close()
 
 
-def test_a_replica_is_refused_and_a_full_store_is_not(store: Redis) -> None:
+def test_a_replica_is_rejected_but_a_full_store_is_accepted(store: Redis) -> None:
     with configured(store, maxmemory=str(store.info("memory")["used_memory"] // 2)):
         ensure_usable(store)
     store.replicaof("127.0.0.1", str(free_port()))
@@ -196,7 +196,7 @@ def test_a_replica_is_refused_and_a_full_store_is_not(store: Redis) -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_without_a_working_directory_only_a_relative_path_is_refused(tmp_path: Path, relative: bool) -> None:
+def test_a_deleted_working_directory_only_breaks_relative_paths(tmp_path: Path, relative: bool) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     environment = os.environ | {"KEYLEDGER_DATA_DIR": "data" if relative else str(tmp_path / "data")}

@@ -1,4 +1,4 @@
-"""What the commands that say how far a reader is tell other programs, by their exit status."""
+"""Exit statuses of the commands that report a reader's progress."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ Reader = tuple[str, Callable[[], object]]
 
 @pytest.fixture
 def ledger(store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """An empty one, of which the commands are told."""
+    """An empty ledger that the commands are configured to use."""
     monkeypatch.setenv("KEYLEDGER_REDIS_URL", valkey_url)
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY", "a secret of 32 characters at least")
     monkeypatch.setenv("KEYLEDGER_DATA_DIR", str(tmp_path))
@@ -30,7 +30,7 @@ def ledger(store: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture(params=["projector", "audit"])
 def reader(request: pytest.FixtureRequest, ledger: Ledger, valkey_url: str) -> Iterator[Reader]:
-    """A reader's command, and what brings it up to the ledger."""
+    """A reader's command and a function that lets the reader catch up."""
     settings = Settings.from_environment()
     if request.param == "projector":
         components = Container(SharedComponents(settings, valkey_url))
@@ -44,17 +44,17 @@ def reader(request: pytest.FixtureRequest, ledger: Ledger, valkey_url: str) -> I
 
 
 def status(command: str) -> tuple[int, str]:
-    """Of the command's end, and what it said."""
+    """Returns the exit status and the output of a status command."""
     ended = CliRunner().invoke(main, [command, "status"])
     return ended.exit_code, ended.output
 
 
 def wait_for(ledger: Ledger, ages_ms: list[int]) -> None:
-    """Fills the ledger with events that have waited so long."""
+    """Fills the ledger with events of these ages."""
     ledger.fill(0, [toggled(n, now_ms() - age - n) for n, age in enumerate(ages_ms, 1)])
 
 
-def test_a_reader_is_well_until_an_event_waits_for_half_a_minute(
+def test_status_fails_when_an_event_has_waited_for_half_a_minute(
     ledger: Ledger, store: Redis, reader: Reader
 ) -> None:
     command, catch_up = reader
@@ -68,14 +68,14 @@ def test_a_reader_is_well_until_an_event_waits_for_half_a_minute(
     assert status(command)[0] == 0
 
 
-def test_a_reader_is_not_well_with_a_thousand_events_to_read(ledger: Ledger, reader: Reader) -> None:
+def test_status_fails_with_more_than_a_thousand_unread_events(ledger: Ledger, reader: Reader) -> None:
     wait_for(ledger, [0] * 1_000)
     assert status(reader[0])[0] == 0
     ledger.fill(1_000, [toggled(1_001, now_ms())])
     assert status(reader[0])[0] == 1
 
 
-def test_a_reader_of_a_ledger_that_went_backwards_is_not_well(
+def test_status_fails_after_the_ledger_went_backwards(
     ledger: Ledger, store: Redis, reader: Reader
 ) -> None:
     command, catch_up = reader

@@ -1,4 +1,4 @@
-"""What `keyledger up` starts its processes with."""
+"""The commands and environment of the processes that `keyledger up` starts."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ from services.runtime.up import _programs
 from shared.settings import Settings
 
 
-def test_a_package_in_the_current_directory_is_not_imported_in_place_of_our_own(tmp_path: Path) -> None:
+def test_packages_in_the_current_directory_do_not_shadow_our_own(tmp_path: Path) -> None:
     for name in ("services", "shared", "redis", "logging"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported from here')")
@@ -21,7 +21,7 @@ def test_a_package_in_the_current_directory_is_not_imported_in_place_of_our_own(
     assert "projector" in ended.stdout
 
 
-def test_an_empty_log_format_is_text_for_what_up_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_started_by_up_treat_an_empty_log_format_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     for given, meant in {"": "text", " ": "text", "json": "json"}.items():
         monkeypatch.setenv("KEYLEDGER_LOG_FORMAT", given)
         for process in _programs(Settings.from_environment()):

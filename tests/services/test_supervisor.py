@@ -1,4 +1,4 @@
-"""What `services.runtime.supervisor` promises, with real processes."""
+"""The process supervisor, tested with real processes."""
 
 import asyncio
 import os
@@ -40,13 +40,13 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 class Output:
-    """The lines that were written."""
+    """The lines that the supervisor printed."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def of(self, name: str) -> list[str]:
-        """The lines of one process."""
+        """Returns the lines of one process, without their prefix."""
         told = (line.partition(" | ") for line in self.lines)
         return [text for prefix, _, text in told if prefix.strip() == name]
 
@@ -58,7 +58,7 @@ Scenario = Callable[[Output, Supervisor], Awaitable[None]]
 
 
 def play(processes: list[Process], scenario: Scenario, timing: Timing = SOON) -> Output:
-    """Runs the processes until the scenario has ended, and then stops them."""
+    """Runs the processes until the scenario ends, then stops them."""
     output = Output()
 
     async def run() -> None:
@@ -77,7 +77,7 @@ def play(processes: list[Process], scenario: Scenario, timing: Timing = SOON) ->
 PID = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 
 
-def test_each_line_is_printed_with_the_name_of_its_process() -> None:
+def test_each_output_line_is_prefixed_with_its_process_name() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: len(output.of("web")) == 5)
         await until(lambda: output.of("projector"))
@@ -100,7 +100,7 @@ def test_each_line_is_printed_with_the_name_of_its_process() -> None:
     assert "projector | up" in output.lines
 
 
-def test_names_are_coloured_if_wanted() -> None:
+def test_process_names_are_coloured_if_requested() -> None:
     output = Output()
 
     async def run() -> None:
@@ -114,7 +114,7 @@ def test_names_are_coloured_if_wanted() -> None:
     assert output.lines[0] == "\x1b[33mweb | \x1b[0mup"
 
 
-def test_a_line_longer_than_any_buffer_is_printed_before_it_ends_and_harms_nobody(tmp_path: Path) -> None:
+def test_a_very_long_line_is_printed_before_it_ends(tmp_path: Path) -> None:
     written = tmp_path / "written"
 
     async def scenario(output: Output, _: Supervisor) -> None:
@@ -130,14 +130,14 @@ def test_a_line_longer_than_any_buffer_is_printed_before_it_ends_and_harms_nobod
     assert "".join(output.of("web")) == "x" * 1_000_000
 
 
-def test_the_last_words_of_a_process_are_printed_without_a_line_end() -> None:
+def test_final_output_without_a_newline_is_printed() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: "last words" in output.of("web"))
 
     play([python("web", "print('last words', end='')")], scenario)
 
 
-def test_the_next_process_is_started_when_the_one_before_is_ready(tmp_path: Path) -> None:
+def test_a_process_starts_only_after_the_previous_one_is_ready(tmp_path: Path) -> None:
     store = f"""
         import pathlib, time
         time.sleep(0.2)
@@ -157,7 +157,7 @@ def test_the_next_process_is_started_when_the_one_before_is_ready(tmp_path: Path
     assert output.of("web") == ["True"]
 
 
-def test_all_is_stopped_if_a_process_is_not_ready_in_time() -> None:
+def test_all_processes_stop_if_one_is_not_ready_in_time() -> None:
     output = Output()
     processes = [python("store", PID), python("web", IDLE, ready=lambda: False)]
     timing = Timing(ready=0.3)
@@ -166,7 +166,7 @@ def test_all_is_stopped_if_a_process_is_not_ready_in_time() -> None:
     assert all(map(is_gone, output.pids("store")))
 
 
-def test_a_mistake_in_a_check_stops_all() -> None:
+def test_an_exception_in_a_readiness_check_stops_all_processes() -> None:
     output = Output()
 
     def mistaken() -> bool:
@@ -180,7 +180,7 @@ def test_a_mistake_in_a_check_stops_all() -> None:
     assert all(map(is_gone, output.pids("store")))
 
 
-def test_a_mistake_of_its_own_stops_all() -> None:
+def test_an_exception_in_the_supervisor_stops_all_processes() -> None:
     output = Output()
 
     def write(line: str) -> None:
@@ -194,7 +194,7 @@ def test_a_mistake_of_its_own_stops_all() -> None:
     assert all(map(is_gone, output.pids("store")))
 
 
-def test_it_is_said_once_that_all_are_ready() -> None:
+def test_readiness_is_reported_only_once() -> None:
     output = Output()
 
     async def run() -> None:
@@ -210,7 +210,7 @@ def test_it_is_said_once_that_all_are_ready() -> None:
     assert output.of("up").count("ready") == 1
 
 
-def test_a_killed_process_is_started_again_and_the_others_go_on() -> None:
+def test_a_killed_process_is_restarted_while_the_others_keep_running() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: output.pids("web") and output.pids("worker"))
         for run in range(1, 4):
@@ -222,7 +222,7 @@ def test_a_killed_process_is_started_again_and_the_others_go_on() -> None:
     assert output.of("up")[0] == "web was ended by SIGKILL; restarting it in 0.02 s"
 
 
-def test_who_dies_again_and_again_is_waited_for_longer_and_longer() -> None:
+def test_the_restart_delay_grows_with_each_crash() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: len(output.of("up")) >= 4)
 
@@ -232,7 +232,7 @@ def test_who_dies_again_and_again_is_waited_for_longer_and_longer() -> None:
     ]
 
 
-def test_who_ran_well_for_a_while_is_started_again_at_once(tmp_path: Path) -> None:
+def test_the_restart_delay_resets_after_a_stable_run(tmp_path: Path) -> None:
     fails_twice_then_runs = f"""
         import pathlib, time
         runs = pathlib.Path({str(tmp_path / "runs")!r})
@@ -249,7 +249,7 @@ def test_who_ran_well_for_a_while_is_started_again_at_once(tmp_path: Path) -> No
     assert pauses == ["0.02 s", "0.04 s", "0.02 s"]
 
 
-def test_a_program_that_is_missing_is_said_and_tried_again() -> None:
+def test_a_missing_program_is_reported_and_retried() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: len(output.of("up")) >= 2)
 
@@ -273,7 +273,7 @@ def families(output: Output) -> list[list[int]]:
     return [[int(pid) for pid in text.split()] for text in output.of("web")]
 
 
-def test_what_a_killed_process_started_is_gone_before_it_is_started_again() -> None:
+def test_child_processes_are_killed_before_a_restart() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: families(output))
         os.kill(families(output)[0][0], signal.SIGKILL)
@@ -283,7 +283,7 @@ def test_what_a_killed_process_started_is_gone_before_it_is_started_again() -> N
     play([python("web", FAMILY)], scenario, Timing(first_pause=20))
 
 
-def test_a_process_that_left_the_session_cannot_hold_up_a_restart() -> None:
+def test_a_child_in_its_own_session_does_not_delay_a_restart() -> None:
     leaves_one_behind = """
         import os, subprocess, sys, time
         code = "import time; time.sleep(60)"
@@ -312,7 +312,7 @@ SLOW_TO_STOP = """
 """
 
 
-def test_the_first_process_is_stopped_after_all_others_have_ended() -> None:
+def test_the_first_process_stops_after_all_others_have_exited() -> None:
     processes = [
         python(name, SLOW_TO_STOP.format(seconds=seconds))
         for name, seconds in (("store", 0), ("projector", 0.2), ("web", 0.1))
@@ -326,7 +326,7 @@ def test_the_first_process_is_stopped_after_all_others_have_ended() -> None:
     assert stopped == ["web", "projector", "store"]
 
 
-def test_who_does_not_stop_is_killed_after_the_grace_with_all_that_it_started() -> None:
+def test_a_process_that_ignores_sigterm_is_killed_with_its_children() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: families(output))
 
@@ -336,7 +336,7 @@ def test_who_does_not_stop_is_killed_after_the_grace_with_all_that_it_started() 
     asyncio.run(until(lambda: all(map(is_gone, families(output)[0]))))
 
 
-def test_a_second_request_to_stop_kills_at_once() -> None:
+def test_a_second_stop_request_kills_immediately() -> None:
     async def scenario(output: Output, supervisor: Supervisor) -> None:
         await until(lambda: families(output))
         supervisor.stop()
@@ -347,7 +347,7 @@ def test_a_second_request_to_stop_kills_at_once() -> None:
     asyncio.run(until(lambda: all(map(is_gone, families(output)[0]))))
 
 
-def test_who_waits_to_be_started_again_is_not_when_all_is_to_stop() -> None:
+def test_stopping_cancels_a_pending_restart() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: output.of("up"))
 
@@ -356,7 +356,7 @@ def test_who_waits_to_be_started_again_is_not_when_all_is_to_stop() -> None:
     assert time.monotonic() - started < 100
 
 
-def test_a_process_inherits_the_descriptors_that_it_is_given_and_no_others() -> None:
+def test_a_process_inherits_only_the_file_descriptors_passed_to_it() -> None:
     async def scenario(output: Output, _: Supervisor) -> None:
         await until(lambda: output.of("web"))
 
@@ -376,7 +376,7 @@ def test_a_process_inherits_the_descriptors_that_it_is_given_and_no_others() -> 
     assert output.of("web") == ["True", "False"]
 
 
-# As a process of its own, which signals reach
+# The supervisor as a separate process that receives signals
 
 UP = """
 import sys
@@ -387,7 +387,7 @@ supervise(processes, when_ready=lambda: print("all are ready", flush=True))
 """
 
 
-def test_what_hinders_a_start_is_said_once_and_waited_for() -> None:
+def test_a_blocked_restart_is_retried_and_its_reason_is_reported_once() -> None:
     hindrances = [None, "The disk is full.", "The disk is fuller.", "The disk is full."]
     asked: list[str | None] = []
 
@@ -407,7 +407,7 @@ def test_what_hinders_a_start_is_said_once_and_waited_for() -> None:
     assert asked == [*hindrances, None]
 
 
-def test_who_is_hindered_is_not_started_when_all_is_to_stop() -> None:
+def test_a_blocked_process_is_not_started_after_a_stop_request() -> None:
     async def stop(output: Output, _: Supervisor) -> None:
         await until(lambda: output.of("up"))
 
@@ -417,7 +417,7 @@ def test_who_is_hindered_is_not_started_when_all_is_to_stop() -> None:
 
 @contextmanager
 def up(web: str) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
-    """A supervisor that runs, and what it runs: a store and what is given for a web process."""
+    """Runs a supervisor with a store and the given web process. Yields it and the processes' IDs."""
     arguments = [sys.executable, "-c", UP, PID, web]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -434,7 +434,7 @@ def up(web: str) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_second_signal_ends_all_at_once_and_nothing_is_left(number: signal.Signals) -> None:
+def test_a_second_signal_kills_all_processes_immediately(number: signal.Signals) -> None:
     with up(STUBBORN) as (process, pids):
         assert len(pids) == 4
         process.send_signal(number)
@@ -446,7 +446,7 @@ def test_a_second_signal_ends_all_at_once_and_nothing_is_left(number: signal.Sig
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
-def test_the_processes_end_when_their_supervisor_is_killed() -> None:
+def test_the_processes_exit_when_their_supervisor_is_killed() -> None:
     with up(FAMILY) as (process, (store, web, *_)):
         process.kill()
         process.wait()
@@ -454,7 +454,7 @@ def test_the_processes_end_when_their_supervisor_is_killed() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the children of a process")
-def test_it_goes_on_when_nobody_reads_its_output() -> None:
+def test_the_supervisor_keeps_running_after_its_output_pipe_closes() -> None:
     with up(PID) as (process, (first, second)):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         assert process.stdout is not None

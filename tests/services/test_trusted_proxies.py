@@ -1,4 +1,4 @@
-"""What is trusted of the headers that proxies add, and what is refused."""
+"""Trusted and rejected values in the headers that proxies add."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ FOR, PROTO, HOST = "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FOR
 
 
 def seen(proxies: int, **headers: str) -> dict[str, Any]:
-    """The environment that an application behind so many proxies is given."""
+    """Returns the WSGI environment of an application behind this number of proxies."""
     environ: dict[str, Any] = {"REMOTE_ADDR": "10.0.0.1", "wsgi.url_scheme": "http", **headers}
     TrustedProxies(lambda *_: [], proxies)(environ, lambda *_: lambda _: None)
     return environ
@@ -30,7 +30,7 @@ def seen(proxies: int, **headers: str) -> dict[str, Any]:
         (1, {FOR: "[2001:db8::1]:4711", PROTO: "https", HOST: "keys.example"}, "[2001:db8::1]:4711"),
     ],
 )
-def test_the_trusted_entry_is_the_clients_address(
+def test_the_client_ip_is_taken_from_the_trusted_entry(
     proxies: int, headers: dict[str, str], address: str
 ) -> None:
     environ = seen(proxies, **headers)
@@ -50,7 +50,7 @@ def test_the_trusted_entry_is_the_clients_address(
         (3, {PROTO: "https, http"}, "https"),
     ],
 )
-def test_the_scheme_is_read_however_many_proxies_report_it(
+def test_the_scheme_is_read_regardless_of_how_many_proxies_report_it(
     proxies: int, headers: dict[str, str], scheme: str
 ) -> None:
     environ = seen(proxies, **headers)
@@ -67,7 +67,7 @@ def test_the_scheme_is_read_however_many_proxies_report_it(
         (2, "made up, keys.example, inner:8000", "keys.example"),
     ],
 )
-def test_the_host_is_read_however_many_proxies_report_it(proxies: int, sent: str, host: str) -> None:
+def test_the_host_is_read_regardless_of_how_many_proxies_report_it(proxies: int, sent: str, host: str) -> None:
     environ = seen(proxies, HTTP_X_FORWARDED_HOST=sent)
     assert (environ["HTTP_HOST"], FAILURE in environ) == (host, False)
 
@@ -89,12 +89,12 @@ def test_the_host_is_read_however_many_proxies_report_it(proxies: int, sent: str
         (1, {HOST: "keys.example, "}, "X-Forwarded-Host"),
     ],
 )
-def test_forwarded_headers_that_cannot_be_read_are_refused_by_name(
+def test_an_invalid_forwarded_header_is_rejected_by_name(
     proxies: int, headers: dict[str, str], named: str
 ) -> None:
     assert named in seen(proxies, **headers)[FAILURE].description
 
 
-def test_a_request_that_is_refused_is_still_known_to_have_come_by_tls() -> None:
+def test_a_rejected_request_still_has_the_forwarded_scheme() -> None:
     environ = seen(1, HTTP_X_FORWARDED_FOR="unknown", HTTP_X_FORWARDED_PROTO="https")
     assert (environ["wsgi.url_scheme"], FAILURE in environ) == ("https", True)

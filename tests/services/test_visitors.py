@@ -1,4 +1,4 @@
-"""What visitors who haven't signed in can ask of an application whose store is unreachable."""
+"""Requests from visitors who aren't signed in, while the store is unreachable."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def visitor(app: Flask) -> FlaskClient:
 
 
 def addresses(app: Flask) -> Iterator[tuple[str, str]]:
-    """Each method and path that there is, and one of neither."""
+    """Yields every method and path of the application, and some that don't exist."""
     for rule in app.url_map.iter_rules():
         values = dict.fromkeys(rule.arguments, "x")
         path = "/static/app.css" if rule.endpoint == "static" else rule.build(values, append_unknown=False)
@@ -38,7 +38,7 @@ def addresses(app: Flask) -> Iterator[tuple[str, str]]:
     yield "TRACE", "/keys"
 
 
-def test_no_request_without_credentials_asks_the_store_for_anything(app: Flask, visitor: FlaskClient) -> None:
+def test_unauthenticated_requests_never_query_the_store(app: Flask, visitor: FlaskClient) -> None:
     seen = set()
     for cookie in (None, "x", "a" * 44):
         for method, path in addresses(app):
@@ -54,7 +54,7 @@ def test_no_request_without_credentials_asks_the_store_for_anything(app: Flask, 
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_every_answer_has_the_security_headers_once(app: Flask, visitor: FlaskClient, scheme: str) -> None:
+def test_every_response_has_each_security_header_once(app: Flask, visitor: FlaskClient, scheme: str) -> None:
     too_large = {"Content-Length": str(10**6)}
     for method, path in [*addresses(app), ("POST", "/sign-in"), ("POST", "/v1/keys")]:
         headers = too_large if (method, path) == ("POST", "/v1/keys") else {}
@@ -63,7 +63,7 @@ def test_every_answer_has_the_security_headers_once(app: Flask, visitor: FlaskCl
         answer.close()
 
 
-def test_an_internal_error_has_the_security_headers_too(
+def test_internal_errors_also_have_the_security_headers(
     app: Flask, visitor: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.view_functions, "accounts.sign_in", lambda: 1 / 0)
@@ -73,7 +73,7 @@ def test_an_internal_error_has_the_security_headers_too(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_answers_of_the_fast_path_have_the_security_headers_too(scheme: str) -> None:
+def test_fast_path_responses_also_have_the_security_headers(scheme: str) -> None:
     fast_path = FastPath(
         lambda *_: [b"behind"], {"/fast": lambda _: Answer([("Content-Type", "text/plain")], b"")}
     )
@@ -81,7 +81,7 @@ def test_answers_of_the_fast_path_have_the_security_headers_too(scheme: str) -> 
 
 
 @pytest.mark.parametrize("reported", [None, "http", "https"])
-def test_the_fast_path_and_flask_answer_with_the_same_headers(app: Flask, reported: str | None) -> None:
+def test_the_fast_path_and_flask_send_the_same_headers(app: Flask, reported: str | None) -> None:
     def plain_only(context: RequestContext) -> Answer | None:
         if context.environ["QUERY_STRING"]:
             return None
@@ -110,18 +110,18 @@ def assert_secured(answer: TestResponse, scheme: str) -> None:
     assert answer.headers.getlist("Strict-Transport-Security") == hsts, answer.request.path
 
 
-def test_a_visitor_gets_a_form_and_may_sign_out_while_the_store_is_unreachable(visitor: FlaskClient) -> None:
+def test_the_sign_in_page_and_sign_out_work_while_the_store_is_unreachable(visitor: FlaskClient) -> None:
     form = visitor.get("/sign-in?next=/audit").text
     token = form.split('name="csrf_token" value="')[1].split('"')[0]
     assert visitor.post("/sign-out", data={"csrf_token": token}).status_code == 303
     form = visitor.get("/sign-in").text
     token = form.split('name="csrf_token" value="')[1].split('"')[0]
-    # The password is what costs the store something: this try is counted, or refused.
+    # Only the password needs the store, which counts sign-in attempts.
     asked = {"csrf_token": token, "email": "a@b", "password": "x"}
     assert visitor.post("/sign-in", data=asked).status_code == 503
 
 
-def test_a_form_signs_in_only_the_browser_that_it_was_made_for(app: Flask, visitor: FlaskClient) -> None:
+def test_a_sign_in_form_works_only_in_the_browser_that_loaded_it(app: Flask, visitor: FlaskClient) -> None:
     attackers = app.test_client().get("/sign-in").text.split('name="csrf_token" value="')[1].split('"')[0]
     visitor.get("/sign-in")
     asked = {"csrf_token": attackers, "email": "eve@example.com", "password": "x"}

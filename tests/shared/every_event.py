@@ -1,4 +1,4 @@
-"""Every event that the codec accepts, made from the classes of the events themselves."""
+"""Strategies for every event that the codec accepts, derived from the event classes."""
 
 import types
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,14 +10,14 @@ from shared.eventstore.codec import FORMS, encode
 from shared.eventstore.envelope import Actor, NewEvent, Record, Request
 from shared.eventstore.payload import Payload
 
-# Beyond any calendar, any column of SQL and any number of JavaScript, as well as what is usual.
+# Usual values, and values beyond any calendar, SQL column or JavaScript number.
 INTEGERS = st.integers() | st.sampled_from([0, 2**31, 2**53, 2**63, 2**64, 10**30, -(10**30), 10**4000])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {int: INTEGERS, str: TEXTS, bool: st.booleans()}
 
 
 def values_of(kind: Any) -> st.SearchStrategy[Any]:
-    """All values of a type, as the events' fields have them."""
+    """A strategy for all values of a field's type."""
     kind = unmarked(kind)
     if kind in STRATEGIES:
         return STRATEGIES[kind]
@@ -39,7 +39,7 @@ def types_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def unmarked(kind: Any) -> Any:
-    """A type without what else is known of a field."""
+    """A field's type without its annotations."""
     return kind.__origin__ if get_origin(kind) is Annotated else kind
 
 
@@ -51,7 +51,7 @@ def payloads() -> tuple[type[Payload], ...]:
 def record(
     payload: Payload, *, subject: str, version: int = 1, position: int = 1, label: str = "ann"
 ) -> Record:
-    """An event as a ledger holds it that did not look at what it was given."""
+    """An event as stored by a ledger that doesn't validate it."""
     event = NewEvent(
         id=f"event-{position}",
         type=payload.TYPE,

@@ -1,4 +1,4 @@
-"""The ledger's contract in plain Python, for the tests of what stands on a ledger."""
+"""The ledger's contract in plain Python, for tests of code that uses a ledger."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ def _now() -> int:
 
 
 class MemoryLedger(Ledger):
-    """One list, and everything else is looked up in it. It forgets nothing, idempotency records neither.
+    """One list, in which everything else is looked up. Nothing expires, not even idempotency records.
 
     It is a Ledger only for the types: it has no store, and inherits nothing that it uses.
     """
@@ -80,7 +80,7 @@ class MemoryLedger(Ledger):
             self._grown.notify_all()
 
     def keep_credential(self, subject: str, credential: str) -> None:
-        """Keeps what an append once kept for the subject."""
+        """Stores a subject's credential without an event."""
         self._credentials[subject] = credential
 
     def is_untouched(self) -> bool:
@@ -101,7 +101,7 @@ class MemoryLedger(Ledger):
         return [decode(record) for record in self.records(subject)]
 
     def records(self, subject: str, after: int = 0) -> Iterator[Record]:
-        """Those after a version as they are stored."""
+        """The stored events of one subject after a version."""
         return islice((record for about, record in list(self._log) if about == subject), after, None)
 
     def page(self, subject: str, after: int, limit: int) -> list[Record]:
@@ -122,18 +122,18 @@ class MemoryLedger(Ledger):
         return [record for _, record in self._log[after : after + limit]]
 
     def pages(self, after: int, limit: int) -> Generator[list[Record], None, None]:
-        """All that is there after a position, by pages."""
+        """All events after a position, in pages."""
         while page := self.read(after, limit):
             yield page
             after = page[-1].position
 
     def at(self, positions: Iterable[int]) -> list[Record]:
-        """The events at some positions, in order, as far as they are there."""
+        """The existing events at the given positions, in order."""
         wanted = {*positions}
         return [record for _, record in self._log if record.position in wanted]
 
     def tail(self, after: int, limit: int, wait_ms: int) -> list[Record]:
-        """The same, waiting up to `wait_ms` for the first of them."""
+        """The same as `read`, after waiting up to `wait_ms` for the first event."""
         with self._grown:
             self._grown.wait_for(lambda: len(self._log) > after, wait_ms / 1000)
             return self.read(after, limit)
@@ -143,16 +143,16 @@ class MemoryLedger(Ledger):
         return self._log[-1][1] if self._log else None
 
     def head(self) -> Checkpoint:
-        """The last event; the beginning, of an empty ledger."""
+        """The last event, or the beginning if the ledger is empty."""
         return checkpoint_at([self._log[-1][1]]) if self._log else BEGINNING
 
     def holds(self, checkpoint: Checkpoint) -> bool:
-        """Whether the event of a checkpoint is where it was."""
+        """Whether a checkpoint's event is still at its position."""
         if checkpoint == BEGINNING:
             return True
         there = self.read(checkpoint.position - 1, 1)
         return bool(there) and checkpoint_at(there) == checkpoint
 
     def credential(self, subject: str) -> str | None:
-        """What is kept for the subject apart from the log."""
+        """The credential that is stored for a subject outside the log."""
         return self._credentials.get(subject)

@@ -1,4 +1,4 @@
-"""What `shared.store.connections` promises, on real servers."""
+"""`shared.store.connections`, tested on real servers."""
 
 import logging
 import shutil
@@ -36,7 +36,7 @@ def listens(path: Path) -> bool:
 
 @contextmanager
 def running(program: str, directory: Path, **options: str) -> Iterator[str]:
-    """A server with our settings and those given, and its URL."""
+    """Runs a server with our settings and the given options, and yields its URL."""
     path = directory / "server.sock"
     words = {"port": "0", "unixsocket": str(path), "dir": str(directory), "save": "", **DURABLE}
     words |= {name.replace("_", "-"): value for name, value in options.items()}
@@ -55,7 +55,7 @@ def program(request: pytest.FixtureRequest) -> str:
 
 
 def refused(client: Redis, error: type[StoreError], text: str) -> str:
-    """The one line that a server is refused with."""
+    """Returns the one-line error that a server is rejected with."""
     with pytest.raises(error) as refusal:
         ensure_reachable(client)
     message = str(refusal.value)
@@ -80,7 +80,7 @@ def test_a_durable_server_is_accepted(program: str, tmp_path: Path) -> None:
         ("maxmemory-policy", "allkeys-lru"),
     ],
 )
-def test_a_server_that_could_lose_events_is_refused_with_the_line_to_change(
+def test_a_server_that_could_lose_events_is_rejected_with_the_setting_to_change(
     setting: str, value: str, program: str, tmp_path: Path
 ) -> None:
     with running(program, tmp_path, **{setting: value}) as url, connect(url) as client:
@@ -89,13 +89,13 @@ def test_a_server_that_could_lose_events_is_refused_with_the_line_to_change(
         assert f"set `{setting} {DURABLE[setting]}` in" in str(refusal.value)
 
 
-def test_every_wrong_line_is_named_at_once(tmp_path: Path) -> None:
+def test_all_wrong_settings_are_reported_together(tmp_path: Path) -> None:
     wrong = "`appendonly yes`, `appendfsync always` in"
     with running(VALKEY, tmp_path, appendonly="no", appendfsync="no") as url, connect(url) as client:
         refused(client, UnsafeStoreError, wrong)
 
 
-def test_a_server_that_turned_unsafe_is_refused_at_the_next_connection(tmp_path: Path) -> None:
+def test_a_server_that_becomes_unsafe_is_rejected_on_the_next_connection(tmp_path: Path) -> None:
     with running(VALKEY, tmp_path) as url, connect(url) as client, closing(Redis.from_url(url)) as operator:
         ensure_reachable(client)
         operator.config_set("appendfsync", "everysec")
@@ -118,14 +118,14 @@ def test_an_unsafe_server_can_be_allowed_with_one_warning(
     assert "appendfsync always" in record.getMessage()
 
 
-def test_a_server_that_hides_its_settings_is_refused(tmp_path: Path) -> None:
+def test_a_server_whose_settings_cannot_be_read_is_rejected(tmp_path: Path) -> None:
     with running(VALKEY, tmp_path) as url, closing(Redis.from_url(url)) as operator:
         operator.acl_setuser("shy", enabled=True, nopass=True, commands=["+@all", "-config"], keys=["*"])
         with connect(url.replace("unix://", "unix://shy:any@")) as client:  # pragma: allowlist secret
             refused(client, UnsafeStoreError, "allow its user INFO and CONFIG GET")
 
 
-def test_a_server_older_than_redis_7_is_refused(tmp_path: Path) -> None:
+def test_a_server_older_than_redis_7_is_rejected(tmp_path: Path) -> None:
     info = b"# Server\r\nredis_version:6.2.14\r\n"
     server = FakeServer(tmp_path / "old.sock", INFO=b"$%d\r\n%b" % (len(info), info))
     with closing(server), connect(f"unix://{tmp_path}/old.sock") as client:
@@ -138,7 +138,7 @@ def test_a_server_that_is_busy_with_a_script_is_unavailable_and_not_unsafe(tmp_p
         refused(client, StoreUnavailableError, "busy running a script")
 
 
-def test_a_connection_that_the_server_closed_is_replaced(program: str, tmp_path: Path) -> None:
+def test_a_connection_closed_by_the_server_is_replaced(program: str, tmp_path: Path) -> None:
     with ExitStack() as cleanup:
         with running(program, tmp_path) as url:
             client = cleanup.enter_context(connect(url))
@@ -148,7 +148,7 @@ def test_a_connection_that_the_server_closed_is_replaced(program: str, tmp_path:
             assert client.get("name") == b"value"
 
 
-def test_a_command_whose_answer_is_late_is_not_sent_again(tmp_path: Path) -> None:
+def test_a_command_that_times_out_is_not_sent_again(tmp_path: Path) -> None:
     slow_increment = """
         local started = os.clock()
         while os.clock() - started < 0.8 do end
@@ -165,7 +165,7 @@ def test_a_command_whose_answer_is_late_is_not_sent_again(tmp_path: Path) -> Non
         patient.close()
 
 
-def test_a_blocking_read_may_take_as_long_as_its_connection_allows(tmp_path: Path) -> None:
+def test_a_blocking_read_can_wait_within_the_timeout_of_its_connection(tmp_path: Path) -> None:
     with running(VALKEY, tmp_path) as url, connect(url, timeout=2.0) as client:
         started = time.monotonic()
         assert client.xread({"log": "$"}, block=300) == []
@@ -185,7 +185,7 @@ def test_a_blocking_read_may_take_as_long_as_its_connection_allows(tmp_path: Pat
         "redis://:s3cret@[::1/0",
     ],
 )
-def test_a_url_of_no_use_is_refused_without_showing_it(url: str) -> None:
+def test_an_invalid_store_url_is_rejected_without_showing_it(url: str) -> None:
     with pytest.raises(StoreUnavailableError, match=r"KEYLEDGER_REDIS_URL (cannot be read|has)") as refusal:
         connect(url)
     assert "s3" not in str(refusal.value)
@@ -193,19 +193,19 @@ def test_a_url_of_no_use_is_refused_without_showing_it(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://:s3cret@localhost:1/0", "unix:///no/such?password=s3cret"])
-def test_a_server_that_is_not_there_is_said_in_one_line_without_the_password(url: str) -> None:
+def test_an_unreachable_server_is_reported_in_one_line_without_the_password(url: str) -> None:
     with connect(url) as client:
         assert "s3cret" not in refused(client, StoreUnavailableError, "does not answer")
 
 
 @pytest.mark.parametrize("user", ["", ":wr0ng@"])
-def test_a_wrong_password_is_said_without_showing_it(user: str, tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_without_showing_it(user: str, tmp_path: Path) -> None:
     with running(VALKEY, tmp_path, requirepass="s3cret") as url:
         client = connect(url.replace("unix://", f"unix://{user}"))
         assert "wr0ng" not in refused(client, StoreUnavailableError, "refuses the user or password")
 
 
-def test_whoever_waits_for_news_is_seen_by_who_may_see_it(program: str, tmp_path: Path) -> None:
+def test_a_blocked_reader_is_detected_if_the_user_may_list_clients(program: str, tmp_path: Path) -> None:
     with running(program, tmp_path) as url, connect(url) as client, connect(url, timeout=60) as reader:
         client.acl_setuser("blind", enabled=True, nopass=True, keys="*", commands=["+@all", "-client|list"])
         waiting = Thread(target=reader.xread, args=({"log": "0"},), kwargs={"block": 1_500})

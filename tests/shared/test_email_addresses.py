@@ -1,4 +1,4 @@
-"""An e-mail address is one address in every spelling of its domain."""
+"""All spellings of an e-mail address's domain are normalized to one."""
 
 import unicodedata
 
@@ -29,7 +29,7 @@ READABLE, PUNYCODE = "ann@münchen.example", "ann@xn--mnchen-3ya.example"
         "ann@münchen.example.\u00ad",
     ],
 )
-def test_an_international_domain_is_one_however_it_is_spelled(typed: str) -> None:
+def test_all_spellings_of_an_international_domain_are_normalized_to_one(typed: str) -> None:
     assert normalized(typed) == READABLE
     assert {READABLE, PUNYCODE} <= set(spellings(typed))
 
@@ -56,11 +56,11 @@ def test_an_international_domain_is_one_however_it_is_spelled(typed: str) -> Non
         ("ann@" + "ü" * 10_000, "ann@" + "ü" * 10_000),
     ],
 )
-def test_a_domain_that_is_another_stays_another(typed: str, stored: str) -> None:
+def test_an_email_is_normalized_without_merging_different_domains(typed: str, stored: str) -> None:
     assert normalized(typed) == stored
 
 
-def test_a_plain_address_has_one_spelling() -> None:
+def test_an_ascii_email_has_one_spelling() -> None:
     assert spellings(" Ann@Example.com") == spellings("ann@example.com.") == ("ann@example.com",)
 
 
@@ -79,7 +79,7 @@ labels = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 @example("a@xn--mnchen-3ya.example..")
 @example("a@ẞ\u0390_")
 @example("a@\r.")
-def test_normalizing_twice_changes_nothing_more(text: str) -> None:
+def test_normalization_is_idempotent(text: str) -> None:
     once = normalized(text)
     assert normalized(once) == once
     assert unicodedata.is_normalized("NFC", once)

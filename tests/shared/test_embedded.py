@@ -1,4 +1,4 @@
-"""What `shared.store.embedded` promises, on the real server."""
+"""`shared.store.embedded`, tested with a real server."""
 
 import fcntl
 import os
@@ -45,7 +45,7 @@ def use(data_dir: Path) -> None:
 
 
 def identity(url: str) -> tuple[str, int]:
-    """Which run of the server it is, and its process."""
+    """The run ID and the process ID of the server."""
     with connect(url) as client:
         info = cast("dict[str, Any]", client.info("server"))
         return info["run_id"], info["process_id"]
@@ -60,13 +60,13 @@ def is_stopped(server: EmbeddedServer) -> bool:
     return not answers(server.url)
 
 
-def test_a_url_that_is_set_is_taken_and_nothing_is_made(tmp_path: Path) -> None:
+def test_a_configured_url_is_used_and_no_data_directory_is_created(tmp_path: Path) -> None:
     with open_store(settings(tmp_path / "data", "redis://store:6379")) as url:
         assert url == "redis://store:6379"
     assert not (tmp_path / "data").exists()
 
 
-def test_the_embedded_server_runs_only_as_long_as_it_is_used_and_keeps_what_it_got(tmp_path: Path) -> None:
+def test_the_embedded_server_stops_after_use_and_keeps_its_data(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path / "data")
     with open_store(settings(tmp_path / "data")) as url, connect(url) as client:
         client.set("name", "value")
@@ -75,7 +75,7 @@ def test_the_embedded_server_runs_only_as_long_as_it_is_used_and_keeps_what_it_g
         assert client.get("name") == b"value"
 
 
-def test_the_embedded_server_is_durable_and_closed_to_others(tmp_path: Path) -> None:
+def test_the_embedded_server_is_durable_and_private_to_its_user(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with open_store(settings(data_dir)) as url, connect(url) as client:
         ensure_reachable(client)  # refuses what is not durable
@@ -86,7 +86,7 @@ def test_the_embedded_server_is_durable_and_closed_to_others(tmp_path: Path) -> 
         assert modes == [0o700, 0o700, 0o700]
 
 
-def test_who_leaves_first_does_not_stop_the_server_of_the_others(tmp_path: Path) -> None:
+def test_the_first_command_to_finish_does_not_stop_a_shared_server(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     with ExitStack() as second:
         with open_store(settings(tmp_path)) as url:
@@ -96,7 +96,7 @@ def test_who_leaves_first_does_not_stop_the_server_of_the_others(tmp_path: Path)
     assert is_stopped(server)
 
 
-def test_many_commands_at_once_share_one_server_and_the_last_stops_it(tmp_path: Path) -> None:
+def test_concurrent_commands_share_one_server_and_the_last_one_stops_it(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
 
     def command(_: int) -> None:
@@ -123,7 +123,7 @@ with EmbeddedServer.in_directory(Path(sys.argv[1])).joined():
 
 @contextmanager
 def command_on(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of its own process that has the embedded server, until it is killed."""
+    """Runs a command that uses the embedded server, in a separate process, until it is killed."""
     arguments = [sys.executable, "-c", COMMAND, str(data_dir)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
@@ -134,7 +134,7 @@ def command_on(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_server_that_a_killed_command_left_is_joined_and_stopped_by_the_next(tmp_path: Path) -> None:
+def test_a_server_left_by_a_killed_command_is_reused_and_stopped_by_the_next(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     with command_on(tmp_path) as command:
         left = identity(server.url)
@@ -145,7 +145,7 @@ def test_a_server_that_a_killed_command_left_is_joined_and_stopped_by_the_next(t
         assert is_stopped(server)
 
 
-def test_ctrl_c_reaches_the_command_and_not_its_server(tmp_path: Path) -> None:
+def test_ctrl_c_interrupts_the_command_but_not_its_server(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     with command_on(tmp_path) as command, open_store(settings(tmp_path)) as url:
         before = identity(url)
@@ -157,7 +157,7 @@ def test_ctrl_c_reaches_the_command_and_not_its_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are listed on Linux only")
-def test_the_server_inherits_nothing_but_its_lock(tmp_path: Path) -> None:
+def test_the_server_inherits_only_its_lock_file(tmp_path: Path) -> None:
     with (tmp_path / "not for the server").open("w") as secret:
         os.set_inheritable(secret.fileno(), True)
         with open_store(settings(tmp_path)) as url:
@@ -167,7 +167,7 @@ def test_the_server_inherits_nothing_but_its_lock(tmp_path: Path) -> None:
     assert "users.lock" not in opened
 
 
-def test_a_data_directory_too_deep_for_a_socket_works(tmp_path: Path) -> None:
+def test_a_data_directory_too_deep_for_a_unix_socket_works(tmp_path: Path) -> None:
     data_dir = tmp_path.joinpath(*["deep" * 10] * 4)
     server = EmbeddedServer.in_directory(data_dir)
     try:
@@ -180,7 +180,7 @@ def test_a_data_directory_too_deep_for_a_socket_works(tmp_path: Path) -> None:
         shutil.rmtree(server.socket.parent)
 
 
-def test_somebody_elses_directory_is_not_used_for_the_socket(tmp_path: Path) -> None:
+def test_a_socket_directory_that_is_not_private_is_rejected(tmp_path: Path) -> None:
     data_dir = tmp_path.joinpath(*["deep" * 10] * 4)
     short = EmbeddedServer.in_directory(data_dir).socket.parent
     try:
@@ -201,12 +201,12 @@ def test_somebody_elses_directory_is_not_used_for_the_socket(tmp_path: Path) -> 
         short.unlink() if short.is_symlink() else short.rmdir()
 
 
-def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
+def test_a_path_with_special_characters_works(tmp_path: Path) -> None:
     with open_store(settings(tmp_path / 'it\'s "ü" 50%25 #1?')) as url:
         assert identity(url)
 
 
-def test_a_socket_file_that_was_left_over_does_no_harm(tmp_path: Path) -> None:
+def test_a_leftover_socket_file_is_harmless(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     with socket.socket(socket.AF_UNIX) as abandoned:
         abandoned.bind(str(server.socket))
@@ -214,7 +214,7 @@ def test_a_socket_file_that_was_left_over_does_no_harm(tmp_path: Path) -> None:
         assert identity(url)
 
 
-def test_a_server_out_of_sight_gets_no_second_one_beside_it(
+def test_a_running_server_that_cannot_be_reached_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
@@ -226,7 +226,7 @@ def test_a_server_out_of_sight_gets_no_second_one_beside_it(
         hidden.rename(server.socket)
 
 
-def test_a_server_that_is_still_loading_is_waited_for(
+def test_commands_wait_for_a_server_that_is_still_loading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
@@ -250,7 +250,7 @@ def test_a_server_that_is_still_loading_is_waited_for(
         timer.join()
 
 
-def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_reported_in_one_line(tmp_path: Path) -> None:
     EmbeddedServer.in_directory(tmp_path)
     (tmp_path / "store" / "appendonlydir").mkdir()
     (tmp_path / "store" / "appendonlydir" / "appendonly.aof.manifest").write_text("not a manifest\n")
@@ -268,7 +268,7 @@ def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize("place", ["file", "file/data", "/proc/keyledger"])
-def test_a_data_directory_of_no_use_is_said_in_one_line(place: str, tmp_path: Path) -> None:
+def test_an_unusable_data_directory_is_reported_in_one_line(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataDirectoryError, match="set KEYLEDGER_DATA_DIR") as refusal:
         use(tmp_path / place)
@@ -288,7 +288,7 @@ def supervised(server: EmbeddedServer, lock: int) -> Iterator[subprocess.Popen[b
             process.terminate()
 
 
-def test_a_second_up_is_refused_and_told_who_holds_the_directory(tmp_path: Path) -> None:
+def test_a_second_up_is_rejected_with_the_process_that_holds_the_directory(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     told = rf"already runs .*process {os.getpid()}\)"
     with server.held(), pytest.raises(DataDirectoryInUseError, match=told), server.held():
@@ -297,7 +297,7 @@ def test_a_second_up_is_refused_and_told_who_holds_the_directory(tmp_path: Path)
         assert not is_stopped(server)  # it is free again, and taken by this one
 
 
-def test_up_waits_for_a_short_command_to_end(tmp_path: Path) -> None:
+def test_up_waits_for_a_short_command_to_finish(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     with ExitStack() as command:
         command.enter_context(open_store(settings(tmp_path)))
@@ -308,7 +308,7 @@ def test_up_waits_for_a_short_command_to_end(tmp_path: Path) -> None:
         timer.join()
 
 
-def test_up_is_refused_while_a_long_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_is_rejected_while_a_long_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "_TAKEOVER_S", 0.2)
     server = EmbeddedServer.in_directory(tmp_path)
     with open_store(settings(tmp_path)) as url:
@@ -318,7 +318,7 @@ def test_up_is_refused_while_a_long_command_runs(tmp_path: Path, monkeypatch: py
     assert is_stopped(server)
 
 
-def test_up_stops_a_server_that_was_left_behind(tmp_path: Path) -> None:
+def test_up_stops_a_leftover_server(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     with command_on(tmp_path) as command:
         command.kill()
@@ -330,7 +330,7 @@ def test_up_stops_a_server_that_was_left_behind(tmp_path: Path) -> None:
                 assert identity(server.url)
 
 
-def test_under_up_commands_wait_for_its_server_and_never_start_or_stop_one(tmp_path: Path) -> None:
+def test_commands_use_the_server_of_a_running_up_and_never_start_or_stop_one(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
 
     def command() -> int:
@@ -351,7 +351,7 @@ def test_under_up_commands_wait_for_its_server_and_never_start_or_stop_one(tmp_p
     assert is_stopped(server)
 
 
-def test_a_server_that_outlives_up_is_joined_and_stopped_by_the_next_command(tmp_path: Path) -> None:
+def test_a_server_that_outlives_up_is_reused_and_stopped_by_the_next_command(tmp_path: Path) -> None:
     server = EmbeddedServer.in_directory(tmp_path)
     with ExitStack() as up:
         with server.held() as lock:

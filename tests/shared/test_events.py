@@ -102,13 +102,13 @@ def body(**changes: object) -> bytes:
 
 
 @given(FACTS, TEXT)
-def test_what_is_stored_is_canonical_json_by_rfc_8785(payload: Payload, label: str) -> None:
+def test_events_are_stored_as_canonical_json_per_rfc_8785(payload: Payload, label: str) -> None:
     stored = encode(event(payload, label))
     assert stored == rfc8785.dumps(msgspec.json.decode(stored))
 
 
 @given(FACTS)
-def test_an_event_is_read_as_it_was_written(payload: Payload) -> None:
+def test_an_event_is_decoded_as_it_was_encoded(payload: Payload) -> None:
     read = decode(Record(7, 1234, encode(event(payload))))
     assert (read.data, read.position, read.at, read.version, read.type) == (payload, 7, 1234, 1, payload.TYPE)
 
@@ -131,17 +131,17 @@ def test_an_event_is_read_as_it_was_written(payload: Payload) -> None:
         body(colour="blue"),
     ],
 )
-def test_what_is_not_understood_whole_is_refused_and_says_where(stored: bytes) -> None:
+def test_an_event_that_is_not_fully_understood_is_rejected_with_its_position(stored: bytes) -> None:
     with pytest.raises(UnreadableEventError, match="position 9"):
         decode(Record(9, 0, stored))
 
 
-def test_an_event_that_cannot_be_read_whole_can_still_be_named() -> None:
+def test_the_id_and_subject_of_an_unreadable_event_can_still_be_read() -> None:
     assert name_of(Record(1, 0, body(type="KeyTeleported"))) == ("id1", "key:a")
     assert name_of(Record(1, 0, b"nonsense")) == (None, None)
 
 
-def test_text_that_is_no_unicode_cannot_become_an_event() -> None:
+def test_an_event_with_a_lone_surrogate_cannot_be_encoded() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         encode(event(KeyToggled(enabled=True, reason="\ud800")))
 
@@ -168,19 +168,19 @@ STORED = json.loads((Path(__file__).parent / "fixtures/stored_events.json").read
 @pytest.mark.parametrize(
     "event", STORED, ids=[f"{n}-{row['read']['type']}" for n, row in enumerate(STORED, 1)]
 )
-def test_an_event_stored_by_an_earlier_version_reads_the_same(event: dict[str, Any]) -> None:
+def test_an_event_stored_by_an_earlier_version_is_decoded_as_before(event: dict[str, Any]) -> None:
     read = event["read"]
     decoded = decode(Record(read["position"], read["at"], event["stored"].encode()))
     assert msgspec.json.decode(msgspec.json.encode(decoded)) == read
     assert msgspec.json.decode(event["stored"])["type"] == decoded.data.TYPE
 
 
-def test_every_event_type_and_schema_was_stored_by_an_earlier_version() -> None:
+def test_the_stored_fixtures_cover_every_event_type_and_schema() -> None:
     stored = {(row["type"], row["schema"]) for row in (json.loads(event["stored"]) for event in STORED)}
     assert stored >= {(payload.TYPE, payload.SCHEMA) for payload in FORMS}
 
 
-def test_events_are_stored_as_an_earlier_version_stored_them() -> None:
+def test_reencoding_a_stored_event_gives_the_same_bytes() -> None:
     for stored in (event["stored"].encode() for event in STORED):
         envelope = open_envelope(Record(1, 1, stored))
         form = next(f for f in FORMS if (envelope.type, envelope.schema) == (f.TYPE, f.SCHEMA))

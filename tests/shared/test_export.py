@@ -1,4 +1,4 @@
-"""The mapping between the ledger and CloudEvents, and what of a file is believed."""
+"""The mapping between the ledger and CloudEvents, and which files are rejected."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def file_of(*events: Record) -> list[bytes]:
 
 
 @given(st.integers(1, 10**16 - 1), st.integers(0, LAST_MS), BODIES)
-def test_every_event_comes_back_to_the_byte_from_one_line_of_json(
+def test_every_event_round_trips_byte_for_byte_through_one_line_of_json(
     position: int, at: int, body: bytes
 ) -> None:
     record = Record(position, at, body)
@@ -67,7 +67,7 @@ def test_every_event_comes_back_to_the_byte_from_one_line_of_json(
         assert name == name.lower()
 
 
-def test_an_event_says_in_cloudevents_what_its_envelope_says() -> None:
+def test_a_cloudevent_has_the_fields_of_the_events_envelope() -> None:
     assert json.loads(line_of(toggled(7))) == {
         "specversion": "1.0",
         "source": "urn:keyledger:ledger",
@@ -90,7 +90,7 @@ def test_an_event_says_in_cloudevents_what_its_envelope_says() -> None:
     }
 
 
-def test_an_event_of_an_unknown_type_is_said_like_any_other() -> None:
+def test_an_event_of_an_unknown_type_is_exported_like_any_other() -> None:
     said = json.loads(line_of(toggled(1, type="KeyTeleported", schema=9, data={"to": ["Mars"]})))
     assert (said["type"], said["schema"], said["data"]) == ("KeyTeleported", 9, {"to": ["Mars"]})
 
@@ -112,7 +112,7 @@ def test_an_event_of_an_unknown_type_is_said_like_any_other() -> None:
         ),
     ],
 )
-def test_an_event_that_cloudevents_cannot_say_is_carried_as_it_is_stored(record: Record) -> None:
+def test_an_event_that_cloudevents_cannot_represent_is_exported_as_stored(record: Record) -> None:
     line = line_of(record)
     said = json.loads(line)
     assert (said["type"], said["id"]) == ("keyledger.stored-event", "position-1")
@@ -121,13 +121,13 @@ def test_an_event_that_cloudevents_cannot_say_is_carried_as_it_is_stored(record:
 
 @pytest.mark.parametrize("at", [10**16, -(10**16), 10**30])
 @pytest.mark.parametrize("body", [toggled(1).body, b"no JSON"])
-def test_an_event_of_any_time_that_a_store_holds_comes_back(body: bytes, at: int) -> None:
+def test_an_event_with_any_stored_time_round_trips(body: bytes, at: int) -> None:
     record = Record(1, at, body)
     assert [*records(file_of(record))] == [record]
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_a_file_is_its_events_and_a_trailer_that_sums_them_up(count: int) -> None:
+def test_an_export_ends_with_a_trailer_of_count_position_and_digest(count: int) -> None:
     events = [toggled(position) for position in range(1, count + 1)]
     *before, last = file_of(*events)
     trailer = json.loads(last)
@@ -147,7 +147,7 @@ OTHER = file_of(*(toggled(position, workspace="other") for position in range(1, 
 
 
 def sealed(*events: bytes) -> list[bytes]:
-    """Lines with a trailer whose digest fits them."""
+    """Lines with a trailer whose digest matches them."""
     right, wrong = (hashlib.sha256(b"".join(file)).hexdigest().encode() for file in (events, FOUR[:4]))
     return [*events, FOUR[4].replace(wrong, right)]
 
@@ -180,12 +180,12 @@ DAMAGE: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_file_that_is_not_what_was_exported_is_refused(damage: str) -> None:
+def test_a_damaged_export_is_rejected(damage: str) -> None:
     with pytest.raises(DamagedFileError):
         list(records(DAMAGE[damage](FOUR)))
 
 
-def test_every_flipped_bit_and_every_truncation_is_refused() -> None:
+def test_every_flipped_bit_and_every_truncation_is_rejected() -> None:
     whole = b"".join(FOUR)
     for index in range(len(whole)):
         flipped = bytearray(whole)

@@ -24,7 +24,7 @@ from shared.text.ip_addresses import canonical_ip
         "0:0:0:0:0:ffff:c633:6407",
     ],
 )
-def test_every_spelling_of_an_ipv4_address_is_that_address(text: str) -> None:
+def test_every_spelling_of_an_ipv4_address_has_the_same_canonical_form(text: str) -> None:
     assert canonical_ip(text) == "198.51.100.7"
 
 
@@ -42,7 +42,7 @@ def test_every_spelling_of_an_ipv4_address_is_that_address(text: str) -> None:
         "2001:db8::0.0.0.7",
     ],
 )
-def test_every_spelling_of_an_ipv6_address_is_that_address(text: str) -> None:
+def test_every_spelling_of_an_ipv6_address_has_the_same_canonical_form(text: str) -> None:
     assert canonical_ip(text) == "2001:db8::7"
 
 
@@ -74,12 +74,12 @@ def test_every_spelling_of_an_ipv6_address_is_that_address(text: str) -> None:
         ":" * 100_000,
     ],
 )
-def test_what_is_not_an_address_has_no_canonical_form(text: str) -> None:
+def test_text_that_is_not_an_ip_address_has_no_canonical_form(text: str) -> None:
     assert canonical_ip(text) is None
 
 
 @given(st.ip_addresses(), st.integers(0, 65_535))
-def test_a_canonical_address_stays_as_it_is_with_any_port(address: object, port: int) -> None:
+def test_canonicalization_is_idempotent_and_drops_any_port(address: object, port: int) -> None:
     canonical = canonical_ip(str(address))
 
     assert canonical is not None

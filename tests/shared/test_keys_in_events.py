@@ -1,4 +1,4 @@
-"""No whole key gets into the ledger: not in any field of any event, nor in what goes with it."""
+"""No complete key is stored in the ledger, in any field of any event or its envelope."""
 
 import types
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ PLAIN: dict[Any, Any] = {str: "plain", int: 1, bool: True}
 
 
 def planted(kind: Any, canary: str) -> Iterator[Any]:
-    """Values of a type that have a canary in one of their texts, each in another."""
+    """Values of a type with a canary in one of their strings, each in a different one."""
     kind = unmarked(kind)
     origin, of = get_origin(kind), get_args(kind)
     if kind is str:
@@ -69,7 +69,7 @@ def append(payload: Payload, **changed: Any) -> NewEvent:
 
 
 def attempt(payload: Payload) -> NewEvent | InvalidFieldError:
-    """The event, or why there is none."""
+    """The event, or the error that rejected it."""
     try:
         return append(payload)
     except InvalidFieldError as error:
@@ -77,7 +77,7 @@ def attempt(payload: Payload) -> NewEvent | InvalidFieldError:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """All texts of what is stored."""
+    """All strings in a stored value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -94,7 +94,7 @@ def is_clean(event: NewEvent) -> bool:
 
 
 @pytest.mark.parametrize("kind", payloads(), ids=lambda kind: kind.__name__)
-def test_no_field_of_an_event_takes_a_key(kind: type[Payload]) -> None:
+def test_every_field_of_an_event_rejects_or_redacts_a_key(kind: type[Payload]) -> None:
     tried = 0
     for canary in CANARIES:
         for payload in planted(kind, canary):
@@ -109,7 +109,7 @@ def test_no_field_of_an_event_takes_a_key(kind: type[Payload]) -> None:
     assert tried or not any("str" in str(field) for field in types_of(kind).values())
 
 
-def test_no_key_is_spread_over_the_fields_of_an_event() -> None:
+def test_a_key_split_across_the_fields_of_an_event_is_rejected() -> None:
     payload = KeyCreated(
         name=TOKEN[:19],
         description=f"{TOKEN[19:36]} {TOKEN[36:]}",
@@ -126,7 +126,7 @@ def test_no_key_is_spread_over_the_fields_of_an_event() -> None:
 
 
 @pytest.mark.parametrize("canary", CANARIES, ids=DISGUISES)
-def test_a_key_is_removed_from_what_a_request_says_of_itself(canary: str) -> None:
+def test_a_key_is_removed_from_the_request_and_actor_of_an_event(canary: str) -> None:
     payload = KeyToggled(enabled=True, reason="")
     for request in planted(Request, canary):
         assert is_clean(append(payload, request=request))
@@ -135,7 +135,7 @@ def test_a_key_is_removed_from_what_a_request_says_of_itself(canary: str) -> Non
 
 
 @pytest.mark.parametrize("canary", CANARIES, ids=DISGUISES)
-def test_a_key_is_refused_as_a_workspace_and_as_an_e_mail_address(canary: str) -> None:
+def test_a_key_is_rejected_as_a_workspace_and_in_an_email(canary: str) -> None:
     payload = KeyToggled(enabled=True, reason="")
     with pytest.raises(InvalidFieldError) as refusal:
         append(payload, workspace=canary)
@@ -147,7 +147,7 @@ def test_a_key_is_refused_as_a_workspace_and_as_an_e_mail_address(canary: str) -
 
 @pytest.mark.parametrize("before", [0, 240, 255, 290, 298])
 @pytest.mark.parametrize("canary", [TOKEN, DISGUISES["percent-encoded twice"](TOKEN)])
-def test_a_user_agent_is_cut_only_after_keys_were_removed(before: int, canary: str) -> None:
+def test_keys_are_removed_from_a_user_agent_before_it_is_truncated(before: int, canary: str) -> None:
     user_agent = ("agent/1.0 " * 30)[:before] + canary + " more" * 20
     kept = RequestContext({"HTTP_USER_AGENT": user_agent, "REMOTE_ADDR": "192.0.2.7"}).origin.user_agent
     assert kept
@@ -156,25 +156,25 @@ def test_a_user_agent_is_cut_only_after_keys_were_removed(before: int, canary: s
     assert canary[20:30] not in kept
 
 
-def test_a_user_agent_without_its_key_is_plain_text() -> None:
+def test_a_key_in_a_user_agent_is_replaced_by_an_ascii_hint() -> None:
     kept = RequestContext({"HTTP_USER_AGENT": f"agent {TOKEN}"}).origin.user_agent
     assert kept == f"agent kl_{TOKEN[3:7]}..."
 
 
-def test_a_request_is_not_named_by_a_key() -> None:
+def test_a_key_is_not_accepted_as_a_request_id() -> None:
     for name in (TOKEN, TOKEN[-38:], TOKEN[-39:]):
         assert name[-24:-8] not in RequestContext({"HTTP_X_REQUEST_ID": name}).id
     assert RequestContext({"HTTP_X_REQUEST_ID": "checkout-42", "REMOTE_ADDR": ""}).origin.id == "checkout-42"
 
 
-def test_what_exists_is_not_locked_by_its_name() -> None:
+def test_an_existing_account_or_workspace_that_resembles_a_key_stays_usable() -> None:
     payload = KeyToggled(enabled=True, reason="")
     assert append(payload, subject=f"account:{TOKEN}@example.org", after_version=1).version == 2
     workspace = "org_" + "a" * 55
     assert append(payload, workspace=workspace).workspace == workspace
 
 
-def test_what_has_no_key_is_kept_as_it_is() -> None:
+def test_an_event_without_a_key_is_left_unchanged() -> None:
     payload = KeyToggled(enabled=True, reason="commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b broke it")
     event = append(payload)
     assert event.data is payload

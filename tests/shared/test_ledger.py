@@ -1,4 +1,4 @@
-"""One contract, for the ledger in memory and on every kind of store; and what holds on a store alone."""
+"""The ledger's contract, in memory and on every kind of store; and tests for stores only."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ SECRET = "a secret of 32 characters at least"
 
 @pytest.fixture(params=["memory", "fakeredis", "valkey", "redis"])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    """Each kind of ledger, empty: what the contract is for."""
+    """An empty ledger of each kind."""
     if request.param == "memory":
         yield MemoryLedger()
     elif request.param == "fakeredis":
@@ -47,7 +47,7 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
 
 @pytest.fixture
 def stored_ledger(any_store: Redis) -> Ledger:
-    """A ledger on each kind of store, empty: for what can be seen and broken in a store only."""
+    """An empty ledger on each kind of store, for tests that access the store itself."""
     return Ledger(any_store, secret_key=SECRET)
 
 
@@ -63,14 +63,14 @@ def toggles(subject: str, after_version: int = 0, count: int = 1) -> list[NewEve
     )
 
 
-def test_positions_are_whole_numbers_without_a_gap(ledger: Ledger) -> None:
+def test_positions_are_consecutive_integers(ledger: Ledger) -> None:
     first = ledger.append("key:a", toggles("key:a", count=3), 0)
     second = ledger.append("key:b", toggles("key:b"), 0)
     assert (first.positions, second.positions) == ((1, 2, 3), (4,))
     assert [record.position for record in ledger.read(0, 100)] == [1, 2, 3, 4]
 
 
-def test_a_history_is_the_subjects_part_of_the_log(ledger: Ledger) -> None:
+def test_a_history_contains_the_events_of_its_subject_in_order(ledger: Ledger) -> None:
     for version in range(3):
         ledger.append("key:a", toggles("key:a", version), version)
         ledger.append("key:b", toggles("key:b", version), version)
@@ -81,14 +81,14 @@ def test_a_history_is_the_subjects_part_of_the_log(ledger: Ledger) -> None:
     assert ledger.last("key:none") is None
 
 
-def test_a_long_history_is_whole(ledger: Ledger) -> None:
+def test_a_long_history_is_complete(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a", count=1_200), 0)
     assert [event.version for event in ledger.history("key:a")] == list(range(1, 1_201))
 
 
 @pytest.mark.parametrize("expected", [0, 2])
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_stale_or_early_version_is_a_conflict_and_writes_nothing(
+def test_an_append_at_a_wrong_version_is_a_conflict_and_writes_nothing(
     ledger: Ledger, expected: int, count: int
 ) -> None:
     ledger.append("key:a", toggles("key:a"), 0)
@@ -101,7 +101,7 @@ def test_a_stale_or_early_version_is_a_conflict_and_writes_nothing(
 
 
 @pytest.mark.parametrize("expected", [0, 2])
-def test_a_guard_at_another_version_is_a_conflict_and_writes_nothing(ledger: Ledger, expected: int) -> None:
+def test_a_guard_at_a_wrong_version_is_a_conflict_and_writes_nothing(ledger: Ledger, expected: int) -> None:
     ledger.append("account:owner", toggles("account:owner"), 0)
     with pytest.raises(VersionConflictError) as conflict:
         ledger.append(
@@ -119,7 +119,7 @@ def test_a_guard_at_another_version_is_a_conflict_and_writes_nothing(ledger: Led
     assert ledger.credential("account:a") is None
 
 
-def test_a_guard_at_its_version_lets_the_events_through_and_is_none_of_them(ledger: Ledger) -> None:
+def test_a_guard_at_the_right_version_lets_the_append_through(ledger: Ledger) -> None:
     ledger.append("account:owner", toggles("account:owner"), 0)
     guard = Guard("account:owner", 1)
     appended = ledger.append("account:a", toggles("account:a", count=2), 0, None, "secret", guard)
@@ -130,7 +130,7 @@ def test_a_guard_at_its_version_lets_the_events_through_and_is_none_of_them(ledg
     assert ledger.append("account:owner", toggles("account:owner", 1), 1, guard=guard).positions == (4,)
 
 
-def test_of_two_subjects_that_guard_each_other_only_one_gets_its_event(ledger: Ledger) -> None:
+def test_only_one_of_two_appends_that_guard_each_other_succeeds(ledger: Ledger) -> None:
     pair = ("account:a", "account:b")
     for name in pair:
         ledger.append(name, toggles(name), 0)
@@ -146,7 +146,7 @@ def test_of_two_subjects_that_guard_each_other_only_one_gets_its_event(ledger: L
         assert sorted(pool.map(change, pair, reversed(pair))) == [False, True]
 
 
-def test_a_request_that_met_a_conflict_may_be_made_again(ledger: Ledger) -> None:
+def test_a_request_that_met_a_conflict_can_be_retried(ledger: Ledger) -> None:
     request = Idempotency("caller", "asked")
     with pytest.raises(VersionConflictError):
         ledger.append("key:a", toggles("key:a", 1), 1, request)
@@ -155,7 +155,7 @@ def test_a_request_that_met_a_conflict_may_be_made_again(ledger: Ledger) -> None
     assert ledger.recall(request) == Appended("key:a", (1,), repeated=True)
 
 
-def test_what_cannot_be_encoded_leaves_nothing_of_the_events_before_it(ledger: Ledger) -> None:
+def test_an_event_that_cannot_be_encoded_prevents_the_whole_append(ledger: Ledger) -> None:
     lone_surrogate = msgspec.structs.replace(toggles("key:a", 1)[0], id="\ud800")
     with pytest.raises(ValueError, match="surrogate"):
         ledger.append("key:a", [*toggles("key:a"), lone_surrogate], 0, Idempotency("n", "f"), "secret")
@@ -165,7 +165,7 @@ def test_what_cannot_be_encoded_leaves_nothing_of_the_events_before_it(ledger: L
     assert ledger.credential("key:a") is None
 
 
-def test_the_same_request_again_gives_the_first_outcome_whatever_came_after(ledger: Ledger) -> None:
+def test_a_repeated_request_returns_the_first_outcome_despite_later_events(ledger: Ledger) -> None:
     request = Idempotency("caller", "asked")
     first = ledger.append("key:a", toggles("key:a", count=2), 0, request, "first")
     ledger.append("key:a", toggles("key:a", 2), 2)
@@ -175,7 +175,7 @@ def test_the_same_request_again_gives_the_first_outcome_whatever_came_after(ledg
     assert (ledger.credential("key:a"), ledger.credential("key:z")) == ("first", None)
 
 
-def test_a_repeated_request_is_known_before_its_version_is_looked_at(ledger: Ledger) -> None:
+def test_a_repeated_request_is_recognized_before_its_version_is_checked(ledger: Ledger) -> None:
     request = Idempotency("caller", "asked")
     first = ledger.append("key:a", toggles("key:a"), 0, request)
     ledger.append("key:a", toggles("key:a", 1), 1)
@@ -184,13 +184,13 @@ def test_a_repeated_request_is_known_before_its_version_is_looked_at(ledger: Led
         ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller", "something else"))
 
 
-def test_requests_of_two_names_do_not_know_of_each_other(ledger: Ledger) -> None:
+def test_requests_with_different_idempotency_keys_are_independent(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller/1", "asked"))
     assert ledger.recall(Idempotency("caller/2", "asked")) is None
     assert not ledger.append("key:a", toggles("key:a", 1), 1, Idempotency("caller/2", "asked")).repeated
 
 
-def test_the_same_idempotency_key_for_another_request_is_a_conflict(ledger: Ledger) -> None:
+def test_reusing_an_idempotency_key_for_another_request_is_a_conflict(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller", "asked"))
     with pytest.raises(IdempotencyConflictError):
         ledger.append("key:b", toggles("key:b"), 0, Idempotency("caller", "something else"))
@@ -199,25 +199,25 @@ def test_the_same_idempotency_key_for_another_request_is_a_conflict(ledger: Ledg
     assert ledger.head().position == 1
 
 
-def test_a_credential_is_kept_with_its_event_and_apart_from_the_log(ledger: Ledger) -> None:
+def test_a_credential_is_stored_with_its_event_but_outside_the_log(ledger: Ledger) -> None:
     ledger.append("account:a", toggles("account:a"), 0, credential="hash")
     assert ledger.credential("account:a") == "hash"
     assert all(b"hash" not in record.body for record in ledger.read(0, 10))
 
 
-def test_a_credential_is_put_back_without_an_event(ledger: Ledger) -> None:
+def test_a_credential_can_be_restored_without_an_event(ledger: Ledger) -> None:
     ledger.keep_credential("account:a", "hash")
     assert ledger.credential("account:a") == "hash"
     assert ledger.head() == BEGINNING
 
 
-def test_a_tail_gives_what_is_there_and_waits_for_what_is_not(ledger: Ledger) -> None:
+def test_a_tail_returns_existing_events_or_nothing_after_its_wait(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a", count=3), 0)
     assert [record.position for record in ledger.tail(1, 10, 10)] == [2, 3]
     assert ledger.tail(3, 10, 10) == []
 
 
-def test_a_tail_that_waits_is_woken_by_the_next_event(ledger: Ledger) -> None:
+def test_a_waiting_tail_returns_the_next_event(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a"), 0)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ledger.tail, 1, 10, 1_500)
@@ -225,7 +225,7 @@ def test_a_tail_that_waits_is_woken_by_the_next_event(ledger: Ledger) -> None:
         assert [record.position for record in waiting.result(5)] == [2]
 
 
-def test_a_page_has_no_more_events_than_were_asked_for(ledger: Ledger) -> None:
+def test_a_page_never_exceeds_the_requested_number_of_events(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a", count=5), 0)
     assert [record.position for record in ledger.read(1, 2)] == [2, 3]
     assert [record.position for record in ledger.tail(1, 2, 10)] == [2, 3]
@@ -234,7 +234,7 @@ def test_a_page_has_no_more_events_than_were_asked_for(ledger: Ledger) -> None:
     assert ledger.at([]) == []
 
 
-def test_the_pages_of_a_log_are_all_of_it_and_one_can_stop_between_them(ledger: Ledger) -> None:
+def test_pages_cover_the_whole_log_and_reading_can_stop_early(ledger: Ledger) -> None:
     ledger.append("key:a", toggles("key:a", count=5), 0)
     assert [[record.position for record in page] for page in ledger.pages(1, 3)] == [[2, 3, 4], [5]]
     with closing(ledger.pages(0, 2)) as pages:
@@ -242,7 +242,7 @@ def test_the_pages_of_a_log_are_all_of_it_and_one_can_stop_between_them(ledger: 
     assert ledger.append("key:a", toggles("key:a", 5), 5).positions == (6,)
 
 
-def test_a_fill_keeps_times_and_histories(ledger: Ledger) -> None:
+def test_filling_a_ledger_keeps_times_and_histories(ledger: Ledger) -> None:
     records = [Record(n, 1_000 + n, encode(event)) for n, event in enumerate(toggles("key:a", count=4), 1)]
     assert ledger.is_untouched()
     ledger.fill(0, records[:3])
@@ -253,7 +253,7 @@ def test_a_fill_keeps_times_and_histories(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_fill_of_a_log_that_ends_elsewhere_writes_nothing(ledger: Ledger, after: int) -> None:
+def test_filling_after_a_wrong_position_writes_nothing(ledger: Ledger, after: int) -> None:
     ledger.append("key:a", toggles("key:a"), 0)
     with pytest.raises(UnexpectedHeadError):
         ledger.fill(after, [Record(after + 1, 1, encode(toggles("key:b")[0]))])
@@ -261,7 +261,7 @@ def test_a_fill_of_a_log_that_ends_elsewhere_writes_nothing(ledger: Ledger, afte
     assert ledger.history("key:b") == []
 
 
-def test_a_time_is_not_earlier_than_the_one_before_it_and_one_for_a_whole_append(ledger: Ledger) -> None:
+def test_times_never_decrease_and_are_equal_within_an_append(ledger: Ledger) -> None:
     for version in range(0, 6, 2):
         ledger.append("key:a", toggles("key:a", version, 2), version)
     times = [record.at for record in ledger.read(0, 10)]
@@ -270,13 +270,13 @@ def test_a_time_is_not_earlier_than_the_one_before_it_and_one_for_a_whole_append
 
 
 @pytest.mark.parametrize("at", [LAST_TIME, LAST_TIME + 1, 10**16 - 1])
-def test_an_event_after_one_of_a_far_future_has_a_time_that_can_be_printed(ledger: Ledger, at: int) -> None:
+def test_an_event_after_one_in_the_far_future_has_a_printable_time(ledger: Ledger, at: int) -> None:
     ledger.fill(0, [Record(1, at, encode(toggles("key:a")[0]))])
     appended = ledger.append("key:a", toggles("key:a", 1, 2), 1)
     assert [appended.at, *(record.at for record in ledger.read(1, 10))] == [LAST_TIME] * 3
 
 
-def test_a_checkpoint_holds_while_its_event_is_where_it_was(ledger: Ledger) -> None:
+def test_a_checkpoint_is_valid_while_its_event_is_in_place(ledger: Ledger) -> None:
     assert ledger.head() == BEGINNING
     assert ledger.holds(BEGINNING)
     ledger.append("key:a", toggles("key:a", count=2), 0)
@@ -285,12 +285,12 @@ def test_a_checkpoint_holds_while_its_event_is_where_it_was(ledger: Ledger) -> N
 
 
 @pytest.mark.parametrize("lost", [Checkpoint(3, "key:a/3"), Checkpoint(2, "another")])
-def test_a_ledger_that_went_backwards_is_told_from_an_idle_one(ledger: Ledger, lost: Checkpoint) -> None:
+def test_a_checkpoint_is_invalid_after_the_ledger_went_backwards(ledger: Ledger, lost: Checkpoint) -> None:
     ledger.append("key:a", toggles("key:a", count=2), 0)
     assert not ledger.holds(lost)
 
 
-def test_of_many_at_once_each_version_is_written_once(ledger: Ledger) -> None:
+def test_concurrent_appends_write_each_version_once(ledger: Ledger) -> None:
     def compete(_: int) -> int:
         won = 0
         while (version := len(ledger.history("key:a"))) < 40:
@@ -308,29 +308,29 @@ def test_of_many_at_once_each_version_is_written_once(ledger: Ledger) -> None:
     assert len(versions) == wins == ledger.head().position
 
 
-def test_the_ledger_in_memory_inherits_nothing_that_needs_a_store() -> None:
+def test_the_memory_ledger_overrides_every_public_method_of_the_ledger() -> None:
     public = {name for name in vars(Ledger) if not name.startswith("_")}
     assert public <= vars(MemoryLedger).keys()
 
 
-def test_time_never_runs_backwards_in_memory() -> None:
+def test_times_never_decrease_in_the_memory_ledger() -> None:
     ledger = MemoryLedger(now=iter([5, 3]).__next__)
     for version in range(2):
         ledger.append("key:a", toggles("key:a", version), version)
     assert [record.at for record in ledger.read(0, 10)] == [5, 5]
 
 
-# What follows looks into the store itself, so there is nothing of it to ask of the ledger in memory.
+# The tests below access the store itself, so they don't apply to the memory ledger.
 
 
-def test_time_never_runs_backwards_in_the_log(stored_ledger: Ledger, any_store: Redis) -> None:
+def test_times_never_decrease_in_a_stored_log(stored_ledger: Ledger, any_store: Redis) -> None:
     far = 99_999_999_999_999
     any_store.xadd(LOG, {"at": far, "event": b"{}"}, id="0-*")
     stored_ledger.append("key:a", toggles("key:a"), 0)
     assert [record.at for record in stored_ledger.read(0, 10)] == [far, far]
 
 
-def test_an_idempotency_record_lasts_a_day(stored_ledger: Ledger, any_store: Redis) -> None:
+def test_an_idempotency_record_expires_after_a_day(stored_ledger: Ledger, any_store: Redis) -> None:
     stored_ledger.append("key:a", toggles("key:a"), 0, Idempotency("caller", "asked"))
     assert 86_000 < any_store.ttl("{kl:0}:idempotent:caller") <= 86_400
 
@@ -340,7 +340,7 @@ ASKED = Idempotency("caller", "asked")
 
 
 def forged(real: bytes) -> dict[str, bytes]:
-    """Records that somebody else might put in the place of a real one."""
+    """Forged records that could replace a real one."""
     _, _, body = real.partition(b" ")
     return {
         "empty": b"",
@@ -354,7 +354,7 @@ def forged(real: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", forged(b" "))
-def test_an_idempotency_record_that_keyledger_did_not_write_makes_no_command_look_done(
+def test_a_forged_idempotency_record_does_not_make_a_command_look_done(
     stored_ledger: Ledger, any_store: Redis, kind: str
 ) -> None:
     stored_ledger.append("key:a", toggles("key:a"), 0, ASKED)
@@ -364,7 +364,7 @@ def test_an_idempotency_record_that_keyledger_did_not_write_makes_no_command_loo
     assert stored_ledger.append("key:a", toggles("key:a", 2), 2, ASKED).positions == (2,)
 
 
-def test_an_idempotency_record_of_another_type_is_replaced(stored_ledger: Ledger, any_store: Redis) -> None:
+def test_an_idempotency_record_of_another_redis_type_is_replaced(stored_ledger: Ledger, any_store: Redis) -> None:
     any_store.hset(RECORD, "fingerprint", "asked")
     assert stored_ledger.recall(ASKED) is None
     assert not stored_ledger.append("key:a", toggles("key:a"), 0, ASKED).repeated
@@ -379,7 +379,7 @@ def test_an_idempotency_record_copied_from_another_request_is_rejected(
     assert stored_ledger.recall(ASKED) is None
 
 
-def test_an_idempotency_record_whose_events_the_ledger_lost_is_rejected(
+def test_an_idempotency_record_whose_events_were_lost_is_rejected(
     stored_ledger: Ledger, any_store: Redis
 ) -> None:
     stored_ledger.append("key:a", toggles("key:a"), 0, ASKED)
@@ -388,18 +388,18 @@ def test_an_idempotency_record_whose_events_the_ledger_lost_is_rejected(
     assert not stored_ledger.append("key:a", toggles("key:a"), 0, ASKED).repeated
 
 
-def test_idempotency_without_a_secret_key_is_refused(any_store: Redis) -> None:
+def test_idempotency_without_a_secret_key_is_rejected(any_store: Redis) -> None:
     with pytest.raises(ValueError, match="needs the secret key"):
         Ledger(any_store).append("key:a", toggles("key:a"), 0, ASKED)
     assert not any_store.exists(LOG)
 
 
-def test_every_key_of_the_store_lies_in_one_slot(stored_ledger: Ledger, any_store: Redis) -> None:
+def test_all_redis_keys_of_the_ledger_are_in_one_hash_slot(stored_ledger: Ledger, any_store: Redis) -> None:
     stored_ledger.append("account:a", toggles("account:a"), 0, Idempotency("n", "f"), credential="hash")
     assert all(name.startswith(b"{kl:0}:") for name in any_store.scan_iter())
 
 
-def test_appending_goes_on_after_the_store_forgot_its_scripts(
+def test_appends_still_work_after_the_store_loses_its_scripts(
     stored_ledger: Ledger, any_store: Redis
 ) -> None:
     stored_ledger.append("key:a", toggles("key:a"), 0)
@@ -410,12 +410,12 @@ def test_appending_goes_on_after_the_store_forgot_its_scripts(
 
 
 def contents(store: Redis) -> dict[bytes, bytes]:
-    """All that a store holds."""
+    """The contents of a store."""
     return {name: cast("bytes", store.dump(name)) for name in sorted(store.scan_iter())}
 
 
 @pytest.mark.parametrize("damaged", [LOG, "{kl:0}:subject:key:a"])
-def test_an_append_that_meets_a_thing_of_another_type_writes_nothing(
+def test_an_append_that_meets_a_redis_key_of_another_type_writes_nothing(
     stored_ledger: Ledger, any_store: Redis, damaged: str
 ) -> None:
     any_store.set(damaged, "not what it should be")
@@ -425,7 +425,7 @@ def test_an_append_that_meets_a_thing_of_another_type_writes_nothing(
     assert contents(any_store) == before
 
 
-def test_an_append_to_a_log_of_other_positions_writes_nothing(
+def test_an_append_to_a_log_with_unexpected_positions_writes_nothing(
     stored_ledger: Ledger, any_store: Redis
 ) -> None:
     any_store.xadd(LOG, {"at": 1, "event": b"{}"}, id="7-1")
@@ -435,7 +435,7 @@ def test_an_append_to_a_log_of_other_positions_writes_nothing(
     assert contents(any_store) == before
 
 
-def test_an_append_of_very_many_events_is_all_or_none(stored_ledger: Ledger, any_store: Redis) -> None:
+def test_a_very_large_append_is_all_or_nothing(stored_ledger: Ledger, any_store: Redis) -> None:
     with suppress(ResponseError):
         stored_ledger.append("key:a", toggles("key:a", count=9_000), 0, Idempotency("caller", "asked"))
     positions = [record.position for record in stored_ledger.read(0, 10_000)]

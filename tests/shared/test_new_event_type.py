@@ -1,4 +1,4 @@
-"""Nothing but its class has to be written for a new event type to be known everywhere."""
+"""Adding a class is enough for a new event type to be known everywhere."""
 
 import os
 import shutil
@@ -71,7 +71,7 @@ assert TOKEN[12:40] not in event(former_team=TOKEN).data.former_team
 """
 
 
-def test_a_new_event_type_is_known_everywhere_by_its_class_alone(tmp_path: Path) -> None:
+def test_adding_a_class_is_enough_to_support_a_new_event_type(tmp_path: Path) -> None:
     for package in ("deploy", "docs", "services", "shared", "tests"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "shared/eventstore/events.py").open("a") as events:

@@ -1,4 +1,4 @@
-"""The catalogue of problems: every error has a code in it, and it has no other."""
+"""The catalogue of problems contains exactly the codes that errors use."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def codes_in_use() -> Iterator[str]:
-    """What `refuse` is called with, as a code or as a status, anywhere in the code."""
+    """The code of each call of `refuse`, whether it passes a code or a status."""
     for path in (file for folder in ("shared", "services") for file in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "refuse":
@@ -30,7 +30,7 @@ def client() -> FlaskClient:
     return application().test_client()
 
 
-def test_every_error_has_a_code_of_the_catalogue_and_every_code_is_in_use() -> None:
+def test_every_error_code_is_in_the_catalogue_and_every_catalogued_code_is_used() -> None:
     by_status = {
         Refusal.of(status).code for status in (400, 403, 404, 405, 408, 413, 415, 422, 429, 500, 503)
     }
@@ -38,7 +38,7 @@ def test_every_error_has_a_code_of_the_catalogue_and_every_code_is_in_use() -> N
     assert set(PROBLEMS) == {*codes_in_use(), *by_status}
 
 
-def test_codes_and_titles_are_distinct_and_examples_say_what_to_do_next() -> None:
+def test_titles_are_distinct_and_codes_examples_and_headers_are_well_formed() -> None:
     assert len({problem.title for problem in PROBLEMS.values()}) == len(PROBLEMS)
     for code, problem in PROBLEMS.items():
         assert re.fullmatch("[a-z]+(_[a-z]+)*", code)
@@ -46,7 +46,7 @@ def test_codes_and_titles_are_distinct_and_examples_say_what_to_do_next() -> Non
         assert set(problem.headers) <= set(HEADERS)
 
 
-def test_the_type_of_each_problem_is_a_section_of_the_catalogue_on_the_instance(client: FlaskClient) -> None:
+def test_the_type_of_each_problem_links_to_its_section_on_the_docs_page(client: FlaskClient) -> None:
     page = client.get("/docs/problems")
     assert page.status_code == 200
     for code in PROBLEMS:
@@ -55,7 +55,7 @@ def test_the_type_of_each_problem_is_a_section_of_the_catalogue_on_the_instance(
         assert page.text.count(f'id="{section}"') == 1
 
 
-def test_the_description_has_an_example_of_each_problem_under_its_status(client: FlaskClient) -> None:
+def test_the_openapi_document_has_an_example_of_each_problem_with_its_status(client: FlaskClient) -> None:
     responses = client.get("/openapi.json").get_json()["components"]["responses"]
     shown = {
         code: answer["value"]["status"]
@@ -68,11 +68,11 @@ def test_the_description_has_an_example_of_each_problem_under_its_status(client:
 @pytest.mark.parametrize(
     ("status", "code"), [(418, "bad_request"), (502, "internal_error"), (404, "not_found")]
 )
-def test_a_status_without_a_code_keeps_itself_and_gets_a_general_one(status: int, code: str) -> None:
+def test_a_status_without_its_own_code_gets_a_general_code(status: int, code: str) -> None:
     assert Refusal.of(status) == (code, status)
 
 
-def test_the_gateways_own_errors_are_of_the_catalogue_too() -> None:
+def test_the_errors_in_the_nginx_configuration_match_the_catalogue() -> None:
     written = re.findall(r"return (\d+) '(\{.*\})'", (ROOT / "deploy/nginx.conf").read_text())
     assert len(written) == 5
     for status, text in written:
@@ -93,7 +93,7 @@ def test_an_error_outside_the_api_is_a_page_with_the_same_title(client: FlaskCli
     "coding", ["gzip", "x-gzip", "br", "identity, gzip", "GZIP", "unknown", "", "identity," * 3 + "gzip"]
 )
 @pytest.mark.parametrize("path", ["/sign-in", "/keys/new"])
-def test_a_compressed_form_is_refused_with_the_coding_that_is_accepted(
+def test_a_compressed_form_is_rejected_with_the_accepted_encoding(
     client: FlaskClient, path: str, coding: str
 ) -> None:
     answer = client.post(path, headers={"Content-Encoding": coding}, data={"name": "n"})
@@ -105,7 +105,7 @@ def test_a_compressed_form_is_refused_with_the_coding_that_is_accepted(
 @pytest.mark.parametrize(
     "path", ["/v1/keys", "/v1/keys/000000000000", "/v1/audit/entries", "/v1/forward-auth"]
 )
-def test_a_challenge_names_no_error_where_no_key_was_sent(
+def test_a_challenge_names_no_error_if_no_key_was_sent(
     client: FlaskClient, path: str, authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}

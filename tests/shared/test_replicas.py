@@ -1,4 +1,4 @@
-"""An acknowledgement that waits for replicas, on a store that has one."""
+"""Acknowledgements that wait for replicas, on a store with one replica."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def created(key_id: str) -> list[NewEvent]:
 
 @pytest.fixture
 def servers(short_tmp: Path, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The URL of a store, and its one replica's process."""
+    """The URL of a store, and the process of its only replica."""
     port = free_port()
     binary = EmbeddedServer.in_directory(short_tmp / "replicas").command[0]
     options = ["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
@@ -62,14 +62,14 @@ def servers(short_tmp: Path, tmp_path: Path) -> Iterator[tuple[str, subprocess.P
             server.wait(10)
 
 
-def test_an_event_is_acknowledged_when_the_replica_has_it(
+def test_an_event_is_acknowledged_after_the_replica_has_it(
     servers: tuple[str, subprocess.Popen[bytes]],
 ) -> None:
     with connect(servers[0]) as store:
         assert Ledger(store, ack_replicas=1).append("key:a", created("a"), 0).positions == (1,)
 
 
-def test_too_few_replicas_are_no_acknowledgement_and_a_retry_settles_it(
+def test_an_append_with_too_few_replicas_fails_until_a_retry_confirms_it(
     servers: tuple[str, subprocess.Popen[bytes]],
 ) -> None:
     url, replica = servers

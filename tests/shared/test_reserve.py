@@ -1,4 +1,4 @@
-"""Room for taking access away, in a store that takes nothing else any more."""
+"""Memory reserved for removing access, in a store that accepts nothing else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Redis]:
 
 @contextmanager
 def limited(store: Redis, room: int) -> Iterator[None]:
-    """With so much memory left, which may be less than nothing."""
+    """Limits the store to this many bytes of free memory, which may be negative."""
     store.config_set("maxmemory", store.info("memory")["used_memory"] + room)
     try:
         yield
@@ -84,7 +84,7 @@ def appends(ledger: Ledger, payload: Payload) -> bool:
 
 
 @pytest.mark.parametrize("room", [200_000, -1_000])
-def test_a_full_store_takes_what_takes_access_away_and_nothing_else(server: Redis, room: int) -> None:
+def test_a_full_store_accepts_only_sign_ins_and_events_that_remove_access(server: Redis, room: int) -> None:
     ledger = Ledger(server, reserve=Reserve(server))
     with limited(server, room):
         assert [payload for payload in TAKING_AWAY if not appends(ledger, payload)] == []
@@ -92,14 +92,14 @@ def test_a_full_store_takes_what_takes_access_away_and_nothing_else(server: Redi
     assert len(ledger.history("key:a")) == len(TAKING_AWAY)
 
 
-def test_a_command_that_does_something_else_as_well_is_an_ordinary_one(server: Redis) -> None:
+def test_an_append_that_also_grants_access_cannot_use_the_reserve(server: Redis) -> None:
     ledger = Ledger(server)
     events = event(KeyRevoked(reason=""), 0) + event(KeyToggled(enabled=True, reason=""), 1)
     with limited(server, -200_000), pytest.raises(OutOfMemoryError):
         ledger.append("key:a", events, 0)
 
 
-def test_ordinary_commands_go_on_as_soon_as_there_is_room(server: Redis) -> None:
+def test_ordinary_appends_resume_as_soon_as_there_is_room(server: Redis) -> None:
     now = 0.0
     ledger = Ledger(server, reserve=Reserve(server, clock=lambda: now))
     with limited(server, 200_000):

@@ -1,4 +1,4 @@
-"""What the schemas of all services take."""
+"""The schemas that all services share."""
 
 from typing import Any
 
@@ -31,22 +31,22 @@ def versions(header: str) -> Any:
         ('"-1"', set()),
     ],
 )
-def test_if_match_names_versions_in_every_form_of_the_standard(header: str, expected: Any) -> None:
+def test_if_match_accepts_every_form_of_the_standard(header: str, expected: Any) -> None:
     assert versions(header) == expected
 
 
 @pytest.mark.parametrize(
     "header", ["", "3", '"3', '3"', 'w/"3"', '"1" "2"', "*, *", '*, "1"', "W/*", "'3'", '"1", 2']
 )
-def test_an_if_match_that_is_malformed_is_refused_and_never_any(header: str) -> None:
+def test_a_malformed_if_match_is_rejected_and_never_matches_any_version(header: str) -> None:
     with pytest.raises(ValidationError, match="quoted ETag"):
         versions(header)
 
 
-def test_no_if_match_is_any_version() -> None:
+def test_a_missing_if_match_matches_any_version() -> None:
     assert IfMatchSchema().load({}) == {"if_match": None}
 
 
-def test_a_long_malformed_if_match_is_refused_at_once() -> None:
+def test_a_long_malformed_if_match_is_rejected_quickly() -> None:
     with pytest.raises(ValidationError):
         versions('"1"' + ", \t" * 20_000 + "x")

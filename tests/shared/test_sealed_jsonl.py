@@ -45,13 +45,13 @@ def test_the_trailer_has_the_hash_of_all_lines_before_it() -> None:
         ([], "It ends after 0 lines, without a trailer."),
     ],
 )
-def test_a_damaged_file_is_refused(file: list[bytes], message: str) -> None:
+def test_a_damaged_file_is_rejected(file: list[bytes], message: str) -> None:
     with pytest.raises(DamagedFileError, match=f"^{message}$"):
         verified(file)
 
 
 @pytest.mark.parametrize("line", [b"", b"[]\n", b'{"other":"x"}\n', b'{"name":1}\n', b"\xff", b"[" * 50_000])
-def test_a_line_with_another_tag_or_type_is_refused(line: bytes) -> None:
+def test_a_line_with_another_tag_or_type_is_rejected(line: bytes) -> None:
     with pytest.raises(LineError):
         read_tagged_line("name", line, str)
     assert read_tagged_line("name", tagged_line("name", "x"), str) == "x"

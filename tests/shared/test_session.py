@@ -1,4 +1,4 @@
-"""Sessions in the store, on an app as small as can be."""
+"""Sessions in the store, with a minimal app."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ COOKIE = StoredSessions(fakeredis.FakeRedis(), SECRET).cookie_name(secure=False)
 
 
 class Clock:
-    """Time for the sessions and for the store's own expiry."""
+    """A clock for the sessions and for the store's own expiry."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -93,7 +93,7 @@ def app(store: Any, clock: Clock) -> Flask:
 
 
 def visit(name: str, value: str) -> str:
-    """Sets something without a sign-in."""
+    """Sets a session value without a sign-in."""
     session[name] = value
     return value
 
@@ -123,7 +123,7 @@ def cookies_of(answer: TestResponse) -> list[str]:
     return answer.headers.getlist("Set-Cookie")
 
 
-def test_what_is_set_is_there_in_the_next_request_and_for_nobody_else(
+def test_session_values_persist_and_are_visible_only_to_their_own_client(
     app: Flask, client: FlaskClient
 ) -> None:
     client.get("/set/name/Ada")
@@ -137,12 +137,12 @@ def test_an_empty_new_session_writes_nothing_and_sets_no_cookie(client: FlaskCli
     assert store.keys() == []
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: FlaskClient) -> None:
+def test_the_cookie_is_http_only_and_same_site(client: FlaskClient) -> None:
     (cookie,) = cookies_of(client.get("/set/name/Ada"))
     assert re.fullmatch(rf"{COOKIE}=[0-9A-Za-z_-]{{43}}; HttpOnly; Path=/; SameSite=Lax", cookie)
 
 
-def test_the_cookie_of_an_https_request_is_for_https_and_this_host_only(app: Flask) -> None:
+def test_the_cookie_of_an_https_request_is_secure_and_bound_to_the_host(app: Flask) -> None:
     for path in ("/set/name/Ada", "/visit/csrf_token/t"):
         (cookie,) = cookies_of(app.test_client().get(path, base_url="https://localhost"))
         assert cookie.startswith(f"__Host-{COOKIE}=")
@@ -151,7 +151,7 @@ def test_the_cookie_of_an_https_request_is_for_https_and_this_host_only(app: Fla
         assert "Domain" not in cookie
 
 
-def test_two_keyledgers_on_one_host_do_not_sign_each_other_out(client: FlaskClient, store: Any) -> None:
+def test_two_instances_on_one_host_do_not_sign_each_other_out(client: FlaskClient, store: Any) -> None:
     client.get("/set/name/Ada")
     other = Flask("other")
     other.secret_key = "another secret of 32 characters"
@@ -170,13 +170,13 @@ def test_two_keyledgers_on_one_host_do_not_sign_each_other_out(client: FlaskClie
     assert get(client) == "Ada"
 
 
-def test_a_visitors_session_is_a_signed_cookie_and_nothing_in_the_store(
+def test_a_visitors_session_is_a_signed_cookie_and_is_not_stored(
     app: Flask, client: FlaskClient, store: Any, clock: Clock
 ) -> None:
     client.get("/visit/csrf_token/planted")
     assert get(client, "csrf_token") == "planted"
     given = session_id(client)
-    # The last characters are the signature's; the very last has bits that mean nothing.
+    # The last characters belong to the signature; the very last one has unused bits.
     forged = f"{given[:-5]}{'A' if given[-5] != 'A' else 'B'}{given[-4:]}"
     assert get(visitor_with(app, forged), "csrf_token") == "nothing"
     clock.pass_by(ABSOLUTE_LIFE_S + 1)
@@ -198,7 +198,7 @@ def test_signing_in_replaces_the_visitors_session(app: Flask, client: FlaskClien
     assert len(store.keys()) == 1
 
 
-def test_cookies_that_the_server_could_not_read_are_an_error_where_a_session_is_needed(app: Flask) -> None:
+def test_unreadable_cookies_are_an_error_only_where_a_session_is_needed(app: Flask) -> None:
     client = app.test_client(use_cookies=False)
     app.register_error_handler(UnreadableCookieError, lambda _: ("delete your cookies", 400))
     assert client.get("/get/name", environ_overrides={"HTTP_COOKIE": ""}).status_code == 400
@@ -206,19 +206,19 @@ def test_cookies_that_the_server_could_not_read_are_an_error_where_a_session_is_
 
 
 @pytest.mark.parametrize("sent", ["theme=dark;", "a=b; ", ";a=b", "a=b;;c=d"])
-def test_a_stray_semicolon_makes_no_cookie_unreadable(app: Flask, sent: str) -> None:
+def test_a_stray_semicolon_does_not_make_cookies_unreadable(app: Flask, sent: str) -> None:
     client = app.test_client(use_cookies=False)
     assert client.get("/get/name", environ_overrides={"HTTP_COOKIE": sent}).text == "nothing"
 
 
-def test_the_cookie_is_given_once_and_caches_are_told_of_it(client: FlaskClient) -> None:
+def test_the_cookie_is_set_once_and_responses_vary_by_cookie(client: FlaskClient) -> None:
     client.get("/set/name/Ada")
     again = client.get("/set/name/Bob")
     assert cookies_of(again) == []
     assert "Cookie" in again.vary
 
 
-def test_the_store_holds_no_id_that_opens_a_session(app: Flask, client: FlaskClient, store: Any) -> None:
+def test_session_ids_cannot_be_recovered_from_the_store(app: Flask, client: FlaskClient, store: Any) -> None:
     client.get("/set/name/Ada")
     given = session_id(client)
     (key,) = store.keys()
@@ -231,7 +231,7 @@ def test_the_store_holds_no_id_that_opens_a_session(app: Flask, client: FlaskCli
     "cookie",
     ["", "x", "a" * 43, "a" * 44, "a" * 4_000, "../" + "a" * 40, "ä" * 43, '"\\377\\000"', "*" * 43],
 )
-def test_a_cookie_that_nobody_gave_is_an_empty_new_session(app: Flask, store: Any, cookie: str) -> None:
+def test_an_unknown_cookie_gives_an_empty_new_session(app: Flask, store: Any, cookie: str) -> None:
     client = visitor_with(app, cookie)
     assert get(client) == "nothing"
     assert store.keys() == []
@@ -240,12 +240,12 @@ def test_a_cookie_that_nobody_gave_is_an_empty_new_session(app: Flask, store: An
     assert get(client) == "Ada"
 
 
-def test_a_cookie_that_cannot_be_one_of_ours_asks_the_store_nothing(app: Flask, server: Any) -> None:
+def test_a_malformed_cookie_is_ignored_without_querying_the_store(app: Flask, server: Any) -> None:
     server.connected = False
     assert get(visitor_with(app, "a" * 44)) == "nothing"
 
 
-def test_a_tampered_cookie_opens_nothing(app: Flask, client: FlaskClient) -> None:
+def test_a_tampered_cookie_opens_no_session(app: Flask, client: FlaskClient) -> None:
     client.get("/set/name/Ada")
     given = session_id(client)
     for tampered in (
@@ -257,7 +257,7 @@ def test_a_tampered_cookie_opens_nothing(app: Flask, client: FlaskClient) -> Non
         assert get(visitor_with(app, tampered)) == "nothing"
 
 
-def test_a_new_session_takes_over_neither_id_nor_content_and_ends_the_old(
+def test_a_renewed_session_keeps_neither_id_nor_content_and_ends_the_old_one(
     app: Flask, client: FlaskClient, store: Any
 ) -> None:
     client.get("/set/planted/yes")
@@ -272,7 +272,7 @@ def test_a_new_session_takes_over_neither_id_nor_content_and_ends_the_old(
 
 
 @pytest.mark.parametrize("end", ["/end", "/pop/account"])
-def test_an_ended_session_is_gone_from_the_store_and_the_browser(
+def test_an_ended_session_is_deleted_from_the_store_and_the_browser(
     app: Flask, client: FlaskClient, store: Any, end: str
 ) -> None:
     client.get("/set/account/ada")
@@ -284,7 +284,7 @@ def test_an_ended_session_is_gone_from_the_store_and_the_browser(
 
 
 @pytest.mark.parametrize("late", ["/look", "/change"])
-def test_a_request_that_was_under_way_does_not_bring_an_ended_session_back(
+def test_a_request_in_progress_does_not_restore_an_ended_session(
     app: Flask, client: FlaskClient, store: Any, clock: Clock, late: str
 ) -> None:
     def end_meanwhile() -> str:
@@ -309,7 +309,7 @@ def test_a_request_that_was_under_way_does_not_bring_an_ended_session_back(
     assert get(visitor_with(app, stolen), "account") == "nothing"
 
 
-def test_a_look_undoes_no_change_of_a_request_beside_it(
+def test_a_read_only_request_does_not_undo_a_concurrent_change(
     app: Flask, client: FlaskClient, clock: Clock
 ) -> None:
     @app.get("/look")
@@ -324,7 +324,7 @@ def test_a_look_undoes_no_change_of_a_request_beside_it(
     assert get(client) == "Bob"
 
 
-def test_a_session_that_is_not_used_ends(client: FlaskClient, clock: Clock) -> None:
+def test_an_idle_session_expires(client: FlaskClient, clock: Clock) -> None:
     client.get("/set/name/Ada")
     clock.pass_by(IDLE_LIFE_S - 1)
     assert get(client) == "Ada"
@@ -332,7 +332,7 @@ def test_a_session_that_is_not_used_ends(client: FlaskClient, clock: Clock) -> N
     assert get(client) == "nothing"
 
 
-def test_a_session_ends_at_last_however_much_it_is_used(
+def test_a_session_expires_at_its_absolute_limit_despite_activity(
     client: FlaskClient, clock: Clock, store: Any
 ) -> None:
     client.get("/set/name/Ada")
@@ -346,7 +346,7 @@ def test_a_session_ends_at_last_however_much_it_is_used(
     assert store.keys() == []
 
 
-def test_the_absolute_end_holds_even_where_the_store_kept_the_record(
+def test_the_absolute_limit_applies_even_if_the_store_keeps_the_record(
     client: FlaskClient, clock: Clock, store: Any
 ) -> None:
     client.get("/set/name/Ada")
@@ -355,7 +355,7 @@ def test_the_absolute_end_holds_even_where_the_store_kept_the_record(
     assert get(client) == "nothing"
 
 
-def test_a_new_session_has_a_whole_life_of_its_own(client: FlaskClient, clock: Clock) -> None:
+def test_a_renewed_session_has_a_full_lifetime(client: FlaskClient, clock: Clock) -> None:
     client.get("/set/name/Ada")
     for _ in range(7):
         clock.pass_by(1.5 * HOUR)
@@ -365,7 +365,7 @@ def test_a_new_session_has_a_whole_life_of_its_own(client: FlaskClient, clock: C
     assert get(client) == "Ada"
 
 
-def test_looking_writes_at_most_once_a_minute(client: FlaskClient, clock: Clock, store: Any) -> None:
+def test_reading_a_session_writes_no_more_than_once_a_minute(client: FlaskClient, clock: Clock, store: Any) -> None:
     client.get("/set/name/Ada")
     (key,) = store.keys()
     clock.pass_by(50)
@@ -376,7 +376,7 @@ def test_looking_writes_at_most_once_a_minute(client: FlaskClient, clock: Clock,
     assert store.ttl(key) == IDLE_LIFE_S
 
 
-def test_a_record_that_keyledger_did_not_write_is_an_empty_new_session(
+def test_a_forged_session_record_gives_an_empty_new_session(
     app: Flask, client: FlaskClient, store: Any
 ) -> None:
     client.get("/set/name/Ada")
@@ -414,7 +414,7 @@ def test_a_record_copied_from_another_session_is_rejected(
     assert get(attacker) == "nothing"
 
 
-def test_a_store_that_is_away_is_an_error_where_errors_are_mapped(
+def test_an_unavailable_store_raises_an_error_that_a_handler_can_map(
     app: Flask, client: FlaskClient, server: Any
 ) -> None:
     app.register_error_handler(StoreAwayError, lambda _: ("the store is away", 503))
@@ -427,12 +427,12 @@ def test_a_store_that_is_away_is_an_error_where_errors_are_mapped(
     assert get(client) == "Ada"
 
 
-def test_a_store_that_goes_away_before_the_session_is_kept_is_an_error_that_can_be_mapped_too(
+def test_a_store_failure_while_saving_a_session_reaches_the_handler_of_error_500(
     app: Flask, client: FlaskClient, server: Any
 ) -> None:
     failures = []
 
-    # Flask gives what fails after the view to the handler of error 500, and to no other.
+    # Flask passes errors that occur after the view only to the handler of error 500.
     @app.errorhandler(InternalServerError)
     def failed_late(error: InternalServerError) -> tuple[str, int]:
         failures.append(error.original_exception)
@@ -449,7 +449,7 @@ def test_a_store_that_goes_away_before_the_session_is_kept_is_an_error_that_can_
     assert isinstance(failure, StoreAwayError)
 
 
-def test_a_session_that_could_not_be_kept_is_not_tried_again(
+def test_a_failed_save_of_a_session_is_not_retried(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
@@ -463,7 +463,7 @@ def test_a_session_that_could_not_be_kept_is_not_tried_again(
     assert tries == ["once"]
 
 
-def test_neither_id_nor_content_shows_in_a_session_as_text(app: Flask, client: FlaskClient) -> None:
+def test_the_repr_of_a_session_shows_neither_id_nor_content(app: Flask, client: FlaskClient) -> None:
     client.get("/set/name/Ada")
     with client:
         get(client)
@@ -472,7 +472,7 @@ def test_neither_id_nor_content_shows_in_a_session_as_text(app: Flask, client: F
     assert "Ada" not in shown
 
 
-def test_the_test_client_can_look_into_a_session(client: FlaskClient) -> None:
+def test_the_test_client_can_open_a_session_transaction(client: FlaskClient) -> None:
     with client.session_transaction() as opened:
         renew(opened)
         opened["name"] = "Ada"
@@ -487,13 +487,13 @@ def protected(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-def test_a_form_with_the_sessions_csrf_token_is_taken(protected: FlaskClient) -> None:
+def test_a_form_with_the_csrf_token_of_its_session_is_accepted(protected: FlaskClient) -> None:
     token = protected.get("/form").text
     for _ in range(2):
         assert protected.post("/form", data={"csrf_token": token}).text == "done"
 
 
-def test_a_form_without_token_with_anothers_or_from_an_ended_session_is_refused(
+def test_a_form_without_a_csrf_token_of_the_current_session_is_rejected(
     app: Flask, protected: FlaskClient
 ) -> None:
     own, anothers = protected.get("/form").text, app.test_client().get("/form").text
@@ -504,7 +504,7 @@ def test_a_form_without_token_with_anothers_or_from_an_ended_session_is_refused(
     assert protected.post("/form", data={"csrf_token": own}).status_code == 400
 
 
-def test_a_session_is_kept_although_the_store_is_out_of_memory(valkey_url: str) -> None:
+def test_a_session_is_saved_even_if_the_store_is_out_of_memory(valkey_url: str) -> None:
     with connect(valkey_url) as full:
         full.flushall()
         app = Flask(__name__)

@@ -1,4 +1,4 @@
-"""Settings from the environment and from files: their defaults, and what is refused."""
+"""Settings from the environment and from files: their defaults, and which values are rejected."""
 
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,13 +13,13 @@ SECRET = "a secret of 32 characters at least"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """One in which the secret is in a file that ends as editors end it."""
+    """An environment whose secret key is in a file that ends with a newline."""
     (tmp_path / "secret_key").write_text(f"{SECRET}\n")
     monkeypatch.setenv("KEYLEDGER_SECRET_KEY_FILE", str(tmp_path / "secret_key"))
     return monkeypatch
 
 
-def test_secrets_are_read_from_the_files_that_are_named(
+def test_secrets_are_read_from_the_configured_files(
     environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     files = {"REDIS_URL": "rediss://store:6379/0", "AUDIT_DATABASE_URL": "postgresql://database/keyledger"}
@@ -31,13 +31,13 @@ def test_secrets_are_read_from_the_files_that_are_named(
     assert [settings.redis_url, settings.audit_database_url] == list(files.values())
 
 
-def test_the_key_of_the_audit_log_stays_in_its_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_audit_key_setting_is_a_path_and_its_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment.setenv("KEYLEDGER_AUDIT_KEY_FILE", str(tmp_path / "secret_key"))
     assert Settings.from_environment().audit_key_file == tmp_path / "secret_key"
 
 
 @pytest.mark.parametrize("name", ["missing", ".", "secret_key/below", "binary"])
-def test_a_file_that_cannot_be_read_is_told_by_the_name_of_its_setting(
+def test_an_unreadable_file_is_reported_with_the_name_of_its_setting(
     environment: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd")
@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_read_is_told_by_the_name_of_its_setting(
 
 
 @pytest.mark.parametrize("text", ["short", "s" * 31])
-def test_a_secret_that_can_be_guessed_is_refused(environment: pytest.MonkeyPatch, text: str) -> None:
+def test_a_secret_that_is_too_short_is_rejected(environment: pytest.MonkeyPatch, text: str) -> None:
     environment.delenv("KEYLEDGER_SECRET_KEY_FILE")
     environment.setenv("KEYLEDGER_SECRET_KEY", text)
     with pytest.raises(
@@ -60,12 +60,12 @@ def test_a_secret_that_can_be_guessed_is_refused(environment: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("text", "host"), [("[::1]", "::1"), ("::", "::"), ("[name]", "[name]")])
-def test_an_ipv6_address_may_be_in_brackets(environment: pytest.MonkeyPatch, text: str, host: str) -> None:
+def test_an_ipv6_host_may_be_in_brackets(environment: pytest.MonkeyPatch, text: str, host: str) -> None:
     environment.setenv("KEYLEDGER_HOST", text)
     assert Settings.from_environment().host == host
 
 
-def test_an_empty_file_is_no_secret(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_empty_secret_file_counts_as_not_set(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "secret_key").write_text("\n")
     environment.setenv("KEYLEDGER_REDIS_URL", "redis://store/0")
     with pytest.raises(SettingsError, match="KEYLEDGER_SECRET_KEY is not set"):
@@ -73,7 +73,7 @@ def test_an_empty_file_is_no_secret(environment: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize("empty", ["", "  ", "a file"])
-def test_an_empty_setting_is_the_same_as_none_at_all(
+def test_an_empty_setting_has_its_default_value(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty: str
 ) -> None:
     monkeypatch.delenv("KEYLEDGER_SECRET_KEY_FILE")
@@ -105,7 +105,7 @@ def test_an_empty_setting_is_the_same_as_none_at_all(
         *("1/999999999999 years", "9999999999/second", "٣/second"),
     ],
 )
-def test_a_rate_that_is_not_one_rate_as_a_whole_is_refused(
+def test_a_setting_that_is_not_exactly_one_rate_is_rejected(
     environment: pytest.MonkeyPatch, setting: str, text: str
 ) -> None:
     environment.setenv(f"KEYLEDGER_{setting}", text)
@@ -114,12 +114,12 @@ def test_a_rate_that_is_not_one_rate_as_a_whole_is_refused(
 
 
 @pytest.mark.parametrize("text", ["300/second", "5 per minute", "10/10 minutes", " 2/hour "])
-def test_one_rate_is_read_as_it_is_written(environment: pytest.MonkeyPatch, text: str) -> None:
+def test_a_single_rate_is_accepted(environment: pytest.MonkeyPatch, text: str) -> None:
     environment.setenv("KEYLEDGER_RATE_LIMIT", text)
     assert Settings.from_environment().rate_limit == parse(text)
 
 
-def test_a_rate_of_zero_is_no_limit(environment: pytest.MonkeyPatch) -> None:
+def test_a_rate_of_zero_means_no_limit(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("KEYLEDGER_RATE_LIMIT", "0")
     environment.setenv("KEYLEDGER_SIGN_IN_LIMIT", "0")
     assert (Settings.from_environment().rate_limit, Settings.from_environment().sign_in_limit) == (None, None)
@@ -141,7 +141,7 @@ def test_a_rate_of_zero_is_no_limit(environment: pytest.MonkeyPatch) -> None:
         *(("ALLOW_UNSAFE_STORE", "perhaps"), ("LOG_FORMAT", "xml")),
     ],
 )
-def test_a_value_out_of_range_is_refused_with_what_it_may_be(
+def test_an_invalid_value_is_rejected_with_the_allowed_values(
     environment: pytest.MonkeyPatch, setting: str, text: str
 ) -> None:
     environment.setenv(f"KEYLEDGER_{setting}", text)

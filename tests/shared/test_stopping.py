@@ -1,9 +1,9 @@
-"""A signal ends a wait at whatever moment it comes."""
+"""A signal ends a wait whenever it arrives."""
 
 import subprocess
 import sys
 
-# Each round is interrupted after some milliseconds, in which it does nothing but begin to wait and end it.
+# Each round is interrupted after a few milliseconds, in which it only starts and ends waits.
 _ROUNDS = """
 import random, signal, sys
 from threading import Event
@@ -19,7 +19,7 @@ print("all ended")
 """
 
 
-def test_a_signal_ends_the_wait_that_it_interrupts() -> None:
+def test_a_signal_ends_the_wait_it_interrupts() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", _ROUNDS], capture_output=True, text=True, timeout=30, check=True
     )

@@ -1,4 +1,4 @@
-"""A whole new consumer of the ledger, built on a subscription alone."""
+"""A new consumer of the ledger, built only on a subscription."""
 
 from collections import Counter
 from pathlib import Path
@@ -32,7 +32,7 @@ class EventCounter:
         )
 
     def counted(self) -> int:
-        """How many events it counted, of all types."""
+        """The number of counted events of all types."""
         return sum(map(int, self.store.hvals(_COUNTS)))
 
     def _count(self, batch: Batch) -> bool:
@@ -99,7 +99,7 @@ def test_a_consumer_starts_over_when_the_ledger_went_backwards(counter: EventCou
     assert (counter.counted(), counter.subscription.position) == (3 + grown, 3 + grown)
 
 
-def test_an_unavailable_store_is_waited_for_and_logged_once(short_tmp: Path) -> None:
+def test_a_consumer_waits_for_an_unavailable_store_and_logs_the_outage_once(short_tmp: Path) -> None:
     server = EmbeddedServer.in_directory(short_tmp / "coming-and-going")
     store = connect(server.url, timeout=5)
     counter, stop = EventCounter(store), Stop()

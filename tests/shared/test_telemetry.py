@@ -1,4 +1,4 @@
-"""What the logs say, and what they never say, whoever wrote the line."""
+"""What log lines contain and never contain, including those that libraries write."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ REQUEST = Request(id="edge-1", ip=None, user_agent=None)
 
 @pytest.fixture(autouse=True)
 def logs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """As a process has them whose standard error, `capfd`, is no terminal."""
+    """Logging as in a process whose standard error, `capfd`, isn't a terminal."""
     capfd.readouterr()
     monkeypatch.delenv("KEYLEDGER_LOG_FORMAT", raising=False)
     root = logging.getLogger()
@@ -55,7 +55,7 @@ def key() -> ApiKey:
     return mint("kl", "default", randbelow)
 
 
-def test_a_line_is_json_with_time_level_and_the_request(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_log_line_is_json_with_time_level_and_request_id(capfd: pytest.CaptureFixture[str]) -> None:
     with structlog.contextvars.bound_contextvars(request_id="edge-1"):
         structlog.get_logger().warning("store away", error="it is gone")
         logging.getLogger("a.library").warning("its own %s", "words")
@@ -65,7 +65,7 @@ def test_a_line_is_json_with_time_level_and_the_request(capfd: pytest.CaptureFix
     assert theirs == {"event": "its own words", "level": "warning", "request_id": "edge-1"}
 
 
-def test_no_secret_is_in_a_line_in_whatever_way_it_comes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_log_line_contains_a_secret_in_any_form(capfd: pytest.CaptureFixture[str]) -> None:
     made = key()
     token = made.reveal()
     password_hash = Passwords().hash_password("a long password")
@@ -89,7 +89,7 @@ def test_no_secret_is_in_a_line_in_whatever_way_it_comes(capfd: pytest.CaptureFi
     assert "Traceback" in written
 
 
-def test_a_private_key_is_not_told(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_private_key_is_redacted(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("key") / "key.pem"
     _ = Signer(file).public_key
     text = json.dumps({"content": file.read_text()})
@@ -98,14 +98,14 @@ def test_a_private_key_is_not_told(tmp_path_factory: pytest.TempPathFactory) -> 
     assert body not in redacted(text)
 
 
-def test_other_words_stay_as_they_are() -> None:
+def test_text_without_secrets_is_not_redacted() -> None:
     words = "kl_3fA9…x7Qz at http://127.0.0.1:8000/keys?a=b@c, request 7f3a of position_1, " + "0f" * 32
     assert redacted(words) == words
 
 
 @dataclass(frozen=True)
 class Commands:
-    """Something with a command."""
+    """A class with a command."""
 
     log: CommandLog = field(default_factory=CommandLog)
 
@@ -130,7 +130,7 @@ class Commands:
         (KeyError("a mistake of ours"), "failed"),
     ],
 )
-def test_a_command_is_told_once_with_its_outcome(
+def test_a_command_is_logged_once_with_its_outcome(
     capfd: pytest.CaptureFixture[str], error: Exception | None, outcome: str
 ) -> None:
     seen: list[tuple[str, str]] = []
@@ -147,14 +147,14 @@ def test_a_command_is_told_once_with_its_outcome(
     assert seen == [("try_it", outcome)]
 
 
-def test_no_result_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_command_without_a_result_is_logged_as_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert Commands().attempt(PRINCIPAL, None, REQUEST, None) is None
     assert lines(capfd)[0]["outcome"] == "refused"
 
 
 @pytest.fixture
 def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Commands, Callable[[], None]]]:
-    """Lines of commands wait for their batch, which does not come by itself; gives what ends that."""
+    """Yields commands whose log lines wait for a batch, and a function that ends the waiting."""
     monkeypatch.setattr("shared.process.command_log._BATCH_EVERY_S", 3600)
     stop, commands = Stop(), Commands()
     writer = Thread(target=commands.log.write_in_batches, args=(stop,))
@@ -169,7 +169,7 @@ def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Commands, Callab
     end()
 
 
-def test_lines_of_commands_are_written_together_with_the_times_at_which_they_ended(
+def test_command_lines_are_written_in_batches_with_the_times_the_commands_ended(
     capfd: pytest.CaptureFixture[str], batching: tuple[Commands, Callable[[], None]]
 ) -> None:
     commands, end = batching
@@ -185,7 +185,7 @@ def test_lines_of_commands_are_written_together_with_the_times_at_which_they_end
     assert all(earliest <= str(line["timestamp"]) <= latest for line in written[:100])
 
 
-def test_who_ends_a_process_writes_the_lines_that_wait(
+def test_flushing_the_command_log_writes_its_pending_lines(
     capfd: pytest.CaptureFixture[str], batching: tuple[Commands, Callable[[], None]]
 ) -> None:
     commands, _ = batching
@@ -195,7 +195,7 @@ def test_who_ends_a_process_writes_the_lines_that_wait(
     assert [line["request_id"] for line in lines(capfd)] == ["edge-1"]
 
 
-def test_lines_that_are_written_together_stay_whole_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_written_together_are_not_split_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[bytes] = []
     monkeypatch.setattr("os.write", lambda _, step: steps.append(step))
     log = structlog.get_logger()

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from shared.text.characters import escaped, is_visible, refused_character, trimmed
 from shared.web.schemas import Text
 
-# Marks that are not to be seen, by what they do.
+# Invisible characters, by what they do.
 HIDDEN = {
     "right-to-left override": "\u202e",
     "left-to-right embedding": "\u202a",
@@ -64,7 +64,7 @@ VISIBLE = [
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("around", ["{}", "a{}", "{}a", "own{}er@localhost", "a {} b"])
-def test_what_is_not_to_be_seen_is_refused_and_shown_by_its_number(hidden: str, around: str) -> None:
+def test_an_invisible_character_is_rejected_and_shown_as_an_escape(hidden: str, around: str) -> None:
     text = around.format(HIDDEN[hidden])
     assert refused_character(text) == HIDDEN[hidden]
     assert refused_character(escaped(text)) is None
@@ -72,7 +72,7 @@ def test_what_is_not_to_be_seen_is_refused_and_shown_by_its_number(hidden: str, 
 
 
 @pytest.mark.parametrize("text", VISIBLE)
-def test_the_scripts_and_emoji_of_the_world_are_taken_and_shown_as_they_are(text: str) -> None:
+def test_text_in_any_script_and_emoji_are_accepted_and_shown_unchanged(text: str) -> None:
     assert refused_character(text) is None
     assert is_visible(text)
     assert escaped(text) == text
@@ -81,12 +81,12 @@ def test_the_scripts_and_emoji_of_the_world_are_taken_and_shown_as_they_are(text
 @pytest.mark.parametrize(
     "text", ["", " ", "\u2800", "\u3164", "\u0301", "\u00a0\u2003", "\U0001d159", "\ufe0f"]
 )
-def test_a_text_of_blanks_alone_has_nothing_to_see(text: str) -> None:
+def test_text_that_consists_only_of_blank_characters_is_not_visible(text: str) -> None:
     assert not is_visible(text)
 
 
 @pytest.mark.parametrize("text", ["ci  bot", "ci bot\u2800", "\u2800 ci\u00a0bot", "ci\u2003\u2800bot\n"])
-def test_texts_that_differ_only_in_blanks_are_the_same(text: str) -> None:
+def test_texts_that_differ_only_in_whitespace_are_trimmed_to_the_same_text(text: str) -> None:
     assert trimmed(text) == "ci bot"
     assert Text().deserialize(text) == "ci bot"
 
@@ -96,7 +96,7 @@ def test_lines_keep_their_indentation() -> None:
     assert trimmed("\u2800") == ""
 
 
-def test_a_line_feed_is_taken_only_where_there_are_lines() -> None:
+def test_line_feeds_are_accepted_only_in_multi_line_text() -> None:
     assert refused_character("a\n\tb") == "\n"
     assert refused_character("a\n\tb", lines=True) is None
     assert refused_character("a\rb", lines=True) == "\r"
@@ -104,6 +104,6 @@ def test_a_line_feed_is_taken_only_where_there_are_lines() -> None:
 
 
 @given(st.text())
-def test_any_text_can_be_shown_without_what_is_hidden(text: str) -> None:
+def test_any_text_can_be_escaped_to_visible_characters(text: str) -> None:
     shown = escaped(text)
     assert refused_character(shown.replace("\r", ""), lines=True) is None

@@ -19,7 +19,7 @@ def _every_character(text: str) -> str:
     return "".join(f"%{ord(character):02x}" for character in text)
 
 
-# Ways in which a whole key is written, or what is left of one.
+# Notations of a complete or truncated key.
 DISGUISES: dict[str, Callable[[str], str]] = {
     "plain": str,
     "in a sentence": "it is {} and no other".format,
@@ -56,14 +56,14 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "in HTML, in hexadecimal digits": lambda token: "".join(f"&#x{ord(character):x};" for character in token),
     "quoted-printable": lambda token: "".join(f"={ord(character):02X}" for character in token),
     "in wrapped base64": lambda token: "\n".join(wrap(b64encode(token.encode()).decode(), 36)),
-    # Cut from either end: what is kept leaves less to guess than a secret must.
+    # Truncated at either end; what is left makes the secret too easy to guess.
     **{f"the last {length}": itemgetter(slice(-length, None)) for length in range(20, 53)},
     **{f"the first {length}": itemgetter(slice(length)) for length in range(26, 53)},
 }
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_a_key_is_found_and_removed_however_it_is_written(disguise: str) -> None:
+def test_a_key_is_detected_and_removed_in_any_notation(disguise: str) -> None:
     text = DISGUISES[disguise](TOKEN)
     assert holds_key(text)
     assert resembles_key(text)
@@ -72,7 +72,7 @@ def test_a_key_is_found_and_removed_however_it_is_written(disguise: str) -> None
 
 
 @given(st.text(max_size=30), st.text(max_size=30), st.integers(), st.integers(0, 5))
-def test_a_key_is_found_wherever_it_stands_in_a_text_also_if_its_end_is_missing(
+def test_a_key_is_detected_anywhere_in_a_text_even_without_its_end(
     before: str, after: str, seed: int, missing: int
 ) -> None:
     token = mint("kl", "default", random.Random(seed).randrange).reveal()
@@ -84,25 +84,25 @@ def test_a_key_is_found_wherever_it_stands_in_a_text_also_if_its_end_is_missing(
 
 
 @pytest.mark.parametrize(("length", "missed"), [(20, 100), (26, 30), (38, 2)])
-def test_nearly_every_end_of_a_key_is_found_and_every_secret(length: int, missed: int) -> None:
+def test_nearly_every_key_without_its_beginning_is_detected(length: int, missed: int) -> None:
     digits = random.Random(7).randrange
     ends = [mint("kl", "default", digits).reveal()[-length:] for _ in range(1_000)]
     assert sum(not holds_key(f"leaked: {end}") for end in ends) <= missed
 
 
 @given(st.text(max_size=300))
-def test_any_text_can_be_examined_and_redacted(text: str) -> None:
+def test_any_text_can_be_checked_and_redacted(text: str) -> None:
     assert holds_key(text) in {True, False}
     assert redacted(text) == text or holds_key(text)
 
 
-def test_a_key_under_another_prefix_is_found() -> None:
+def test_a_key_with_another_prefix_is_detected() -> None:
     token = mint("kalp_live", "default", random.Random(6).randrange).reveal()
     assert holds_key(" ".join(token))
     assert holds_key("kl_" + "a" * 50)
 
 
-def test_of_a_key_in_a_text_its_hint_is_kept() -> None:
+def test_a_key_in_a_text_is_replaced_by_its_hint_or_a_placeholder() -> None:
     assert redacted(f"curl with {TOKEN} today") == f"curl with kl_{TOKEN[3:7]}… today"
     assert redacted(f"id%3D{TOKEN}; ok") == f"id%3Dkl_{TOKEN[3:7]}…; ok"
     assert redacted(f"a {_every_character(TOKEN)} b") == "a [API key] b"
@@ -134,12 +134,12 @@ def test_of_a_key_in_a_text_its_hint_is_kept() -> None:
         "the quick_brown fox jumps over the lazy dog and goes on for much more than fifty letters",
     ],
 )
-def test_what_people_write_is_not_a_key(text: str) -> None:
+def test_ordinary_text_is_not_mistaken_for_a_key(text: str) -> None:
     assert not holds_key(text)
     assert redacted(text) == text == without_keys(text)
 
 
-def test_the_refusal_says_which_part_looks_like_a_key_and_how_to_go_on() -> None:
+def test_the_error_names_the_part_that_looks_like_a_key_and_how_to_fix_it() -> None:
     text = "https://docs.google.com/spreadsheets/d/1BxiMVs0XRA5nFMdKvBdBZjgmUUqptlbs74OgvE2upms/edit"
     assert holds_key(text)
     assert refusal("It", text) == (
@@ -148,5 +148,5 @@ def test_the_refusal_says_which_part_looks_like_a_key_and_how_to_go_on() -> None
     )
 
 
-def test_an_id_a_date_and_a_long_word_may_stand_in_an_address() -> None:
+def test_ids_dates_and_long_words_do_not_resemble_a_key() -> None:
     assert not resembles_key("3fA9bQ27LmZ0 2026-11-23T18:59:21.123Z internationalization")

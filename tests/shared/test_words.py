@@ -1,4 +1,4 @@
-"""The words by which keys and audit entries are found."""
+"""The words that a search for keys and audit entries matches."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shared.text.words import begin, with_characters, words, words_sought
 
 
-def test_words_are_letters_and_digits_in_a_row_and_single_pictures() -> None:
+def test_words_are_runs_of_letters_and_digits_and_single_emoji() -> None:
     assert words("Data-Sync_v2 (beta)") == ["data", "sync", "v2", "beta"]
     assert words("Δοκιμή, 🔑x") == ["δοκιμη", "🔑", "x"]
     assert words("!? —") == words("") == words("\u0301") == []
@@ -44,7 +44,7 @@ def finds(search: str, text: str) -> bool:
         ("ガ", "ｶﾞ"),
     ],
 )
-def test_case_accents_and_forms_of_a_character_make_no_difference(search: str, text: str) -> None:
+def test_a_search_ignores_case_accents_and_character_forms(search: str, text: str) -> None:
     assert finds(search, text)
 
 
@@ -70,12 +70,12 @@ def test_case_accents_and_forms_of_a_character_make_no_difference(search: str, t
         ("sync東", "データsync東京"),
     ],
 )
-def test_words_are_found_anywhere_in_a_script_without_blanks(search: str, text: str) -> None:
+def test_words_are_found_anywhere_in_a_script_without_spaces(search: str, text: str) -> None:
     assert finds(search, text)
 
 
 @pytest.mark.parametrize("search", ["prod", "PROD", "🔑", "🔑prod", "🚀", "prod🚀"])
-def test_a_word_is_found_next_to_a_picture(search: str) -> None:
+def test_a_word_is_found_next_to_an_emoji(search: str) -> None:
     assert finds(search, "🔑prod🚀")
 
 
@@ -91,11 +91,11 @@ def test_a_word_is_found_next_to_a_picture(search: str) -> None:
         ("庁東", "東京都庁"),
     ],
 )
-def test_what_a_text_does_not_have_is_not_found(search: str, text: str) -> None:
+def test_text_that_does_not_contain_the_search_is_not_found(search: str, text: str) -> None:
     assert not finds(search, text)
 
 
-def test_a_search_for_several_characters_asks_for_each_pair_of_them() -> None:
+def test_a_search_for_several_characters_looks_for_each_pair_of_them() -> None:
     assert words_sought("東京都") == ["東京", "京都"]
     assert words_sought("東") == ["東"]
     assert words("東京都") == ["東京", "京都", "都"]
@@ -106,7 +106,7 @@ characters = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 @given(characters, characters, characters)
-def test_any_part_of_a_text_between_blanks_is_found_in_it(before: str, text: str, after: str) -> None:
+def test_any_space_separated_part_of_a_text_is_found_in_it(before: str, text: str, after: str) -> None:
     whole = f"{before} {text} {after}"
     assert begin(words_sought(text), words(whole))
     assert {*words_sought(text)} <= {*with_characters(words(whole))}
