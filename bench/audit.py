@@ -24,7 +24,7 @@ from services.audit.log.store import AuditLog
 from shared.eventstore.codec import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
 from shared.store.connections import connect
-from tests.real import until
+from tests.support.processes import until
 
 _REST_S = 0.002
 _BACKLOG = 100_000  # events

@@ -14,8 +14,8 @@ from shared.eventstore.envelope import Request
 from shared.eventstore.ledger import Ledger
 from shared.identity import ADMIN, Principal
 from shared.service.components import new_id
-from tests.keys.people import new_key
-from tests.real import until
+from tests.support.principals import new_key
+from tests.support.processes import until
 
 _RATE = 200  # commands per second
 _SECONDS = 10

@@ -24,7 +24,7 @@ from shared.eventstore.envelope import NewEvent
 from shared.eventstore.events import KeyRevoked, KeyToggled
 from shared.eventstore.ledger import LOG, Ledger
 from shared.store.connections import connect
-from tests.real import until
+from tests.support.processes import until
 
 _KEYS = 100_000
 _LIMIT = 50

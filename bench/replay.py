@@ -17,7 +17,7 @@ from services.keys.read_model.rebuild import replay as replaying
 from shared.eventstore.codec import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
 from shared.store.connections import connect
-from tests.real import until
+from tests.support.processes import until
 
 _SIZES = (10_000, 100_000, 1_000_000)
 _LAG = 50_000  # keys created before a key is disabled, so that its row must be read again

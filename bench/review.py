@@ -23,7 +23,7 @@ from shared.eventstore.codec import encode
 from shared.eventstore.envelope import Actor, Record, Request, enveloped
 from shared.eventstore.events import KeyCreated, KeyToggled
 from shared.eventstore.payload import Payload
-from tests.real import postgresql_cluster
+from tests.support.postgresql import postgresql_cluster
 
 _ENTRIES = 1_000_000
 _PAGE = 1_000

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.store.embedded import EmbeddedServer
-from tests.real import answers, until
+from tests.support.processes import answers, until
 
 
 @contextmanager

@@ -33,7 +33,8 @@ from shared.eventstore.codec import encode
 from shared.eventstore.ledger import LOG, NAMESPACE, Ledger
 from shared.store.connections import connect
 from shared.text.key_detection import checksum
-from tests.real import Service, children, free_port, until
+from tests.support.processes import children, free_port, until
+from tests.support.service import Service
 
 _ROUNDS = 5
 _SECONDS = 1.0

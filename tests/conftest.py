@@ -12,9 +12,12 @@ import pytest
 import structlog
 from redis import Redis
 
+from shared.service.components import Container
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.real import need, postgresql_cluster, served
+from tests.support.installations import Making, close, components_in
+from tests.support.postgresql import postgresql_cluster
+from tests.support.processes import need, served
 
 # Tests write to memory if it is large enough, because a shared disk may stall for seconds, and then a store
 # correctly counts as unavailable. Data written by a killed process is kept in memory, too.
@@ -115,3 +118,23 @@ def any_store(request: pytest.FixtureRequest) -> Iterator[Redis]:
     with connect(request.getfixturevalue(f"{request.param}_url")) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def making(store: Redis, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Making]:
+    """Creates a Keyledger on the emptied store with its own data directory, and with an audit key if
+    one is given.
+    """
+    made: list[Container] = []
+
+    def make(key_file: Path | None = None, database: str | None = None, ack_replicas: int = 0) -> Container:
+        store.flushall()
+        directory = tmp_path_factory.mktemp("made")
+        if key_file:
+            shutil.copy(key_file, directory)
+        made.append(components_in(directory, valkey_url, database, ack_replicas))
+        return made[-1]
+
+    yield make
+    for components in made:
+        close(components)

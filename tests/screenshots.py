@@ -28,9 +28,10 @@ from services.keys.verification.usage import Usage
 from shared.eventstore.events import AuditChecked, AuditFinding
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.application import application
 from tests.e2e.chromium import launched
-from tests.real import Service, until
+from tests.support.application import application
+from tests.support.processes import until
+from tests.support.service import Service
 
 FOLDER = Path("screenshots")
 WIDTHS = {360: 780, 1280: 860}

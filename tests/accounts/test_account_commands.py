@@ -226,9 +226,7 @@ def test_an_unknown_subject_has_no_principal(accounts: Accounts) -> None:
     assert accounts.principal_of("account:bob@example.com", 1) is None
 
 
-def test_an_account_with_an_unreadable_history_gets_no_principal(
-    accounts: Accounts, ledger: Ledger
-) -> None:
+def test_an_account_with_an_unreadable_history_gets_no_principal(accounts: Accounts, ledger: Ledger) -> None:
     add(accounts)
     name = "account:ada@example.com"
     later = enveloped(

@@ -6,7 +6,7 @@ from flask import g
 from services.accounts.commands import NoLongerAllowedError
 from services.accounts.login_throttle import TooManyAttemptsError
 from services.accounts.passwords import HasherBusyError
-from tests.application import application
+from tests.support.application import application
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,9 @@ from tests.application import application
         (HasherBusyError(), 503, "2"),
     ],
 )
-def test_a_refusal_shows_the_message_status_and_retry_after(error: Exception, status: int, retry_after: str | None) -> None:
+def test_a_refusal_shows_the_message_status_and_retry_after(
+    error: Exception, status: int, retry_after: str | None
+) -> None:
     app = application()
     with app.test_request_context("/accounts/new", method="POST"):
         g.request_id = "r1"

@@ -12,7 +12,7 @@ from argon2.low_level import Type
 
 from services.accounts.passwords import HasherBusyError, Passwords, new_password
 from shared.errors import InvalidFieldError
-from tests.real import until
+from tests.support.processes import until
 
 PASSWORD = "correct horse battery"
 
@@ -55,7 +55,9 @@ def test_no_password_verifies_without_a_stored_hash(passwords: Passwords) -> Non
     assert not passwords.verify(None, PASSWORD)
 
 
-def test_verification_without_a_stored_hash_fails_even_if_the_hasher_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verification_without_a_stored_hash_fails_even_if_the_hasher_matches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(CountingHasher, "verify", lambda *_: True)
     assert not Passwords(CountingHasher()).verify(None, PASSWORD)
 
@@ -91,7 +93,9 @@ def test_the_default_is_argon2id_with_the_rfc_9106_parameters() -> None:
     ("password", "rule"),
     [("", "at least 12"), ("a" * 11, "at least 12"), ("a" * 1025, "up to 1,024 characters")],
 )
-def test_a_password_that_is_too_short_or_too_long_is_rejected(passwords: Passwords, password: str, rule: str) -> None:
+def test_a_password_that_is_too_short_or_too_long_is_rejected(
+    passwords: Passwords, password: str, rule: str
+) -> None:
     with pytest.raises(InvalidFieldError, match=rf"^The password .*{rule}") as refusal:
         passwords.hash_password(password)
     assert refusal.value.field == "password"

@@ -36,7 +36,7 @@ from shared.text.ip_addresses import canonical_ip
 from shared.web.access import Access, attach
 from shared.web.server.limits import Limits
 from shared.web.session import StoredSessions
-from tests.real import until
+from tests.support.processes import until
 
 PASSWORD = "correct horse battery"
 SECRET = "a secret of 32 characters at least"
@@ -428,9 +428,7 @@ def test_each_session_has_its_own_limit_for_current_password_attempts(
     assert first
 
 
-def test_successful_sign_ins_are_limited_too(
-    client: FlaskClient, accounts: Accounts
-) -> None:
+def test_successful_sign_ins_are_limited_too(client: FlaskClient, accounts: Accounts) -> None:
     assert [sign_in(client).status_code for _ in range(17)] == [303] * 15 + [429] * 2
     assert accounts.ledger.version("sign-in:ada@example.com") == 15
 

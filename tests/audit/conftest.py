@@ -19,8 +19,8 @@ from services.audit.status import AuditStatus
 from shared.clock import now_ms
 from shared.eventstore.command_handler import Journal
 from shared.eventstore.ledger import Ledger
-from tests.audit.histories import AT, notary_of
-from tests.audit.tampering import Tampered
+from tests.support.histories import AT, notary_of
+from tests.support.tampering import Tampered
 
 
 @pytest.fixture

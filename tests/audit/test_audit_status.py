@@ -21,9 +21,9 @@ from shared.eventstore.command_handler import Journal
 from shared.eventstore.envelope import Actor, Request
 from shared.eventstore.events import AuditChecked, AuditFinding
 from shared.eventstore.ledger import Ledger
-from tests.audit.histories import AT, grow, notary_of
-from tests.audit.processes import running, work
-from tests.real import until
+from tests.support.audit_processes import running, work
+from tests.support.histories import AT, grow, notary_of
+from tests.support.processes import until
 
 ROOT = Actor(kind="operator", id="root", label="root (command line)")
 FINDING = AuditFinding(kind="changed", count=2, position=7, detail="entry_hash")
@@ -57,9 +57,7 @@ def test_the_last_check_is_reported_with_its_findings(
     assert abs(again.at - now_ms()) < 60_000
 
 
-def test_progress_is_measured_against_the_ledgers_head(
-    audit_status: AuditStatus, ledger: Ledger
-) -> None:
+def test_progress_is_measured_against_the_ledgers_head(audit_status: AuditStatus, ledger: Ledger) -> None:
     empty = audit_status.progress()
     assert (empty.position, empty.lag, empty.in_step) == (0, (0, 0, 0), True)
     grow(ledger, 3)

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from services.audit.ingest import job as jobs
 from services.keys.read_model import projector
 from services.keys.read_model.rebuild import build, replay
-from tests.drills.crash_world import TRIED, World
-from tests.drills.crashing import PAGE, Crasher, Place, crasher
+from tests.support.crash_points import TRIED, World
+from tests.support.crashes import PAGE, Crasher, Place, crasher
 
 
 @pytest.fixture(scope="module")

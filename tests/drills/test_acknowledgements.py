@@ -15,8 +15,8 @@ from redis import Redis
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect, unchecked_client
 from shared.store.embedded import EmbeddedServer
-from tests.drills.writing import one_created
-from tests.real import need, until
+from tests.support.append_load import one_created
+from tests.support.processes import need, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(120)]
 

@@ -17,10 +17,11 @@ import requests
 
 from services.cli.terminal import operator, request
 from services.keys.components import KeyComponents
-from tests.drills.attacks import ATTACKS
-from tests.keys.people import new_key
-from tests.real import Service, children
-from tests.web_client import Visitor
+from tests.support.attacks import ATTACKS
+from tests.support.principals import new_key
+from tests.support.processes import children
+from tests.support.service import Service
+from tests.support.web_client import Visitor
 
 pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(600)]
 
@@ -38,9 +39,9 @@ class Probe:
     """The latencies and errors of a caller of verify."""
 
     def __init__(self, printed: str) -> None:
-        told = json.loads(printed)
-        self.took: list[float] = sorted(told["took"])
-        self.wrong: list[str] = told["wrong"]
+        target = json.loads(printed)
+        self.took: list[float] = sorted(target["took"])
+        self.wrong: list[str] = target["wrong"]
 
     @property
     def p99(self) -> float:
@@ -49,10 +50,10 @@ class Probe:
 
 
 @contextmanager
-def probing(told: dict[str, Any]) -> Iterator[list[Probe]]:
+def probing(target: dict[str, Any]) -> Iterator[list[Probe]]:
     """Verifies in a separate process. The outcome is available afterwards."""
     outcome: list[Probe] = []
-    command = [sys.executable, "-m", "tests.drills.attacks", "verify", json.dumps(told)]
+    command = [sys.executable, "-m", "tests.support.attacks", "verify", json.dumps(target)]
     with subprocess.Popen(
         command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -95,7 +96,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def told(service: Service) -> dict[str, Any]:
+def target(service: Service) -> dict[str, Any]:
     """The keys and sessions that the attackers and the caller use."""
     visitor = Visitor(service.url)
     visitor.sign_in(*service.sign_in())
@@ -144,10 +145,12 @@ def _cpu_by_thread(pids: list[int]) -> dict[str, int]:
     return spent
 
 
-def test_no_attack_slows_verification_blocks_revocation_or_fills_the_store(service: Service, told: dict[str, Any]) -> None:
+def test_no_attack_slows_verification_blocks_revocation_or_fills_the_store(
+    service: Service, target: dict[str, Any]
+) -> None:
     admin = service.key("keyledger:admin")
     keys = new_keys(service)
-    with probing(told) as undisturbed:
+    with probing(target) as undisturbed:
         time.sleep(_UNDISTURBED_S)
     limit = undisturbed[0].p99 + _MORE_MS
     print(f"\nundisturbed: verify p99 {undisturbed[0].p99:.1f} ms of {len(undisturbed[0].took)}")
@@ -157,9 +160,9 @@ def test_no_attack_slows_verification_blocks_revocation_or_fills_the_store(servi
     for name in ATTACKS:
         revoker = Revoker(service.url, admin, keys)
         before = memory(service)
-        with probing(told) as met:
+        with probing(target) as met:
             revoker.start()
-            attack = [sys.executable, "-m", "tests.drills.attacks", name, json.dumps(told)]
+            attack = [sys.executable, "-m", "tests.support.attacks", name, json.dumps(target)]
             answers = json.loads(subprocess.run(attack, cwd=_ROOT, capture_output=True, check=True).stdout)
             time.sleep(_AFTERWARDS_S)
             revoker.end()

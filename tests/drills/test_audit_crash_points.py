@@ -8,10 +8,10 @@ from redis import Redis
 
 from services.audit.ingest.job import QUEUE, Requests
 from services.audit.ingest.relay import Relay
-from tests.audit.histories import in_step
-from tests.drills.crash_world import World, at_each_point
-from tests.drills.crashing import Crasher, Ending, Place
-from tests.keys.people import now
+from tests.support.crash_points import World, at_each_point
+from tests.support.crashes import Crasher, Ending, Place
+from tests.support.histories import in_step
+from tests.support.principals import now
 
 pytestmark = [
     pytest.mark.drill,

@@ -26,21 +26,22 @@ from shared.eventstore.codec import encode
 from shared.eventstore.envelope import Record
 from shared.service.components import Container
 from shared.store.embedded import EmbeddedServer
-from tests.drills.writing import start_writer, stop_writer
-from tests.keys.people import REQUEST
-from tests.real import KEYLEDGER, Service, served, until
-from tests.services.keyledgers import (
+from tests.support.append_load import start_writer, stop_writer
+from tests.support.installations import (
     OPERATOR,
     Seen,
     backed_up,
     close,
+    components_in,
     findings,
     live,
-    parts_in,
     quietly,
     seen,
     sign_checkpoint,
 )
+from tests.support.principals import REQUEST
+from tests.support.processes import served, until
+from tests.support.service import KEYLEDGER, Service
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
@@ -59,7 +60,7 @@ def _keyledger(directory: Path) -> Iterator[Callable[[], Container]]:
     server, made = EmbeddedServer.in_directory(directory), list[Container]()
 
     def components() -> Container:
-        made.append(parts_in(directory, server.url))
+        made.append(components_in(directory, server.url))
         return made[-1]
 
     with served(server.command, server.url):
@@ -197,7 +198,7 @@ def empty(full: Service, tmp_path: Path) -> Service:
 
 def _seen(service: Service) -> Seen:
     server = EmbeddedServer.in_directory(service.data_dir)
-    components = parts_in(service.data_dir, server.url)
+    components = components_in(service.data_dir, server.url)
     with server.joined():
         found = seen(components)
         close(components)
@@ -213,7 +214,7 @@ def test_a_restore_killed_at_each_of_its_stages_can_be_completed(
     full: Service, empty: Service, tmp_path: Path
 ) -> None:
     assert full.run("backup", str(tmp_path / "backup")).returncode == 0
-    components = parts_in(empty.data_dir, EmbeddedServer.in_directory(empty.data_dir).url)
+    components = components_in(empty.data_dir, EmbeddedServer.in_directory(empty.data_dir).url)
     stages: list[tuple[Callable[[], int], int]] = [
         (lambda: len(components.of(AuditComponents).log.checkpoints()), 1),
         (lambda: components.shared.ledger.head().position, 1),
@@ -256,7 +257,9 @@ def test_a_restore_killed_at_random_times_can_be_completed(
 
 
 @pytest.mark.alone
-def test_a_backup_and_a_restore_stay_within_their_memory_limit(full: Service, empty: Service, tmp_path: Path) -> None:
+def test_a_backup_and_a_restore_stay_within_their_memory_limit(
+    full: Service, empty: Service, tmp_path: Path
+) -> None:
     backup = tmp_path / "backup"
     for service, words in ((full, "backup"), (empty, "restore")):
         began = time.monotonic()

@@ -8,8 +8,8 @@ from services.keys.read_model.generations import ROOT
 from services.keys.read_model.rebuild.lease import LEASE
 from services.keys.read_model.rebuild.replay import replay
 from shared.eventstore.codec import decode
-from tests.drills.crash_world import World, at_each_point
-from tests.drills.crashing import Ending, append
+from tests.support.crash_points import World, at_each_point
+from tests.support.crashes import Ending, append
 
 pytestmark = [
     pytest.mark.drill,

@@ -19,7 +19,9 @@ from shared.eventstore.codec import decode
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import unchecked_client
 from shared.store.embedded import EmbeddedServer
-from tests.real import PostgreSQL, Service, need, postgresql_cluster, until
+from tests.support.postgresql import PostgreSQL, postgresql_cluster
+from tests.support.processes import need, until
+from tests.support.service import Service
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
 _DISK = 160 * 1024 * 1024  # bytes; enough to pass the disk check until something fills it

@@ -22,7 +22,7 @@ _LEDGER, _VIEWS, _REBUILD = (
 _LEASE = "services/keys/read_model/rebuild/lease.py"
 _REPLAY = "services/keys/read_model/rebuild/replay.py"
 _SUBSCRIPTION, _SCRIPTS = "shared/eventstore/subscription.py", "shared/eventstore/scripts.py"
-_OF_LEDGER, _OF_VIEWS = "tests/shared/test_ledger.py", "tests/keys/test_views.py"
+_OF_LEDGER, _OF_VIEWS = "tests/shared/eventstore/test_ledger.py", "tests/keys/read_model/test_views.py"
 _OF_MACHINE = "tests/keys/test_state_machine.py"
 _GREEN, _RED = 0, 1  # pytest's other statuses mean that it found no tests or couldn't run them
 

@@ -20,8 +20,9 @@ from shared.eventstore.envelope import Record
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.drills.writing import start_writer, stop_writer
-from tests.real import Service, children, until
+from tests.support.append_load import start_writer, stop_writer
+from tests.support.processes import children, until
+from tests.support.service import Service
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 

@@ -21,8 +21,9 @@ from shared.eventstore.codec import decode
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.real import Service, until
-from tests.runbooks import follow
+from tests.support.processes import until
+from tests.support.runbooks import follow
+from tests.support.service import Service
 
 pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(180)]
 

@@ -15,7 +15,7 @@ _MODULES = ("review", "inquiry_pages", "audit_proof", "dashboard", "moving_house
 @pytest.mark.usefixtures("postgresql_server")  # skips the test if PostgreSQL isn't installed
 def test_the_service_works_with_its_audit_log_on_postgresql() -> None:
     modules = [f"tests/e2e/test_{name}.py" for name in _MODULES]
-    command = [sys.executable, "-m", "tests.on_postgresql", "-q", "-m", "not drill", *modules]
+    command = [sys.executable, "-m", "tests.support.on_postgresql", "-q", "-m", "not drill", *modules]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     print(ended.stdout.splitlines()[-1])
     assert ended.returncode == 0, ended.stdout

@@ -17,9 +17,9 @@ from shared.eventstore.codec import decode
 from shared.eventstore.events import KeyToggled
 from shared.eventstore.ledger import Ledger
 from shared.store.connections import connect
-from tests.deployment import Deployment, deployed
-from tests.drills.platform_load import Client, Load, Outcome
-from tests.real import until
+from tests.support.deployment import Deployment, deployed
+from tests.support.platform_load import Client, Load, Outcome
+from tests.support.processes import until
 
 pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(240)]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import Service
-from tests.web_client import Visitor
+from tests.support.service import Service
+from tests.support.web_client import Visitor
 
 TRIES = 200
 APART = 0.05

@@ -19,8 +19,9 @@ import requests
 
 from shared.store.connections import unchecked_client
 from shared.store.embedded import EmbeddedServer
-from tests.drills.watching import Seen, read
-from tests.real import Service, children, until
+from tests.support.processes import children, until
+from tests.support.service import Service
+from tests.support.verify_load import Seen, read
 
 pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(600)]
 
@@ -128,7 +129,7 @@ def watched(platform: Platform, tmp_path: Path) -> Iterator[dict[int, Seen]]:
 def _watcher(path: Path, peers: list[socket.socket], platform: Platform) -> "subprocess.Popen[bytes]":
     descriptors = [peer.fileno() for peer in peers]
     watcher = subprocess.Popen(
-        [sys.executable, "-m", "tests.drills.watching", str(path), *map(str, descriptors)],
+        [sys.executable, "-m", "tests.support.verify_load", str(path), *map(str, descriptors)],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
         pass_fds=descriptors,
@@ -176,7 +177,9 @@ def wait(seconds: float) -> None:
     Stop().wait(seconds)
 
 
-def test_disabling_a_key_takes_effect_everywhere_within_milliseconds(platform: Platform, tmp_path: Path) -> None:
+def test_disabling_a_key_takes_effect_everywhere_within_milliseconds(
+    platform: Platform, tmp_path: Path
+) -> None:
     with watched(platform, tmp_path) as seen:
         for number in range(SWITCHES):
             with platform.switched_off():
@@ -244,9 +247,7 @@ def _stopping(
     return seen, stopped
 
 
-def test_pausing_the_store_causes_no_stale_verdict(
-    platform: Platform, tmp_path: Path
-) -> None:
+def test_pausing_the_store_causes_no_stale_verdict(platform: Platform, tmp_path: Path) -> None:
     store = platform.service.pid("valkey-server")
     seen, _ = _stopping(platform, tmp_path, lambda _: store, before=False)
     judge("the store stopped", platform, seen)

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from shared.store.embedded import EmbeddedServer
-from tests.real import free_port, served, until
+from tests.support.processes import free_port, served, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(240)]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from playwright.sync_api import Browser
 
-from tests.real import need
+from tests.support.processes import need
 
 _OPTIONS = [
     "--no-sandbox",

@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.e2e.chromium import launched
-from tests.e2e.people import signed_in
-from tests.real import Service
+from tests.support.service import Service
+from tests.support.sign_in import signed_in
 
 expect.set_options(timeout=60_000)  # ms; a busy machine fails no test
 

@@ -19,7 +19,7 @@ from threading import Thread
 from typing import Any, TypeAlias
 
 from tests.e2e.recipes import RECIPES, blocks, fitted
-from tests.real import free_port, need, until
+from tests.support.processes import free_port, need, until
 
 Headers: TypeAlias = list[tuple[str, str]]
 Gateway: TypeAlias = Callable[[Path, int, int, int], list[str]]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests import documents
-from tests.real import Service
+from tests.support.service import Service
 
 RECIPES = documents.DOCS / "recipes"
 

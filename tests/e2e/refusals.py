@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from services.keys.model.token import mint, mint_again
 from tests.e2e.test_api import Caller, Json, create
-from tests.real import until
+from tests.support.processes import until
 
 REFUSED = {  # and with what status
     "none": 401,

@@ -8,8 +8,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from tests import screenshots
-from tests.real import Service
 from tests.screenshots import STATES, Scene, Visit, beginning, reading, signing_in
+from tests.support.service import Service
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(400)]
 

@@ -7,8 +7,8 @@ from itertools import count
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.real import Service
-from tests.web_client import Visitor, given_password
+from tests.support.service import Service
+from tests.support.web_client import Visitor, given_password
 
 PASSWORD = "a long password"
 _numbers = count(1)

@@ -14,7 +14,8 @@ import requests
 
 from services.keys.model.token import parse
 from shared.web.errors.problems import Refusal
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
 
 Json = dict[str, Any]
 
@@ -266,9 +267,7 @@ def test_a_repeated_rotation_creates_no_second_secret(admin: Caller) -> None:
         ({"hint": "x"}, "hint", "Unknown field"),
     ],
 )
-def test_an_invalid_change_is_rejected_at_its_field(
-    admin: Caller, body: Json, field: str, rule: str
-) -> None:
+def test_an_invalid_change_is_rejected_at_its_field(admin: Caller, body: Json, field: str, rule: str) -> None:
     refused = problem(admin("PATCH", "/v1/keys/000000000000", json=body), 422)
     assert [(row["field"], rule in row["message"]) for row in refused["errors"]] == [(field, True)], refused
 
@@ -357,9 +356,7 @@ def test_an_invalid_idempotency_key_is_rejected(admin: Caller, name: str) -> Non
     ("tags", "status"),
     [('"7", W/"9"', 412), ('"x"', 412), ("7", 422), ("", 422), ('"3", W/"1"', 200), ("*", 200)],
 )
-def test_if_match_must_list_the_current_version(
-    admin: Caller, tags: str, status: int
-) -> None:
+def test_if_match_must_list_the_current_version(admin: Caller, tags: str, status: int) -> None:
     made = create(admin, name="Matched")
     asked = {"If-Match": tags}
     answers = [

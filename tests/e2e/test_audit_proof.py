@@ -21,9 +21,10 @@ from services.audit.log.entry import entry_of, record_of
 from services.audit.log.store import AuditLog
 from services.cli import main
 from shared.identity import AUDIT_READ
-from tests.audit.tampering import Tampered
-from tests.real import KEYLEDGER, Service, until
-from tests.runbooks import follow
+from tests.support.processes import until
+from tests.support.runbooks import follow
+from tests.support.service import KEYLEDGER, Service
+from tests.support.tampering import Tampered
 
 Json = dict[str, Any]
 
@@ -108,7 +109,9 @@ def test_a_csv_export_has_a_row_for_each_entry(service: Service, auditor: dict[s
     assert {row["event"] for row in rows} == {"KeyCreated"}
 
 
-def test_a_search_that_looks_like_a_key_is_refused_and_not_recorded(service: Service, auditor: dict[str, str]) -> None:
+def test_a_search_that_looks_like_a_key_is_refused_and_not_recorded(
+    service: Service, auditor: dict[str, str]
+) -> None:
     secret = service.key()
     caught_up(service, auditor)
     before = len(entries(service, auditor, type="AuditExported"))
@@ -229,7 +232,9 @@ def test_a_tampered_export_is_reported_with_kind_and_position(
         (("--public-key", "sum.golang.org+033de0af+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"), "wrong"),
     ],
 )
-def test_usage_errors_have_their_own_exit_status_and_advice(exported: Path, arguments: tuple[str, ...], advice: str) -> None:
+def test_usage_errors_have_their_own_exit_status_and_advice(
+    exported: Path, arguments: tuple[str, ...], advice: str
+) -> None:
     run = offline("--file", str(exported), *arguments)
     assert run.returncode == 2
     assert advice in " ".join(run.stderr.replace("│", " ").split())

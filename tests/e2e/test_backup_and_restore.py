@@ -8,10 +8,10 @@ import pytest
 from services.audit.log.entry import Entry
 from services.audit.log.store import AuditLog, StoredCheckpoint
 from tests.e2e.test_api import Caller, Json, create
-from tests.e2e.test_moving_house import audited, refusal
-from tests.real import Service
-from tests.runbooks import follow
-from tests.web_client import Visitor
+from tests.e2e.test_export_and_import import audited, refusal
+from tests.support.runbooks import follow
+from tests.support.service import Service
+from tests.support.web_client import Visitor
 
 PASSWORD = "a password that is long"
 

@@ -12,9 +12,11 @@ import requests
 
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.e2e.test_who_may import PAGES, PASSWORD, ask, signed_in
-from tests.real import Service, everything, until
-from tests.web_client import Visitor
+from tests.e2e.test_permissions import PAGES, PASSWORD, ask, signed_in
+from tests.support.processes import until
+from tests.support.service import Service
+from tests.support.stores import everything
+from tests.support.web_client import Visitor
 
 CANARY_PASSWORD = "a canary that nobody guesses"
 _TYPED = {"text", "search", "email", "password", "textarea"}

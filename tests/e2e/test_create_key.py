@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.e2e.people import signed_in
-from tests.real import Service
+from tests.support.service import Service
+from tests.support.sign_in import signed_in
 
 KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
 ON_LINE = "2099-01-02T03:04"
@@ -53,9 +53,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("field", "text"), BAD)
-def test_the_browser_shows_the_same_error_as_the_server(
-    page: Page, field: str, text: str
-) -> None:
+def test_the_browser_shows_the_same_error_as_the_server(page: Page, field: str, text: str) -> None:
     asked: list[str] = []
     texts = {"name": "kept", "description": "kept <b>too</b>\nas typed", "scopes": "a:b", field: text}
 

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from services.keys.model.token import parse
-from tests.real import Service
+from tests.support.service import Service
 
 KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
 

@@ -15,9 +15,9 @@ import pytest
 import requests
 
 from shared.web.server.context import security_headers
-from tests.deployment import COMPOSE, OURS, SERVICES, WEBS, Deployment, deployed
-from tests.real import until
-from tests.web_client import Visitor
+from tests.support.deployment import COMPOSE, OURS, SERVICES, WEBS, Deployment, deployed
+from tests.support.processes import until
+from tests.support.web_client import Visitor
 
 PASSWORD = "a long password"
 
@@ -79,7 +79,9 @@ def test_users_sign_in_over_tls_and_audit_pages_have_their_own_process(
     assert _sent_to(deployment, answer) in {"web-1", "web-2"}
 
 
-def test_client_supplied_request_ids_and_forwarding_headers_are_replaced(deployment: Deployment, outside: requests.Session) -> None:
+def test_client_supplied_request_ids_and_forwarding_headers_are_replaced(
+    deployment: Deployment, outside: requests.Session
+) -> None:
     said = {"X-Request-Id": "mine", "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "http"}
     made = outside.post(f"{deployment.url}/v1/keys", json={"name": "Said"}, headers=said, timeout=60)
     assert re.fullmatch("[0-9a-f]{32}", made.headers["X-Request-Id"])
@@ -117,7 +119,9 @@ def test_operator_and_gateway_endpoints_are_not_reachable_from_outside(
 @pytest.mark.parametrize(
     "path", ["/metrics/", "/%256detrics", "/readyz;x", "/metrics/../v1/keys", "/v1/forward-auth/"]
 )
-def test_no_other_spelling_reaches_the_internal_endpoints(deployment: Deployment, outside: requests.Session, path: str) -> None:
+def test_no_other_spelling_reaches_the_internal_endpoints(
+    deployment: Deployment, outside: requests.Session, path: str
+) -> None:
     request = outside.prepare_request(requests.Request("GET", deployment.url))
     request.url = f"{deployment.url}{path}"
     assert outside.send(request, verify=deployment.certificate, timeout=60).status_code == 404
@@ -136,9 +140,7 @@ def test_the_local_port_serves_only_forward_auth_and_health(
         assert requests.get(f"{deployment.local_url}{path}", timeout=60).status_code == 404
 
 
-def test_refusals_by_nginx_use_problem_json(
-    deployment: Deployment, outside: requests.Session
-) -> None:
+def test_refusals_by_nginx_use_problem_json(deployment: Deployment, outside: requests.Session) -> None:
     answer = outside.post(f"{deployment.url}/v1/keys", json={"name": "x" * 70_000}, timeout=60)
     assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
     assert answer.json()["status"] == 413

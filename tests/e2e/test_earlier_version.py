@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
 
 EARLIER = Path(__file__).parents[1] / "fixtures"
 EXPECTED = json.loads((EARLIER / "expected.json").read_text())

@@ -28,7 +28,8 @@ from tests.e2e.gateways import (
 )
 from tests.e2e.refusals import REFUSED, refused_tokens
 from tests.e2e.test_api import Caller, Json, create
-from tests.real import Service, free_port, until
+from tests.support.processes import free_port, until
+from tests.support.service import Service
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
 
@@ -388,7 +389,9 @@ def test_keyledgers_status_and_challenge_reach_the_client(
     assert len(upstream.seen) == before
 
 
-def test_requests_are_refused_while_keyledger_is_unreachable(gateway: Gateway, upstream: EchoService, tmp_path: Path) -> None:
+def test_requests_are_refused_while_keyledger_is_unreachable(
+    gateway: Gateway, upstream: EchoService, tmp_path: Path
+) -> None:
     with running(gateway, tmp_path, free_port(), upstream.port) as port:
         before = len(upstream.seen)
         answer = ask(port, headers=bearer("any"))

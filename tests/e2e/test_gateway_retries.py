@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from shared.web.server.context import security_headers
-from tests.deployment import Deployment
-from tests.real import until
+from tests.support.deployment import Deployment
+from tests.support.processes import until
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 ONCE = {"Idempotency-Key": "one"}
@@ -139,9 +139,7 @@ def test_refused_connections_are_retried_on_the_other_process(
     assert len(webs["web-2"].seen) == 10
 
 
-def test_audit_pages_fall_back_to_the_web_processes(
-    gateway: Deployment, webs: dict[str, Upstream]
-) -> None:
+def test_audit_pages_fall_back_to_the_web_processes(gateway: Deployment, webs: dict[str, Upstream]) -> None:
     assert ask(gateway, "POST", "/audit/lookup").status_code == 200
     assert [len(upstream.seen) for upstream in webs.values()] == [0, 0, 1]
     webs["audit-web"].close()

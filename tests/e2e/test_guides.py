@@ -15,7 +15,8 @@ from shared.clock import rfc3339
 from tests.documents import DOCS, DOCUMENTS, ROOT, blocks
 from tests.e2e.gateways import EchoService, nginx, running
 from tests.e2e.recipes import fitted, run
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
 
 README = ROOT / "README.md"
 RUNBOOKS = DOCS / "runbooks.md"

@@ -16,8 +16,8 @@ from playwright.sync_api import BrowserContext
 from services.keys.model.token import parse
 from shared.identity import SCOPES
 from shared.web.openapi.document import operations
-from tests.application import application
-from tests.real import Service
+from tests.support.application import application
+from tests.support.service import Service
 
 Json = dict[str, Any]
 

@@ -8,7 +8,8 @@ import requests
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from shared.text.words import words
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
 
 NAMES = ("Alpha Sync", "beta billing", "Gamma data-sync", "Ärger Report")
 _LOG_LINE = re.compile(r"kl_[0-9A-Za-z]{30}")

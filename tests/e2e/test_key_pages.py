@@ -6,7 +6,8 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
 
 KEY = re.compile(r"kl_[0-9A-Za-z]{50}")
 
@@ -53,9 +54,7 @@ def test_saving_an_unchanged_form_changes_nothing(page: Page, token: str) -> Non
     expect(page.get_by_text("Key changed")).to_have_count(0)
 
 
-def test_a_concurrent_change_is_not_overwritten(
-    page: Page, token: str, service: Service
-) -> None:
+def test_a_concurrent_change_is_not_overwritten(page: Page, token: str, service: Service) -> None:
     page.get_by_role("link", name="Edit", exact=True).click()
     service.run("key", "disable", key_id(token), "--workspace", service.workspace)
     page.get_by_label("Enter Key Name").fill("Too late")

@@ -6,7 +6,8 @@ from pathlib import Path
 from services.doctor.examination import all_checks
 from services.runtime.manifests import MANIFESTS
 from shared.service.checks import Concern
-from tests.real import Service, free_port, until
+from tests.support.processes import free_port, until
+from tests.support.service import Service
 
 CANARY = "c4nary"
 

@@ -11,9 +11,10 @@ from services.keys.components import KeyComponents
 from services.keys.model.key import subject
 from shared.eventstore.envelope import enveloped
 from shared.eventstore.events import KeyToggled
-from tests.keys.people import new_key
-from tests.real import Service, until
-from tests.web_client import Visitor
+from tests.support.principals import new_key
+from tests.support.processes import until
+from tests.support.service import Service
+from tests.support.web_client import Visitor
 
 TOGGLES = 3_000
 EVENTS = TOGGLES + 1
@@ -77,17 +78,13 @@ def test_the_key_page_shows_the_newest_events_and_links_to_older_ones(owner: Vis
 
 
 @pytest.mark.parametrize("before", ["0", "-5", "1", "x", "9" * 30, str(2**53)])
-def test_an_invalid_lifecycle_page_shows_the_nearest_one(
-    owner: Visitor, key_id: str, before: str
-) -> None:
+def test_an_invalid_lifecycle_page_shows_the_nearest_one(owner: Visitor, key_id: str, before: str) -> None:
     page = owner.page(f"/keys/{key_id}?before={before}")
     assert page.status_code == 200
     assert 1 <= len(shown(page.text)) <= 20
 
 
-def test_the_point_in_time_page_shows_the_events_around_it(
-    owner: Visitor, key_id: str
-) -> None:
+def test_the_point_in_time_page_shows_the_events_around_it(owner: Visitor, key_id: str) -> None:
     at = shown(owner.page(f"/keys/{key_id}?before=1500").text)[0]
     past = owner.page(f"/keys/{key_id}?at={at}")
     positions = shown(past.text)

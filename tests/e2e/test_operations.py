@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.runtime.manifests import MANIFESTS
 from services.runtime.metrics import metric_rows
 from tests.documents import ALERTS
-from tests.real import Service, children, free_ports, until
+from tests.support.processes import children, free_ports, until
+from tests.support.service import Service
 
 PROGRAMS = ("projector", "relay", "worker")
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.documents import ROOT
-from tests.real import free_port, until
+from tests.support.processes import free_port, until
 
 BIN = Path(sys.executable).parent
 

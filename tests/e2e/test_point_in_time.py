@@ -10,7 +10,8 @@ from playwright.sync_api import Page, expect
 
 from shared.clock import parse_rfc3339, rfc3339
 from tests.e2e.test_api import Caller, Json, create, problem
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +87,7 @@ def test_an_invalid_point_in_time_is_rejected_with_its_rule(admin: Caller, momen
     assert [(row["field"], rule in row["message"]) for row in refused["errors"]] == [("at", True)], refused
 
 
-def test_only_its_own_workspace_learns_when_a_key_was_created(
-    service: Service, admin: Caller
-) -> None:
+def test_only_its_own_workspace_learns_when_a_key_was_created(service: Service, admin: Caller) -> None:
     made = create(admin, name="Young")
     detail = problem(at(admin, made["id"], 1), 404)["detail"]
     assert made["created_at"] in detail
@@ -100,7 +99,9 @@ def test_only_its_own_workspace_learns_when_a_key_was_created(
         assert made["created_at"] not in theirs
 
 
-def test_the_lifecycle_links_navigate_through_a_keys_past(page: Page, service: Service, admin: Caller) -> None:
+def test_the_lifecycle_links_navigate_through_a_keys_past(
+    page: Page, service: Service, admin: Caller
+) -> None:
     made, events = switched(admin, name="Walked <through>")
     born, off, on = (event["position"] for event in events)
     page.goto(f"/keys/{made['id']}")

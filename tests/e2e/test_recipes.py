@@ -18,7 +18,8 @@ from tests.e2e.gateways import IDENTITY, EchoService
 from tests.e2e.recipes import RECIPES, blocks, fitted, run
 from tests.e2e.refusals import REFUSED, refused_tokens
 from tests.e2e.test_api import Caller, Json, create
-from tests.real import Service, free_port, need, until
+from tests.support.processes import free_port, need, until
+from tests.support.service import Service
 
 # A recipe's comment gives the expected code. A verdict may lag behind a change, so this polls.
 _EXPECT = """
@@ -89,9 +90,7 @@ def test_the_decorator_accepts_a_valid_key_and_provides_its_identity(
     assert answer.json == {"orders": [], "of": service.workspace, "asked_by": good["id"]}
 
 
-def test_the_decorator_refuses_every_invalid_key(
-    orders: ModuleType, admin: Caller, good: Json
-) -> None:
+def test_the_decorator_refuses_every_invalid_key(orders: ModuleType, admin: Caller, good: Json) -> None:
     tokens = refused_tokens(admin, good)
     assert {reason: status(orders, token) for reason, token in tokens.items()} == REFUSED
 

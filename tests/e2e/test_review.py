@@ -13,9 +13,10 @@ from services.audit.export.verify import prove
 from services.audit.integrity.signed_note import PublicKey
 from services.keys.model.token import parse
 from shared.identity import ADMIN
-from tests.e2e.people import signed_in
 from tests.e2e.test_api import Caller
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
+from tests.support.sign_in import signed_in
 
 
 class Scene(NamedTuple):

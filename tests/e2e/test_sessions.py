@@ -10,8 +10,9 @@ import requests
 
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.real import Service, until
-from tests.web_client import Visitor
+from tests.support.processes import until
+from tests.support.service import Service
+from tests.support.web_client import Visitor
 
 PASSWORD = "a long password"
 _numbers = count(1)
@@ -61,9 +62,7 @@ def with_cookie(service: Service, cookie: str) -> Visitor:
     return thief
 
 
-def test_signing_in_replaces_a_planted_session_id(
-    service: Service, email: str
-) -> None:
+def test_signing_in_replaces_a_planted_session_id(service: Service, email: str) -> None:
     planted = visiting(service)
     planted.token()
     victim = with_cookie(service, planted.cookie)
@@ -158,7 +157,9 @@ def test_a_form_from_another_site_is_rejected_even_with_a_valid_token(
     assert person.is_in()
 
 
-def test_a_form_from_this_site_is_accepted_behind_a_tls_terminating_proxy(service: Service, email: str) -> None:
+def test_a_form_from_this_site_is_accepted_behind_a_tls_terminating_proxy(
+    service: Service, email: str
+) -> None:
     host = service.url.removeprefix("http://")
     for origin in (f"http://{host}", f"https://{host}"):
         visitor = visiting(service)
@@ -166,9 +167,7 @@ def test_a_form_from_this_site_is_accepted_behind_a_tls_terminating_proxy(servic
         assert visitor.submit("/sign-in", "/sign-in", {"Origin": origin}, **fields).status_code == 303
 
 
-def test_an_origin_mismatch_behind_a_proxy_names_the_header_to_set(
-    service: Service, email: str
-) -> None:
+def test_an_origin_mismatch_behind_a_proxy_names_the_header_to_set(service: Service, email: str) -> None:
     dropped = {"Origin": "http://keys.example:8443", "Host": "keys.example"}
     refused = visiting(service).submit("/sign-in", "/sign-in", dropped, email=email, password=PASSWORD)
     assert refused.status_code == 403
@@ -249,9 +248,7 @@ def test_an_invalid_password_change_is_rejected_at_its_field(
     assert visiting(service).sign_in(email, PASSWORD).status_code == 303
 
 
-def test_the_cookie_is_secure_and_hsts_is_sent_behind_a_tls_proxy(
-    service: Service, email: str
-) -> None:
+def test_the_cookie_is_secure_and_hsts_is_sent_behind_a_tls_proxy(service: Service, email: str) -> None:
     plain, secure = visiting(service), visiting(service, scheme="https")
     for visitor, marked in ((plain, False), (secure, True)):
         page = visitor.page("/sign-in")
@@ -283,9 +280,7 @@ def test_events_record_the_last_forwarded_ip_address(
 @pytest.mark.parametrize(
     "forwarded", [b"", b"\xc3\xbc, 198.51.100.7", b"203.0.113.1, unknown", b"198.51.100.7,"]
 )
-def test_a_request_with_an_unreadable_forwarded_ip_is_refused(
-    service: Service, forwarded: bytes
-) -> None:
+def test_a_request_with_an_unreadable_forwarded_ip_is_refused(service: Service, forwarded: bytes) -> None:
     key = service.key("keyledger:admin")
     headers: dict[str, str | bytes | None] = {
         "X-Forwarded-For": forwarded,

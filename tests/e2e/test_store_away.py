@@ -7,8 +7,9 @@ import requests
 
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.real import Service, until
-from tests.web_client import Visitor
+from tests.support.processes import until
+from tests.support.service import Service
+from tests.support.web_client import Visitor
 
 PROGRAMS = ("projector", "relay", "worker", "web")
 

@@ -13,7 +13,9 @@ from services.audit.log.store import AuditLog
 from services.keys.model.token import parse
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
-from tests.real import Service, everything, free_port, need, until
+from tests.support.processes import free_port, need, until
+from tests.support.service import Service
+from tests.support.stores import everything
 
 
 def refusal(service: Service) -> str:

@@ -18,7 +18,8 @@ from shared.eventstore.ledger import LOG
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
 from shared.text.key_detection import checksum
-from tests.real import Service, until
+from tests.support.processes import until
+from tests.support.service import Service
 
 Json = dict[str, Any]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
@@ -164,7 +165,9 @@ def test_both_secrets_of_a_rotated_key_work_until_the_grace_period_ends(ours: Pl
 
 @pytest.mark.drill
 @pytest.mark.alone
-def test_a_key_of_another_workspace_is_unknown_and_takes_the_same_time(ours: Platform, theirs: Platform) -> None:
+def test_a_key_of_another_workspace_is_unknown_and_takes_the_same_time(
+    ours: Platform, theirs: Platform
+) -> None:
     foreign, none = theirs.make()["api_key"], unknown()
     assert theirs.verify(foreign)["code"] == "VALID"
     ours.verify(none)
@@ -183,7 +186,9 @@ def test_a_key_of_another_workspace_is_unknown_and_takes_the_same_time(ours: Pla
     assert 0.8 < ratio < 1.25
 
 
-def test_the_platform_verify_scope_verifies_keys_of_all_workspaces(service: Service, theirs: Platform) -> None:
+def test_the_platform_verify_scope_verifies_keys_of_all_workspaces(
+    service: Service, theirs: Platform
+) -> None:
     foreign = theirs.make()["api_key"]
     everywhere = Platform(service, service.key("keyledger:platform.verify"))
     of_one = Platform(service, service.key("keyledger:keys.verify"))

@@ -7,9 +7,9 @@ from contextlib import suppress
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect
 
-from tests.e2e.people import signed_in
 from tests.e2e.test_dashboard import KEY, row
-from tests.real import Service
+from tests.support.service import Service
+from tests.support.sign_in import signed_in
 
 
 @pytest.fixture

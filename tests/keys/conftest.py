@@ -8,7 +8,7 @@ from redis import Redis
 
 from services.keys.commands import KeyCommands
 from shared.eventstore.ledger import Ledger
-from tests.keys.people import now
+from tests.support.principals import now
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ from shared.eventstore.ledger import LOG, Checkpoint, Ledger, VersionConflictErr
 from shared.store.connections import connect
 from shared.store.embedded import EmbeddedServer
 from shared.store.idempotency import Idempotency, IdempotencyConflictError
-from tests.keys.people import REQUEST, new_key, now, person
-from tests.real import answers, until
+from tests.support.principals import REQUEST, new_key, now, principal
+from tests.support.processes import answers, until
 
 SECRET = "a secret of 32 characters at least"
 _WORKSPACES = ("ours", "theirs")
@@ -298,7 +298,7 @@ class Keyledger(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abc"), workspace=st.sampled_from(_WORKSPACES))
     def create(self, name: str, workspace: str) -> None:
-        done = self.commands.create(person(workspace), new_key(name=name), REQUEST)
+        done = self.commands.create(principal(workspace), new_key(name=name), REQUEST)
         self._happened(Happened(done.key.id, workspace, name, True), done.position)
         assert done.api_key is not None
 
@@ -308,9 +308,9 @@ class Keyledger(RuleBasedStateMachine):
         asked = self.asked.get(request.name)
         if asked is not None and asked.fingerprint != fingerprint:
             with pytest.raises(IdempotencyConflictError):
-                self.commands.create(person("ours"), new_key(name="r"), REQUEST, request)
+                self.commands.create(principal("ours"), new_key(name="r"), REQUEST, request)
             return
-        done = self.commands.create(person("ours"), new_key(name="r"), REQUEST, request)
+        done = self.commands.create(principal("ours"), new_key(name="r"), REQUEST, request)
         if asked is not None:
             assert (done.key.id, done.position, done.api_key) == (asked.key_id, asked.position, None)
             # The script checks it too, for a caller that checked before the first one had written.
@@ -323,7 +323,7 @@ class Keyledger(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), enabled=st.booleans())
     def switch(self, which: int, enabled: bool) -> None:
         key_id, row = self._pick(which)
-        done = self.commands.change(person(row.workspace), key_id, ChangeKey(enabled=enabled), REQUEST)
+        done = self.commands.change(principal(row.workspace), key_id, ChangeKey(enabled=enabled), REQUEST)
         if enabled != row.enabled:
             self._happened(Happened(key_id, row.workspace, None, enabled), done.position)
         assert done.key.enabled == enabled
@@ -334,7 +334,7 @@ class Keyledger(RuleBasedStateMachine):
         key_id, row = self._pick(which)
         toggle = ChangeKey(enabled=not row.enabled)
         with pytest.raises(StaleVersionError):
-            self.commands.change(person(row.workspace), key_id, toggle, REQUEST, {row.version + off})
+            self.commands.change(principal(row.workspace), key_id, toggle, REQUEST, {row.version + off})
         with pytest.raises(VersionConflictError):
             self.ledger.append(subject(key_id), [], row.version + off)
 
@@ -601,7 +601,7 @@ class Plain:
 
     def create(self, *names: str) -> None:
         for name in names:
-            self.commands.create(person("ours"), new_key(name=name), REQUEST)
+            self.commands.create(principal("ours"), new_key(name=name), REQUEST)
 
     def project(self) -> None:
         while self.projector.step(wait_ms=1):
@@ -764,9 +764,7 @@ def test_a_rebuild_that_loses_its_lease_at_the_end_never_shows_deleted_views(pla
     assert plain.listed() == [*"abcde"]
 
 
-def test_a_projector_keeps_retrying_a_failed_rebuild(
-    plain: Plain, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_projector_keeps_retrying_a_failed_rebuild(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     plain.create("kept")
     plain.store.xadd(LOG, {"at": 1, "event": b"not an event"}, id="0-*")
     copy = plain.place.copy(*_LEDGER)

@@ -19,9 +19,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     return monkeypatch
 
 
-def test_secrets_are_read_from_the_configured_files(
-    environment: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_secrets_are_read_from_the_configured_files(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = {"REDIS_URL": "rediss://store:6379/0", "AUDIT_DATABASE_URL": "postgresql://database/keyledger"}
     for name, text in files.items():
         (tmp_path / name).write_text(f"{text}\n")
@@ -31,7 +29,9 @@ def test_secrets_are_read_from_the_configured_files(
     assert [settings.redis_url, settings.audit_database_url] == list(files.values())
 
 
-def test_the_audit_key_setting_is_a_path_and_its_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_audit_key_setting_is_a_path_and_its_file_is_not_read(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     environment.setenv("KEYLEDGER_AUDIT_KEY_FILE", str(tmp_path / "secret_key"))
     assert Settings.from_environment().audit_key_file == tmp_path / "secret_key"
 
