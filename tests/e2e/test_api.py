@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -44,14 +45,14 @@ def position(answer: requests.Response) -> Json:
 
 def current(caller: Caller, *request: Any, **body: Any) -> requests.Response:
     """Repeats a request while the service is busy or its views are behind, as on a slow machine."""
-    answers = []
-
-    def is_current() -> bool:
-        answers.append(caller(*request, **body))
-        return answers[-1].status_code != 503 and "X-Ledger-Behind" not in answers[-1].headers
-
-    until(is_current, what="a current answer")
-    return answers[-1]
+    deadline = time.monotonic() + 60
+    while True:
+        answer = caller(*request, **body)
+        pause = answer.headers.get("Retry-After")
+        if pause is None and "X-Ledger-Behind" not in answer.headers:
+            return answer
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(int(pause or 0))
 
 
 def create(caller: Caller, **fields: Any) -> Json:
