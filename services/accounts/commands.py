@@ -51,7 +51,7 @@ class NoLongerAllowedError(UserFacingError):
 
     def __init__(self) -> None:
         super().__init__(
-            "Your account was changed at the same moment, and you can't do this anymore. "
+            "Your account was changed at the same time, and you can't do this anymore. "
             "Nothing was changed. Reload the page."
         )
 

@@ -258,7 +258,7 @@ class EmbeddedServer:
                 try:
                     client.shutdown(nosave=True)
                 except RedisError as error:
-                    _log.debug("The store in %s cannot be told to stop: %s", self.data_dir, error)
+                    _log.debug("The store in %s couldn't be stopped: %s", self.data_dir, error)
                 return False
 
             return _within(_STOPPING_S, stopped)

@@ -15,7 +15,7 @@ from shared.eventstore.point_in_time import PointInTime, PointInTimeError, parse
 from shared.text.characters import invalid_text, trimmed
 from shared.text.key_detection import holds_key, refusal
 
-_CURSOR = "Take it from next_cursor of the page before."
+_CURSOR = "Use next_cursor of the previous page."
 _POSITION = "It must be a position of the ledger."
 _MAX_POSITION = 2**53
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
@@ -32,7 +32,7 @@ def about(description: str, example: Any = None, **rules: Any) -> dict[str, Any]
 
 
 class Text(fields.String):
-    """Text as people type it, in any script: blanks at the ends go, what nobody could see is refused."""
+    """Text in any script. Spaces at the ends are removed, and invisible characters are rejected."""
 
     def __init__(self, *, lines: bool = False, **kwargs: Any) -> None:
         messages = {"invalid": "It must be a string."} | kwargs.pop("error_messages", {})
@@ -63,7 +63,7 @@ class Timestamp(fields.Field[int]):
 
 
 class PointInTimeField(fields.Field[PointInTime]):
-    """A moment of the past: a time, or a position of the ledger."""
+    """A point in time: a time, or a position of the ledger."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> PointInTime:
         try:
@@ -130,7 +130,7 @@ class AfterSchema(StrictSchema):
     """`?after=`."""
 
     after = position(
-        metadata=about("Answer only when the views have this position of the ledger; as X-Ledger-Position.")
+        metadata=about("Waits until the views have reached this position, like the header X-Ledger-Position.")
     )
 
 
@@ -140,8 +140,8 @@ class PositionHeaderSchema(Schema):
     ledger_position = position(
         data_key="X-Ledger-Position",
         metadata=about(
-            "The position that the answer to a command gave. The answer to this waits, 2 s at most, until it "
-            "has seen that command; X-Ledger-Behind says if it has not."
+            "The X-Ledger-Position of the response to a command. This request waits for up to 2 s until its "
+            "response includes that command. If it doesn't, the response has X-Ledger-Behind."
         ),
     )
 
@@ -153,9 +153,9 @@ class IfMatchSchema(Schema):
         data_key="If-Match",
         load_default="*",
         metadata=about(
-            "The ETag of the version that you saw, or several separated by commas. If the key is at none of "
-            'them, nothing happens: 412. A weak one (`W/"3"`), which gateways make when they compress, is '
-            "taken for the strong one.",
+            "The ETag of the version that you read, or several ETags separated by commas. If the key has "
+            "another version, nothing changes, and the response is 412. A weak ETag "
+            '(`W/"3"`), as gateways send after compressing, counts as the strong one.',
             '"3"',
             pattern=r'^(\*|(W/)?"[0-9]+"(, (W/)?"[0-9]+")*)$',
         ),
@@ -182,11 +182,11 @@ class IdempotencySchema(Schema):
         load_default=None,
         validate=validate.Regexp(
             rf"[!-~]{{1,{IDEMPOTENCY_KEY_LENGTH}}}\Z",
-            error=f"It must be 1 to {IDEMPOTENCY_KEY_LENGTH} printable ASCII characters without blanks.",
+            error=f"Use 1 to {IDEMPOTENCY_KEY_LENGTH} printable ASCII characters without spaces.",
         ),
         metadata=about(
-            "A name of your own for this request, best at random. The same request sent again with it within "
-            "24 hours does nothing more and gives the same outcome; another request with it is refused: 422.",
+            "Your ID for this request, such as a random UUID. Within 24 hours, repeating the request with "
+            "this ID has no further effect and returns the same result. Another request with it returns 422.",
             "8f14e45f-ceea-467f-9a0b-3d5f1c2e7a90",
             pattern=rf"^[!-~]{{1,{IDEMPOTENCY_KEY_LENGTH}}}$",
         ),
@@ -200,7 +200,7 @@ class LimitSchema(StrictSchema):
         load_default=50,
         validate=validate.Range(1, 200, error="It must be from {min} to {max}."),
         error_messages={"invalid": "It must be a whole number."},
-        metadata=about("How many, at most."),
+        metadata=about("The maximum number of items on a page."),
     )
 
 
@@ -211,17 +211,17 @@ class PageSchema(LimitSchema):
         load_default=None,
         validate=validate.Range(1, _MAX_POSITION, error=_CURSOR),
         error_messages={"invalid": _CURSOR},
-        metadata=about("Where to go on: `next_cursor` of the page before."),
+        metadata=about("`next_cursor` of the previous page."),
     )
 
 
 def kind_of_actor(what: str, **kwargs: Any) -> fields.String:
     """A field of the kind of an actor; `what` says of which."""
     return fields.String(
-        validate=validate.OneOf(ACTOR_KINDS, error="It is one of {choices}."),
+        validate=validate.OneOf(ACTOR_KINDS, error="Use one of {choices}."),
         metadata=about(
-            f"{what} `account` is a person, `key` an API key, `operator` the command line, and `anonymous` "
-            "someone who could not sign in.",
+            f"{what} `account` is someone who signed in, `key` an API key, `operator` the command line, and "
+            "`anonymous` a caller that didn't authenticate.",
             "account",
         ),
         **kwargs,
@@ -229,59 +229,62 @@ def kind_of_actor(what: str, **kwargs: Any) -> fields.String:
 
 
 def next_cursor() -> fields.String:
-    """What follows a page."""
+    """The cursor of the next page."""
     return fields.String(
-        allow_none=True, metadata=about("Send it as `cursor` for what follows; null at the end.", "17")
+        allow_none=True,
+        metadata=about("Send it as `cursor` to get the next page. It is null on the last page.", "17"),
     )
 
 
 class ActorSchema(AnswerSchema):
-    """Who did it."""
+    """The actor of an event."""
 
     kind = fields.String(
         allow_none=True,
         metadata=about(
-            "A person's `account`, a `key`, the `operator` at the command line, or `anonymous`, who could "
-            "not sign in.",
+            "`account` is someone who signed in, `key` an API key, `operator` the command line, and "
+            "`anonymous` a caller that didn't authenticate.",
             "account",
         ),
     )
-    id = fields.String(allow_none=True, metadata=about("By what it is known.", "ann@example.org"))
-    label = fields.String(allow_none=True, metadata=about("What people read.", "ann@example.org"))
+    id = fields.String(allow_none=True, metadata=about("The ID of the actor.", "ann@example.org"))
+    label = fields.String(allow_none=True, metadata=about("The name to display.", "ann@example.org"))
 
 
 class RequestSchema(AnswerSchema):
-    """By what call it was done."""
+    """The request that caused an event."""
 
-    id = fields.String(allow_none=True, metadata=about("The X-Request-Id of the call.", "checkout-42"))
-    ip = fields.String(allow_none=True, metadata=about("Where it came from.", "192.0.2.7"))
-    user_agent = fields.String(allow_none=True, metadata=about("With what.", "curl/8.7.1"))
+    id = fields.String(allow_none=True, metadata=about("The X-Request-Id of the request.", "checkout-42"))
+    ip = fields.String(allow_none=True, metadata=about("The IP address of the client.", "192.0.2.7"))
+    user_agent = fields.String(allow_none=True, metadata=about("The User-Agent of the client.", "curl/8.7.1"))
 
 
 class FieldErrorSchema(AnswerSchema):
-    """What is wrong with one field."""
+    """An error in one field."""
 
     field = fields.String(metadata=about("The field; an item of a list is `scopes.0`.", "name"))
-    message = fields.String(metadata=about("What it must be.", "Use up to 100 characters."))
+    message = fields.String(metadata=about("What to change.", "Use up to 100 characters."))
 
 
 class ProblemSchema(AnswerSchema):
-    """Why a call was refused, and what to do next (RFC 9457)."""
+    """Why a request failed, and what to do next (RFC 9457)."""
 
     sometimes = frozenset({"errors"})
 
     type = fields.String(
         metadata=about(
-            "Its section of the catalogue of problems.",
+            "The section on this error in the documentation.",
             "/docs/problems#invalid_fields",
             format="uri-reference",
         )
     )
-    code = fields.String(metadata=about("Which problem it is; it never changes.", "invalid_fields"))
+    code = fields.String(metadata=about("The stable code of the error.", "invalid_fields"))
     title = fields.String(metadata=about("The code in words.", "Invalid fields"))
-    status = fields.Integer(metadata=about("The status."))
-    detail = fields.String(metadata=about("What is wrong, and what to do next."))
-    request_id = fields.String(metadata=about("Name it when you report this.", "checkout-42"))
+    status = fields.Integer(metadata=about("The HTTP status."))
+    detail = fields.String(metadata=about("What went wrong, and what to do next."))
+    request_id = fields.String(
+        metadata=about("The ID of the request. Include it when you report the error.", "checkout-42")
+    )
     errors = fields.List(fields.Nested(FieldErrorSchema), metadata=about("The fields to fix."))
 
 

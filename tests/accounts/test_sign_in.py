@@ -45,7 +45,7 @@ OPERATOR = Principal(
     kind="operator", id="operator", label="operator", workspace="default", scopes=frozenset({ADMIN})
 )
 REQUEST = Request(id="r1", ip="192.0.2.1", user_agent=None)
-NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
+NOT_RIGHT = "Incorrect e-mail address or password. Check both and try again."
 # A minimal template that renders only the values the page is given.
 TEMPLATE = """
 email={{ form.email }}

@@ -65,7 +65,7 @@ def test_an_owner_adds_demotes_disables_and_enables_an_account(
     grace.get_by_label("New password", exact=True).fill("a password of my own")
     grace.get_by_label("Confirm new password").fill("a password of my own")
     grace.get_by_role("button", name="Change password").click()
-    expect(grace.get_by_text("Your password is changed.")).to_be_visible()
+    expect(grace.get_by_text("Your password was changed.")).to_be_visible()
     expect(grace.get_by_text("You're using a temporary password")).to_have_count(0)
     grace.goto("/keys/new")
     expect(grace.get_by_role("heading", name="Create API Key")).to_be_visible()
@@ -86,7 +86,7 @@ def test_an_owner_adds_demotes_disables_and_enables_an_account(
     grace.goto("/keys")
     assert "/sign-in" in grace.url
     sign_in(grace, "grace@example.com", "a password of my own")
-    expect(grace.get_by_text("is not right")).to_be_visible()
+    expect(grace.get_by_text("Incorrect e-mail address or password")).to_be_visible()
     page.get_by_role("button", name="Enable account").click()
     sign_in(grace, "grace@example.com", "a password of my own")
     grace.wait_for_url("**/keys")
@@ -112,11 +112,11 @@ def test_an_account_is_added_once_and_its_password_is_shown_once(service: Servic
 @pytest.mark.parametrize(
     ("email", "role", "field", "message"),
     [
-        ("", "auditor", "email", "Enter the person"),
+        ("", "auditor", "email", "Enter the e-mail address"),
         ("nobody", "auditor", "email", "must have one @"),
         ("a" * 260 + "@x", "auditor", "email", "up to 254 characters"),
-        ("x@example.com", "", "role", "Choose one of the roles"),
-        ("x@example.com", "root", "role", "Choose one of the roles"),
+        ("x@example.com", "", "role", "Choose a role"),
+        ("x@example.com", "root", "role", "Choose a role"),
     ],
 )
 def test_an_invalid_new_account_is_rejected_at_its_field(

@@ -261,4 +261,4 @@ def test_the_list_is_paginated(page: Page, service: Service) -> None:
 
 def test_a_pasted_key_of_another_workspace_is_reported_as_unknown(page: Page, service: Service) -> None:
     search(page, service.key(workspace="elsewhere"))
-    expect(page.locator("#search-error")).to_contain_text("no key of your workspace")
+    expect(page.locator("#search-error")).to_contain_text("Your workspace has no such key")

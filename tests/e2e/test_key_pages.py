@@ -59,7 +59,9 @@ def test_a_concurrent_change_is_not_overwritten(page: Page, token: str, service:
     service.run("key", "disable", key_id(token), "--workspace", service.workspace)
     page.get_by_label("Enter Key Name").fill("Too late")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_role("alert")).to_contain_text("Somebody else changed this key while you were typing")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Someone else changed this key while you were editing it"
+    )
     expect(page.get_by_label("Enter Key Name")).to_have_value("Too late")
     here = page.context.new_page()
     here.goto(f"/keys/{key_id(token)}")
@@ -117,7 +119,7 @@ def test_an_invalid_grace_period_rotates_nothing(page: Page, token: str, service
     page.get_by_role("link", name="Rotate", exact=True).click()
     page.evaluate("document.querySelector('#grace_seconds option').value = 'soon'")
     page.get_by_role("button", name="Rotate", exact=True).click()
-    expect(page.locator("#grace_seconds-error")).to_contain_text("Choose for how long")
+    expect(page.locator("#grace_seconds-error")).to_contain_text("Choose how long")
     assert answer(service, token) == 200
 
 

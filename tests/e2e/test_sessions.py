@@ -103,7 +103,7 @@ def test_disabling_an_account_ends_its_sessions_permanently(
     here = f"/accounts/person?email={email}"
     assert owner.submit("/accounts/disable", here, email=email, reason="left").status_code == 303
     assert not person.is_in()
-    assert "is not right" in person.sign_in(email, PASSWORD).text
+    assert "Incorrect e-mail address or password" in person.sign_in(email, PASSWORD).text
     assert owner.submit("/accounts/enable", here, email=email).status_code == 303
     assert not stolen.is_in()
     assert person.sign_in(email, PASSWORD).status_code == 303
@@ -204,7 +204,7 @@ def test_changing_the_password_ends_other_sessions_and_renews_this_one(
     fields = {"current_password": PASSWORD, "password": mine, "repeated": mine}
     assert person.submit("/account/password", "/account", **fields).status_code == 303
     page = person.page("/account").text
-    assert "Your password is changed" in page
+    assert "Your password was changed" in page
     assert "temporary password" not in page
     assert not elsewhere.is_in()
     assert not stolen.is_in()
@@ -223,7 +223,7 @@ def test_changing_the_password_ends_other_sessions_and_renews_this_one(
             "your current password",
         ),
         (PASSWORD, "short", "short", "password", "at least 12"),
-        (PASSWORD, "a password of my own", "another", "repeated", "not the same"),
+        (PASSWORD, "a password of my own", "another", "repeated", "match"),
         (PASSWORD, PASSWORD, PASSWORD, "password", "must be different"),
         ("", "a password of my own", "a password of my own", "current_password", "Enter your current"),
     ],

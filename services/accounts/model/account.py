@@ -28,7 +28,7 @@ class AccountExistsError(UserFacingError):
     """The e-mail address already has an account."""
 
     def __init__(self, email: str) -> None:
-        super().__init__(f"{email} has an account already. Add a person by another e-mail address.")
+        super().__init__(f"{email} has an account already. Use another e-mail address.")
 
 
 class OwnAccountError(UserFacingError):

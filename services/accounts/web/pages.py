@@ -20,7 +20,7 @@ from shared.web.access import attached, begin_session, origin, session_name, sig
 _HOME = "/"
 # A path of this site. Browsers take `//` and `/\` for the start of a host, and ignore control characters.
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
-_NOT_RIGHT = "The e-mail address or the password is not right. Check both and try again."
+_NOT_RIGHT = "Incorrect e-mail address or password. Check both and try again."
 _GIVEN = "You're using a temporary password. Change it now."
 
 blueprint = Blueprint("accounts", __name__, template_folder="templates")
@@ -77,7 +77,7 @@ def change_password(principal: Principal) -> ResponseReturnValue:
         headers = {"Retry-After": str(error.retry_after)}
         return _own_account(principal, {"form": [str(error)]}), error.status, headers
     begin_session(account.subject, account.version)
-    flash("Your password is changed. Everywhere else you are signed out.", "success")
+    flash("Your password was changed. You are signed out everywhere else.", "success")
     return redirect(url_for("accounts.own_account"), 303)
 
 

@@ -46,8 +46,8 @@ def _password(missing: str) -> fields.String:
 def _role() -> fields.String:
     return fields.String(
         required=True,
-        validate=validate.OneOf(list(ROLES), error="Choose one of the roles."),
-        error_messages={"required": "Choose one of the roles."},
+        validate=validate.OneOf(list(ROLES), error="Choose a role."),
+        error_messages={"required": "Choose a role."},
     )
 
 
@@ -61,7 +61,7 @@ class SignInSchema(_FormSchema):
 class NewAccountSchema(_FormSchema):
     """The form that adds an account."""
 
-    email = _email("Enter the person's e-mail address.")
+    email = _email("Enter the e-mail address of the account.")
     role = _role()
 
 
@@ -90,4 +90,4 @@ class PasswordChangeSchema(_FormSchema):
     @validates_schema(skip_on_field_errors=True)
     def _same(self, data: dict[str, str], **_: Any) -> None:
         if data["password"] != data["repeated"]:
-            raise ValidationError({"repeated": ["This is not the same as above. Type both again."]})
+            raise ValidationError({"repeated": ["The passwords don't match. Enter both again."]})

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 from services.keys.model.key import STATUSES
 from services.keys.read_model.criteria import Sort
 
-NO_CURSOR = "Take it from next_cursor of the page before, with the same sort."
+NO_CURSOR = "Use next_cursor of the previous page, with the same sort."
 _MEMBER = "(?:[0-9A-Za-z_-]{4}){0,500}(?:[0-9A-Za-z_-]{2,3})?"
 _STATUSES = "|".join(STATUSES)
 PATTERN = rf"^(-?(?:created_at|name|hint)|-?status\.(?:{_STATUSES}))\.({_MEMBER})$"

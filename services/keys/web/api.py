@@ -36,7 +36,7 @@ from shared.web.schemas import IdempotencySchema, IfMatchSchema, PositionHeaderS
 _POSITION = "X-Ledger-Position"
 _BEHIND = "X-Ledger-Behind"
 
-ONE_KEY = path_parameter("key_id", "The id of a key.", "3fA9bQ27LmZ0")
+ONE_KEY = path_parameter("key_id", "The ID of a key.", "3fA9bQ27LmZ0")
 _COMMANDED = headers(_POSITION, "ETag")
 _CREATED = _COMMANDED | headers("Location")
 _READ = headers(_POSITION, _BEHIND)
@@ -53,7 +53,7 @@ blueprint = Calls("keys_api", __name__, url_prefix="/v1/keys", description="API 
 def create_key(principal: Principal, new: KeyDetails, idempotency_key: str | None) -> Any:
     """Create a key
 
-    The answer is the only one that ever holds it whole.
+    Only this response contains the whole key.
     """
     keyed = idempotency(principal, idempotency_key)
     done = attached(Keys).commands.create(principal, new, origin(), keyed)
@@ -68,8 +68,8 @@ def create_key(principal: Principal, new: KeyDetails, idempotency_key: str | Non
 def list_keys(principal: Principal, query: dict[str, Any], ledger_position: int) -> Any:
     """List the keys of your workspace
 
-    A page looks at so many keys and no more, so where few match, it may be short, even empty, and still not
-    be the last. Follow `next_cursor` until it is null.
+    A page examines a limited number of keys. If few of them match, it can be short or even empty and still
+    not be the last one. Follow `next_cursor` until it is null.
     """
     reached = attached(Keys).reached(max(query["after"], ledger_position))
     page = attached(Keys).page(principal, query["limit"], query["cursor"], query["criteria"])
@@ -86,7 +86,7 @@ def list_keys(principal: Principal, query: dict[str, Any], ledger_position: int)
 @blueprint.arguments(KeyQuerySchema, location="query")
 @blueprint.response(200, KeySchema, description="The key.", headers=_READ | headers("ETag"))
 def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, key_id: str) -> Any:
-    """Read a key, as it is or as it was"""
+    """Get a key, now or at a point in time"""
     if query["at"] is not None:
         return _past_key(principal, key_id, query["at"])
     after = max(query["after"], ledger_position)
@@ -103,8 +103,8 @@ def read_key(principal: Principal, query: dict[str, Any], ledger_position: int, 
 def change_key(principal: Principal, command: ChangeKey, if_match: frozenset[int] | None, key_id: str) -> Any:
     """Change a key
 
-    Enable, disable or rename it, or change its scopes or expiry. A request that changes nothing does nothing.
-    A revoked key stays as it is.
+    Enables, disables or renames the key, or changes its description, scopes or expiry. A request that changes
+    nothing records no event. A revoked key can't be changed.
     """
     done = attached(Keys).commands.change(principal, key_id, command, origin(), if_match)
     return presented(done.key), 200, command_headers(done)
@@ -124,10 +124,10 @@ def rotate_key(
     idempotency_key: str | None,
     key_id: str,
 ) -> Any:
-    """Give a key a new secret
+    """Rotate the secret of a key
 
-    Its id and all else stay. The old secret stays good for the grace that you ask for, and any secret before
-    that ends now. You need every scope that the key holds.
+    The key keeps its ID and everything else. The old secret stays valid for the grace period that you choose,
+    and any secret before it stops working. You need every scope that the key holds.
     """
     keyed = idempotency(principal, idempotency_key)
     done = attached(Keys).commands.rotate(
@@ -144,9 +144,10 @@ def rotate_key(
 def revoke_key(
     principal: Principal, query: dict[str, Any], if_match: frozenset[int] | None, key_id: str
 ) -> Any:
-    """Revoke a key for good
+    """Revoke a key permanently
 
-    It is never good again, but stays in the list and in the audit log. Revoking it again changes nothing.
+    A revoked key is never valid again. It stays in the list and in the audit log. Revoking it again changes
+    nothing.
     """
     done = attached(Keys).commands.revoke(principal, key_id, query["reason"], origin(), if_match)
     return presented(done.key), 200, command_headers(done)
@@ -157,7 +158,7 @@ def revoke_key(
 @blueprint.arguments(HistoryQuerySchema, location="query")
 @blueprint.response(200, HistorySchema, description="A page of the history.")
 def read_history(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
-    """Read the events of a key, oldest first"""
+    """List the events of a key, oldest first"""
     after = query["cursor"] or 0
     events, more = attached(Keys).history(principal, key_id, after, query["limit"])
     return {"events": events, "next_cursor": after + len(events) if more else None}

@@ -68,7 +68,7 @@ class KeyDetailsFields(Schema):
     name = Text(
         required=True,
         validate=[
-            validate.Length(min=1, error="Enter a name; it may not be empty."),
+            validate.Length(min=1, error="Enter a name."),
             validate.Length(max=NAME_LENGTH, error=LONGEST),
         ],
         error_messages={"required": "Enter a name."},

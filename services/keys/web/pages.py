@@ -36,7 +36,7 @@ _ROTATED_ALREADY = (
     "This form has already rotated the key, with another grace period. To rotate the key again, press Rotate."
 )
 _CHANGED_MEANWHILE = (
-    "Somebody else changed this key while you were typing. Your changes are kept on top of theirs. "
+    "Someone else changed this key while you were editing it. Your changes are kept on top of theirs. "
     "Review them and save again."
 )
 _SHOWN_ALREADY = "“{}” was already created, and its key was shown once. If nobody copied it, rotate the key."
@@ -66,7 +66,7 @@ def find_keys(principal: Principal) -> Response | tuple[str, int]:
             "This looks like an API key that was mistyped or cut off. Copy the whole key and paste it again."
         )
     except NoSuchKeyError:
-        error = "This is no key of your workspace."
+        error = "Your workspace has no such key."
     else:
         return redirect(url_for("keys.key_details", key_id=key_id), 303)
     query.pop("search")
@@ -111,7 +111,7 @@ def key_details(principal: Principal, key_id: str) -> str | tuple[str, int]:
     except PointInTimeError as error:
         return page(**details(principal, key_id), errors={"at": [str(error)]}), 422
     except NotYetCreatedError as error:
-        created = f"The key was created at {date_utc(error.created.at)}. Ask for that moment or a later one."
+        created = f"The key was created at {date_utc(error.created.at)}. Use that or a later point in time."
         return page(**details(principal, key_id), errors={"at": [created]}), 404
 
 
@@ -170,7 +170,7 @@ def rotate_key(principal: Principal, key_id: str) -> str | Response | tuple[str,
         return page({})
     grace = request.form.get("grace_seconds", type=int)
     if grace not in _GRACES:
-        return page({"grace_seconds": ["Choose for how long the old secret stays good."]}), 422
+        return page({"grace_seconds": ["Choose how long the old secret stays valid."]}), 422
     try:
         asked = _asked(principal, str(grace))
         done = attached(Keys).commands.rotate(principal, key_id, grace, origin(), asked)

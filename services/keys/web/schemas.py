@@ -109,7 +109,7 @@ class KeySchema(KeyDetailsFields, _KeyIdSchema):
     """An API key, without its secret."""
 
     hint = fields.String(
-        metadata=about("The beginning and the end of the secret, to tell keys apart.", "kl_3fA9…x7Qz")
+        metadata=about("The beginning and the end of the key, to recognize it.", "kl_3fA9…x7Qz")
     )
     status = fields.String(
         validate=validate.OneOf(STATUSES),
@@ -118,7 +118,7 @@ class KeySchema(KeyDetailsFields, _KeyIdSchema):
     enabled = fields.Boolean(metadata=about("Whether the key is enabled.", example=True))
     created_at = Timestamp(metadata=about("When the key was created.", _TIME))
     created_by = fields.String(metadata=about("Who created the key.", "ann@example.org"))
-    created_by_kind = kind_of_actor("What kind of caller created the key.")
+    created_by_kind = kind_of_actor("The kind of actor that created the key.")
     updated_at = Timestamp(metadata=about("When the key last changed.", _TIME))
     version = fields.Integer(metadata=about("The number of the key's events. It is also the ETag.", 1))
 
@@ -179,12 +179,12 @@ class ListQuerySchema(AfterSchema, LimitSchema):
     )
     status = fields.String(
         load_default=None,
-        validate=validate.OneOf(STATUSES, error="It is one of {choices}."),
+        validate=validate.OneOf(STATUSES, error="Use one of {choices}."),
         metadata=about("Returns only keys with this status.", "active"),
     )
     sort = fields.String(
         load_default=NEWEST_FIRST,
-        validate=validate.OneOf(SORTS, error="It is one of {choices}."),
+        validate=validate.OneOf(SORTS, error="Use one of {choices}."),
         metadata=about(
             "The column to sort by; `-` reverses the order. `name` ignores case and punctuation. `status` "
             "sorts as active, expired, inactive, revoked, each newest first."

@@ -56,8 +56,9 @@ def verify_key(
 ) -> Response:
     """Verify a key
 
-    Gives the verdict on a key of your workspace, or on any with the scope keyledger:platform.verify. The code
-    is the first that holds of malformed, unknown, revoked, disabled, expired, scopes lacking.
+    Returns the verdict on a key of your workspace, or of any workspace with the scope
+    keyledger:platform.verify. The code is the first of these that applies: malformed, not found, revoked,
+    disabled, expired, insufficient scopes.
     """
     asked = Asked(body["api_key"], tuple(body["scopes"]))
     verdict = attached(VerdictEndpoints).verdict(caller, asked, max(query["after"], ledger_position))
@@ -82,14 +83,14 @@ def verify_key(
 )
 @blueprint.alt_response(
     200,
-    description="The key is good.",
+    description="The key is valid.",
     headers=headers("X-Keyledger-Key-Id", "X-Keyledger-Workspace", "X-Keyledger-Scopes"),
 )
 def forward_auth() -> Response:
-    """Decide on a gateway's request
+    """Authorize a request for a gateway
 
-    The bearer of the request is the key in question, of any workspace. A parameter that is unknown, empty,
-    repeated or not valid is refused with 400, so that a rule with a typo denies every request.
+    Verifies the bearer token of the request, a key of any workspace. An unknown, empty, repeated or invalid
+    parameter is rejected with 400, so that a rule with a typo denies every request.
     """
     answer = attached(VerdictEndpoints).forward_auth(context())
     return Response(answer.body, answer.status, answer.headers)
@@ -98,11 +99,11 @@ def forward_auth() -> Response:
 @blueprint.route("/keys/<key_id>/usage", methods=["GET"], parameters=ONE_KEY)
 @bearer(KEYS_READ)
 @blueprint.arguments(UsageQuerySchema, location="query")
-@blueprint.response(200, UsageSchema, description="The uses.")
+@blueprint.response(200, UsageSchema, description="The usage.")
 def read_usage(principal: Principal, query: dict[str, Any], key_id: str) -> Any:
-    """Read how a key was used
+    """Get the usage of a key
 
-    Counts are gathered in memory and written once a second: a crash may lose the last second of them.
+    Counts are collected in memory and written once a second, so a crash can lose those of the last second.
     """
     keys = attached(Keys)
     keys.check_known(principal, key_id)

@@ -9,12 +9,12 @@ from shared.web.openapi.document import PROBLEM, Operation, operations, resolved
 
 Json = dict[str, Any]
 
-_PLACES = {"path": "in the address", "query": "in the query", "header": "a header"}
+_PLACES = {"path": "in the URL", "query": "in the query", "header": "a header"}
 _RULES = {
     "minimum": "from {}",
     "maximum": "up to {}",
     "maxLength": "up to {} characters",
-    "maxItems": "{} items at most",
+    "maxItems": "up to {} items",
     "default": "default {}",
 }
 

@@ -21,7 +21,7 @@ _PAGE = 500  # events or keys in one write: each write waits for the disk
 _READ_PAGE = 100  # events read at once: about as much as the store sends in one go
 _AHEAD = 2  # pages whose rows are requested before a page is folded
 _REPORT_EVERY_S = 0.2
-_NOT_ALONE = "Somebody else wrote to the views that were being built. Run it again."
+_NOT_ALONE = "Another process wrote to the views that were being built. Run it again."
 
 Progress = Callable[[int, int], None]  # events done, events in the ledger
 

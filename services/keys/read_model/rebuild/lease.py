@@ -19,7 +19,7 @@ class LeaseTakenError(UserFacingError):
     """Another process is rebuilding the views."""
 
     def __init__(self) -> None:
-        super().__init__("Another replay is running, or was killed a moment ago: try again in 15 seconds.")
+        super().__init__("Another replay is running, or was killed recently: try again in 15 seconds.")
 
 
 @dataclass(frozen=True)
