@@ -109,7 +109,8 @@ class Platform:
         lines = (line.partition(" | ")[2] for line in self.service.output.splitlines() if " | {" in line)
         rows = [json.loads(line) for line in lines]
         return any(
-            (row["event"], row.get("check")) == (what, check) and all(word in str(row) for word in words)
+            (row["event"], row.get("check")) == (what, check)
+            and all(word in " ".join(map(str, row.values())) for word in words)
             for row in rows
         )
 

@@ -8,7 +8,14 @@ import pytest
 pytestmark = pytest.mark.drill
 
 # The tests that start a complete Keyledger. The audit log's own tests run on both databases anyway.
-_MODULES = ("review", "inquiry_pages", "audit_proof", "dashboard", "moving_house", "backup_and_restore")
+_MODULES = (
+    "review",
+    "forensics_pages",
+    "audit_proof",
+    "dashboard",
+    "export_and_import",
+    "backup_and_restore",
+)
 
 
 @pytest.mark.timeout(300)
