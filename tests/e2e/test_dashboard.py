@@ -141,7 +141,7 @@ def test_pages_require_signing_in(context: BrowserContext, service: Service) -> 
     stranger.get_by_label("E-mail").fill(service.sign_in()[0])
     stranger.get_by_label("Password").fill("not the password")
     stranger.get_by_role("button", name="Sign in").click()
-    expect(stranger.get_by_text("not right")).to_be_visible()
+    expect(stranger.get_by_text("Incorrect e-mail address or password")).to_be_visible()
 
 
 def test_pages_require_signing_in_again_after_signing_out(page: Page) -> None:
