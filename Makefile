@@ -6,7 +6,7 @@ BIN := .venv/bin
 NO_SECRETS := $(addprefix --disable-plugin ,KeywordDetector HexHighEntropyString Base64HighEntropyString)
 
 # One file for all supported versions of Python, on Linux and macOS.
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:  # so that an interrupted set-up isn't taken for a complete one

@@ -70,17 +70,17 @@ def test_redis_is_distinguished_from_valkey(redis_url: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("info", "level", "told"),
+    ("info", "level", "server"),
     [
         ("redis_version:6.2.14", Level.PROBLEM, "Redis 6.2.14"),
         ("redis_version:7.2.4\r\nvalkey_version:7.2.6", Level.WARNING, "Valkey 7.2.6"),
     ],
 )
-def test_an_outdated_store_is_reported(info: str, level: Level, told: str, tmp_path: Path) -> None:
+def test_an_outdated_store_is_reported(info: str, level: Level, server: str, tmp_path: Path) -> None:
     reply = f"# Server\r\n{info}\r\n"
-    server = FakeServer(tmp_path / "old", INFO=f"${len(reply)}\r\n{reply}".encode(), CONFIG=b"*0")
-    with closing(server), examined(tmp_path, redis_url=f"unix://{tmp_path}/old") as installation:
-        expect(check_store(installation), level, f"{told} answers", "Run Redis 7.0 or later")
+    fake = FakeServer(tmp_path / "old", INFO=f"${len(reply)}\r\n{reply}".encode(), CONFIG=b"*0")
+    with closing(fake), examined(tmp_path, redis_url=f"unix://{tmp_path}/old") as installation:
+        expect(check_store(installation), level, f"{server} answers", "Run Redis 7.0 or later")
 
 
 def test_a_running_embedded_store_is_checked_and_left_running(embedded: EmbeddedServer) -> None:

@@ -48,7 +48,7 @@ def test_a_key_can_be_read_as_of_each_of_its_events(admin: Caller) -> None:
 
 def test_a_key_can_be_read_as_of_a_time(admin: Caller) -> None:
     made = create(admin, name="Timed")
-    time.sleep(0.005)
+    time.sleep(0.005)  # so that the change is at least 2 ms later
     off = admin("PATCH", f"/v1/keys/{made['id']}", json={"enabled": False}).json()
     before = parse_rfc3339(off["updated_at"]) - 1
     assert at(admin, made["id"], rfc3339(before)).json()["status"] == "active"

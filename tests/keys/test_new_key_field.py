@@ -1,21 +1,13 @@
 """Adding a field to a key takes one line in its details and one in its schema."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.source_copy import copy_source, run_script
 
-IN_DETAILS = ("shared/eventstore/events.py", "    expires_at: Time | None\n", '    note: str = ""\n')
+IN_DETAILS = '    note: str = ""\n'
 IN_SCHEMA = (
-    "services/keys/web/fields.py",
-    "    scopes = _Scopes(\n",
-    (
-        '    note = Text(load_default="", validate=validate.Length(max=20, error=LONGEST), '
-        'metadata=about("A note.", "Ask Ann"))\n'
-    ),
+    '    note = Text(load_default="", validate=validate.Length(max=20, error=LONGEST), '
+    'metadata=about("A note.", "Ask Ann"))\n'
 )
 
 USE = """
@@ -70,20 +62,13 @@ assert decode(Record(stored.position, stored.at, earlier)).data.note == "", "an 
 
 
 def test_two_lines_are_enough_to_add_a_text_field_to_a_key(tmp_path: Path) -> None:
-    for package in ("services", "shared", "tests"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, before, line in (IN_DETAILS, IN_SCHEMA):
+    copy_source(tmp_path)
+    for name, line, next_line in (
+        ("shared/eventstore/events.py", IN_DETAILS, "    expires_at: Time | None\n"),
+        ("services/keys/web/fields.py", IN_SCHEMA, "    scopes = _Scopes(\n"),
+    ):
         file = tmp_path / name
-        head, found, tail = file.read_text().partition(before)
-        assert found
-        file.write_text(head + found + line + tail if name == IN_DETAILS[0] else head + line + found + tail)
-    done = subprocess.run(
-        [sys.executable, "-c", USE],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
+        source = file.read_text()
+        assert source.count(next_line) == 1
+        file.write_text(source.replace(next_line, line + next_line))
+    run_script(tmp_path, USE)

@@ -112,10 +112,10 @@ def test_a_read_only_directory_yields_no_anchor_and_is_logged_once(
 
     note = checkpoint(signer, 1)
     monkeypatch.setattr("services.audit.integrity.signer.tempfile.mkstemp", refuse)  # root may write anywhere
-    with capture_logs() as told:
+    with capture_logs() as lines:
         signer.keep(note)
         signer.keep(note)
-    assert [line["event"] for line in told] == ["the last checkpoint is only in the database"]
+    assert [line["event"] for line in lines] == ["the last checkpoint is only in the database"]
     assert signer.anchor() is None
 
 

@@ -1,12 +1,8 @@
 """Adding a class is enough for a new event type to be known everywhere."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+from tests.support.source_copy import copy_source, run_script
 
 CLASS = """
 
@@ -72,17 +68,7 @@ assert TOKEN[12:40] not in event(former_team=TOKEN).data.former_team
 
 
 def test_adding_a_class_is_enough_to_support_a_new_event_type(tmp_path: Path) -> None:
-    for package in ("deploy", "docs", "services", "shared", "tests"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_source(tmp_path)
     with (tmp_path / "shared/eventstore/events.py").open("a") as events:
         events.write(CLASS)
-    done = subprocess.run(
-        [sys.executable, "-c", USE],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(tmp_path, USE)
