@@ -93,7 +93,8 @@ class Scene:
         self.call("PATCH", f"/keys/{busy}", {"enabled": False, "reason": "seen in a log"})
         self.call("POST", f"/keys/{busy}/rotate", {"grace_seconds": 86_400})
         self.call("PATCH", f"/keys/{busy}", {"enabled": True, "scopes": ["orders:read"], "reason": "fixed"})
-        until(lambda: self.call("GET", f"/keys/{keys['expired']['id']}")["status"] == "expired")
+        expired = f"/keys/{keys['expired']['id']}?after={keys['expired']['position']}"
+        until(lambda: self.call("GET", expired)["status"] == "expired")
         return keys
 
     def use(self) -> None:

@@ -48,12 +48,20 @@ class Keys:
         return position, position < after
 
     def find(self, principal: Principal, key_id: str, after: int) -> tuple[Key, int, bool]:
-        """One of the caller's keys, as `reached` has it. Raises ForbiddenError, NoSuchKeyError."""
+        """One of the caller's keys, the position of that state, and whether it lacks `after`.
+
+        Waits for the views like `reached`. A key that they don't have by then is read from the ledger.
+
+        Raises ForbiddenError, NoSuchKeyError, UnreadableEventError.
+        """
         authorize(principal, KEYS_READ)
         found, position = self.views.find(key_id)
         if position < after:
             self.reached(after)
             found, position = self.views.find(key_id)
+        if found is None and position < after:
+            head = self.commands.ledger.head().position
+            return self.present(principal, key_id), head, head < after
         key = visible(principal, found)
         if key is None:
             raise NoSuchKeyError(key_id)

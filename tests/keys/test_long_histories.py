@@ -9,9 +9,10 @@ from typing import TypeVar
 import pytest
 from redis import Redis
 
-from services.keys.commands import KeyCommands, fold
+from services.keys.commands import KeyCommands, NoSuchKeyError, fold
 from services.keys.model.key import ChangeKey, subject
 from services.keys.queries import Keys
+from services.keys.read_model import generations
 from services.keys.read_model.generations import Views
 from services.keys.read_model.projector import Projector
 from shared.eventstore.envelope import enveloped
@@ -88,6 +89,19 @@ def test_the_current_state_is_read_from_the_row_and_the_events_after_it(
     present, read = reads(store, lambda: keys.present(principal(), key_id))
     assert (present.name, present.version) == ("Renamed", TOGGLES + 2)
     assert read <= 3
+
+
+def test_a_key_that_the_views_lack_is_read_from_the_ledger(
+    keys: Keys, key_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generations, "_WAIT_S", 0)
+    written = keys.commands.ledger.head().position
+    assert keys.find(principal(), key_id, written) == (keys.present(principal(), key_id), written, False)
+    _, position, behind = keys.find(principal(), key_id, written + 1)
+    assert (position, behind) == (written, True)
+    for caller, unknown in ((principal("other"), key_id), (principal(), "000000000000")):
+        with pytest.raises(NoSuchKeyError):
+            keys.find(caller, unknown, written)
 
 
 def test_a_row_that_is_ahead_of_the_ledger_is_ignored(store: Redis, keys: Keys, key_id: str) -> None:
