@@ -32,7 +32,7 @@ def now_ms() -> int:
 
 
 def printable_time(at: int) -> int:
-    """The time itself, or the nearest one that can be printed."""
+    """The time, or the nearest one that can be formatted."""
     return min(max(at, FIRST_TIME), LAST_TIME)
 
 
@@ -61,7 +61,7 @@ def parse_rfc3339(text: str) -> int:
 
 
 def typed_in_utc(text: str) -> str:
-    """RFC 3339 for what a browser's field of date and time gives, often without seconds: `2026-11-23T18:59`.
+    """RFC 3339 for the value of an HTML `datetime-local` field, often without seconds: `2026-11-23T18:59`.
 
     Any other text stays as it is.
     """
@@ -70,5 +70,5 @@ def typed_in_utc(text: str) -> str:
 
 
 def date_utc(at: int) -> str:
-    """What a person reads: `23 Nov 2026, 18:59 UTC`. Prints every time, as `rfc3339` does."""
+    """A readable time: `23 Nov 2026, 18:59 UTC`. Formats every time, as `rfc3339` does."""
     return f"{_EPOCH + printable_time(at) * _MS:%d %b %Y, %H:%M} UTC".lstrip("0")

@@ -1,12 +1,12 @@
-"""Errors that are written for people."""
+"""Errors whose messages are shown to users."""
 
 
 class UserFacingError(Exception):
-    """What somebody can do something about: the message is one line that says what."""
+    """An error that the user can fix. The message is one line that says how."""
 
 
 class InvalidFieldError(UserFacingError, ValueError):
-    """What was typed breaks a rule; the message names the field and the rule."""
+    """The input breaks a rule. The message names the field and the rule."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)

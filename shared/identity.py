@@ -47,7 +47,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
 
 
 def is_workspace_name(text: str) -> bool:
-    """Whether a workspace may be called so: its name stands in headers, addresses and file names."""
+    """Whether a text is a valid workspace name. Names are used in headers, URLs and file names."""
     return _WORKSPACE.fullmatch(text) is not None
 
 
@@ -74,12 +74,12 @@ class Principal:
 
     @property
     def actor(self) -> Actor:
-        """How the events name it."""
+        """The principal as events record it."""
         return Actor(kind=self.kind, id=self.id, label=self.label)
 
 
 class UnauthenticatedError(Exception):
-    """Nobody is known to be calling; the message says what to do."""
+    """The caller isn't authenticated. The message says what to do."""
 
 
 class InvalidKeyError(UnauthenticatedError):
@@ -87,7 +87,7 @@ class InvalidKeyError(UnauthenticatedError):
 
 
 class ForbiddenError(Exception):
-    """The caller is known, but isn't allowed to do this. `scope` is the one that was refused."""
+    """The caller is authenticated, but isn't allowed to do this. `scope` is the missing one."""
 
     def __init__(self, principal: Principal, scope: str, reason: str = "") -> None:
         super().__init__(reason or f"This needs the scope {scope}. Ask an owner of this workspace for it.")
@@ -126,7 +126,7 @@ _Thing = TypeVar("_Thing", bound=_OfWorkspace)
 
 
 class Authenticator(Protocol):
-    """Tells who presents a bearer token; one service lends it to another by this protocol."""
+    """Authenticates bearer tokens. Services share an authenticator with this protocol."""
 
     def __call__(self, token: str) -> Principal:
         """Raises UnauthenticatedError."""

@@ -31,5 +31,5 @@ MANIFEST = Manifest(
     commands={"account": "services.cli.accounts"},
     background=_background,
     web=_web,
-    navigation=(NavigationItem("people.list_people", "people", "Accounts", ADMIN),),
+    navigation=(NavigationItem("account_pages.list_accounts", "people", "Accounts", ADMIN),),
 )

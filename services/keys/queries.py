@@ -1,4 +1,4 @@
-"""What the API and the pages of keys work with."""
+"""Reading keys and running commands on them, for the API and the pages."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class Keys:
         return self.views.page(principal.workspace, limit, cursor, criteria)
 
     def reached(self, after: int) -> tuple[int, bool]:
-        """Waits until the views have a position, 2 s at most: where they are, and whether they lack it.
+        """Waits up to 2 s for the views to reach a position. Returns theirs, and whether it is still lower.
 
-        What no event has come to yet is not waited for.
+        It doesn't wait for positions that have no event yet.
         """
         position = self.views.live().checkpoint().position
         if position < after:

@@ -1,4 +1,4 @@
-"""What goes with every event: its subject, version, actor and request."""
+"""The envelope of every event: its subject, version, actor and request."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -24,7 +24,7 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """By what call it was done; the command line has neither an IP address nor a user agent."""
+    """The request that caused it. The command line has neither an IP address nor a user agent."""
 
     id: str
     ip: str | None
@@ -32,7 +32,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An event before the ledger has given it a position and a time: what is stored of it."""
+    """An event before the ledger assigns its position and time. This is the stored form."""
 
     id: str
     type: str

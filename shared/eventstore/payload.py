@@ -1,4 +1,4 @@
-"""The base of every event class, and what its fields say of themselves. Pure.
+"""The base of every event class, and the marks that describe its fields. Pure.
 
 The codec, the redaction, the audit log's search, the API and the documentation are made from these facts.
 """
@@ -122,7 +122,7 @@ def differences(before: _S, after: _S) -> tuple[Change, ...]:
 
 @cache
 def _paths_to_times(struct: type[msgspec.Struct]) -> tuple[str, ...]:
-    """The fields that are times or have times in them."""
+    """The fields that are times or contain times."""
     return tuple(
         field.name
         for field in msgspec.structs.fields(struct)
@@ -161,7 +161,7 @@ def with_printable_times(struct: _S) -> _S:
 
 
 def to_json(value: Any) -> Any:
-    """A payload as the API returns it: times in RFC 3339, and null for an optional text that is empty."""
+    """A payload as the API returns it: times in RFC 3339, and null for an empty optional text."""
     if not isinstance(value, msgspec.Struct):
         return msgspec.to_builtins(value)
     return {name: _field_to_json(getattr(value, name), of) for name, of in marks(type(value)).items()}

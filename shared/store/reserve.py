@@ -1,4 +1,4 @@
-"""The store's last memory, reserved for commands that take access away and for the sign-ins before them."""
+"""Memory of the store that is reserved for commands that remove access, and for signing in to run them."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -30,7 +30,7 @@ def reserve(maxmemory: int) -> int:
 
 
 def may_use_reserve(events: Iterable[NewEvent]) -> bool:
-    """Whether the events take access away, or sign somebody in who can do that.
+    """Whether the events remove access, or sign in someone who can.
 
     They can't use it up: enabling a key and promoting an account are ordinary commands, and sign-ins are
     limited.

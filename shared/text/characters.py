@@ -1,4 +1,4 @@
-"""Which characters a text for people may have, and how one that has others is shown. Pure.
+"""Which characters a readable text may have, and how to display a text that has others. Pure.
 
 What a reader cannot see must neither make two texts look alike nor turn a text around. So the rule is that of
 PRECIS (RFC 8264, FreeformClass): no control, format, private-use or default-ignorable characters. Unlike
@@ -47,7 +47,7 @@ def invalid_text(text: str, *, lines: bool = False) -> str | None:
 
 
 def is_visible(text: str) -> bool:
-    """Whether there is anything to see in a text. A mark alone is nothing: it belongs to a character."""
+    """Whether a text has a visible character. A combining mark alone is not visible."""
     return any(
         unicodedata.category(character)[0] in "LNPS" and character not in _IGNORABLE | _BLANK_SYMBOLS
         for character in text
@@ -113,7 +113,7 @@ def _is_variation_selector(character: str) -> bool:
 
 
 def _varies(text: str, place: int) -> bool:
-    """Whether a variation selector has something to choose from."""
+    """Whether a variation selector follows a character that it can change."""
     before, after = text[place - 1 : place], text[place + 1 : place + 2]
     if text[place] in {_TEXT_STYLE, _EMOJI_STYLE}:
         is_keycap = before in {*"0123456789#*"} and after == _KEYCAP

@@ -36,12 +36,12 @@ def spellings(email: str) -> tuple[str, ...]:
 
 
 def folded(email: str) -> str:
-    """The form from before domains were mapped. It took some for others: `straße.example` for `strasse`."""
+    """The form used before domains were mapped. It confused some domains: `straße.example` with `strasse`."""
     return _folded(email.strip())
 
 
 def is_international(domain: str) -> bool:
-    """Whether a domain has more than one spelling, or claims to."""
+    """Whether a domain is internationalized, or looks like it."""
     return not domain.isascii() or "xn--" in domain.lower()
 
 

@@ -1,4 +1,4 @@
-"""What a key looks like, wherever somebody may have typed one: ours, or another service's. Pure."""
+"""Detects API keys in text: ours, and those of other services. Pure."""
 
 import html
 import re
@@ -46,7 +46,7 @@ _MAX_ENCODED = 4  # times
 
 
 def resembles_key(text: str) -> bool:
-    """Whether a text may hold a key or part of one, and so must come into no address and no answer."""
+    """Whether a text may contain a key or part of one, and so must not appear in a URL or a response."""
     return holds_key(text) or any(map(_LONG.search, _readings(text)))
 
 
@@ -91,13 +91,13 @@ def refusal(what: str, text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text with no more of each key than every page shows of it."""
+    """The text with each key shortened to its partial form."""
     text = _RUN.sub(_redacted_run, text)
     return _CHUNK.sub(lambda chunk: REMOVED if holds_key(chunk[0]) else chunk[0], text)
 
 
 def without_keys(text: str) -> str:
-    """The text as it may be kept: redacted, or as a whole removed where that isn't enough."""
+    """The text in a form that may be stored: redacted, or removed if redacting isn't enough."""
     if not holds_key(text):
         return text
     shown = redacted(text)
@@ -110,7 +110,7 @@ def checksum(payload: str) -> str:
 
 
 def base62(number: int, width: int) -> str:
-    """A number in so many letters and digits."""
+    """A number in base62, padded to this length."""
     digits = ""
     for _ in range(width):
         number, digit = divmod(number, len(ALPHABET))
@@ -191,7 +191,7 @@ def _readings(text: str) -> Iterator[str]:
 
 
 def _decoded(text: str) -> str:
-    """The text with what URLs, HTML, programs, e-mails and hexadecimal digits encode decoded once."""
+    """The text with the encodings of URLs, HTML, source code, e-mail and hexadecimal digits decoded once."""
     if "&" in text:
         text = html.unescape(text)
     if "\\" in text or "=" in text:

@@ -19,7 +19,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class DamagedFileError(Exception):
-    """A file is incomplete, or was changed after it was written. The message says where."""
+    """The file is incomplete, or was changed after it was written. The message says where."""
 
 
 class LineError(Exception):
@@ -27,7 +27,7 @@ class LineError(Exception):
 
 
 def sealed(lines: Iterable[bytes], trailer: Callable[[bytes], bytes]) -> Iterator[bytes]:
-    """The lines, then the trailer that is made from their SHA-256."""
+    """Yields the lines, then the trailer that `trailer` makes from their SHA-256."""
     digest = sha256()
     for line in lines:
         digest.update(line)
@@ -36,7 +36,7 @@ def sealed(lines: Iterable[bytes], trailer: Callable[[bytes], bytes]) -> Iterato
 
 
 class SealedReader:
-    """The lines of a file before its trailer. Once all are read, it knows how the file ends.
+    """Iterates over the lines of a file before its trailer. After the last line, the trailer can be checked.
 
     Don't trust any line before `verify` returned.
     """

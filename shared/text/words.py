@@ -1,4 +1,4 @@
-"""The words of a text, by which keys and audit entries are searched. Pure.
+"""Splits text into words for searching keys and audit entries. Pure.
 
 A word is as many letters and digits as there are in a row, or a picture: `data-sync` is two, and so is
 `🔑prod`. Case, accents and forms of the same character make no difference: `jose` finds José, and `strasse`
@@ -69,7 +69,7 @@ def with_characters(found: Iterable[str]) -> list[str]:
 
 
 def begin(sought: Iterable[str], found: Iterable[str]) -> bool:
-    """Whether each of the words that are sought is the beginning of one that is found."""
+    """Whether each search word is the beginning of one of the found words."""
     return all(any(word.startswith(beginning) for word in found) for beginning in sought)
 
 

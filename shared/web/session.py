@@ -42,11 +42,11 @@ return redis.call('SET', KEYS[1], unpack(ARGV))
 
 
 class UnreadableCookieError(Exception):
-    """The request has cookies, and the server could not read them: one holds characters outside ASCII."""
+    """The request has cookies that the server can't read: one contains non-ASCII characters."""
 
 
 class _Content(msgspec.Struct, frozen=True):
-    """The JSON that is kept of a session."""
+    """A session as stored JSON."""
 
     created: int  # s since 1970
     data: dict[str, Any]
@@ -108,7 +108,7 @@ class Session(SessionMixin):
         return len(self._fetched())
 
     def clear(self) -> None:
-        """Ends the session: its record goes, and what is set from now on is a visitor's."""
+        """Ends the session and deletes its record. Values set from now on belong to a visitor's session."""
         self._fetched()
         self.ended, self.record = self.record or self.ended, None
         self.signs_in = False
@@ -161,7 +161,7 @@ class StoredSessions(SessionInterface):
         return Session(fetch, secure=request.is_secure, has_cookie=bool(presented))
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:  # noqa: ARG002
-        """Keeps what changed. An ID is only ever given out here, never taken over from a visitor."""
+        """Saves changes. IDs are only ever assigned here, never taken from a visitor."""
         session = cast("Session", session)
         if session.accessed:
             response.vary.add("Cookie")
@@ -244,13 +244,13 @@ class StoredSessions(SessionInterface):
             response.delete_cookie(name, httponly=True, samesite="Lax", secure=session.secure)
 
     def _touch(self, record: _Record) -> None:
-        """Moves the idle expiry and nothing else, so that it undoes no change of another request."""
+        """Extends the idle expiry and nothing else, so that it can't undo a change of another request."""
         life = self._life(record.content)
         if life - record.left > _TOUCH_EVERY_S:
             self._store.expire(record.key, life)
 
     def _life(self, content: _Content) -> int:
-        """The seconds that a session has from now, if it is not used again."""
+        """Seconds until the session ends if it isn't used again."""
         return min(IDLE_LIFE_S, content.created + ABSOLUTE_LIFE_S - int(self._now()))
 
 

@@ -1,6 +1,6 @@
-"""The pages on which owners let people in, and say what they may do.
+"""The pages where owners manage accounts and their roles.
 
-A person is named by a field of the form or the query, for an address may hold any character.
+An account is named by a field of the form or the query, because an e-mail address may have any character.
 """
 
 import secrets
@@ -21,20 +21,20 @@ from shared.web.access import attached, idempotency_of, origin, signed_in
 
 _PAGE = 100
 
-blueprint = Blueprint("people", __name__, url_prefix="/accounts")
+blueprint = Blueprint("account_pages", __name__, url_prefix="/accounts")
 
 
 @blueprint.get("")
 @signed_in(ADMIN)
-def list_people(principal: Principal) -> ResponseReturnValue:
+def list_accounts(principal: Principal) -> ResponseReturnValue:
     """Lists the accounts of the workspace."""
     page = attached(AccountList).page(principal, _PAGE, request.args.get("cursor", ""))
-    return render_template("accounts/list.html", people=page.rows, next_cursor=page.next_cursor)
+    return render_template("accounts/list.html", accounts=page.rows, next_cursor=page.next_cursor)
 
 
 @blueprint.route("/new", methods=["GET", "POST"])
 @signed_in(ADMIN)
-def add_person(principal: Principal) -> ResponseReturnValue:
+def add_account(principal: Principal) -> ResponseReturnValue:
     """Adds an account, and shows its temporary password once."""
     if request.method == "GET":
         return _new_form({}, {})
@@ -54,9 +54,9 @@ def add_person(principal: Principal) -> ResponseReturnValue:
 
 @blueprint.get("/person")
 @signed_in(ADMIN)
-def person(principal: Principal) -> ResponseReturnValue:
+def show_account(principal: Principal) -> ResponseReturnValue:
     """Shows one account: role, status, password."""
-    return _person(principal, {})
+    return _account_page(principal, {})
 
 
 @blueprint.post("/role")
@@ -68,9 +68,9 @@ def change_role(principal: Principal) -> ResponseReturnValue:
         role = RoleSchema().load(request.form.to_dict())["role"]
         account = attached(Accounts).change_role(principal, email, role, origin())
     except ValidationError as error:
-        return _person(principal, error.messages_dict), 422
+        return _account_page(principal, error.messages_dict), 422
     except OwnAccountError as error:
-        return _person(principal, {"role": [str(error)]}), 409
+        return _account_page(principal, {"role": [str(error)]}), 409
     return _done(email, f"{account.email} is {account.role} now.")
 
 
@@ -83,9 +83,9 @@ def disable(principal: Principal) -> ResponseReturnValue:
         reason = ReasonSchema().load(request.form.to_dict())["reason"]
         account = attached(Accounts).disable(principal, email, reason, origin())
     except ValidationError as error:
-        return _person(principal, error.messages_dict), 422
+        return _account_page(principal, error.messages_dict), 422
     except OwnAccountError as error:
-        return _person(principal, {"reason": [str(error)]}), 409
+        return _account_page(principal, {"reason": [str(error)]}), 409
     return _done(email, f"{account.email} is disabled, and signed out everywhere.")
 
 
@@ -121,7 +121,7 @@ def _email() -> str:
 
 def _done(email: str, message: str) -> ResponseReturnValue:
     flash(message, "success")
-    return redirect(url_for("people.person", email=email), 303)
+    return redirect(url_for("account_pages.show_account", email=email), 303)
 
 
 def _new_form(typed: dict[str, str], errors: dict[str, Any]) -> str:
@@ -132,8 +132,8 @@ def _shown_once(email: str, password: str, *, added: bool) -> str:
     return render_template("accounts/password.html", email=email, password=password, added=added)
 
 
-def _person(principal: Principal, errors: dict[str, Any]) -> str:
+def _account_page(principal: Principal, errors: dict[str, Any]) -> str:
     account = attached(Accounts).find(principal, _email())
     return render_template(
-        "accounts/person.html", account=account, errors=errors, form=request.form, roles=[*ROLES]
+        "accounts/account.html", account=account, errors=errors, form=request.form, roles=[*ROLES]
     )

@@ -18,7 +18,7 @@ from shared.eventstore.point_in_time import PointInTime, Position, Time
 
 
 class NotYetCreatedError(Exception):
-    """The key came to be only after the moment. Only for those who may know that there is such a key."""
+    """The key was created after the point in time. Only for callers who may know that it exists."""
 
     def __init__(self, created: Event) -> None:
         super().__init__(created.subject)
@@ -31,9 +31,9 @@ class KeyAsOf:
 
     at: int  # ms since 1970; whether the key had expired depends on it
     key: Key
-    last: Event  # what had happened to the key last, which may be at that very moment
-    step_back: Event | None  # what had happened before that
-    step_on: Event | None  # what was to happen next
+    last: Event  # the latest event at that point in time
+    step_back: Event | None  # the event before `last`
+    step_on: Event | None  # the event after `last`
     set_by: Mapping[str, Event]  # the event that last set a field of the key
 
 

@@ -1,4 +1,4 @@
-"""What a key is made of: mint, parse, checksum, digest, hint. Pure, and small enough to read in one sitting.
+"""Key tokens: minting, parsing, checksum, digest and hint. Pure, and small enough to read in one sitting.
 
 A token is `<prefix>_<id 12><secret 32><checksum 6>` in base62. The first two characters of the id are the
 shard of its workspace; the checksum is the CRC-32 of all before it, so that a typing error is refused
@@ -20,7 +20,7 @@ _KEY_ID = re.compile(rf"[0-9A-Za-z]{{{_ID}}}")
 
 
 class ApiKey:
-    """A whole token. Its repr is the hint, so that a log or a traceback cannot tell it."""
+    """A whole token. Its repr is the hint, so that no log or traceback contains the secret."""
 
     __slots__ = ("_token", "id", "prefix")
 

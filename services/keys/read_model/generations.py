@@ -130,8 +130,8 @@ class Generation:
             yield "RPUSH", self._key("unindexed"), *new
         if changes.parked:
             yield "HSET", self._key("parked"), *chain.from_iterable(changes.parked.items())
-        if changes.taken_up:
-            yield "HDEL", self._key("parked"), *changes.taken_up
+        if changes.unparked:
+            yield "HDEL", self._key("parked"), *changes.unparked
         yield "SET", self.checkpoint_key, reached.stored
 
     def index_commands(self, rows: Iterable[Key], before: Mapping[str, Key]) -> Iterator[tuple[Any, ...]]:

@@ -69,6 +69,6 @@ def _retry(ledger: Ledger, views: Views, key_id: str) -> str | None:
         except UnreadableEventError as error:
             return str(error)
         # Nothing is written if a projector got further meanwhile: it passed over events of this key.
-        taken_up = Changes(rows={key_id: key}, before=live.rows([key_id]), taken_up=[key_id])
-        if live.save(checkpoint, taken_up, checkpoint):
+        unparked = Changes(rows={key_id: key}, before=live.rows([key_id]), unparked=[key_id])
+        if live.save(checkpoint, unparked, checkpoint):
             return None

@@ -28,7 +28,7 @@ class Changes:
     rows: dict[str, Key] = field(default_factory=dict)
     before: dict[str, Key] = field(default_factory=dict)
     parked: dict[str, str] = field(default_factory=dict)
-    taken_up: list[str] = field(default_factory=list)
+    unparked: list[str] = field(default_factory=list)
 
 
 Read: TypeAlias = Event | UnreadableEventError

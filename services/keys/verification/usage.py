@@ -1,4 +1,4 @@
-"""When each key was last used, and how often a day with which verdict: apart from the ledger.
+"""When each key was last used, and its verdicts per day. Stored outside the ledger.
 
 Gathered in memory, and flushed once a second and at the end: a crash loses a second of counts, and nothing
 else.
@@ -48,7 +48,7 @@ Use: TypeAlias = tuple[str, str, int]  # a key's id, the verdict, ms since 1970
 
 
 class _Count(NamedTuple):
-    """What is counted together: a verdict on a key on a day, in days since 1970."""
+    """One counter: a key, a verdict and a day, in days since 1970."""
 
     key_id: str
     code: str
@@ -56,7 +56,7 @@ class _Count(NamedTuple):
 
 
 class Day(NamedTuple):
-    """How often a key was given which verdict on a day in UTC."""
+    """The verdicts on a key on one day in UTC, with their counts."""
 
     date: str
     counts: dict[str, int]
@@ -70,7 +70,7 @@ class Used(NamedTuple):
 
 
 class Usage:
-    """The counts of this process on their way to the store, and those of all in it."""
+    """Buffers the counts of this process, and reads the totals of all processes."""
 
     def __init__(self, store: Redis) -> None:
         self._store = store
@@ -88,7 +88,7 @@ class Usage:
         run_periodically("flush usage", self.flush, stop, every_s=_FLUSH_EVERY_S, retry_on=UNAVAILABLE)
 
     def flush(self) -> None:
-        """Brings all that was noted to the store. Raises redis.RedisError; what is left waits."""
+        """Writes the buffered counts to the store. Raises redis.RedisError; what isn't written stays."""
         with self._flushing:
             self._add_up()
             while self._batch or self._waiting:
@@ -101,7 +101,7 @@ class Usage:
                 self._number += 1
 
     def read(self, key_id: str, days: int, now: int) -> Used:
-        """The last use of a key, and its counts of the last days, today's among them."""
+        """The last use of a key, and its counts of the last days, including today."""
         today = now // _DAY_MS
         dates = [_date(today - back) for back in range(days)]
         with self._store.pipeline(transaction=False) as commands:
@@ -117,7 +117,7 @@ class Usage:
         return Used(None if last is None else int(last), [*found])
 
     def last_used(self, key_ids: Sequence[str]) -> dict[str, int]:
-        """When each of some keys was last used, in ms; those that never were are left out."""
+        """When each of these keys was last used, in ms. Keys that were never used are left out."""
         names = map(_last_key, key_ids)
         found = cast("list[bytes | None]", self._store.mget(*names) if key_ids else [])
         return {key_id: int(last) for key_id, last in zip(key_ids, found, strict=True) if last is not None}

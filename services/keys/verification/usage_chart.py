@@ -1,4 +1,4 @@
-"""How a key was used day by day, as its page draws and tells it."""
+"""The usage of a key by day, as a chart and as text."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _ACCEPTED = "VALID"
 
 
 class Bar(NamedTuple):
-    """A day: how often the key was accepted and refused, and for which reasons."""
+    """One day: how often the key was accepted and refused, and the reasons."""
 
     date: str
     accepted: int
@@ -41,12 +41,12 @@ class Chart(NamedTuple):
 
     @property
     def busy(self) -> list[Bar]:
-        """The days with something to tell, newest first."""
+        """The days on which the key was used, newest first."""
         return [bar for bar in reversed(self.bars) if bar.accepted or bar.refused]
 
 
 def chart(used: Used, now: int) -> Chart:
-    """The days up to `now`, in ms, in UTC; a day without counts has its place too."""
+    """The days up to `now`, in ms, in UTC. Includes days without counts."""
     counted = {day.date: day for day in used.days}
     today = datetime.fromtimestamp(now / 1000, UTC).date()
     dates = [(today - timedelta(days=back)).isoformat() for back in reversed(range(DAYS))]

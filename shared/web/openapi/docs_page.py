@@ -1,4 +1,4 @@
-"""The OpenAPI document as the page `/docs` shows it: in rows and texts."""
+"""The OpenAPI document, prepared for the page `/docs`."""
 
 import json
 import re
@@ -30,14 +30,14 @@ class Row(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A piece of a text: `plain`, `code` or `strong`."""
+    """A span of text: `plain`, `code` or `strong`."""
 
     kind: str
     text: str
 
 
 class Body(NamedTuple):
-    """What is sent or answered."""
+    """The body of a request or a response."""
 
     media_type: str
     rows: list[Row]
@@ -45,7 +45,7 @@ class Body(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One of the answers of a call."""
+    """One response of an operation."""
 
     status: str
     description: str
@@ -54,12 +54,12 @@ class Answer(NamedTuple):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the call was in vain."""
+        """Whether the response reports an error."""
         return self.status >= "4"
 
 
 class Call(NamedTuple):
-    """One call, whole."""
+    """One operation."""
 
     id: str
     methods: list[str]
@@ -73,14 +73,14 @@ class Call(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Calls that belong together."""
+    """The operations of one tag."""
 
     name: str
     calls: list[Call]
 
 
 def groups(document: Json) -> list[Group]:
-    """All calls, by their tags."""
+    """All operations, grouped by tag."""
     calls: dict[str, dict[tuple[str, str], Call]] = {tag["name"]: {} for tag in document["tags"]}
     for operation in operations(document):
         call = _call(document, operation)
@@ -160,7 +160,7 @@ def _rows(document: Json, schema: Json, path: str = "") -> Iterator[Row]:
 
 
 def kind_of(document: Json, schema: Json) -> str:
-    """What a value is, in words: its type, its choices and its bounds."""
+    """Describes a value in words: its type, its choices and its bounds."""
     schema = resolved(document, schema)
     if "anyOf" in schema and "type" not in schema:
         return " or ".join(kind_of(document, inner) for inner in schema["anyOf"])
@@ -181,7 +181,7 @@ def kind_of(document: Json, schema: Json) -> str:
 
 
 def spans(text: str) -> list[Span]:
-    """A text in its pieces, by the marks of Markdown that the descriptions use."""
+    """Splits a text into spans, by the Markdown that the descriptions use."""
     pieces = re.split(r"(\*\*.+?\*\*|`.+?`)", text)
     return [_span(piece) for piece in pieces if piece]
 

@@ -1,4 +1,4 @@
-"""The description of the interface, OpenAPI 3.1: what flask-smorest makes of the schemas, completed.
+"""The OpenAPI 3.1 document: what flask-smorest generates from the schemas, with our additions.
 
 A call says only what is its own. What calls have in common is added here, once: who may call, the errors
 that follow from what a call takes, the headers of all answers, and examples made of those of the fields.
@@ -24,10 +24,10 @@ PROBLEM = "application/problem+json"
 
 
 class SchemaRules(BasePlugin):
-    """Adds to a schema what it says of itself: its docstring, and rules in JSON Schema that no field has."""
+    """Adds a schema's docstring, and its JSON Schema rules that belong to no single field."""
 
     def schema_helper(self, name: str, definition: Json, **kwargs: Any) -> Json:  # noqa: ARG002  # its names
-        """What apispec calls with each schema."""
+        """Called by apispec with each schema."""
         schema = kwargs.get("schema")
         described = {"description": _prose(schema.__doc__)} if schema is not None and schema.__doc__ else {}
         return described | getattr(schema, "json_schema", {})
@@ -43,13 +43,13 @@ def documented(view: Callable[..., Any], about: Json) -> None:
 
 
 def needs_scope(scope: str, *, limited: bool = True) -> Json:
-    """The facts of a call for bearers."""
+    """The facts of an operation that requires a bearer token."""
     refusals = (401, 403, 429, 503) if limited else (401, 403, 503)
     return {"security": [{"bearer": [scope]}], "responses": {status: {} for status in refusals}}
 
 
 def completed(document: Json, app: Flask) -> Json:
-    """The whole description, of what flask-smorest knows by now."""
+    """The whole document, from all operations that are registered so far."""
     document = _without_null_defaults(document)
     tags = {tag["name"]: tag.get("description") or tag["name"] for tag in document.get("tags", ())}
     names = _operation_names(app)
@@ -71,7 +71,7 @@ def completed(document: Json, app: Flask) -> Json:
 
 
 class Operation(NamedTuple):
-    """One call of a document."""
+    """One operation of a document."""
 
     path: str
     method: str
@@ -79,7 +79,7 @@ class Operation(NamedTuple):
 
 
 def operations(document: Json) -> Iterator[Operation]:
-    """All calls of a document."""
+    """All operations of a document."""
     for path, item in document["paths"].items():
         for method in _METHODS:
             if method in item:
@@ -87,7 +87,7 @@ def operations(document: Json) -> Iterator[Operation]:
 
 
 def resolved(document: Json, node: Json) -> Json:
-    """What a reference refers to; the node itself, if it is none."""
+    """The target of a reference, or the node itself if it isn't one."""
     while "$ref" in node:
         found: Any = document
         for name in node["$ref"].removeprefix("#/").split("/"):
@@ -97,7 +97,7 @@ def resolved(document: Json, node: Json) -> Json:
 
 
 def example(document: Json, schema: Json) -> Any:
-    """An example of a schema, from the examples of its fields; None, if they have none."""
+    """An example of a schema, made from the examples of its fields. None if they have none."""
     schema = resolved(document, schema)
     if "examples" in schema:
         return schema["examples"][0]
@@ -113,7 +113,7 @@ def example(document: Json, schema: Json) -> Any:
 
 
 def _without_null_defaults(node: Any) -> Any:
-    """A copy. That a field is null where it is not given says nothing that callers could use."""
+    """A copy without `default: null`, which tells callers nothing."""
     if isinstance(node, dict):
         return {
             name: _without_null_defaults(inner)
@@ -124,7 +124,7 @@ def _without_null_defaults(node: Any) -> Any:
 
 
 def _complete(operation: Json, document: Json) -> None:
-    """Adds what errors are, examples, and what every request and every answer may have."""
+    """Adds errors, examples, and the headers that every request and response can have."""
     answers = operation["responses"]
     for status, answer in [*answers.items()]:
         if status in _STATUSES and (not answer or "$ref" in answer):
@@ -139,7 +139,7 @@ def _complete(operation: Json, document: Json) -> None:
 
 
 def _refused_with(operation: Json, of_path: list[Json]) -> Iterator[str]:
-    """The errors that a call can answer for what it takes."""
+    """The errors that an operation can return because of its inputs."""
     places = {(one["in"], one["name"]) for one in [*of_path, *operation.get("parameters", ())]}
     if "requestBody" in operation:
         yield from ("400", "413", "415", "422")
@@ -185,17 +185,17 @@ def _refused(status: str) -> Json:
 
 
 def headers(*names: str) -> Json:
-    """References to headers of an answer."""
+    """References to response headers."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def path_parameter(name: str, description: str, example: str) -> list[Json]:
-    """What flask-smorest is told of a part of an address."""
+    """A path parameter, as flask-smorest expects it."""
     return [{"in": "path", "name": name, "description": description, "required": True, "example": example}]
 
 
 def query_parameter(name: str, description: str, example: str, pattern: str) -> Json:
-    """A parameter of the query that no schema reads."""
+    """A query parameter that no schema declares."""
     return {
         "in": "query",
         "name": name,
@@ -207,7 +207,7 @@ def query_parameter(name: str, description: str, example: str, pattern: str) -> 
 
 
 def _operation_names(app: Flask) -> dict[tuple[str, str], str]:
-    """A name for each call: that of its view."""
+    """The operation ID of each operation: the name of its view."""
     names: dict[tuple[str, str], str] = {}
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:[^<>:]+:)?([^<>]+)>", r"{\1}", rule.rule)

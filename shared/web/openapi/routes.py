@@ -1,4 +1,4 @@
-"""The interface described: `/openapi.json` for programs, `/docs` and `/docs/problems` for people.
+"""The API reference: `/openapi.json` for programs, `/docs` and `/docs/problems` for people.
 
 All are open to everybody.
 """
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 def attach_interface(app: Flask, describe: Callable[[], Json]) -> None:
-    """Adds them. `describe` is called once, when all calls are registered."""
+    """Adds these routes. `describe` is called once, after all operations are registered."""
     blueprint = Blueprint("interface", __name__)
     document = cache(describe)
 
